@@ -1,0 +1,36 @@
+# Each target works from a bare clone that has python3 with venv; no C compiler is needed.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --quiet install
+
+.PHONY: demo test check clean
+
+# Tunes ResNet-18 for a little under three minutes and shows the result beside onnxruntime's.
+demo: $(VENV)/.demo
+	$(VENV)/bin/loopwright doctor
+	mkdir -p out
+	$(VENV)/bin/loopwright tune resnet18 --time-budget 160s --compare onnxruntime \
+		--records sqlite:///out/demo.db
+	$(VENV)/bin/loopwright plot --records sqlite:///out/demo.db --out out/demo
+
+test: $(VENV)/.dev
+	$(PY) -m pytest -q
+
+check: $(VENV)/.dev
+	tools/check $(PY)
+
+clean:
+	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+# Stamp files: an environment is set up once, and again when pyproject.toml changes.
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(PY)
+	$(PIP) --editable '.[demo]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml | $(PY)
+	$(PIP) --editable '.[dev]'
+	touch $@ $(VENV)/.demo

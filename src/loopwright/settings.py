@@ -1,0 +1,55 @@
+"""Settings: everything that the environment decides, read here and nowhere else.
+
+| variable             | field     | meaning                                                       |
+|----------------------|-----------|---------------------------------------------------------------|
+| LOOPWRIGHT_CACHE_DIR | cache_dir | folder for what can be made again (measured machine figures)  |
+| LOOPWRIGHT_RECORDS   | records   | URL of the records when a command is not given `--records`    |
+| LOOPWRIGHT_TRACE     | trace     | folder that pass and trial events are written to; else none   |
+| LOOPWRIGHT_TRACEBACK | traceback | 1 shows the whole traceback of an error on the command line   |
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loopwright.errors import ConfigError
+
+_ON = frozenset({"1", "true", "yes", "on"})
+_OFF = frozenset({"", "0", "false", "no", "off"})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the environment decides; see the table of this module."""
+
+    cache_dir: Path
+    records: str
+    trace: Path | None = None
+    traceback: bool = False
+
+
+def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
+    """The settings that `environ` (the process's own by default) asks for.
+
+    Raises: ConfigError for a switch that is neither on nor off.
+    """
+    values = os.environ if environ is None else environ  # noqa: TID251  # the one place
+    home = Path(values.get("HOME") or "~").expanduser()
+    base = Path(values.get("XDG_CACHE_HOME") or home / ".cache")
+    trace = values.get("LOOPWRIGHT_TRACE")
+    return Settings(
+        cache_dir=Path(values.get("LOOPWRIGHT_CACHE_DIR") or base / "loopwright"),
+        records=values.get("LOOPWRIGHT_RECORDS") or "sqlite:///loopwright.db",
+        trace=Path(trace) if trace else None,
+        traceback=_switch("LOOPWRIGHT_TRACEBACK", values.get("LOOPWRIGHT_TRACEBACK", "")),
+    )
+
+
+def _switch(name: str, text: str) -> bool:
+    word = text.strip().lower()
+    if word not in _ON | _OFF:
+        raise ConfigError(f"{name}={text!r} is not a switch; use 1 or 0")
+    return word in _ON

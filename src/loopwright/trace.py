@@ -1,0 +1,65 @@
+"""Tracing: what each pass and each trial did, one JSON object a line.
+
+A `Tracer` is an argument; `Tracer()` writes nowhere and costs one comparison an event.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO, TypeAlias
+
+from loopwright import jsonio
+
+TraceValue: TypeAlias = str | int | float | bool | None
+
+
+@dataclass(slots=True)
+class Tracer:
+    """Writes events to `sink` as JSON lines; with no sink it does nothing.
+
+    `clock` gives nanoseconds.
+    """
+
+    sink: TextIO | None = None
+    clock: Callable[[], int] = time.perf_counter_ns
+
+    @property
+    def enabled(self) -> bool:
+        """Whether events go anywhere; ask before preparing something expensive."""
+        return self.sink is not None
+
+    def event(self, name: str, /, **fields: TraceValue) -> None:
+        """Write one event. Each line is flushed, so a crash loses none."""
+        if self.sink is not None:
+            self.sink.write(jsonio.dumps({"event": name, "at_ns": self.clock(), **fields}) + "\n")
+            self.sink.flush()
+
+    @contextmanager
+    def span(self, name: str, /, **fields: TraceValue) -> Iterator[None]:
+        """Write one event with the `ns` that the block took, also when it raises."""
+        if self.sink is None:
+            yield
+            return
+        begin = self.clock()
+        try:
+            yield
+        finally:
+            self.event(name, ns=self.clock() - begin, **fields)
+
+    def close(self) -> None:
+        """Close the sink; later events go nowhere."""
+        if self.sink is not None:
+            self.sink.close()
+            self.sink = None
+
+
+def open_tracer(folder: Path | None) -> Tracer:
+    """A tracer that appends to `folder/trace.jsonl`, or a silent one when `folder` is None."""
+    if folder is None:
+        return Tracer()
+    folder.mkdir(parents=True, exist_ok=True)
+    return Tracer((folder / "trace.jsonl").open("a", encoding="utf-8"))
