@@ -1,0 +1,63 @@
+"""What code generation hands over: object code with all that is needed to call it.
+
+ABI of the entry point (C):
+
+    void entry(void *const *args, char *workspace, parallel_for_t parallel, void *pool);
+    typedef void (*parallel_for_t)(void *pool, void (*body)(void *closure, int64_t begin,
+                                   int64_t end, int64_t thread), void *closure, int64_t extent);
+
+`args` holds one pointer a parameter, inputs first, each aligned to 64 bytes and laid out as the
+parameter's `Param` says. `workspace` is 64-byte aligned, `workspace_shared + threads *
+workspace_per_thread` bytes, contents undefined. `parallel` runs `body` over disjoint ranges that cover
+[0, extent), each on some thread 0 <= thread < threads; a serial one calls `body(closure, 0, extent, 0)`.
+The object needs no symbol but those of libc and libm.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from loopwright.ir.dtype import DType
+from loopwright.layout import Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Param:
+    """One argument: its plain (logical) shape and how it is laid out in memory."""
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    layout: Layout
+
+    @property
+    def physical_shape(self) -> tuple[int, ...]:
+        """The shape of the memory, blocked dimensions included."""
+        return self.layout.physical_shape(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory, padding of blocked dimensions included."""
+        total = self.dtype.nbytes
+        for extent in self.physical_shape:
+            total *= extent
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A compiled kernel. The last `n_outputs` params are written."""
+
+    code: bytes
+    entry: str
+    params: tuple[Param, ...]
+    n_outputs: int
+    workspace_shared: int
+    workspace_per_thread: int
+    target_key: str
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the object code, hexadecimal."""
+        return hashlib.sha256(self.code).hexdigest()

@@ -1,0 +1,107 @@
+"""Statements of the loop IR, and the kernel that holds them.
+
+    Stmt ::= For(var, extent, kind, body)         var runs from 0 to extent - 1
+           | If(cond, then)                       then, when cond holds
+           | Store(buffer, indices, value)
+           | Alloc(buffer, body)                  a buffer that lives while body runs; contents undefined
+           | Block(stmts)                         in order
+
+Meaning
+    VECTORIZED loops have constant extents and run in lock step: one lane an iteration, with no
+    dependence between lanes. UNROLLED loops have constant extents. PARALLEL iterations run in any
+    order, or at once, and share nothing they write. Buffers of scope REGISTER are indexed with
+    constants, unrolled and vectorized variables only.
+    `lower` leaves one-dimensional buffers (`flatten_storage`); before that indices are per dimension.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, replace
+from typing import TypeAlias
+
+from loopwright.ir.expr import Buffer, Expr, Var
+from loopwright.ir.node import node
+
+
+class LoopKind(enum.Enum):
+    """How the iterations of a loop are carried out."""
+
+    SERIAL = "for"
+    PARALLEL = "parallel"
+    VECTORIZED = "vectorized"
+    UNROLLED = "unrolled"
+
+
+@node
+class For:
+    """`for var in range(extent): body`; extents are known when a kernel is made."""
+
+    var: Var
+    extent: int
+    kind: LoopKind
+    body: Stmt
+
+
+@node
+class If:
+    """`if cond: then [else: otherwise]`."""
+
+    cond: Expr
+    then: Stmt
+    otherwise: Stmt | None = None
+
+
+@node
+class Store:
+    """`buffer[indices] = value`."""
+
+    buffer: Buffer
+    indices: tuple[Expr, ...]
+    value: Expr
+
+
+@node
+class Alloc:
+    """`buffer` exists while `body` runs."""
+
+    buffer: Buffer
+    body: Stmt
+
+
+@node
+class Block:
+    """Statements in order."""
+
+    stmts: tuple[Stmt, ...]
+
+
+Stmt: TypeAlias = For | If | Store | Alloc | Block
+
+
+def block(*stmts: Stmt) -> Stmt:
+    """The statements in order, nested blocks flattened; a single one is returned as it is."""
+    flat: list[Stmt] = []
+    for stmt in stmts:
+        if isinstance(stmt, Block):
+            flat.extend(stmt.stmts)
+        else:
+            flat.append(stmt)
+    return flat[0] if len(flat) == 1 else Block(tuple(flat))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Kernel:
+    """A function over buffers.
+
+    `params` are the buffers in ABI order, inputs first; the last `n_outputs` of them are written.
+    """
+
+    name: str
+    params: tuple[Buffer, ...]
+    n_outputs: int
+    body: Stmt
+
+    def with_body(self, body: Stmt) -> Kernel:
+        """The same kernel with another body; itself if it is the same body."""
+        return self if body is self.body else replace(self, body=body)

@@ -1,0 +1,92 @@
+"""What a measurement is asked for, and what comes back.
+
+A candidate that fails is data: `Failed` says at which stage and of what kind. Kinds of `INFRASTRUCTURE`
+say nothing about the candidate and never train a model.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TypeAlias
+
+
+class Stage(enum.Enum):
+    """Where a candidate failed."""
+
+    SCHEDULE = "schedule"
+    BUILD = "build"
+    LOAD = "load"
+    RUN = "run"
+    CHECK = "check"
+
+
+class FailureKind(enum.Enum):
+    """Why a candidate failed."""
+
+    ILLEGAL_SCHEDULE = "illegal-schedule"
+    TEMPLATE_ERROR = "template-error"
+    COMPILE_ERROR = "compile-error"
+    COMPILER_CRASH = "compiler-crash"
+    BUILD_TIMEOUT = "build-timeout"
+    BUILD_MEMORY = "build-memory"
+    LOAD_ERROR = "load-error"
+    RUN_TIMEOUT = "run-timeout"
+    RUN_MEMORY = "run-memory"
+    CRASH = "crash"
+    OUT_OF_BOUNDS = "out-of-bounds"
+    WRONG_OUTPUT = "wrong-output"
+    WORKER_LOST = "worker-lost"  # the measuring process itself went away
+
+
+INFRASTRUCTURE = frozenset({FailureKind.WORKER_LOST})
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """A candidate that ran: nanoseconds a call, one figure a repeat; `best_ns` is what is compared.
+
+    `checked` says whether the output was compared with the oracle.
+    """
+
+    ns: tuple[float, ...]
+    best_ns: float
+    checked: bool = False
+    build_s: float = 0.0
+    run_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A candidate that did not run, or ran wrong. `detail` is one line for a person."""
+
+    stage: Stage
+    kind: FailureKind
+    detail: str
+
+    @property
+    def blames_candidate(self) -> bool:
+        """False when the failure is the machine's, not the candidate's."""
+        return self.kind not in INFRASTRUCTURE
+
+
+Outcome: TypeAlias = Timed | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurePlan:
+    """How a candidate is measured.
+
+    Warm up, then time `repeats` batches of at least `min_repeat_s` seconds each, one call at the least.
+    A candidate whose first call takes longer than `abandon_ns` is not repeated: that one figure is its time.
+    """
+
+    threads: int = 1
+    warmup: int = 1
+    repeats: int = 3
+    min_repeat_s: float = 0.004
+    run_timeout_s: float = 5.0
+    build_timeout_s: float = 20.0
+    build_memory: int = 2 << 30
+    run_memory: int = 4 << 30
+    abandon_ns: float | None = None
