@@ -1,0 +1,146 @@
+"""The native runtime as code in memory: compiled once per machine, kept on disk, linked by each process.
+
+The IR of `native_ir` is compiled in a short process of its own, because an LLVM error ends the process
+it happens in. The object is kept in `cache_dir` under a name made of its content's inputs, behind the
+SHA-256 of the object, so that a torn or altered file is made again and never linked.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import llvmlite
+
+from loopwright.errors import EnvironmentFailure, UnsupportedError
+from loopwright.runtime import native_ir
+from loopwright.runtime.link import Linked, link
+
+_SYMBOLS = (
+    "lw_serial",
+    "lw_parallel",
+    "lw_worker",
+    "lw_stop",
+    "lw_repeat",
+    "lw_watch",
+    "lw_on_fault",
+)
+_DIGEST_BYTES = 32
+_COMPILE_TIMEOUT_S = 60.0
+# Reads IR, writes an object. -O2 of the code generator only: the text is written the way it shall run.
+_COMPILE = """
+import sys
+import llvmlite.binding as llvm
+llvm.initialize_native_target()
+llvm.initialize_native_asmprinter()
+machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small")
+module = llvm.parse_assembly(sys.stdin.read())
+module.verify()
+sys.stdout.buffer.write(machine.emit_object(module))
+"""
+
+Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+"""A kernel's entry point as ctypes calls it; the interpreter lock is released meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Native:
+    """Addresses of the functions of `native_ir`; `code` keeps them alive."""
+
+    code: Linked
+    serial: int
+    parallel: int
+    worker: int
+    stop: int
+    repeat: int
+    watch: int
+    on_fault: int
+
+
+def default_cache_dir() -> Path:
+    """Where compiled code is kept when nobody says otherwise."""
+    return Path("~/.cache/loopwright").expanduser()
+
+
+@functools.lru_cache(maxsize=4)
+def native(cache_dir: Path | None = None) -> Native:
+    """The native runtime, linked once a process.
+
+    Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot be made.
+    """
+    arch = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    if arch not in native_ir.ARCHITECTURES or sys.platform != "linux":
+        known = ", ".join(native_ir.ARCHITECTURES)
+        raise UnsupportedError(
+            f"no native runtime for {arch} on {sys.platform}; it is there for {known} on linux"
+        )
+    directory = default_cache_dir() if cache_dir is None else cache_dir
+    code = link(object_code(native_ir.text(arch), directory), _SYMBOLS)
+    return Native(code, *(code[name] for name in _SYMBOLS))
+
+
+def object_code(ir: str, cache_dir: Path) -> bytes:
+    """The object of the module `ir` for this machine, from `cache_dir` when it is there.
+
+    A directory that cannot be written costs a compilation a process and nothing else.
+    Raises: EnvironmentFailure if the compilation fails.
+    """
+    identity = f"{llvmlite.__version__} {platform.machine()}\n{ir}"
+    path = cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
+    kept = _read(path)
+    if kept is not None:
+        return kept
+    code = compile_ir(ir)
+    with contextlib.suppress(OSError):
+        _write(path, code)
+    return code
+
+
+def compile_ir(ir: str) -> bytes:
+    """The object of the module `ir` for this machine, compiled in a process of its own.
+
+    Raises: EnvironmentFailure with the compiler's last line.
+    """
+    command = [sys.executable, "-c", _COMPILE]
+    try:
+        done = subprocess.run(
+            command, input=ir.encode(), capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as e:
+        raise EnvironmentFailure(f"cannot compile native code with {sys.executable}: {e}") from e
+    if done.returncode != 0:
+        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
+        raise EnvironmentFailure(f"compiling native code failed ({done.returncode}): {last}")
+    return done.stdout
+
+
+def _read(path: Path) -> bytes | None:
+    """The object kept at `path`; None if there is none or it is not what was written."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    digest, code = data[:_DIGEST_BYTES], data[_DIGEST_BYTES:]
+    return code if hashlib.sha256(code).digest() == digest else None
+
+
+def _write(path: Path, code: bytes) -> None:
+    """Keep `code` at `path`; a reader sees all of it or nothing."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".native-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        Path(temporary).replace(path)
+    except OSError:
+        Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,130 @@
+"""A persistent pool of native threads for `parallel` loops.
+
+The threads are pthreads that run generated code only and never take the interpreter lock. A region on
+two spinning threads costs well under a microsecond; idle threads sleep. See `native_ir` for the protocol.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import weakref
+from pathlib import Path
+
+from loopwright.errors import ConfigError, EnvironmentFailure
+from loopwright.runtime import native_ir as layout
+from loopwright.runtime.native import Native, native
+
+_STACK_BYTES = 2 << 20
+_SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in a row find it awake
+_MAX_THREADS = 1024
+_ATTRIBUTES_BYTES = 256  # more than sizeof(pthread_attr_t) anywhere
+
+_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+
+
+class ThreadPool:
+    """`threads` native threads, the caller's included; `parallel` and `address` go to a kernel's entry.
+
+    Any number of threads may call into it: one at a time gets the workers, the others run serially.
+    A forked child has no workers: there, and after `close`, `address` is 0 and everything runs serially.
+    """
+
+    def __init__(self, threads: int, cache_dir: Path | None = None, *, spin: int = _SPIN) -> None:
+        if not 1 <= threads <= _MAX_THREADS:
+            raise ConfigError(f"a pool of {threads} threads: use 1 to {_MAX_THREADS}")
+        self.threads = threads
+        self._native = native(cache_dir)
+        self._pid = os.getpid()
+        self._memory = _pool_memory(threads, spin)
+        self._address = _aligned(self._memory) if threads > 1 else 0
+        self._close = weakref.finalize(self, _nothing)
+        if threads > 1:
+            handles = _start(self._native, self._address, threads)
+            arguments = (self._native, self._memory, self._address, handles, self._pid)
+            self._close = weakref.finalize(self, _stop, *arguments)
+
+    @property
+    def parallel(self) -> int:
+        """Address of the parallel_for function."""
+        return self._native.parallel
+
+    @property
+    def address(self) -> int:
+        """What to pass as `pool`; 0 where there are no workers, which `parallel` takes for serial."""
+        return self._address if self._close.alive and os.getpid() == self._pid else 0
+
+    def run(self, body: int, closure: int, extent: int) -> None:
+        """Call native `body(closure, begin, end, thread)` over ranges that cover [0, extent)."""
+        _Function(self.parallel)(self.address, body, closure, extent)
+
+    def close(self) -> None:
+        """End the workers; no kernel may be running on them. The pool then runs serially."""
+        self._close()
+
+    def __enter__(self) -> ThreadPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _nothing() -> None:
+    """What closing a pool without workers does."""
+
+
+def _pool_memory(threads: int, spin: int) -> ctypes.Array[ctypes.c_char]:
+    memory = ctypes.create_string_buffer(layout.SLOTS + threads * layout.SLOT_BYTES + 64)
+    base = _aligned(memory)
+    ctypes.c_int64.from_address(base + layout.THREADS).value = threads
+    ctypes.c_int64.from_address(base + layout.SPIN).value = spin
+    for thread in range(threads):
+        slot = base + layout.SLOTS + thread * layout.SLOT_BYTES
+        ctypes.c_int64.from_address(slot).value = base
+        ctypes.c_int64.from_address(slot + 8).value = thread
+    return memory
+
+
+def _aligned(memory: ctypes.Array[ctypes.c_char]) -> int:
+    return -(-ctypes.addressof(memory) // 64) * 64
+
+
+def _start(code: Native, pool: int, threads: int) -> list[int]:
+    """Handles of the started workers 1..threads-1.
+
+    Raises: EnvironmentFailure if the system refuses a thread; those already started are ended.
+    """
+    libc = ctypes.CDLL(None)
+    attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
+    libc.pthread_attr_init(attributes)
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(_STACK_BYTES))
+    handles: list[int] = []
+    for thread in range(1, threads):
+        handle = ctypes.c_ulong()
+        slot = ctypes.c_void_p(pool + layout.SLOTS + thread * layout.SLOT_BYTES)
+        entry = ctypes.c_void_p(code.worker)
+        error = libc.pthread_create(ctypes.byref(handle), attributes, entry, slot)
+        if error:
+            _end(code, pool, handles)
+            raise EnvironmentFailure(
+                f"cannot start thread {thread + 1} of {threads}: {os.strerror(error)}; use fewer threads",
+                retryable=True,
+            )
+        handles.append(handle.value)
+    libc.pthread_attr_destroy(attributes)
+    return handles
+
+
+def _end(code: Native, pool: int, handles: list[int]) -> None:
+    libc = ctypes.CDLL(None)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.stop)(pool)
+    for handle in handles:
+        libc.pthread_join(ctypes.c_ulong(handle), None)
+
+
+def _stop(
+    code: Native, memory: ctypes.Array[ctypes.c_char], pool: int, handles: list[int], pid: int
+) -> None:
+    """End the workers; `memory` is an argument so that it outlives them."""
+    if os.getpid() == pid and memory is not None:
+        _end(code, pool, handles)
