@@ -21,6 +21,11 @@ def dumps(value: object) -> str:
     return _CANONICAL.encode(value).decode()
 
 
+def line(value: object) -> str:
+    """`value` as JSON on one line, fields in their own order."""
+    return msgspec.json.encode(value).decode()
+
+
 def pretty(value: object) -> str:
     """`value` as indented JSON for a person, fields in their own order."""
     return msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
