@@ -1,0 +1,66 @@
+"""Weights for a model that has none: seeded, and scaled so that no activation grows or vanishes."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from loopwright.graph.onnx_file import import_onnx
+
+if TYPE_CHECKING:
+    import onnx
+
+DATA_INPUTS = frozenset({"input", "h0", "c0"})
+"""The inputs of the bundled models that are data; all their others are weights."""
+
+
+def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:
+    """A copy of the bundled `model` whose weights are initializers, so that any runtime loads it.
+
+    The same seed gives the same bytes; a weight's values depend on its name, not on its place.
+    """
+    onnx = import_onnx()
+    filled = onnx.ModelProto()
+    filled.CopyFrom(model)
+    graph = filled.graph
+    uses: dict[str, tuple[str, int]] = {}
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            uses.setdefault(name, (node.op_type, place))
+    for value in [v for v in graph.input if v.name not in DATA_INPUTS]:
+        shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
+        rng = np.random.default_rng([seed, zlib.crc32(value.name.encode())])
+        data = _weight(*uses.get(value.name, ("", 0)), shape, rng).astype(np.float32)
+        graph.initializer.append(onnx.numpy_helper.from_array(data, value.name))
+        graph.input.remove(value)
+    return filled
+
+
+def _weight(
+    operator: str, place: int, shape: tuple[int, ...], rng: np.random.Generator
+) -> npt.NDArray[np.float64]:
+    """Values for the weight that is input `place` of `operator`."""
+    noise = rng.standard_normal(shape)
+    if operator in ("BatchNormalization", "LayerNormalization"):
+        if operator == "BatchNormalization" and place == 4:  # a variance: positive
+            return 1.0 + 0.2 * rng.random(shape)
+        return (1.0 if place == 1 else 0.0) + 0.1 * noise
+    if len(shape) < 2:
+        return 0.05 * noise
+    gain = 2.0 if operator in ("Conv", "ConvTranspose") else 1.0
+    return noise * math.sqrt(gain / _fan_in(operator, shape))
+
+
+def _fan_in(operator: str, shape: tuple[int, ...]) -> int:
+    """How many products are summed into one output."""
+    if operator == "Conv":
+        return math.prod(shape[1:])
+    if operator == "ConvTranspose":
+        return max(shape[0] * math.prod(shape[2:]) // 4, 1)
+    if operator == "Gather":
+        return 1
+    return shape[-2] if operator == "MatMul" else shape[-1]
