@@ -21,7 +21,7 @@ import numpy.typing as npt
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import ShapeError
 from loopwright.runtime.loader import Loaded, load
-from loopwright.runtime.native import Entry
+from loopwright.runtime.native import Entry, native
 from loopwright.runtime.pool import ThreadPool
 
 Array: TypeAlias = npt.NDArray[np.generic]
@@ -54,7 +54,7 @@ class CpuDevice:
 
     def __init__(self, threads: int = 1, cache_dir: Path | None = None) -> None:
         self.threads = threads
-        self.pool = ThreadPool(threads, cache_dir)
+        self.pool = ThreadPool(threads, native(cache_dir))
         self._local = threading.local()
 
     def load(self, artifact: Artifact) -> Module:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import llvmlite
 
+from loopwright import settings
 from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.runtime import native_ir
 from loopwright.runtime.link import Linked, link
@@ -68,7 +69,7 @@ class Native:
 
 def default_cache_dir() -> Path:
     """Where compiled code is kept when nobody says otherwise."""
-    return Path("~/.cache/loopwright").expanduser()
+    return settings.from_environment().cache_dir
 
 
 @functools.lru_cache(maxsize=4)

@@ -9,11 +9,10 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
-from pathlib import Path
 
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.runtime import native_ir as layout
-from loopwright.runtime.native import Native, native
+from loopwright.runtime.native import Native
 
 _STACK_BYTES = 2 << 20
 _SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in a row find it awake
@@ -30,11 +29,11 @@ class ThreadPool:
     A forked child has no workers: there, and after `close`, `address` is 0 and everything runs serially.
     """
 
-    def __init__(self, threads: int, cache_dir: Path | None = None, *, spin: int = _SPIN) -> None:
+    def __init__(self, threads: int, code: Native, *, spin: int = _SPIN) -> None:
         if not 1 <= threads <= _MAX_THREADS:
             raise ConfigError(f"a pool of {threads} threads: use 1 to {_MAX_THREADS}")
         self.threads = threads
-        self._native = native(cache_dir)
+        self._native = code
         self._pid = os.getpid()
         self._memory = _pool_memory(threads, spin)
         self._address = _aligned(self._memory) if threads > 1 else 0

@@ -1,0 +1,213 @@
+"""What runs in the process forked for one candidate: load, warm up, time, tell, end.
+
+It tells through memory that it shares with the server, not through a descriptor, so a candidate that closes
+or scribbles over descriptors changes nothing. A message counts only whole: token, length, checksum.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import mmap
+import os
+import signal
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from loopwright.errors import EnvironmentFailure
+from loopwright.measure import sandbox
+from loopwright.measure.guard import Region
+from loopwright.measure.types import FailureKind, Stage
+from loopwright.measure.wire import RunReply, RunRequest
+from loopwright.runtime.link import link
+from loopwright.runtime.native import Native
+from loopwright.runtime.pool import ThreadPool
+
+AREA_BYTES = 64 << 10
+_REPORT_BYTES = 32
+_STAGE_AT = 32
+_MESSAGE_AT = 64
+TOKEN_BYTES = 16
+_POISON = 0xFF  # NaN in every float, so that what a kernel did not write shows
+_PROBE_SHARE = 4  # memory counts as exhausted when a quarter of the limit cannot be had
+_MAX_CALIBRATIONS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the fault handler of the child wrote: all 0 if there was no fault."""
+
+    signal: int
+    address: int
+    exhausted: bool
+
+
+class Area:
+    """The memory that a child tells its server through."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, AREA_BYTES)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+
+    @property
+    def report(self) -> int:
+        """Address the fault handler writes to."""
+        return self._base
+
+    def clear(self) -> None:
+        """Forget the last child."""
+        self._memory[: _MESSAGE_AT + TOKEN_BYTES + 8] = bytes(_MESSAGE_AT + TOKEN_BYTES + 8)
+
+    def reach(self, stage: Stage) -> None:
+        """Note that the child is at `stage`."""
+        self._memory[_STAGE_AT] = 1 if stage is Stage.RUN else 0
+
+    @property
+    def stage(self) -> Stage:
+        """Where the child was: LOAD or RUN."""
+        return Stage.RUN if self._memory[_STAGE_AT] else Stage.LOAD
+
+    @property
+    def fault(self) -> Fault:
+        """The fault the child reported."""
+        words = (ctypes.c_uint64 * 3).from_buffer_copy(self._memory[:_REPORT_BYTES])
+        return Fault(words[0], words[1], words[2] != 0)
+
+    def tell(self, token: bytes, reply: RunReply) -> None:
+        """Leave `reply` for the server."""
+        body = msgspec.msgpack.encode(reply)
+        head = token + len(body).to_bytes(4, "little") + zlib.crc32(body).to_bytes(4, "little")
+        self._memory[_MESSAGE_AT : _MESSAGE_AT + len(head) + len(body)] = head + body
+
+    def told(self, token: bytes) -> RunReply | None:
+        """The reply that the child with `token` left; None if it left none, or a damaged one."""
+        start = _MESSAGE_AT + TOKEN_BYTES
+        length = int.from_bytes(self._memory[start : start + 4], "little")
+        checksum = int.from_bytes(self._memory[start + 4 : start + 8], "little")
+        body = self._memory[start + 8 : start + 8 + length]
+        whole = len(body) == length and zlib.crc32(body) == checksum
+        if self._memory[_MESSAGE_AT:start] != token or not whole:
+            return None
+        return msgspec.msgpack.decode(body, type=RunReply)
+
+
+@dataclass(frozen=True, slots=True)
+class Arena:
+    """The memory of one measurement: a region an argument, and the workspace; `output` is shared."""
+
+    arguments: tuple[Region, ...]
+    workspace: Region
+    n_outputs: int
+    output: mmap.mmap | None
+
+    @property
+    def outputs(self) -> tuple[Region, ...]:
+        """The regions that the kernel writes."""
+        return self.arguments[len(self.arguments) - self.n_outputs :]
+
+    @property
+    def written(self) -> tuple[Region, ...]:
+        """The regions that the kernel may write: outputs and workspace."""
+        return (*self.outputs, self.workspace)
+
+
+def main(native: Native, request: RunRequest, arena: Arena, area: Area, token: bytes) -> None:
+    """Measure `request` in this forked process and end it; never returns."""
+    status = 1
+    try:
+        area.tell(token, _measure(native, request, arena, area))
+        status = 0
+    except EnvironmentFailure as e:
+        area.tell(token, failure(area.stage, FailureKind.LOAD_ERROR, str(e)))
+        status = 0
+    except MemoryError:
+        area.tell(token, failure(area.stage, FailureKind.RUN_MEMORY, "no memory in the worker"))
+        status = 0
+    except BaseException as e:  # noqa: BLE001  # the process ends here: it becomes a Failed
+        area.tell(token, failure(area.stage, FailureKind.CRASH, f"{type(e).__name__}: {e}"))
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def failure(stage: Stage, kind: FailureKind, detail: str) -> RunReply:
+    """The reply that says so."""
+    return RunReply(stage=stage.value, kind=kind.value, detail=" ".join(detail.split())[:500])
+
+
+def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> RunReply:
+    os.sched_setaffinity(0, request.cores)
+    sandbox.limit(memory=request.run_memory, cpu_s=request.run_timeout_s * request.threads)
+    code = link(request.code, (request.entry,))
+    pool = ThreadPool(request.threads, native)
+    stack = sandbox.report_faults(native, area.report, request.run_memory // _PROBE_SHARE)
+    for region in arena.written:
+        region.view[:] = _POISON
+        region.arm()
+    sandbox.forbid_processes()
+    sandbox.forbid_system_calls()
+    area.reach(Stage.RUN)
+    call = _caller(native, code[request.entry], arena, pool)
+    ns = _times(call, request)
+    del stack
+    for region in arena.written:
+        sentence = region.broken()
+        if sentence is not None:
+            return failure(Stage.RUN, FailureKind.OUT_OF_BOUNDS, sentence)
+    if arena.output is not None:
+        _copy_outputs(arena.outputs, arena.output)
+    return RunReply(ns=tuple(ns))
+
+
+def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Callable[[int], float]:
+    """A function that calls the kernel `count` times and returns the nanoseconds it took."""
+    pointers = (ctypes.c_void_p * len(arena.arguments))(*(r.data for r in arena.arguments))
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    repeat = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, pointer, integer)(
+        native.repeat
+    )
+    fixed = (entry, ctypes.addressof(pointers), arena.workspace.data, pool.parallel, pool.address)
+
+    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> float:
+        start = time.perf_counter_ns()
+        repeat(*fixed, count)
+        return time.perf_counter_ns() - start
+
+    return call
+
+
+def _times(call: Callable[[int], float], request: RunRequest) -> list[float]:
+    """Nanoseconds a call, one figure a batch; one figure in all if the first call is too slow."""
+    once = call(1)
+    if request.abandon_ns is not None and once > request.abandon_ns:
+        return [once]
+    for _ in range(request.warmup - 1):
+        once = call(1)
+    wanted = request.min_repeat_s * 1e9
+    count = max(1, math.ceil(wanted / max(once, 1)))
+    total = call(count)
+    for _ in range(_MAX_CALIBRATIONS):
+        if total >= wanted:
+            break
+        count = math.ceil(count * max(1.1, wanted / max(total, 1) * 1.05))
+        total = call(count)
+    return [total / count, *(call(count) / count for _ in range(request.repeats - 1))]
+
+
+def _copy_outputs(outputs: Sequence[Region], shared: mmap.mmap) -> None:
+    at = 0
+    for region in outputs:
+        shared[at : at + region.nbytes] = region.view.tobytes()
+        at += region.nbytes
+
+
+def describe_signal(number: int) -> str:
+    """`SIGSEGV`, or `signal 99` where there is no name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

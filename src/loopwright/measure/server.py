@@ -1,0 +1,311 @@
+"""The measuring process: single-threaded, small, and forked once for every candidate.
+
+It is started before anything of weight is loaded and imports no compiler part of Loopwright. It holds the
+input data (made once, read-only, shared with the children by copy-on-write), forks, waits, kills what
+takes too long, and says what came of it. It ends when its client goes away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from loopwright.errors import EnvironmentFailure, LoopwrightError
+from loopwright.layout import Layout, Part
+from loopwright.measure import child, inputs, sandbox
+from loopwright.measure.guard import Place, Region, allocate
+from loopwright.measure.types import FailureKind, Stage
+from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, receive, send
+from loopwright.runtime.native import Native, native
+
+_INPUT_CACHE_BYTES = 2 << 30
+_STDERR_BYTES = 4096
+_REAP_S = 2.0
+
+BOOT = """
+import os, sys
+os.putenv("OPENBLAS_NUM_THREADS", "1")
+os.putenv("OMP_NUM_THREADS", "1")
+sys.path.insert(0, sys.argv[1])
+from loopwright.measure.server import main
+main(sys.argv[2:])
+"""
+"""What a client runs the interpreter with: threads of NumPy's libraries would not survive a fork."""
+
+
+@dataclass(slots=True)
+class InputCache:
+    """Filled, read-only inputs by what they hold; the least recently used go first."""
+
+    limit: int = _INPUT_CACHE_BYTES
+    regions: OrderedDict[tuple[int, int, WireParam], Region] = field(default_factory=OrderedDict)
+
+    def get(self, seed: int, index: int, param: WireParam, keep: int) -> Region:
+        """Argument `index` as `param` lays it out; never drops the `keep` most recent ones."""
+        key = (seed, index, param)
+        region = self.regions.get(key)
+        if region is None:
+            region = self._fill(seed, index, param)
+            self.regions[key] = region
+        self.regions.move_to_end(key)
+        while len(self.regions) > keep and self._used() > self.limit:
+            _, old = self.regions.popitem(last=False)
+            old.free()
+        return region
+
+    def _used(self) -> int:
+        return sum(r.nbytes for r in self.regions.values())
+
+    def _fill(self, seed: int, index: int, param: WireParam) -> Region:
+        plain = inputs.generate(param.dtype, param.shape, seed, index)
+        packed = _layout(param).pack(plain)
+        region = allocate(param.name, packed.nbytes)
+        region.view[:] = packed.reshape(-1).view("u1")
+        region.arm()
+        region.freeze()
+        return region
+
+
+class Server:
+    """Serves one client on `sock`; outputs go to the file `output_fd`."""
+
+    def __init__(self, sock: socket.socket, output_fd: int, code: Native) -> None:
+        self._sock = sock
+        self._output_fd = output_fd
+        self._native = code
+        self._inputs = InputCache()
+        self._area = child.Area()
+        self._printed = os.memfd_create("printed")
+        self._null = os.open(os.devnull, os.O_RDONLY)
+        self._stack_top = _stack_top()
+
+    def serve(self) -> None:
+        """Answer requests until the client goes away."""
+        send(self._sock, Hello(os.getpid()))
+        while True:
+            request = receive(self._sock, RunRequest)
+            start = time.perf_counter()
+            try:
+                reply = self._measure(request)
+            except LoopwrightError as e:
+                reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, str(e))
+            except MemoryError:
+                reply = child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, "no memory for arguments")
+            spent = time.perf_counter() - start
+            send(self._sock, RunReply(reply.ns, reply.stage, reply.kind, reply.detail, spent))
+
+    def _measure(self, request: RunRequest) -> RunReply:
+        sizes = [_nbytes(p) for p in request.params]
+        total = sum(sizes) + request.workspace
+        if total > request.run_memory:
+            detail = f"arguments and workspace take {total} bytes, the limit is {request.run_memory}"
+            return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
+        arena = self._arena(request, sizes)
+        try:
+            return self._run(request, arena)
+        finally:
+            for region in arena.written:
+                region.free()
+            if arena.output is not None:
+                arena.output.close()
+
+    def _arena(self, request: RunRequest, sizes: list[int]) -> child.Arena:
+        n_inputs = len(request.params) - request.n_outputs
+        arguments = [
+            self._inputs.get(request.seed, index, param, n_inputs)
+            for index, param in enumerate(request.params[:n_inputs])
+        ]
+        for param, nbytes in zip(request.params[n_inputs:], sizes[n_inputs:], strict=True):
+            arguments.append(allocate(param.name, nbytes))
+        workspace = allocate("the workspace", request.workspace)
+        output: mmap.mmap | None = None
+        nbytes = sum(sizes[n_inputs:])
+        if request.want_output and nbytes:
+            os.ftruncate(self._output_fd, nbytes)
+            output = mmap.mmap(self._output_fd, nbytes)
+        return child.Arena(tuple(arguments), workspace, request.n_outputs, output)
+
+    def _run(self, request: RunRequest, arena: child.Arena) -> RunReply:
+        token = os.urandom(child.TOKEN_BYTES)
+        self._area.clear()
+        os.ftruncate(self._printed, 0)
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_child(parent)
+            child.main(self._native, request, arena, self._area, token)
+        in_time = self._wait(pid, request.run_timeout_s)
+        virtual = 0 if in_time else _virtual_bytes(pid)
+        status = self._finish(pid)
+        told = self._area.told(token)
+        if told is not None and in_time and status == 0:
+            return told
+        if not in_time:
+            if virtual > request.run_memory * 3 // 4 + _virtual_bytes(parent):
+                return child.failure(
+                    self._area.stage, FailureKind.RUN_MEMORY, f"held {virtual} bytes at the time limit"
+                )
+            detail = f"not done after {request.run_timeout_s:g} s"
+            return child.failure(self._area.stage, FailureKind.RUN_TIMEOUT, detail)
+        return self._explain(status, request, arena)
+
+    def _become_child(self, parent: int) -> None:
+        """Leave the server's session, descriptors and signals; what is printed goes to a file."""
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.setsid()
+        sandbox.die_with_parent(parent)
+        os.lseek(self._printed, 0, os.SEEK_SET)
+        os.dup2(self._null, 0)
+        os.dup2(self._printed, 1)
+        os.dup2(self._printed, 2)
+        os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+
+    def _wait(self, pid: int, timeout_s: float) -> bool:
+        """True when `pid` ended within `timeout_s`; ends this process if the client has gone."""
+        watch = os.pidfd_open(pid)
+        try:
+            poll = select.poll()
+            poll.register(watch, select.POLLIN)
+            poll.register(self._sock, 0)  # a hang-up is told whatever is asked for
+            ready = poll.poll(timeout_s * 1000)
+        finally:
+            os.close(watch)
+        ended = any(fd == watch for fd, _ in ready)
+        if ready and not ended:
+            self._finish(pid)
+            sys.exit(0)
+        return ended
+
+    def _finish(self, pid: int) -> int:
+        """Exit status of `pid` (negative: the signal); it and all that it started are gone after."""
+        for kill, target in ((os.killpg, pid), (os.kill, pid)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                kill(target, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        deadline = time.monotonic() + _REAP_S
+        while strays := sandbox.children(os.getpid()):
+            for stray in strays:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(stray, signal.SIGKILL)
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+            if time.monotonic() > deadline:
+                sys.exit(1)  # the client starts another server; the kernel reaps
+        return os.waitstatus_to_exitcode(status)
+
+    def _explain(self, status: int, request: RunRequest, arena: child.Arena) -> RunReply:
+        """Why the child ended without a word."""
+        stage, fault = self._area.stage, self._area.fault
+        last = self._last_line()
+        if stage is Stage.LOAD:
+            detail = f"the loader ended with {_ending(status)}{last}"
+            return child.failure(stage, FailureKind.LOAD_ERROR, detail)
+        if status == -signal.SIGXCPU:
+            detail = f"used more than {request.run_timeout_s * request.threads:g} s of processor time"
+            return child.failure(stage, FailureKind.RUN_TIMEOUT, detail)
+        if status == -signal.SIGKILL:
+            detail = "killed by the system, which does so when memory runs out"
+            return child.failure(stage, FailureKind.RUN_MEMORY, detail)
+        if status == -signal.SIGSYS:
+            detail = "made a system call that starts, signals, connects or deletes (SIGSYS)"
+            return child.failure(stage, FailureKind.CRASH, detail)
+        if fault.signal and fault.exhausted:
+            detail = f"{_ending(status)} with the limit of {request.run_memory} bytes used up"
+            return child.failure(stage, FailureKind.RUN_MEMORY, detail)
+        if fault.signal in (signal.SIGSEGV, signal.SIGBUS):
+            where = _locate(fault.address, arena)
+            if where is not None:
+                return child.failure(stage, FailureKind.OUT_OF_BOUNDS, where)
+            return child.failure(stage, FailureKind.CRASH, self._fault(status, fault) + last)
+        return child.failure(stage, FailureKind.CRASH, f"ended with {_ending(status)}{last}")
+
+    def _fault(self, status: int, fault: child.Fault) -> str:
+        below = self._stack_top - fault.address
+        if 0 <= below < (64 << 20):
+            return f"{_ending(status)}: stack overflow, {below} bytes deep"
+        return f"{_ending(status)} at address {fault.address:#x}"
+
+    def _last_line(self) -> str:
+        """What the child printed last, ready to be appended to a sentence."""
+        text = os.pread(self._printed, _STDERR_BYTES, max(0, _size(self._printed) - _STDERR_BYTES))
+        lines = text.decode(errors="replace").strip().splitlines()
+        return f"; it printed: {lines[-1][:200]}" if lines else ""
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the client on descriptor `arguments[0]`; [1] is the output file, [2] the cache, [3] its pid."""
+    sock_fd, output_fd, cache_dir, parent = arguments
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sandbox.die_with_parent(int(parent))
+    sandbox.adopt_orphans()
+    sock = socket.socket(fileno=int(sock_fd))
+    server = Server(sock, int(output_fd), native(Path(cache_dir) if cache_dir else None))
+    gc.collect()
+    gc.freeze()
+    try:
+        server.serve()
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return
+    except EnvironmentFailure as e:
+        sys.exit(f"loopwright measuring process: {e}")
+
+
+def _layout(param: WireParam) -> Layout:
+    return Layout(tuple(Part(*part) for part in param.layout))
+
+
+def _nbytes(param: WireParam) -> int:
+    total = inputs.STORAGE[param.dtype].itemsize
+    for extent in _layout(param).physical_shape(param.shape):
+        total *= extent
+    return total
+
+
+def _locate(address: int, arena: child.Arena) -> str | None:
+    """A sentence about a faulting address that belongs to an argument; None if it belongs to none."""
+    written = arena.written
+    for region in (*arena.arguments, arena.workspace):
+        place = region.place(address)
+        if place is Place.INSIDE and region not in written:
+            return f"wrote into input {region.name} at byte {address - region.data}"
+        if place is Place.BEFORE:
+            return f"reached {region.data - address} bytes {place.value} {region.name}"
+        if place is Place.PAST:
+            end = region.data + region.nbytes
+            return f"reached {address - end + 1} bytes {place.value} {region.name}"
+    return None
+
+
+def _ending(status: int) -> str:
+    return child.describe_signal(-status) if status < 0 else f"exit({status}) before it was done"
+
+
+def _virtual_bytes(pid: int) -> int:
+    try:
+        pages = Path(f"/proc/{pid}/statm").read_text().split()[0]
+    except (OSError, IndexError):
+        return 0
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _size(fd: int) -> int:
+    return os.fstat(fd).st_size
+
+
+def _stack_top() -> int:
+    """The highest address of this process's (and its children's) main stack; 0 if it is not told."""
+    with contextlib.suppress(OSError), Path("/proc/self/maps").open() as maps:
+        for line in maps:
+            if line.rstrip().endswith("[stack]"):
+                return int(line.split()[0].split("-")[1], 16)
+    return 0
