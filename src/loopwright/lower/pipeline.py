@@ -1,0 +1,44 @@
+"""The way from a schedule to a kernel that code can be generated from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from loopwright.ir.stmt import Kernel
+from loopwright.ir.verify import verify
+from loopwright.lower.flatten import flatten_storage
+from loopwright.lower.loops import build_loops, refuse_register_misuse
+from loopwright.sched.schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """A named step; `establishes` says what holds after it."""
+
+    name: str
+    run: Callable[[Kernel], Kernel]
+    establishes: str
+
+
+PASSES: tuple[Pass, ...] = (
+    Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),
+)
+
+
+def lower(schedule: Schedule, name: str | None = None) -> Kernel:
+    """The loop nest of a schedule, indices by dimension: what one reads.
+
+    Raises: ScheduleError when the schedule has no meaning as loops.
+    """
+    kernel = build_loops(schedule, name)
+    refuse_register_misuse(kernel)
+    return kernel
+
+
+def finish(kernel: Kernel) -> Kernel:
+    """The kernel after all passes: what code is generated from, verified."""
+    for step in PASSES:
+        kernel = step.run(kernel)
+    verify(kernel, flat=True)
+    return kernel

@@ -1,0 +1,158 @@
+"""Tails: full tiles run without guards, the rest with them.
+
+`specialise` is handed a maker of statements under guards and the guards. For a guard on tile variables it
+tests once, outside the tile, whether the whole tile counts:
+
+    if full:  tile without the guard
+    else:     tile with it; where only the last iteration of one loop is not full, that loop's variable is
+              replaced by its last value, so that the guard is a constant for unrolled and vector lanes
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+
+from loopwright.ir import walk
+from loopwright.ir.bounds import Interval, prove
+from loopwright.ir.expr import Binary, Buffer, Const, Expr, Op, Var, const
+from loopwright.ir.simplify import simplify
+from loopwright.ir.stmt import For, If, Stmt
+
+Maker = Callable[[Sequence[Expr]], Stmt]
+MAX_SPECIALISED = 2
+"""Each specialised guard doubles the code of the tile."""
+
+
+def guarded(conditions: Sequence[Expr], body: Stmt) -> Stmt:
+    """`body` under all conditions."""
+    if not conditions:
+        return body
+    total = conditions[0]
+    for condition in conditions[1:]:
+        total = Binary(Op.AND, total, condition)
+    return If(total, body)
+
+
+def specialise(
+    make: Maker,
+    conditions: Sequence[Expr],
+    tile: Set[str],
+    ranges: dict[str, Interval],
+) -> Stmt:
+    """What `make` makes, guarded by `conditions`, with guard-free code for full tiles.
+
+    `tile` names the spatial variables bound inside what `make` makes; guards that use none of them and no
+    other variable bound inside are tested around it.
+    """
+    inner = _bound_vars(make([]))
+    outside = [c for c in conditions if not _names(c) & inner]
+    inside = [c for c in conditions if _names(c) & inner]
+    plans = [(c, _full(c, tile, inner, ranges)) for c in inside]
+    chosen = [(c, f) for c, f in plans if f is not None][:MAX_SPECIALISED]
+    dynamic = [c for c in inside if not any(c is d for d, _ in chosen)]
+    body = _choose(make, chosen, dynamic, [], ranges, "")
+    return guarded(outside, body)
+
+
+def _choose(
+    make: Maker,
+    chosen: Sequence[tuple[Expr, Expr]],
+    dynamic: Sequence[Expr],
+    kept: Sequence[Expr],
+    ranges: dict[str, Interval],
+    suffix: str,
+) -> Stmt:
+    if not chosen:
+        return _renamed(make([*kept, *dynamic]), suffix, ranges)
+    (condition, full), rest = chosen[0], chosen[1:]
+    holds = prove(full, ranges)
+    if holds is True:
+        return _choose(make, rest, dynamic, kept, ranges, suffix)
+    last = _last_iteration(full, ranges)
+    slow_suffix = f"{suffix}.t{len(rest)}"
+    slow = _choose(make, rest, dynamic, [*kept, condition], ranges, slow_suffix)
+    if last is not None:
+        slow = _fixed(slow, last, ranges)
+    if holds is False:
+        return slow
+    return If(full, _choose(make, rest, dynamic, kept, ranges, suffix), slow)
+
+
+def _full(
+    condition: Expr, tile: Set[str], inner: Set[str], ranges: Mapping[str, Interval]
+) -> Expr | None:
+    """The condition for the whole tile, free of inner variables; None where it cannot be told."""
+    if not isinstance(condition, Binary) or condition.op not in (Op.LT, Op.GE):
+        return None
+    used = _names(condition) & inner
+    if not used <= tile:
+        return None
+    if not _monotone(condition.lhs, used) or not isinstance(condition.rhs, Const):
+        return None
+    worst = {
+        name: const(ranges[name][1] if condition.op is Op.LT else ranges[name][0]) for name in used
+    }
+    return simplify(walk.substitute(condition, worst), ranges)
+
+
+def _monotone(expr: Expr, names: Set[str]) -> bool:
+    """True when `expr` grows with each of `names`: sums, and products with constants >= 0."""
+    match expr:
+        case Binary(op=Op.ADD, lhs=lhs, rhs=rhs):
+            return _monotone(lhs, names) and _monotone(rhs, names)
+        case Binary(op=Op.MUL, lhs=lhs, rhs=Const(value=value)):
+            return value >= 0 and _monotone(lhs, names)
+        case Binary(op=Op.SUB, lhs=lhs, rhs=rhs):
+            return _monotone(lhs, names) and not _names(rhs) & names
+        case Var() | Const():
+            return True
+        case _:
+            return not _names(expr) & names
+
+
+def _last_iteration(full: Expr, ranges: Mapping[str, Interval]) -> tuple[str, int] | None:
+    """The variable and its last value, if that iteration alone is not full."""
+    names = _names(full)
+    if len(names) != 1:
+        return None
+    (name,) = names
+    low, high = ranges[name]
+    if prove(full, {**ranges, name: (low, high - 1)}) is not True:
+        return None
+    return name, high
+
+
+def _fixed(stmt: Stmt, last: tuple[str, int], ranges: Mapping[str, Interval]) -> Stmt:
+    name, value = last
+    fixed = walk.substitute(stmt, {name: const(value)})
+    return walk.rewrite_exprs(fixed, lambda e: simplify(e, ranges))
+
+
+def _renamed(stmt: Stmt, suffix: str, ranges: dict[str, Interval]) -> Stmt:
+    """`stmt` with its loop variables and buffers renamed, so that names stay unique in the kernel."""
+    if not suffix:
+        return stmt
+    variables: dict[str, Expr] = {}
+    buffers: dict[Buffer, Buffer] = {}
+    for loop in walk.loops(stmt):
+        variables[loop.var.name] = Var(loop.var.name + suffix)
+        ranges[loop.var.name + suffix] = (0, loop.extent - 1)
+    for alloc in walk.allocs(stmt):
+        old = alloc.buffer
+        buffers[old] = Buffer(old.name + suffix, old.dtype, old.shape, old.scope)
+    renamed = walk.rewrite_exprs(stmt, lambda e: walk.substitute(e, variables))
+
+    def turn(node: Stmt) -> Stmt:
+        if isinstance(node, For):
+            return For(Var(node.var.name + suffix), node.extent, node.kind, node.body)
+        return node
+
+    return walk.substitute_buffers(walk.rewrite(renamed, turn), buffers)
+
+
+def _bound_vars(stmt: Stmt) -> set[str]:
+    return {loop.var.name for loop in walk.loops(stmt)}
+
+
+def _names(expr: Expr) -> set[str]:
+    return {v.name for v in walk.free_vars(expr)}

@@ -1,0 +1,284 @@
+"""The schedule builder: AutoTVM's familiar face over frozen steps.
+
+    s = create_schedule(workload)
+    yo, yi = s[C].split(y, 8)
+    s[C].reorder(yo, xo, k, yi, xi)
+    s[C].vectorize(xi)
+
+Every call checks the step's legality, appends it to `s.steps` and moves the state on. `print(s)` shows
+the steps; `replay(workload, steps)` builds the same schedule again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loopwright.errors import ScheduleError
+from loopwright.ir.expr import ReduceAxis, Scope, Var
+from loopwright.ir.stmt import LoopKind
+from loopwright.layout import Layout
+from loopwright.sched import state as states
+from loopwright.sched.extent import Extent, Size, SizeLike, ceildiv, extent
+from loopwright.sched.legal import refuse
+from loopwright.sched.steps import (
+    Annotate,
+    CacheRead,
+    CacheWrite,
+    ComputeAt,
+    ComputeInline,
+    ComputeRoot,
+    Fuse,
+    Reorder,
+    SetLayout,
+    SetScope,
+    Split,
+    Step,
+    text,
+)
+from loopwright.te.tensor import Tensor
+from loopwright.te.workload import Workload, workload
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """A loop of a stage, by name."""
+
+    stage: str
+    name: str
+    extent: Extent
+
+
+LoopLike: TypeAlias = Loop | Var | ReduceAxis | str
+
+
+class Schedule:
+    """A workload and the steps taken so far."""
+
+    def __init__(self, of: Workload) -> None:
+        self.workload = of
+        self.state = states.initial(of)
+        self.steps: tuple[Step, ...] = ()
+        self._extents: dict[tuple[str, str], Extent] = {}
+        for tensor in of.stages:
+            self._note_axes(tensor)
+
+    def __getitem__(self, tensor: Tensor | str) -> Stage:
+        name = tensor if isinstance(tensor, str) else tensor.name
+        if name not in self.state.stages:
+            raise ScheduleError(
+                f"{self.workload.name}: there is no stage {name}; "
+                f"the stages are {', '.join(self.state.stages)}"
+            )
+        return Stage(self, name)
+
+    def apply(self, step: Step) -> None:
+        """Take `step`. Raises: ScheduleError with the step and the reason when it is illegal."""
+        reason = refuse(self.state, step)
+        if reason is not None:
+            raise ScheduleError(f"{self.workload.name}: cannot `{text(step)}`: {reason}")
+        self._note_extents(step)
+        self.state = states.apply(self.state, step)
+        self.steps = (*self.steps, step)
+
+    def cache_write(self, tensor: Tensor | str, scope: str | Scope = "local") -> Tensor:
+        """The new stage that computes what `tensor` did; `tensor` now copies from it."""
+        name, kept = _name(tensor), Scope(scope)
+        cache = f"{name}.{kept.value}"
+        self.apply(CacheWrite(name, cache, kept))
+        self._note_axes(self.state.stages[name].tensor)
+        return self._note_axes(self.state.stages[cache].tensor)
+
+    def cache_read(
+        self,
+        tensor: Tensor | str,
+        readers: Sequence[Tensor | str],
+        scope: str | Scope = "local",
+        name: str | None = None,
+    ) -> Tensor:
+        """The new stage that copies `tensor`; `readers` read the copy."""
+        kept = Scope(scope)
+        cache = name or f"{_name(tensor)}.{kept.value}"
+        self.apply(CacheRead(_name(tensor), tuple(_name(r) for r in readers), cache, kept))
+        return self._note_axes(self.state.stages[cache].tensor)
+
+    def set_layout(
+        self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]
+    ) -> None:
+        """Store `tensor` outermost dimension first: `d` is what is left of dimension d, `(d, b)` a block."""
+        steps = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
+        self.apply(SetLayout(_name(tensor), steps))
+
+    def layout(self, name: str) -> Layout:
+        """How a tensor is stored. Requires: no batch."""
+        order = self.state.layouts.get(name)
+        tensor = self.state.stages[name].tensor if name in self.state.stages else None
+        ndim = (tensor or self.workload.tensor(name)).ndim
+        if order is None:
+            return Layout.plain(ndim)
+        return Layout.blocked(ndim, [o if isinstance(o, int) else (o[0], int(o[1])) for o in order])
+
+    def tensor(self, name: str) -> Tensor:
+        """The tensor called `name` as it now stands: a stage, or an input of the workload."""
+        if name in self.state.stages:
+            return self.state.stages[name].tensor
+        return self.workload.tensor(name)
+
+    def loop_extent(self, stage: str, loop: str) -> Extent:
+        """The extent of a loop, had its stage been computed at root."""
+        return self._extents[(stage, loop)]
+
+    def __str__(self) -> str:
+        return "\n".join(text(step) for step in self.steps) or "(no steps)"
+
+    def _note_axes(self, tensor: Tensor) -> Tensor:
+        for var, size in zip(tensor.axis, tensor.shape, strict=True):
+            self._extents[(tensor.name, var.name)] = size
+        for axis in tensor.reduce_axis:
+            self._extents[(tensor.name, axis.var.name)] = axis.extent
+        return tensor
+
+    def _note_extents(self, step: Step) -> None:
+        match step:
+            case Split(stage=stage, loop=loop):
+                whole = self._extents[(stage, loop)]
+                self._extents[(stage, step.outer)] = ceildiv(whole, step.factor)
+                self._extents[(stage, step.inner)] = step.factor
+            case Fuse(stage=stage):
+                sizes = (self._extents[(stage, n)] for n in (step.first, step.second))
+                first, second = sizes
+                self._extents[(stage, step.fused)] = first * second
+            case _:
+                pass
+
+
+class Stage:
+    """The face of one stage: each method takes a step and returns the loops it made."""
+
+    def __init__(self, schedule: Schedule, name: str) -> None:
+        self._schedule = schedule
+        self._name = name
+
+    @property
+    def tensor(self) -> Tensor:
+        """The tensor the stage computes."""
+        return self._schedule.state.stages[self._name].tensor
+
+    @property
+    def loops(self) -> tuple[Loop, ...]:
+        """The loops as they stand, outermost first."""
+        return tuple(self._loop(n) for n in self._schedule.state.stages[self._name].leaves)
+
+    def split(
+        self, loop: LoopLike, factor: SizeLike | None = None, nparts: SizeLike | None = None
+    ) -> tuple[Loop, Loop]:
+        """`(outer, inner)`: inner of extent `factor`, or outer of extent `nparts`."""
+        name = _loop_name(loop)
+        if (factor is None) == (nparts is None):
+            raise ScheduleError(f"split {name}: give factor or nparts, one of them")
+        if factor is None:
+            whole = self._known_extent(name)
+            if not isinstance(nparts, Size) and int(nparts or 0) < 1:
+                raise ScheduleError(f"split {name}: nparts {nparts} is less than 1")
+            size = ceildiv(whole, extent(nparts if nparts is not None else 1))
+        else:
+            size = extent(factor)
+        outer, inner = f"{name}.o", f"{name}.i"
+        self._schedule.apply(Split(self._name, name, size, outer, inner))
+        return self._loop(outer), self._loop(inner)
+
+    def tile(
+        self, y: LoopLike, x: LoopLike, y_factor: SizeLike, x_factor: SizeLike
+    ) -> tuple[Loop, Loop, Loop, Loop]:
+        """Split both and reorder to `(y outer, x outer, y inner, x inner)`."""
+        yo, yi = self.split(y, y_factor)
+        xo, xi = self.split(x, x_factor)
+        self.reorder(yo, xo, yi, xi)
+        return yo, xo, yi, xi
+
+    def fuse(self, first: LoopLike, second: LoopLike, *more: LoopLike) -> Loop:
+        """One loop in place of adjacent ones, given outermost first."""
+        fused = _loop_name(first)
+        for loop in (second, *more):
+            name = f"{fused}+{_loop_name(loop).rpartition('.')[2] or loop}"
+            known = {n for s, n in self._schedule._extents if s == self._name}
+            while name in known:
+                name += "'"
+            self._schedule.apply(Fuse(self._name, fused, _loop_name(loop), name))
+            fused = name
+        return self._loop(fused)
+
+    def reorder(self, *loops: LoopLike) -> None:
+        """Give the named loops this order; the others stay where they are."""
+        self._schedule.apply(Reorder(self._name, tuple(_loop_name(n) for n in loops)))
+
+    def vectorize(self, loop: LoopLike) -> None:
+        """Run the iterations as lanes of vectors."""
+        self._annotate(loop, LoopKind.VECTORIZED)
+
+    def unroll(self, loop: LoopLike) -> None:
+        """Replace the loop by copies of its body."""
+        self._annotate(loop, LoopKind.UNROLLED)
+
+    def parallel(self, loop: LoopLike) -> None:
+        """Spread the iterations over the threads."""
+        self._annotate(loop, LoopKind.PARALLEL)
+
+    def compute_at(self, consumer: Tensor | str | Stage, loop: LoopLike) -> None:
+        """Compute, in each iteration of the consumer's `loop`, just what is read there."""
+        name = consumer._name if isinstance(consumer, Stage) else _name(consumer)
+        self._schedule.apply(ComputeAt(self._name, name, _loop_name(loop)))
+
+    def compute_inline(self) -> None:
+        """Replace every read by the body."""
+        self._schedule.apply(ComputeInline(self._name))
+
+    def compute_root(self) -> None:
+        """Compute the whole tensor before its readers start."""
+        self._schedule.apply(ComputeRoot(self._name))
+
+    def set_scope(self, scope: str | Scope) -> None:
+        """Keep the stage's buffer in `scope`."""
+        self._schedule.apply(SetScope(self._name, Scope(scope)))
+
+    def _annotate(self, loop: LoopLike, kind: LoopKind) -> None:
+        self._schedule.apply(Annotate(self._name, _loop_name(loop), kind))
+
+    def _loop(self, name: str) -> Loop:
+        return Loop(self._name, name, self._schedule.loop_extent(self._name, name))
+
+    def _known_extent(self, loop: str) -> Extent:
+        if loop not in self._schedule.state.stages[self._name].leaves:
+            raise ScheduleError(f"{self._name} has no loop {loop} (now)")
+        return self._schedule.loop_extent(self._name, loop)
+
+
+def create_schedule(of: Workload | Tensor | Iterable[Tensor]) -> Schedule:
+    """A schedule with no steps, of a workload or of output tensors."""
+    if isinstance(of, Workload):
+        return Schedule(of)
+    return Schedule(workload(of if isinstance(of, Tensor) else tuple(of)))
+
+
+def replay(of: Workload, steps: Iterable[Step]) -> Schedule:
+    """The schedule that `steps` make of a workload. Raises: ScheduleError for the first illegal one."""
+    schedule = Schedule(of)
+    for step in steps:
+        if isinstance(step, CacheRead):
+            schedule.cache_read(step.tensor, step.readers, step.scope, step.name)
+        elif isinstance(step, CacheWrite):
+            schedule.cache_write(step.tensor, step.scope)
+        else:
+            schedule.apply(step)
+    return schedule
+
+
+def _name(tensor: Tensor | str) -> str:
+    return tensor if isinstance(tensor, str) else tensor.name
+
+
+def _loop_name(loop: LoopLike) -> str:
+    if isinstance(loop, str):
+        return loop
+    return loop.var.name if isinstance(loop, ReduceAxis) else loop.name
