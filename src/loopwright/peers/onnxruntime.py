@@ -1,0 +1,114 @@
+"""onnxruntime as a peer: each operator is a model of its own, with its weights inside."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnxruntime as ort
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from loopwright.peers.engine import Array, operands
+from loopwright.peers.wire import OpSpec
+
+_IR_VERSION = 8
+_OPSET = 18
+_REORDERS = frozenset({"ReorderInput", "ReorderOutput"})
+
+
+class OnnxRuntime:
+    """onnxruntime's CPU provider with `threads` threads, all graph optimisations on."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._model = b""
+        self._session: ort.InferenceSession | None = None
+        self._binding: ort.IOBinding | None = None
+        self._data: Array | None = None
+
+    def load(self, spec: OpSpec) -> str:
+        """Make the operator ready; its data stay bound, so that a call copies nothing."""
+        model, data = one_operator(spec)
+        self._model, self._data = model.SerializeToString(), data
+        self._session = self._new_session(profile=None)
+        binding = self._session.io_binding()
+        binding.bind_ortvalue_input("data", ort.OrtValue.ortvalue_from_numpy(data))
+        binding.bind_output("out", "cpu")
+        self._binding = binding
+        return f"onnxruntime {ort.__version__}"
+
+    def run(self) -> None:
+        """Compute the operator once, layout changes at its ends included."""
+        if self._session is not None:
+            self._session.run_with_iobinding(self._binding)
+
+    def kernel_ns(self, repeats: int) -> Sequence[float]:
+        """What onnxruntime's profile says of the operator's kernel, without its layout changes."""
+        with tempfile.TemporaryDirectory() as folder:
+            session = self._new_session(profile=Path(folder) / "profile")
+            warmup = 3
+            for _ in range(warmup + repeats):
+                session.run(None, {"data": self._data})
+            events = json.loads(Path(session.end_profiling()).read_text())
+        kernels = [
+            event["dur"] * 1e3
+            for event in events
+            if event.get("cat") == "Node"
+            and event["name"].endswith("_kernel_time")
+            and event["args"]["op_name"] not in _REORDERS
+        ]
+        nodes = max(1, len(kernels) // (warmup + repeats))
+        calls = [sum(kernels[i : i + nodes]) for i in range(0, len(kernels), nodes)]
+        return calls[warmup:]
+
+    def _new_session(self, *, profile: Path | None) -> ort.InferenceSession:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        return ort.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
+
+
+def one_operator(spec: OpSpec) -> tuple[ModelProto, Array]:
+    """A model that computes `spec` from `data` to `out`, and the data."""
+    data, weight, bias = operands(spec)
+    nodes = _nodes(spec)
+    weights = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    graph = helper.make_graph(
+        nodes,
+        "operator",
+        [helper.make_tensor_value_info("data", TensorProto.FLOAT, data.shape)],
+        [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in weights.items()],
+    )
+    opset = helper.make_opsetid("", _OPSET)
+    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION), data
+
+
+def _nodes(spec: OpSpec) -> list[NodeProto]:
+    inputs = ["data", "weight", "bias"] if spec.flag("bias") else ["data", "weight"]
+    out = "linear" if spec.flag("relu") else "out"
+    match spec.operator:
+        case "conv2d" | "depthwise_conv2d":
+            depthwise = spec.operator == "depthwise_conv2d"
+            first = helper.make_node(
+                "Conv",
+                inputs,
+                [out],
+                strides=spec.shape("strides"),
+                pads=spec.shape("padding"),
+                dilations=spec.shape("dilation"),
+                group=spec.shape("data")[1] if depthwise else spec.integer("groups", 1),
+            )
+        case "dense":
+            first = helper.make_node("Gemm", inputs, [out], transB=1)
+        case "matmul" | "batch_matmul":
+            first = helper.make_node("MatMul", inputs[:2], [out])
+        case other:
+            raise NotImplementedError(f"no onnxruntime model of {other}")
+    return [first, helper.make_node("Relu", [out], ["out"])] if out != "out" else [first]
