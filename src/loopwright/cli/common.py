@@ -1,0 +1,183 @@
+"""What the commands share: options, output as text or JSON, and reading durations and shapes."""
+
+from __future__ import annotations
+
+import enum
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopwright.errors import ConfigError
+from loopwright.settings import Settings, from_environment
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from loopwright.templates.task import AttrValue
+
+_SHORT = {"strides": ("s", 1), "padding": ("p", 0), "dilation": ("d", 1)}
+"""Attribute -> its letter in a description, and the value that goes without saying."""
+
+
+class Output(enum.StrEnum):
+    """How a command writes its result."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(slots=True)
+class Session:
+    """What `main` hands to the commands, and gets back from the options before them."""
+
+    settings: Settings = field(default_factory=from_environment)
+    traceback: bool = False
+
+
+OutputOption = Annotated[
+    Output, typer.Option("--output", "-o", help="text, or json for one JSON object.")
+]
+RecordsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--records",
+        help="Where records are kept, as sqlite:///r.db [LOOPWRIGHT_RECORDS].",
+    ),
+]
+ThreadsOption = Annotated[
+    int, typer.Option("--threads", min=1, help="Threads that a kernel runs on.")
+]
+ModelArgument = Annotated[
+    str, typer.Argument(help="An ONNX file, or the name of a bundled model such as resnet18.")
+]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="Fix the shape of an input, as input=1x3x224x224."),
+]
+TargetOption = Annotated[
+    str, typer.Option("--target", help="cpu (this machine), or a preset such as x86-64-avx2.")
+]
+TasksOption = Annotated[
+    str | None,
+    typer.Option(
+        "--tasks", help="Which tasks, by the numbers that `loopwright tasks` shows: 0,2-5."
+    ),
+]
+CompareOption = Annotated[
+    list[str] | None,
+    typer.Option("--compare", help="A library to compare with: onnxruntime or torch."),
+]
+
+
+def records_url(context: typer.Context, given: str | None) -> str:
+    """The records to use: what the option says, else the settings."""
+    session = context.find_object(Session)
+    return given or (session or Session()).settings.records
+
+
+def print_json(value: object) -> None:
+    """Write `value` to standard output as one JSON object."""
+    from loopwright import jsonio
+
+    typer.echo(jsonio.pretty(value))
+
+
+def console(*, stderr: bool = False) -> Console:
+    """The terminal, or the file or pipe that takes its place."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
+    """`rows` of text under `columns`; a column whose name starts with `>` is aligned right."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title or None, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False)
+    for name in columns:
+        right = name.startswith(">")
+        made.add_column(name.lstrip(">"), justify="right" if right else "left", no_wrap=right)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as `90`, `90s`, `5m` or `1h30m`.
+
+    Raises: ConfigError for anything else.
+    """
+    found = re.fullmatch(
+        r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s?)?", text.strip()
+    )
+    seconds = 0.0
+    if found:
+        parts = [float(part or 0) for part in found.groups()]
+        seconds = parts[0] * 3600 + parts[1] * 60 + parts[2]
+    if seconds <= 0:
+        raise ConfigError(f"{text!r} is not a duration; write 90s, 5m or 1h30m")
+    return seconds
+
+
+def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
+    """Input name -> shape, of texts such as `input=1x3x224x224`.
+
+    Raises: ConfigError for anything else.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts or ():
+        name, _, extents = text.rpartition("=")
+        if not name or not re.fullmatch(r"[1-9]\d*([x,][1-9]\d*)*", extents):
+            raise ConfigError(f"--shape {text!r} is not NAME=1x3x224x224")
+        shapes[name] = tuple(int(extent) for extent in re.split("[x,]", extents))
+    return shapes
+
+
+def select(text: str | None, count: int) -> tuple[int, ...]:
+    """The indices that `text` (as `0,2-5`) picks of `count`; all of them without it.
+
+    Raises: ConfigError for text that is no selection or picks something that is not there.
+    """
+    if text is None:
+        return tuple(range(count))
+    chosen: dict[int, None] = {}
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        low, high = (int(found[1]), int(found[2] or found[1])) if found else (1, 0)
+        if low > high or high >= count:
+            raise ConfigError(f"--tasks {text!r}: {part!r} is not among 0 to {count - 1}")
+        chosen.update(dict.fromkeys(range(low, high + 1)))
+    return tuple(chosen)
+
+
+def show_ns(ns: float) -> str:
+    """A time for a person, three digits: 912 ns, 45.1 us, 3.20 ms, 1.10 s."""
+    for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
+        if ns >= size:
+            return f"{ns / size:.3g} {unit}"
+    return f"{ns:.3g} ns"
+
+
+def describe(operator: str, attrs: Iterable[tuple[str, AttrValue]]) -> str:
+    """A task in a few words: `conv2d 1x64x56x56 w 64x64x3x3 s2 p1 bias relu`."""
+    words = [operator]
+    for name, value in attrs:
+        text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        if name in ("data", "lhs"):
+            words.append(text)
+        elif name in ("weight", "rhs"):
+            words.append(f"w {text}")
+        elif name in _SHORT and isinstance(value, tuple):
+            same = len(set(value)) == 1
+            if not (same and value[0] == _SHORT[name][1]):
+                words.append(_SHORT[name][0] + (str(value[0]) if same else text))
+        elif value is True:
+            words.append(name)
+        elif value is not False and not (name == "groups" and value == 1):
+            words.append(f"{name} {text}")
+    return " ".join(words)

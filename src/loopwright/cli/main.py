@@ -1,0 +1,80 @@
+"""The command `loopwright`: its commands, and how it ends.
+
+Errors are one line on standard error. The exit code is that of the error's class: 2 for what the
+user can mend, 69 for the machine's failures, 70 for a bug of ours, 130 when interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from loopwright.cli import records
+from loopwright.cli.common import Session
+from loopwright.cli.plot import plot
+from loopwright.cli.tasks import tasks
+from loopwright.errors import LoopwrightError
+
+app = typer.Typer(
+    name="loopwright",
+    help="Learns to write fast tensor programs.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(tasks)
+app.add_typer(records.app, name="records")
+app.command()(plot)
+
+
+def _version(*, wanted: bool) -> None:
+    if wanted:
+        import loopwright
+
+        typer.echo(f"loopwright {loopwright.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    *,
+    traceback: Annotated[
+        bool, typer.Option("--traceback", help="Show the whole traceback of an error.")
+    ] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Learns to write fast tensor programs."""
+    del version
+    session = context.find_object(Session)
+    if session is not None:
+        session.traceback = session.traceback or traceback
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line `argv` (the process's own by default); the exit code."""
+    session: Session | None = None
+    try:
+        session = Session()
+        session.traceback = session.settings.traceback
+        app(args=argv, obj=session, prog_name="loopwright")
+    except LoopwrightError as error:
+        if session is not None and session.traceback:
+            traceback.print_exc()
+        message = " ".join(str(error).split())
+        print(f"loopwright: {message}", file=sys.stderr)  # noqa: T201  # typer may be broken here
+        return error.exit_code
+    except SystemExit as done:
+        return done.code if isinstance(done.code, int) else 0
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

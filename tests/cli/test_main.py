@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+import loopwright
+from loopwright.cli import main as cli
+from loopwright.errors import EnvironmentFailure, InternalError
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+
+def test_the_version_is_the_packages(run: Run) -> None:
+    assert run("--version").out == f"loopwright {loopwright.__version__}\n"
+
+
+def test_every_command_is_in_the_help(run: Run) -> None:
+    help_text = run("--help").out
+    for command in ("tasks", "plot", "records"):
+        assert f"\n  {command} " in help_text
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from loopwright.cli.main import main; main(['--help']); heavy = {'numpy', "
+        "'llvmlite', 'sqlalchemy', 'lightgbm', 'onnx', 'matplotlib'}; "
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_an_unknown_command_is_exit_code_2(run: Run) -> None:
+    assert run("weave").code == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(InternalError("a\nb"), 70), (EnvironmentFailure("a b"), 69)]
+)
+def test_an_error_is_one_line_and_the_code_of_its_class(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
+) -> None:
+    def broken(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", broken)
+    result = run("tasks")
+    assert (result.code, result.err) == (code, "loopwright: a b\n")
+
+
+@pytest.mark.parametrize("how", ["option", "variable"])
+def test_the_traceback_is_shown_when_asked_for(
+    run: Run, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    arguments = ["records", "best"]
+    if how == "variable":
+        monkeypatch.setenv("LOOPWRIGHT_TRACEBACK", "1")
+    else:
+        arguments.insert(0, "--traceback")
+    result = run(*arguments)
+    assert result.code == 2
+    assert "Traceback (most recent call last)" in result.err
+    assert result.err.splitlines()[-1].startswith("loopwright: records ")
