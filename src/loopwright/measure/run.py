@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+import numpy as np
+
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
@@ -78,15 +80,22 @@ class MeasureServer:
         self._server = server
 
     def run(
-        self, artifact: Artifact, plan: MeasurePlan, *, seed: int = 0, want_output: bool = False
+        self,
+        artifact: Artifact,
+        plan: MeasurePlan,
+        *,
+        seed: int = 0,
+        cores: tuple[int, ...] | None = None,
+        want_output: bool = False,
     ) -> RunResult:
         """The outcome of timing `artifact`; never raises for what the candidate does.
 
-        A lost measuring process is `Failed(RUN, WORKER_LOST)`; the next call starts another.
+        It runs on `cores` (`cores_for(plan.threads)`, if None), on inputs made from `seed`. A lost measuring process is `Failed(RUN, WORKER_LOST)`; the next call starts another.
         Raises: ConfigError for an artifact of another target, or more threads than cores.
         """
         require_runnable(artifact.target_key)
-        request = _request(artifact, plan, seed, want_output=want_output)
+        where = cores_for(plan.threads) if cores is None else cores
+        request = _request(artifact, plan, seed, where, want_output=want_output)
         try:
             self.start()
             reply = self._ask(request)
@@ -148,7 +157,14 @@ def cores_for(threads: int, allowed: Sequence[int] | None = None) -> tuple[int, 
     return tuple(cores[len(cores) - threads :])
 
 
-def _request(artifact: Artifact, plan: MeasurePlan, seed: int, *, want_output: bool) -> RunRequest:
+def _request(
+    artifact: Artifact,
+    plan: MeasurePlan,
+    seed: int,
+    cores: tuple[int, ...],
+    *,
+    want_output: bool,
+) -> RunRequest:
     return RunRequest(
         code=artifact.code,
         entry=artifact.entry,
@@ -156,7 +172,7 @@ def _request(artifact: Artifact, plan: MeasurePlan, seed: int, *, want_output: b
         n_outputs=artifact.n_outputs,
         workspace=artifact.workspace_shared + plan.threads * artifact.workspace_per_thread,
         threads=plan.threads,
-        cores=cores_for(plan.threads),
+        cores=cores,
         seed=seed,
         want_output=want_output,
         warmup=plan.warmup,
@@ -174,8 +190,6 @@ def _wire(param: Param) -> WireParam:
 
 
 def _split(data: bytes, params: Sequence[Param]) -> tuple[Array, ...]:
-    import numpy as np
-
     arrays: list[Array] = []
     at = 0
     for param in params:

@@ -108,7 +108,9 @@ class Server:
         sizes = [_nbytes(p) for p in request.params]
         total = sum(sizes) + request.workspace
         if total > request.run_memory:
-            detail = f"arguments and workspace take {total} bytes, the limit is {request.run_memory}"
+            detail = (
+                f"arguments and workspace take {total} bytes, the limit is {request.run_memory}"
+            )
             return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
         arena = self._arena(request, sizes)
         try:
@@ -153,7 +155,9 @@ class Server:
         if not in_time:
             if virtual > request.run_memory * 3 // 4 + _virtual_bytes(parent):
                 return child.failure(
-                    self._area.stage, FailureKind.RUN_MEMORY, f"held {virtual} bytes at the time limit"
+                    self._area.stage,
+                    FailureKind.RUN_MEMORY,
+                    f"held {virtual} bytes at the time limit",
                 )
             detail = f"not done after {request.run_timeout_s:g} s"
             return child.failure(self._area.stage, FailureKind.RUN_TIMEOUT, detail)
@@ -211,7 +215,9 @@ class Server:
             detail = f"the loader ended with {_ending(status)}{last}"
             return child.failure(stage, FailureKind.LOAD_ERROR, detail)
         if status == -signal.SIGXCPU:
-            detail = f"used more than {request.run_timeout_s * request.threads:g} s of processor time"
+            detail = (
+                f"used more than {request.run_timeout_s * request.threads:g} s of processor time"
+            )
             return child.failure(stage, FailureKind.RUN_TIMEOUT, detail)
         if status == -signal.SIGKILL:
             detail = "killed by the system, which does so when memory runs out"

@@ -37,6 +37,7 @@ _SYMBOLS = (
 )
 _DIGEST_BYTES = 32
 _COMPILE_TIMEOUT_S = 60.0
+_MESSAGE_CHARS = 300
 # Reads IR, writes an object. -O2 of the code generator only: the text is written the way it shall run.
 _COMPILE = """
 import sys
@@ -109,7 +110,7 @@ def object_code(ir: str, cache_dir: Path) -> bytes:
 def compile_ir(ir: str) -> bytes:
     """The object of the module `ir` for this machine, compiled in a process of its own.
 
-    Raises: EnvironmentFailure with the compiler's last line.
+    Raises: EnvironmentFailure with the end of what the compiler said.
     """
     command = [sys.executable, "-c", _COMPILE]
     try:
@@ -119,8 +120,8 @@ def compile_ir(ir: str) -> bytes:
     except (OSError, subprocess.TimeoutExpired) as e:
         raise EnvironmentFailure(f"cannot compile native code with {sys.executable}: {e}") from e
     if done.returncode != 0:
-        last = (done.stderr.decode(errors="replace").strip().splitlines() or ["no message"])[-1]
-        raise EnvironmentFailure(f"compiling native code failed ({done.returncode}): {last}")
+        said = " ".join(done.stderr.decode(errors="replace").split())[-_MESSAGE_CHARS:]
+        raise EnvironmentFailure(f"compiling native code failed ({done.returncode}): {said}")
     return done.stdout
 
 

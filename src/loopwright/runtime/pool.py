@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from dataclasses import dataclass
 
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.runtime import native_ir as layout
@@ -19,7 +20,9 @@ _SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in 
 _MAX_THREADS = 1024
 _ATTRIBUTES_BYTES = 256  # more than sizeof(pthread_attr_t) anywhere
 
-_Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+_Function = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64
+)
 
 
 class ThreadPool:
@@ -37,11 +40,9 @@ class ThreadPool:
         self._pid = os.getpid()
         self._memory = _pool_memory(threads, spin)
         self._address = _aligned(self._memory) if threads > 1 else 0
-        self._close = weakref.finalize(self, _nothing)
-        if threads > 1:
-            handles = _start(self._native, self._address, threads)
-            arguments = (self._native, self._memory, self._address, handles, self._pid)
-            self._close = weakref.finalize(self, _stop, *arguments)
+        handles = _start(code, self._address, threads) if threads > 1 else []
+        workers = _Workers(code, self._memory, self._address, handles, self._pid)
+        self._close = weakref.finalize(self, workers.stop)
 
     @property
     def parallel(self) -> int:
@@ -68,8 +69,20 @@ class ThreadPool:
         self.close()
 
 
-def _nothing() -> None:
-    """What closing a pool without workers does."""
+@dataclass(frozen=True, slots=True)
+class _Workers:
+    """What the workers of a pool need for as long as they are there."""
+
+    code: Native
+    memory: ctypes.Array[ctypes.c_char]
+    pool: int
+    handles: list[int]
+    pid: int
+
+    def stop(self) -> None:
+        """End them, in the process that started them."""
+        if self.handles and os.getpid() == self.pid:
+            _end(self.code, self.pool, self.handles)
 
 
 def _pool_memory(threads: int, spin: int) -> ctypes.Array[ctypes.c_char]:
@@ -119,11 +132,3 @@ def _end(code: Native, pool: int, handles: list[int]) -> None:
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.stop)(pool)
     for handle in handles:
         libc.pthread_join(ctypes.c_ulong(handle), None)
-
-
-def _stop(
-    code: Native, memory: ctypes.Array[ctypes.c_char], pool: int, handles: list[int], pid: int
-) -> None:
-    """End the workers; `memory` is an argument so that it outlives them."""
-    if os.getpid() == pid and memory is not None:
-        _end(code, pool, handles)

@@ -1,0 +1,197 @@
+"""A builder process: imports once, then forks a worker that builds until it dies.
+
+An error inside LLVM ends the process it happens in. The first process only forks and waits, so another
+worker is there milliseconds after one died, with everything imported. Messages are pickles over a socket
+pair whose both ends are ours.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing.process
+import multiprocessing.spawn
+import os
+import pickle
+import signal
+import socket
+import sys
+import time
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loopwright.errors import UserError
+from loopwright.measure import sandbox
+from loopwright.measure.build import BuildFunction, Built, build_one, build_packed, unpack_task
+from loopwright.space.config import Config
+from loopwright.templates.task import Task
+
+BOOT = """
+import os, sys
+os.putenv("OPENBLAS_NUM_THREADS", "1")
+os.putenv("OMP_NUM_THREADS", "1")
+sys.path[:0] = eval(sys.argv[1])
+from loopwright.measure.builder import main
+main(sys.argv[2:])
+"""
+_LENGTH_BYTES = 8
+_KEPT_TASKS = 64
+_NICE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """The first message to a builder. `main` is what `multiprocessing` tells a spawned process."""
+
+    build: BuildFunction
+    cores: tuple[int, ...]
+    main: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Build `config` of the task called `key`; `packed` is the task, where the worker has not had it."""
+
+    key: int
+    packed: bytes | None
+    config: Config
+    cpu_s: float
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The builder has imported what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The worker ended with `status` (negative: the signal); another one is there."""
+
+    status: int
+
+
+Answer: TypeAlias = Ready | Died | Built
+
+
+def write(sock: socket.socket, message: Setup | Order | Answer) -> None:
+    """Send one message."""
+    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    sock.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
+
+
+def read(sock: socket.socket) -> Setup | Order | Answer:
+    """The next message.
+
+    Raises: EOFError if the other side is gone.
+    """
+    length = int.from_bytes(_exactly(sock, _LENGTH_BYTES), "little")
+    message: Setup | Order | Answer = pickle.loads(_exactly(sock, length))
+    return message
+
+
+def refuse_nesting() -> None:
+    """Nothing, except while a builder imports the user's main script again.
+
+    Raises: UserError there: the script tunes when it is imported, which would start builders without end.
+    """
+    if getattr(multiprocessing.process.current_process(), "_inheriting", False):
+        raise UserError(
+            "the script starts tuning when it is imported: put it under if __name__ == '__main__'"
+        )
+
+
+def main(arguments: list[str]) -> None:
+    """Serve the client whose process is `arguments[1]` on descriptor `arguments[0]` until it goes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sandbox.die_with_parent(int(arguments[1]))
+    sock = socket.socket(fileno=int(arguments[0]))
+    os.nice(_NICE)
+    try:
+        setup = read(sock)
+    except EOFError:
+        return
+    if not isinstance(setup, Setup):
+        sys.exit(f"builder: the first message is a {type(setup).__name__}")
+    os.sched_setaffinity(0, setup.cores)
+    gc.collect()
+    gc.freeze()
+    write(sock, Ready())
+    while True:
+        status = _fork_worker(sock, setup)
+        if status == 0:
+            return
+        write(sock, Died(status))
+
+
+def _fork_worker(sock: socket.socket, setup: Setup) -> int:
+    """The status that a worker ended with; 0 when the client is gone."""
+    parent = os.getpid()
+    pid = os.fork()
+    if pid:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    status = 1
+    try:
+        sandbox.die_with_parent(parent)
+        _work(sock, setup)
+        status = 0
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        status = 0
+    except BaseException as e:  # noqa: BLE001  # the process ends here; its last line is reported
+        print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)  # noqa: T201
+    finally:
+        os._exit(status)
+
+
+def _work(sock: socket.socket, setup: Setup) -> None:
+    tasks: dict[int, Task] = {}
+    while True:
+        order = read(sock)
+        if not isinstance(order, Order):
+            raise TypeError(f"an order was expected, not a {type(order).__name__}")
+        # The clock of the profiling timer stops while the process is stopped; the default action ends it.
+        signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
+        built = _build(order, tasks, setup)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        write(sock, built)
+
+
+def _build(order: Order, tasks: dict[int, Task], setup: Setup) -> Built:
+    task = tasks.get(order.key)
+    packed = order.packed
+    if task is None and packed is not None:
+        if b"__main__" in packed:
+            _import_main(setup)
+        try:
+            task = unpack_task(packed)
+        except Exception:  # noqa: BLE001  # told by build_packed, which meets it again
+            return build_packed(setup.build, packed, order.config, order.memory)
+        while len(tasks) >= _KEPT_TASKS:
+            del tasks[next(iter(tasks))]
+        tasks[order.key] = task
+    if task is None:
+        raise KeyError(f"the worker never had task {order.key}")
+    start = time.perf_counter()
+    result = build_one(setup.build, task, order.config, order.memory)
+    return Built(result, time.perf_counter() - start)
+
+
+def _import_main(setup: Setup) -> None:
+    """Import the client's main script, as `multiprocessing` does, for templates defined in it."""
+    process = multiprocessing.process.current_process()
+    process._inheriting = True  # type: ignore[attr-defined]  # what multiprocessing itself sets
+    try:
+        multiprocessing.spawn.prepare(setup.main)
+    finally:
+        del process._inheriting  # type: ignore[attr-defined]
+
+
+def _exactly(sock: socket.socket, count: int) -> bytearray:
+    data = bytearray(count)
+    view = memoryview(data)
+    filled = 0
+    while filled < count:
+        got = sock.recv_into(view[filled:])
+        if got == 0:
+            raise EOFError("the other side closed the connection")
+        filled += got
+    return data
