@@ -1,0 +1,235 @@
+"""Direct convolution on CPUs: blocked channels, a register tile of width x output channels.
+
+Layouts. Data and output are NCHW with the channel blocked by the vector lanes (NCHW16c with AVX-512),
+data with few channels stays NCHW; the weight is packed as [O/t][I/b][kh][kw][b][t] with t output channels
+a tile and b input channels unrolled, so that the inner loops read it front to back.
+
+Loops. Outermost blocks of output channels and rows in the order of knob `order`; inside, a tile of
+`tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run:
+one weight vector a channel block, and one scalar broadcast a pixel, feed all of the tile's FMAs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loopwright.errors import TemplateError
+from loopwright.ir.expr import Reduce
+from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.constraints import Columns, Constraint
+from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.workload import Workload
+from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.template import Configuration, Template
+
+MAX_UNROLLED = 640
+"""Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which tensor of a convolution workload is which."""
+
+    data: Tensor
+    weight: Tensor
+    conv: Tensor
+    pad: Tensor | None
+    output: Tensor
+
+    @property
+    def padded(self) -> Tensor:
+        """What the convolution reads: the padded data, or the data itself."""
+        return self.data if self.pad is None else self.pad
+
+
+def roles(workload: Workload) -> Roles:
+    """The roles of the tensors.
+
+    Raises: TemplateError when the workload is not a two-dimensional convolution.
+    """
+    reductions = [t for t in workload.stages if _is_reduction(t)]
+    if len(reductions) != 1 or reductions[0].ndim != 4 or len(reductions[0].reduce_axis) != 3:
+        raise TemplateError(f"{workload.name} is not a convolution of NCHW data with an OIHW weight")
+    conv = reductions[0]
+    if len(conv.inputs) != 2:
+        raise TemplateError(f"{workload.name}: the convolution must read data and weight")
+    source, weight = conv.inputs
+    pad = source if source.axis else None
+    data = source.inputs[0] if pad is not None else source
+    return Roles(data, weight, conv, pad, workload.outputs[0])
+
+
+def _is_reduction(tensor: Tensor) -> bool:
+    return isinstance(tensor.op, Compute) and isinstance(tensor.op.body, Reduce)
+
+
+def space(workload: Workload, target: Target) -> Space:
+    """The knobs of a convolution; sizes are in vectors for output channels, in elements elsewhere."""
+    role = roles(workload)
+    lanes = target.lanes(role.conv.dtype)
+    _, channels, height, width = role.conv.shape
+    inputs = role.conv.reduce_axis[0].extent
+    kernel_width = role.conv.reduce_axis[2].extent
+    vectors = -(-channels // lanes)
+    room = target.registers - 2
+    knobs: list[Knob] = [
+        Split("tile_w", width, policy="listed", candidates=_tiles(width, room)),
+        Split("rows", height, parts=3, policy="listed", candidates=_rows(height)),
+        Split("oc", vectors, parts=3, policy="factors", max_factor=(vectors, 8)),
+        Split("ic", inputs, policy="factors", max_factor=_ic_limit(inputs, lanes)),
+        Choice("lanes", (lanes,)),
+        Choice("order", ("oc,rows", "rows,oc")),
+        Choice("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
+    ]
+    if role.pad is not None:
+        knobs.append(Choice("pad", ("root", "rows")))
+
+    def fits(columns: Columns) -> object:
+        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+        return (tile <= room) & (tile >= min(4, width * height))
+
+    def not_too_long(columns: Columns) -> object:
+        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+        unrolled = tile * columns["ic"][1]
+        taps = 1 + (kernel_width - 1) * columns["unroll_kw"].astype("int64")
+        return unrolled * taps <= MAX_UNROLLED
+
+    return Space(
+        knobs,
+        (
+            Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
+            Constraint(
+                ("tile_w", "rows", "oc", "ic", "unroll_kw"),
+                not_too_long,
+                f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
+            ),
+        ),
+    )
+
+
+def _ic_limit(inputs: int, lanes: int) -> int:
+    return lanes if inputs % lanes == 0 else min(inputs, lanes)
+
+
+def _tiles(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
+    """Tile widths that waste little of the last tile."""
+    return tuple((t,) for t in range(1, min(extent, room) + 1) if divides_nearly(t, extent))
+
+
+def _rows(height: int) -> tuple[tuple[int, ...], ...]:
+    """(rows a block, rows a tile): blocks that divide the height or nearly so, tiles of few rows."""
+    found = []
+    for tile in (1, 2, 3, 4, 7):
+        if not divides_nearly(tile, height):
+            continue
+        tiles = -(-height // tile)
+        found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
+    return tuple(found)
+
+
+def schedule(s: Schedule, config: Configuration) -> None:
+    """Apply the knobs; see the head of this file for the loops."""
+    role = roles(s.workload)
+    lanes = config.integer("lanes")
+    inputs = role.conv.reduce_axis[0].extent
+    blocked = inputs % lanes == 0
+    groups_of_lanes = role.data.shape[1] % lanes == 0
+    ic_inner = config.sizes("ic")[1]
+    oc_vectors = config.sizes("oc")[2]
+    if blocked and groups_of_lanes:
+        s.set_layout(role.data, [0, 1, 2, 3, (1, lanes)])
+    s.set_layout(role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
+    s.set_layout(role.output, [0, 1, 2, 3, (1, lanes)])
+    for tensor in s.workload.stages:
+        if tensor not in (role.pad, role.conv, role.output):
+            s[tensor].compute_inline()
+    rows_loop, tile_loop, fused = _outer_loops(s, role, config, lanes)
+    if role.output is not role.conv:
+        s[role.conv].compute_at(role.output, tile_loop)
+        s[role.conv].set_scope("register")
+        _inner_loops(s[role.conv], role.conv, config, lanes, [])
+    s[role.output].parallel(fused)
+    if role.pad is not None:
+        _place_pad(s, role, config, rows_loop, lanes, vectorized=blocked and groups_of_lanes)
+
+
+def _outer_loops(
+    s: Schedule, role: Roles, config: Configuration, lanes: int
+) -> tuple[Loop, Loop, Loop]:
+    """Tile the output stage. Returns the loop over blocks of rows, that over tiles, the parallel one."""
+    stage = s[role.output]
+    n, o, y, x = role.output.axis
+    _, oc_inner, oc_vectors = config.sizes("oc")
+    _, rows_block, tile_h = config.sizes("rows")
+    xo, xi = stage.split(x, config.sizes("tile_w")[1])
+    yt, yi = stage.split(y, tile_h)
+    yo, ym = stage.split(yt, rows_block)
+    ot, oi = stage.split(o, oc_vectors * lanes)
+    oo, om = stage.split(ot, oc_inner)
+    ob, ol = stage.split(oi, lanes)
+    outer = [oo, yo] if config.text("order") == "oc,rows" else [yo, oo]
+    inner = [yi, xi, ob, ol]
+    stage.reorder(n, *outer, om, ym, xo, *inner)
+    if role.output is role.conv:
+        _inner_loops(stage, role.conv, config, lanes, inner)
+    else:
+        for loop in inner[:-1]:
+            stage.unroll(loop)
+        stage.vectorize(ol)
+    shared = stage.fuse(n, outer[0])
+    return (shared if outer[0] is yo else yo), xo, shared
+
+
+def _inner_loops(
+    stage: Stage, conv: Tensor, config: Configuration, lanes: int, tile: list[Loop]
+) -> None:
+    """The reduce loops around the register tile."""
+    i, r, c = conv.reduce_axis
+    io, ii = stage.split(i, config.sizes("ic")[1])
+    if not tile:
+        _, o, y, x = conv.axis
+        ob, ol = stage.split(o, lanes)
+        stage.reorder(io, r, c, ii, y, x, ob, ol)
+        for axis in (y, x):
+            stage.unroll(axis)
+    else:
+        yi, xi, ob, ol = tile
+        stage.reorder(io, r, c, ii, yi, xi, ob, ol)
+        stage.unroll(yi)
+        stage.unroll(xi)
+    stage.unroll(ob)
+    stage.vectorize(ol)
+    stage.unroll(ii)
+    if config.flag("unroll_kw"):
+        stage.unroll(c)
+
+
+def _place_pad(
+    s: Schedule, role: Roles, config: Configuration, rows_loop: Loop, lanes: int, *, vectorized: bool
+) -> None:
+    """The padded copy of the data: all of it first, or the rows that a block of rows reads."""
+    if role.pad is None:
+        return
+    stage = s[role.pad]
+    _, channel, _, width = role.pad.axis
+    at_root = config.text("pad") == "root"
+    if not at_root:
+        stage.compute_at(role.output, rows_loop)
+    if vectorized:
+        s.set_layout(role.pad, [0, 1, 2, 3, (1, lanes)])
+        co, ci = stage.split(channel, lanes)
+        loops = [loop for loop in stage.loops if loop.name not in (co.name, ci.name)]
+        stage.reorder(loops[0], co, *loops[1:], ci)
+        stage.vectorize(ci)
+    else:
+        _, wi = stage.split(width, lanes)
+        stage.vectorize(wi)
+    if at_root:
+        stage.parallel(stage.fuse(*stage.loops[:2]))
+
+
+TEMPLATE = Template("cpu.conv2d_direct", 1, space, schedule)
+

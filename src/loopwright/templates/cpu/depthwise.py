@@ -1,0 +1,150 @@
+"""Depthwise convolution on CPUs: one vector of channels, a register tile of rows x width.
+
+Data and output are NCHW with the channel blocked by the lanes, the weight is [C/l][1][kh][kw][l]. Memory
+traffic decides here, so the knobs are the tile, what is unrolled, and where the padded copy is made.
+"""
+
+from __future__ import annotations
+
+from loopwright.errors import TemplateError
+from loopwright.ir.expr import Reduce
+from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.constraints import Columns, Constraint
+from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.workload import Workload
+from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.cpu.conv2d_direct import Roles
+from loopwright.templates.template import Configuration, Template
+
+
+def roles(workload: Workload) -> Roles:
+    """The roles of the tensors. Raises: TemplateError when it is not a depthwise convolution."""
+    found = [
+        t for t in workload.stages if isinstance(t.op, Compute) and isinstance(t.op.body, Reduce)
+    ]
+    if len(found) != 1 or found[0].ndim != 4 or len(found[0].reduce_axis) != 2:
+        raise TemplateError(f"{workload.name} is not a depthwise convolution of NCHW data")
+    conv = found[0]
+    source, weight = conv.inputs
+    pad = source if source.axis else None
+    data = source.inputs[0] if pad is not None else source
+    return Roles(data, weight, conv, pad, workload.outputs[0])
+
+
+def space(workload: Workload, target: Target) -> Space:
+    """The knobs of a depthwise convolution."""
+    role = roles(workload)
+    lanes = target.lanes(role.conv.dtype)
+    _, _, height, width = role.conv.shape
+    room = target.registers - 4
+    tiles = tuple((t,) for t in range(1, min(width, room) + 1) if divides_nearly(t, width))
+    rows = tuple(
+        (block, tile)
+        for tile in (1, 2, 4)
+        if divides_nearly(tile, height)
+        for block in range(1, -(-height // tile) + 1)
+        if -(-height // tile) % block == 0
+    )
+    knobs: list[Knob] = [
+        Choice("lanes", (lanes,)),
+        Split("tile_w", width, policy="listed", candidates=tiles),
+        Split("rows", height, 3, policy="listed", candidates=rows),
+        Choice("unroll", ("none", "kw", "kh,kw")),
+    ]
+    if role.pad is not None:
+        knobs.append(Choice("pad", ("rows", "channel", "root")))
+
+    def fits(columns: Columns) -> object:
+        return columns["tile_w"][1] * columns["rows"][2] <= room
+
+    return Space(
+        knobs, (Constraint(("tile_w", "rows"), fits, f"the tile does not fit {room} registers"),)
+    )
+
+
+def schedule(s: Schedule, config: Configuration) -> None:
+    """Apply the knobs."""
+    role = roles(s.workload)
+    lanes = config.integer("lanes")
+    blocked = [0, 1, 2, 3, (1, lanes)]
+    same_channels = role.data.shape[1] == role.conv.shape[1]
+    if same_channels:
+        s.set_layout(role.data, blocked)
+    s.set_layout(role.weight, [0, 1, 2, 3, (0, lanes)])
+    s.set_layout(role.output, blocked)
+    for tensor in s.workload.stages:
+        if tensor not in (role.pad, role.conv, role.output):
+            s[tensor].compute_inline()
+    stage = s[role.output]
+    n, c, y, x = role.output.axis
+    _, rows_block, tile_h = config.sizes("rows")
+    co, cl = stage.split(c, lanes)
+    yt, yi = stage.split(y, tile_h)
+    yo, ym = stage.split(yt, rows_block)
+    xo, xi = stage.split(x, config.sizes("tile_w")[1])
+    stage.reorder(n, co, yo, ym, xo, yi, xi, cl)
+    if role.output is role.conv:
+        _reduce_loops(stage, role.conv, config, [yi, xi, cl])
+    else:
+        stage.unroll(yi)
+        stage.unroll(xi)
+        stage.vectorize(cl)
+    shared = stage.fuse(n, co)
+    stage.parallel(shared)
+    if role.output is not role.conv:
+        s[role.conv].compute_at(role.output, xo)
+        s[role.conv].set_scope("register")
+        own = s[role.conv]
+        loops = {loop.name: loop for loop in own.loops}
+        yi, xi, cl = (loops[v.name] for v in (role.conv.axis[2], role.conv.axis[3], role.conv.axis[1]))
+        _reduce_loops(own, role.conv, config, [yi, xi, cl])
+    if role.pad is not None:
+        _place_pad(s, role.pad, role.output, config, shared, yo, same_channels=same_channels)
+
+
+def _reduce_loops(stage: Stage, conv: Tensor, config: Configuration, tile: list[Loop]) -> None:
+    r, c = conv.reduce_axis
+    yi, xi, cl = tile
+    stage.reorder(r, c, yi, xi, cl)
+    stage.unroll(yi)
+    stage.unroll(xi)
+    stage.vectorize(cl)
+    unroll = config.text("unroll")
+    if unroll != "none":
+        stage.unroll(c)
+    if unroll == "kh,kw":
+        stage.unroll(r)
+
+
+def _place_pad(
+    s: Schedule,
+    pad: Tensor,
+    output: Tensor,
+    config: Configuration,
+    channel_loop: Loop,
+    rows_loop: Loop,
+    *,
+    same_channels: bool,
+) -> None:
+    """The padded copy: all of it first, a block of channels, or the rows that a block of rows reads."""
+    stage = s[pad]
+    lanes = config.integer("lanes")
+    where = config.text("pad")
+    if where != "root":
+        stage.compute_at(output, channel_loop if where == "channel" else rows_loop)
+    if not same_channels:
+        _, inner = stage.split(pad.axis[3], lanes)
+        stage.vectorize(inner)
+        return
+    s.set_layout(pad, [0, 1, 2, 3, (1, lanes)])
+    outer, inner = stage.split(pad.axis[1], lanes)
+    stage.reorder(pad.axis[0], outer, pad.axis[2], pad.axis[3], inner)
+    stage.vectorize(inner)
+    if where == "root":
+        stage.parallel(stage.fuse(pad.axis[0], outer))
+
+
+TEMPLATE = Template("cpu.depthwise", 1, space, schedule)

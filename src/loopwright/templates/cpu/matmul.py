@@ -1,0 +1,241 @@
+"""Matrix products on CPUs (dense, matmul, batch_matmul): packed panels and a register tile.
+
+The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n` vectors
+columns: a weight is stored so ahead of time, another operand is packed first (knob `pack_b`). The other
+one, A, is broadcast element by element, straight or from panels [M/t][K][t] (knob `pack_a`). With
+`k[0] > 1` blocks of K run outside the tiles, and partial sums go through the output.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loopwright.errors import TemplateError
+from loopwright.ir import walk
+from loopwright.ir.expr import Load, Reduce
+from loopwright.sched.extent import SizeLike
+from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.constraints import Columns, Constraint
+from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.workload import Workload
+from loopwright.templates.template import Configuration, Template
+
+MAX_UNROLLED = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """An input of the product: which of its dimensions runs along the output, and which is summed."""
+
+    tensor: Tensor
+    along: int
+    summed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Which tensor of a product is which; `a` runs along the rows of the output, `b` along its columns."""
+
+    a: Operand
+    b: Operand
+    product: Tensor
+    output: Tensor
+    constants: frozenset[str]
+
+
+def roles(workload: Workload) -> Roles:
+    """The roles of the tensors. Raises: TemplateError when the workload is not a matrix product."""
+    products = [
+        t for t in workload.stages if isinstance(t.op, Compute) and isinstance(t.op.body, Reduce)
+    ]
+    if len(products) != 1 or products[0].ndim < 2 or len(products[0].reduce_axis) != 1:
+        raise TemplateError(f"{workload.name} is not a matrix product")
+    product = products[0]
+    row, column = product.axis[-2:]
+    summed = product.reduce_axis[0].var
+    found: dict[str, Operand] = {}
+    body = product.op.body if isinstance(product.op, Compute) else None
+    for load in walk.loads(body) if body is not None else ():
+        dims = {v.name: d for d, i in enumerate(load.indices) for v in walk.free_vars(i)}
+        for axis in (row, column):
+            if axis.name in dims and summed.name in dims and isinstance(load.buffer, Tensor):
+                found[axis.name] = Operand(load.buffer, dims[axis.name], dims[summed.name])
+    if set(found) != {row.name, column.name}:
+        raise TemplateError(f"{workload.name}: a product needs one operand by rows and one by columns")
+    return Roles(
+        found[row.name], found[column.name], product, workload.outputs[0], workload.constants
+    )
+
+
+def space(workload: Workload, target: Target) -> Space:
+    """The knobs of a product; `n` counts vectors of columns, `m` rows, `k` elements."""
+    role = roles(workload)
+    lanes = target.lanes(role.product.dtype)
+    rows, columns = role.product.shape[-2:]
+    depth = role.product.reduce_axis[0].extent
+    room = target.registers - 2
+    blocked = role.output is role.product
+    straight = role.b.along == role.b.tensor.ndim - 1
+    packs_b: tuple[bool, ...] = (True, False) if straight else (True,)
+    knobs: list[Knob] = [
+        Choice("lanes", (lanes,)),
+        Split("m", rows, 3, policy="listed", candidates=_blocks(rows, min(room, 16))),
+        Split("n", -(-columns // lanes), 3, policy="listed", candidates=_blocks(-(-columns // lanes), 8)),
+        Split("k", depth, 3, policy="listed", candidates=_depths(depth, blocked=blocked)),
+        Choice("order", ("n,m", "m,n")),
+        Choice("pack_b", (False,) if role.b.tensor.name in role.constants else packs_b),
+        Choice("pack_a", (False, True) if rows > 1 else (False,)),
+    ]
+
+    def fits(columns_of: Columns) -> object:
+        tile = columns_of["m"][2] * columns_of["n"][2]
+        return (tile <= room) & (columns_of["m"][2] + columns_of["n"][2] + tile <= room + 16)
+
+    def not_too_long(columns_of: Columns) -> object:
+        return columns_of["m"][2] * columns_of["n"][2] * columns_of["k"][2] <= MAX_UNROLLED
+
+    return Space(
+        knobs,
+        (
+            Constraint(("m", "n"), fits, f"the tile does not fit {room} registers"),
+            Constraint(
+                ("m", "n", "k"),
+                not_too_long,
+                f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
+            ),
+        ),
+    )
+
+
+def _blocks(extent: int, most: int) -> tuple[tuple[int, ...], ...]:
+    """(tiles a block, tile): tiles that waste at most an eighth, blocks of 1, 2, 4, ... or all tiles."""
+    found: list[tuple[int, ...]] = []
+    for tile in range(1, min(extent, most) + 1):
+        tiles = -(-extent // tile)
+        if tiles * tile > extent * 1.125 and tile > 1:
+            continue
+        blocks = {b for b in (1, 2, 4, 8, 16, 32) if b < tiles} | {tiles}
+        found += [(block, tile) for block in sorted(blocks)]
+    return tuple(found)
+
+
+def _depths(depth: int, *, blocked: bool) -> tuple[tuple[int, ...], ...]:
+    """(steps a block, unrolled steps) that divide the depth; blocks of at least 64 elements."""
+    found: list[tuple[int, ...]] = []
+    for inner in (1, 2, 4, 8, 16):
+        if depth % inner:
+            continue
+        steps = depth // inner
+        found.append((steps, inner))
+        if blocked:
+            found += [
+                (steps // parts, inner)
+                for parts in (2, 4, 8, 16)
+                if steps % parts == 0 and depth // parts >= 64
+            ]
+    return tuple(found)
+
+
+def schedule(s: Schedule, config: Configuration) -> None:
+    """Apply the knobs; see the head of this file."""
+    role = roles(s.workload)
+    lanes = config.integer("lanes")
+    _, _, m_tile = config.sizes("m")
+    _, _, n_tile = config.sizes("n")
+    for tensor in s.workload.stages:
+        if tensor is not role.product and tensor is not role.output:
+            s[tensor].compute_inline()
+    columns = n_tile * lanes
+    if role.b.tensor.name in role.constants:
+        s.set_layout(role.b.tensor, _panels(role.b, columns))
+    elif config.flag("pack_b"):
+        _pack(s, role.product, role.b, columns, lanes)
+    if config.flag("pack_a"):
+        _pack(s, role.product, role.a, m_tile, lanes)
+    tile_loop = _outer_loops(s, role, config, lanes)
+    if role.output is not role.product:
+        s[role.product].compute_at(role.output, tile_loop)
+        s[role.product].set_scope("register")
+        stage = s[role.product]
+        *_, row, column = role.product.axis
+        nv, nl = stage.split(column, lanes)
+        _reduce_loops(stage, role, config, [stage.loops[-4], nv, nl], row_name=row.name)
+
+
+def _panels(operand: Operand, width: SizeLike) -> list[int | tuple[int, SizeLike]]:
+    """[batch...][along / width][summed][width]."""
+    batch = [d for d in range(operand.tensor.ndim) if d not in (operand.along, operand.summed)]
+    return [*batch, operand.along, operand.summed, (operand.along, width)]
+
+
+def _pack(s: Schedule, product: Tensor, operand: Operand, width: SizeLike, lanes: int) -> None:
+    """Copy an operand into panels before the product starts."""
+    name = f"{operand.tensor.name}.packed"
+    packed = s.cache_read(operand.tensor, [product], "global", name)
+    s.set_layout(packed, _panels(operand, width))
+    stage = s[packed]
+    along, summed = packed.axis[operand.along], packed.axis[operand.summed]
+    panel, inside = stage.split(along, width)
+    batch = [loop for loop in stage.loops if loop.name in {v.name for v in packed.axis}]
+    batch = [loop for loop in batch if loop.name != summed.name]
+    if operand.along == operand.tensor.ndim - 1:
+        outer, vector = stage.split(inside, lanes)
+        stage.reorder(*batch, panel, summed, outer, vector)
+        stage.vectorize(vector)
+    else:
+        stage.reorder(*batch, panel, summed, inside)
+    stage.parallel(stage.fuse(*batch, panel) if batch else panel)
+
+
+def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Loop:
+    """Tile the output stage. Returns the loop in which one tile is computed."""
+    stage = s[role.output]
+    *batch, row, column = role.output.axis
+    _, m_block, m_tile = config.sizes("m")
+    _, n_block, n_tile = config.sizes("n")
+    mt, mi = stage.split(row, m_tile)
+    mo, mm = stage.split(mt, m_block)
+    nt, ni = stage.split(column, n_tile * lanes)
+    no, nm = stage.split(nt, n_block)
+    nv, nl = stage.split(ni, lanes)
+    outer = [no, mo] if config.text("order") == "n,m" else [mo, no]
+    middle = [nm, mm] if config.text("order") == "n,m" else [mm, nm]
+    stage.reorder(*batch, *outer, *middle, mi, nv, nl)
+    if role.output is role.product:
+        _reduce_loops(stage, role, config, [mi, nv, nl], outside=middle)
+    else:
+        stage.unroll(mi)
+        stage.unroll(nv)
+        stage.vectorize(nl)
+    shared = stage.fuse(*batch, outer[0]) if batch else outer[0]
+    stage.parallel(shared)
+    return middle[-1]
+
+
+def _reduce_loops(
+    stage: Stage,
+    role: Roles,
+    config: Configuration,
+    tile: list[Loop],
+    *,
+    outside: list[Loop] | None = None,
+    row_name: str | None = None,
+) -> None:
+    """The loops over K around the tile; its blocks outside of the loops `outside`."""
+    _, steps, inner = config.sizes("k")
+    k = role.product.reduce_axis[0]
+    kt, ki = stage.split(k, inner)
+    kb, ko = stage.split(kt, steps)
+    mi, nv, nl = tile
+    first = row_name if row_name is not None else mi
+    stage.reorder(kb, *(outside or []), ko, ki, first, nv, nl)
+    stage.unroll(first)
+    stage.unroll(nv)
+    stage.unroll(ki)
+    stage.vectorize(nl)
+
+
+TEMPLATE = Template("cpu.matmul", 1, space, schedule)
