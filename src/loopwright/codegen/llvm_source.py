@@ -1,0 +1,19 @@
+"""What emission hands to assembly."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loopwright.codegen.artifact import Param
+
+
+@dataclass(frozen=True, slots=True)
+class LlvmSource:
+    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI."""
+
+    text: str
+    entry: str
+    params: tuple[Param, ...]
+    n_outputs: int
+    workspace_shared: int
+    workspace_per_thread: int

@@ -1,0 +1,117 @@
+"""How values are written in LLVM text: types, literals, and the `Value` that emission passes around.
+
+float16 and bfloat16 are computed in `float` and are halves in memory only; bool is `i1` in a register
+and one byte in memory. A value of one lane is a scalar and stands for the same number in every lane.
+"""
+
+from __future__ import annotations
+
+import functools
+import struct
+from typing import NamedTuple, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from loopwright.ir.dtype import BOOL, F16, F32, F64, DType, Kind
+
+Number: TypeAlias = int | float | bool
+
+_MANGLED = {"float": "f32", "double": "f64", "half": "f16"}
+
+
+class Value(NamedTuple):
+    """`text` is an SSA name, or a literal when `const` is set; `lanes` is 1 for a scalar."""
+
+    text: str
+    dtype: DType
+    lanes: int = 1
+    const: Number | None = None
+
+
+@functools.cache
+def compute_type(dtype: DType) -> str:
+    """The scalar type that values of `dtype` have in registers: `float` for both 16-bit floats."""
+    if dtype.is_float:
+        return "double" if dtype == F64 else "float"
+    return "i1" if dtype.is_bool else f"i{dtype.bits}"
+
+
+@functools.cache
+def storage_type(dtype: DType) -> str:
+    """The scalar type that values of `dtype` have in memory: `i16` for bfloat16, `i8` for bool."""
+    if dtype == F16:
+        return "half"
+    if dtype.kind is Kind.BFLOAT:
+        return "i16"
+    return "i8" if dtype.is_bool else compute_type(dtype)
+
+
+@functools.cache
+def vector(scalar: str, lanes: int) -> str:
+    """`<16 x float>`; the scalar type itself for one lane."""
+    return scalar if lanes == 1 else f"<{lanes} x {scalar}>"
+
+
+@functools.cache
+def mangled(scalar: str, lanes: int) -> str:
+    """The suffix of an overloaded intrinsic: `v16f32`, `i64`, `p0`."""
+    name = "p0" if scalar == "ptr" else _MANGLED.get(scalar, scalar)
+    return name if lanes == 1 else f"v{lanes}{name}"
+
+
+@functools.cache
+def value_type(dtype: DType, lanes: int) -> str:
+    """The type of a value of `dtype` in registers."""
+    return vector(compute_type(dtype), lanes)
+
+
+def typed(value: Value) -> str:
+    """`float %v1`: the value with its type before it."""
+    return f"{value_type(value.dtype, value.lanes)} {value.text}"
+
+
+def rounded(value: Number, dtype: DType) -> Number:
+    """`value` as `dtype` holds it: floats rounded, integers wrapped around."""
+    if dtype.is_float:
+        if dtype.kind is Kind.BFLOAT:
+            return float(ml_dtypes.bfloat16(value))
+        with np.errstate(over="ignore"):
+            return float(dtype.numpy.type(value))
+    if dtype.is_bool:
+        return bool(value)
+    wrapped = int(value) & ((1 << dtype.bits) - 1)
+    if dtype.kind is Kind.INT and wrapped >> (dtype.bits - 1):
+        wrapped -= 1 << dtype.bits
+    return wrapped
+
+
+@functools.lru_cache(maxsize=4096)
+def float_text(value: float) -> str:
+    """A float literal; LLVM writes both `float` and `double` as the bits of a double."""
+    return f"0x{struct.pack('>d', value).hex().upper()}"
+
+
+def literal(value: Number, dtype: DType) -> Value:
+    """A constant of one lane."""
+    held = rounded(value, dtype)
+    if dtype.is_float:
+        single = dtype if dtype == F64 else F32
+        return Value(float_text(float(rounded(held, single))), dtype, 1, held)
+    if dtype.is_bool:
+        return Value("true" if held else "false", dtype, 1, held)
+    return Value(str(held), dtype, 1, held)
+
+
+TRUE = literal(True, BOOL)
+FALSE = literal(False, BOOL)
+
+
+def splat_text(scalar_type: str, text: str) -> str:
+    """A vector literal with `text` in every lane, without its own type."""
+    return f"splat ({scalar_type} {text})"
+
+
+def vector_literal(scalar_type: str, values: list[int]) -> str:
+    """`<i64 0, i64 1>`."""
+    return "<" + ", ".join(f"{scalar_type} {v}" for v in values) + ">"

@@ -1,0 +1,63 @@
+"""LLVM text to object code, through llvmlite's binding. No optimisation pass runs before code generation.
+
+LLVM reports some errors by aborting the process, so this runs where a crash is survived.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import llvmlite.binding as llvm
+
+from loopwright.codegen.artifact import Artifact
+from loopwright.codegen.llvm_source import LlvmSource
+from loopwright.errors import CodegenError
+from loopwright.target import Target
+
+OPT_LEVEL = 2
+
+
+def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL) -> bytes:
+    """The relocatable object that LLVM makes of `text` for `target`; `opt` is code generation's 0..3.
+
+    Raises: CodegenError when LLVM cannot read or verify the text.
+    """
+    machine = target_machine(target.triple, target.features, opt)
+    context = llvm.create_context()
+    try:
+        module = llvm.parse_assembly(text, context=context)
+        module.verify()
+    except RuntimeError as error:
+        raise CodegenError(f"LLVM refused the generated text: {' '.join(str(error).split())}") from error
+    return bytes(machine.emit_object(module))
+
+
+def assembly(text: str, target: Target, opt: int = OPT_LEVEL) -> str:
+    """The assembly that LLVM makes of `text` for `target`."""
+    machine = target_machine(target.triple, target.features, opt)
+    module = llvm.parse_assembly(text, context=llvm.create_context())
+    return str(machine.emit_assembly(module))
+
+
+@functools.cache
+def target_machine(triple: str, features: tuple[str, ...], opt: int) -> llvm.TargetMachine:
+    """LLVM's code generator for a triple and features, position independent."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    enabled = ",".join(f"+{name}" for name in features)
+    return llvm.Target.from_triple(triple).create_target_machine(
+        features=enabled, opt=opt, reloc="pic", codemodel="small"
+    )
+
+
+def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifact:
+    """The artifact of `source`: object code with what is needed to call it."""
+    return Artifact(
+        code=object_bytes(source.text, target, opt),
+        entry=source.entry,
+        params=source.params,
+        n_outputs=source.n_outputs,
+        workspace_shared=source.workspace_shared,
+        workspace_per_thread=source.workspace_per_thread,
+        target_key=target.key,
+    )
