@@ -22,3 +22,26 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
 def test_an_unknown_public_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = lw.nothing  # type: ignore[attr-defined]
+
+
+def test_the_public_names_are_those_of_the_table() -> None:
+    assert lw.__all__ == sorted(lw._LAZY)
+
+
+def test_every_public_name_can_be_used() -> None:
+    missing = [name for name in dir(lw) if not hasattr(lw, name)]
+    assert missing == []
+
+
+def test_lower_is_the_function_after_its_package_was_imported() -> None:
+    import loopwright.lower.pipeline as pipeline
+
+    assert lw.lower is pipeline.lower
+
+
+def test_the_expression_language_is_at_te() -> None:
+    k = lw.te.reduce_axis((0, 4), name="k")
+    a = lw.te.placeholder((4, 8), name="A")
+    b = lw.te.placeholder((4, 6), name="B")
+    c = lw.te.compute((8, 6), lambda y, x: lw.te.sum(a[k, y] * b[k, x], axis=k), name="C")
+    assert c.shape == (8, 6)

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "loopwright"
 
 # Lowest first. A package imports rows below its own, and nothing beside it in its row.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors",),
+    ("errors", "version"),
     ("settings", "jsonio", "layout"),
     ("trace",),
     ("ir",),

@@ -17,7 +17,6 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopwright import te as te
     from loopwright.api import Built as Built
     from loopwright.api import build as build
     from loopwright.api import task as task
@@ -27,47 +26,64 @@ if TYPE_CHECKING:
     from loopwright.sched.schedule import create_schedule as create_schedule
     from loopwright.space.space import Space as Space
     from loopwright.target import Target as Target
+    from loopwright.te import language as te
     from loopwright.te.workload import Workload as Workload
     from loopwright.te.workload import workload as workload
     from loopwright.templates.task import Task as Task
     from loopwright.templates.template import Template as Template
-
-__version__ = "0.1.0"
+    from loopwright.version import __version__ as __version__
 
 _LAZY = {
     "Built": "loopwright.api",
     "build": "loopwright.api",
     "task": "loopwright.api",
     "tune": "loopwright.api",
+    "__version__": "loopwright.version",
     "lower": "loopwright.lower.pipeline",
     "Schedule": "loopwright.sched.schedule",
     "create_schedule": "loopwright.sched.schedule",
     "Space": "loopwright.space.space",
     "Target": "loopwright.target",
+    "te": "loopwright.te.language",
     "Workload": "loopwright.te.workload",
     "workload": "loopwright.te.workload",
     "Task": "loopwright.templates.task",
     "Template": "loopwright.templates.template",
 }
-__all__ = ["__version__", "te", *_LAZY]
+__all__ = [
+    "Built",
+    "Schedule",
+    "Space",
+    "Target",
+    "Task",
+    "Template",
+    "Workload",
+    "__version__",
+    "build",
+    "create_schedule",
+    "lower",
+    "task",
+    "te",
+    "tune",
+    "workload",
+]
 
 
 def __getattr__(name: str) -> object:
     """The public name `name`, imported now."""
-    if name == "te":
-        return importlib.import_module("loopwright.te")
     if name not in _LAZY:
         raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LAZY[name]), name)
+    module = importlib.import_module(_LAZY[name])
+    return module if name == "te" else getattr(module, name)
 
 
 def __dir__() -> list[str]:
     """The public names."""
-    return sorted(__all__)
+    return __all__
 
 
 class _Root(ModuleType):
-    """Keeps a public name in front of a package of the same name: `lw.lower` is the function."""
+    """Keeps a public name before a package of that name: `lw.lower` and `lw.te` are no packages."""
 
     def __setattr__(self, name: str, value: object) -> None:
         if not (name in _LAZY and isinstance(value, ModuleType)):

@@ -17,6 +17,7 @@ from loopwright.cli.common import Session
 from loopwright.cli.plot import plot
 from loopwright.cli.tasks import tasks
 from loopwright.errors import LoopwrightError
+from loopwright.version import __version__
 
 app = typer.Typer(
     name="loopwright",
@@ -34,9 +35,7 @@ app.command()(plot)
 
 def _version(*, wanted: bool) -> None:
     if wanted:
-        import loopwright
-
-        typer.echo(f"loopwright {loopwright.__version__}")
+        typer.echo(f"loopwright {__version__}")
         raise typer.Exit
 
 
