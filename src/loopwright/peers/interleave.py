@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+Name = TypeVar("Name", bound=Hashable)
 
 Contender: TypeAlias = Callable[[], Sequence[float]]
 """Times itself now: nanoseconds a call, any number of figures, none when it cannot."""
@@ -36,13 +38,13 @@ class Timing:
         return (high - low) / self.median_ns
 
 
-def interleave(contenders: Mapping[str, Contender], *, rounds: int) -> dict[str, Timing]:
+def interleave(contenders: Mapping[Name, Contender], *, rounds: int) -> dict[Name, Timing]:
     """The timing of each contender over `rounds` rounds, each round asking every one in turn.
 
     Every other round goes backwards, so that none always follows the same one. Contenders without a
     figure are left out.
     """
-    figures: dict[str, list[float]] = {name: [] for name in contenders}
+    figures: dict[Name, list[float]] = {name: [] for name in contenders}
     names = list(contenders)
     for turn in range(rounds):
         for name in names if turn % 2 == 0 else reversed(names):
