@@ -73,9 +73,18 @@ class Died:
 Answer: TypeAlias = Ready | Died | Built
 
 
+def pack(message: Setup | Order | Answer) -> bytes:
+    """`message` as `write_packed` sends it."""
+    return pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+
+
 def write(sock: socket.socket, message: Setup | Order | Answer) -> None:
     """Send one message."""
-    body = pickle.dumps(message, protocol=pickle.HIGHEST_PROTOCOL)
+    write_packed(sock, pack(message))
+
+
+def write_packed(sock: socket.socket, body: bytes) -> None:
+    """Send one message that was packed before."""
     sock.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing.spawn
 import os
+import pickle
 import queue
 import select
 import signal
@@ -24,7 +25,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import IO
 
-from loopwright.errors import EnvironmentFailure
+from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.measure.build import BuildFunction, Built, one_line, pack_task
 from loopwright.measure.builder import (
     BOOT,
@@ -33,9 +34,11 @@ from loopwright.measure.builder import (
     Order,
     Ready,
     Setup,
+    pack,
     read,
     refuse_nesting,
     write,
+    write_packed,
 )
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage
 from loopwright.space.config import Config
@@ -45,6 +48,10 @@ _START_S = 60.0
 _WALL_FACTOR = 3.0  # a build may wait for a processor; its own time is limited in the builder
 _POLL_S = 1.0
 _STDERR_BYTES = 4096
+# What a builder needs to import the main script; the rest is about multiprocessing's own processes.
+_MAIN_KEYS = frozenset(
+    {"sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"}
+)
 
 
 class _Clock:
@@ -95,7 +102,8 @@ class BuilderPool:
 
     A task is pickled once, and sent once to each builder. The processes start at once, in the
     background, and end with `close` or with this process.
-    Raises: UserError while a builder imports the main script that made the pool.
+    Raises: UserError while a builder imports the main script that made the pool; ConfigError if
+    `build` cannot be pickled by reference to its module.
     """
 
     def __init__(
@@ -103,9 +111,7 @@ class BuilderPool:
     ) -> None:
         refuse_nesting()
         self.workers = workers
-        allowed = tuple(sorted(os.sched_getaffinity(0)))
-        main: dict[str, object] = dict(multiprocessing.spawn.get_preparation_data("builder"))
-        self._setup = Setup(build, allowed if cores is None else cores, main)
+        self._setup = _pack_setup(build, cores)
         self._queue: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
         self._clock = _Clock()
         self._lock = threading.Lock()  # guards _builders, _tasks and _stopped
@@ -191,7 +197,7 @@ class BuilderPool:
 
     def _serve(self, index: int) -> None:
         """Thread of builder `index`; the process dies with it."""
-        with contextlib.suppress(EnvironmentFailure, OSError):
+        with contextlib.suppress(EnvironmentFailure):
             self._builder(index)  # start now; an error is met again, and told, by the first trial
         while True:
             trial = self._queue.get()
@@ -264,7 +270,7 @@ class BuilderPool:
                 if self._closed.is_set():
                     self._signal(signal.SIGKILL)
         try:
-            write(builder.sock, self._setup)
+            write_packed(builder.sock, self._setup)
             answer = self._answer(builder, self._clock.now() + _START_S)
         except (OSError, EOFError):
             answer = None
@@ -285,6 +291,19 @@ class BuilderPool:
         line = _last_line(builder)
         builder.stderr.close()
         return line
+
+
+def _pack_setup(build: BuildFunction, cores: tuple[int, ...] | None) -> bytes:
+    where = tuple(sorted(os.sched_getaffinity(0))) if cores is None else cores
+    told = multiprocessing.spawn.get_preparation_data("builder")
+    main: dict[str, object] = {k: v for k, v in told.items() if k in _MAIN_KEYS}
+    try:
+        packed = pack(Setup(build, where, main))
+    except (pickle.PicklingError, AttributeError, TypeError) as e:
+        raise ConfigError(f"the build function must be at the top of a module: {e}") from e
+    if getattr(build, "__module__", None) == "__main__":
+        raise ConfigError("the build function is in the main script: move it to a module")
+    return packed
 
 
 def _spawn() -> _Builder:

@@ -1,0 +1,243 @@
+"""The local runner: the contract, the pipeline, the oracle gate, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import wait
+from dataclasses import replace
+from pathlib import Path
+
+import measure_kernels as kernels
+import numpy as np
+import pytest
+from loopwright.errors import ConfigError
+from loopwright.layout import Array
+from loopwright.measure.check import Checker, Oracle
+from loopwright.measure.local import LocalRunner, keep_to
+from loopwright.measure.request import MeasureRequest, Runner
+from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.te.workload import Workload
+from runner_contract import WAIT_S, RunnerContract
+
+PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
+TASK = kernels.task()
+two_cores = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+
+
+def request(action: str, plan: MeasurePlan = PLAN, *, check: bool = False) -> MeasureRequest:
+    return MeasureRequest(TASK, kernels.config(action), plan, check)
+
+
+def evaluate(workload: Workload, inputs: Sequence[Array]) -> Sequence[Array]:
+    assert workload.name == "double"
+    return (inputs[0] + inputs[0],)  # type: ignore[operator]  # float32
+
+
+def compare(workload: Workload, actual: Array, expected: Array) -> str | None:  # noqa: ARG001
+    wrong = np.flatnonzero(~(actual == expected))
+    return f"{wrong.size} wrong, first at {wrong[0]}" if wrong.size else None
+
+
+@pytest.fixture
+def new_runner(cache_dir: Path) -> Callable[[], LocalRunner]:
+    def make() -> LocalRunner:
+        checker = Checker(Oracle(evaluate, compare), seed=5)
+        return LocalRunner(kernels.build, checker=checker, cache_dir=cache_dir)
+
+    return make
+
+
+class TestContract(RunnerContract):
+    @pytest.fixture
+    def good(self) -> MeasureRequest:
+        return request("double")
+
+    @pytest.fixture
+    def bad(self) -> MeasureRequest:
+        return request("abort")
+
+
+def test_every_stage_reports_its_failure(new_runner: Callable[[], LocalRunner]) -> None:
+    with new_runner() as runner:
+        actions = ("illegal", "codegen", "compiler-aborts", "null", "triple_first", "double")
+        futures = [runner.submit(request(a, check=True)) for a in actions]
+        outcomes = [f.result(WAIT_S) for f in futures]
+
+    kinds = [o.kind if isinstance(o, Failed) else None for o in outcomes]
+    assert kinds == [
+        FailureKind.ILLEGAL_SCHEDULE,
+        FailureKind.COMPILE_ERROR,
+        FailureKind.COMPILER_CRASH,
+        FailureKind.CRASH,
+        FailureKind.WRONG_OUTPUT,
+        None,
+    ]
+    assert isinstance(outcomes[-1], Timed)
+    assert outcomes[-1].checked
+    assert outcomes[-1].build_s > 0
+    assert outcomes[-1].run_s > 0
+
+
+@pytest.mark.parametrize(
+    ("action", "detail"),
+    [
+        ("triple_first", "1 wrong, first at 0"),
+        ("leaves_the_last", "1 wrong, first at 999"),
+        ("adds_to_what_was_there", "1000 wrong, first at 0"),
+    ],
+)
+def test_a_wrong_output_is_caught(
+    new_runner: Callable[[], LocalRunner], action: str, detail: str
+) -> None:
+    with new_runner() as runner:
+        outcome = runner.submit(request(action, check=True)).result(WAIT_S)
+
+    assert isinstance(outcome, Failed)
+    assert (outcome.stage, outcome.kind) == (Stage.CHECK, FailureKind.WRONG_OUTPUT)
+    assert outcome.detail == f"output y: {detail}"
+
+
+def test_without_check_a_wrong_output_is_timed(new_runner: Callable[[], LocalRunner]) -> None:
+    with new_runner() as runner:
+        outcome = runner.submit(request("triple_first")).result(WAIT_S)
+
+    assert isinstance(outcome, Timed)
+    assert not outcome.checked
+
+
+def test_an_oracle_that_raises_is_raised_by_the_future(cache_dir: Path) -> None:
+    def broken(workload: Workload, inputs: Sequence[Array]) -> Sequence[Array]:
+        raise ZeroDivisionError
+
+    checker = Checker(Oracle(broken, compare))
+    with LocalRunner(kernels.build, checker=checker, cache_dir=cache_dir) as runner:
+        future = runner.submit(request("double", check=True))
+        with pytest.raises(ZeroDivisionError):
+            future.result(WAIT_S)
+        assert isinstance(runner.submit(request("double")).result(WAIT_S), Timed)
+
+
+@two_cores
+def test_a_parallel_kernel_is_measured_on_all_cores_beside_builds(cache_dir: Path) -> None:
+    cores = len(os.sched_getaffinity(0))
+    task = kernels.task(threads=cores)
+    plan = replace(PLAN, threads=cores)
+    with LocalRunner(kernels.build, threads=cores, cache_dir=cache_dir) as runner:
+        assert runner.background_cores == ()
+        futures = [
+            runner.submit(MeasureRequest(task, kernels.config(a), plan))
+            for a in ("spin-0.05", "double", "null", "spin-0.02", "double")
+        ]
+        wait(futures, WAIT_S)
+        kinds = [type(f.result(0)) for f in futures]
+
+    assert kinds == [Timed, Timed, Failed, Timed, Timed]
+
+
+def test_a_plan_for_other_threads_is_refused(new_runner: Callable[[], Runner]) -> None:
+    with (
+        new_runner() as runner,
+        pytest.raises(ConfigError, match="a plan for 7 threads on a runner for 1"),
+    ):
+        runner.submit(request("double", replace(PLAN, threads=7)))
+
+
+def test_a_check_without_a_checker_is_refused(cache_dir: Path) -> None:
+    with (
+        LocalRunner(kernels.build, cache_dir=cache_dir) as runner,
+        pytest.raises(ConfigError, match="no checker"),
+    ):
+        runner.submit(request("double", check=True))
+
+
+def test_a_cancelled_request_is_not_measured(new_runner: Callable[[], LocalRunner]) -> None:
+    with new_runner() as runner:
+        first = runner.submit(request("spin-0.1"))
+        second = runner.submit(request("double"))
+        assert second.cancel()
+        third = runner.submit(request("double"))
+
+        assert isinstance(first.result(WAIT_S), Timed)
+        assert isinstance(third.result(WAIT_S), Timed)
+        assert second.cancelled()
+
+
+@two_cores
+def test_this_process_keeps_off_the_measured_core_while_a_runner_is_open(
+    new_runner: Callable[[], LocalRunner],
+) -> None:
+    before = os.sched_getaffinity(0)
+    with new_runner() as runner:
+        inside = os.sched_getaffinity(0)
+
+        assert inside == set(runner.background_cores)
+        assert not inside & set(runner.cores)
+    assert os.sched_getaffinity(0) == before
+
+
+def test_keep_to_gives_back_what_was_there() -> None:
+    before = os.sched_getaffinity(0)
+    with keep_to((min(before),)):
+        assert os.sched_getaffinity(0) == {min(before)}
+    assert os.sched_getaffinity(0) == before
+
+
+_TUNER = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import measure_kernels as kernels
+from pathlib import Path
+from loopwright.measure.local import LocalRunner
+from loopwright.measure.request import MeasureRequest
+
+if __name__ == "__main__":
+    runner = LocalRunner(kernels.build, cache_dir=Path(sys.argv[2]))
+    task = kernels.task()
+    ask = lambda action: runner.submit(MeasureRequest(task, kernels.config(action)))
+    ask("double").result(60)
+    hanging = [ask("compiler-sleeps"), ask("sleep")]
+    print(runner._server.pid, *runner._builders.pids, flush=True)
+    hanging[0].result(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_tuner_that_is_killed_leaves_no_process(
+    tmp_path: Path, cache_dir: Path, number: signal.Signals
+) -> None:
+    script = tmp_path / "tuner.py"
+    script.write_text(_TUNER)
+    source = str(Path(kernels.__file__).parents[2] / "src")
+    tuner = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {_RUN}"]
+        + [str(script), str(Path(kernels.__file__).parent), str(cache_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with tuner:
+        assert tuner.stdout is not None
+        pids = [int(word) for word in tuner.stdout.readline().split()]
+        watches = [os.pidfd_open(pid) for pid in pids]
+        tuner.send_signal(number)
+        tuner.wait(WAIT_S)
+
+    assert len(pids) == 2
+    for watch in watches:
+        assert ended(watch)
+        os.close(watch)
+
+
+_RUN = "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+def ended(watch: int) -> bool:
+    """True when the process that `watch` is a descriptor of ends within a minute."""
+    import select
+
+    ready, _, _ = select.select([watch], [], [], 60.0)
+    return bool(ready)
