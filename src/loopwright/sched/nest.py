@@ -261,7 +261,7 @@ class _Builder:
             terms = _index_terms(reader, part[0])
             inner = frozenset(t.loop for t in terms) - fixed
             span: Extent = 1 + reach(terms, self.extents, inner)
-            spans.append(minimum(span, 1 + sum_spans(reader, part[0])))
+            spans.append(minimum(span, 1 + _whole_span(reader, part[0])))
             constants.append(part[1])
         first = parts[0]
         if first is None or any(p is None or p[0] != first[0] for p in parts):
@@ -393,12 +393,11 @@ def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
     return tuple(terms)
 
 
-def sum_spans(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
-    """The distance an index covers when each axis runs through its whole region."""
-    total: Extent = 0
-    for name, coeff in coeffs.items():
-        total = total + abs(coeff) * (stage.axis(name).extent - 1)
-    return total
+def _whole_span(stage: StageNest, coeffs: Mapping[str, int]) -> int:
+    """The distance an index covers when each axis runs through the whole tensor: tails end there."""
+    whole = {v.name: extent for v, extent in zip(stage.tensor.axis, stage.tensor.shape, strict=True)}
+    whole |= {a.var.name: a.extent for a in stage.tensor.reduce_axis}
+    return sum(abs(coeff) * (whole[name] - 1) for name, coeff in coeffs.items())
 
 
 def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[Access, ...]:
