@@ -36,7 +36,7 @@ class Config:
         if isinstance(data, str):
             return Config.from_json(_parse(data))
         if not isinstance(data, Mapping):
-            raise ConfigError(f"config {str(data):.60} is not a JSON object of knobs")
+            raise ConfigError(f"config {data!s:.60} is not a JSON object of knobs")
         return Config.of({name: _value(name, value) for name, value in data.items()})
 
     def to_json(self) -> dict[str, JsonValue]:

@@ -222,7 +222,7 @@ def _check_values(name: str, values: Sequence[KnobValue]) -> None:
         raise ConfigError(f"knob {name!r} has no value; give it at least one candidate")
     if len(values) > MAX_VALUES:
         raise ConfigError(
-            f"knob {name!r} has more than {MAX_VALUES} values; use fewer parts, max_factor or a list"
+            f"knob {name!r} has over {MAX_VALUES} values; use fewer parts, max_factor or a list"
         )
     if len({(type(value), value) for value in values}) != len(values):
         raise ConfigError(f"knob {name!r}: a value is given twice in {list(values)[:8]}")

@@ -1,8 +1,9 @@
 """A space of configs: knobs, and the joint constraints that hold between them.
 
 Points are index matrices, int64 [N, K]: the index of each knob's value. Everything that search
-needs is done for many points at once, and nothing here lists the product of the knobs but `enumerate`, which
-refuses when that product is large. A space keeps no state: the generator is always given.
+needs is done for many points at once, and nothing here lists the product of the knobs but
+`enumerate`, which refuses when that product is large. A space keeps no state: the generator is
+always given.
 """
 
 from __future__ import annotations
