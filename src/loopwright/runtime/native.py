@@ -44,7 +44,10 @@ import sys
 import llvmlite.binding as llvm
 llvm.initialize_native_target()
 llvm.initialize_native_asmprinter()
-machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic", codemodel="small")
+target = llvm.Target.from_default_triple()
+machine = target.create_target_machine(
+    features=sys.argv[1], opt=2, reloc="pic", codemodel="small"
+)
 module = llvm.parse_assembly(sys.stdin.read())
 module.verify()
 sys.stdout.buffer.write(machine.emit_object(module))
@@ -90,29 +93,29 @@ def native(cache_dir: Path | None = None) -> Native:
     return Native(code, *(code[name] for name in _SYMBOLS))
 
 
-def object_code(ir: str, cache_dir: Path) -> bytes:
+def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = ()) -> bytes:
     """The object of the module `ir` for this machine, from `cache_dir` when it is there.
 
-    A directory that cannot be written costs a compilation a process and nothing else.
+    `features` are LLVM's names of what it may use beyond the architecture's base. A directory that cannot be written costs a compilation a process and nothing else.
     Raises: EnvironmentFailure if the compilation fails.
     """
-    identity = f"{llvmlite.__version__} {platform.machine()}\n{ir}"
+    identity = f"{llvmlite.__version__} {platform.machine()} {','.join(features)}\n{ir}"
     path = cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
     kept = _read(path)
     if kept is not None:
         return kept
-    code = compile_ir(ir)
+    code = compile_ir(ir, features)
     with contextlib.suppress(OSError):
         _write(path, code)
     return code
 
 
-def compile_ir(ir: str) -> bytes:
+def compile_ir(ir: str, features: tuple[str, ...] = ()) -> bytes:
     """The object of the module `ir` for this machine, compiled in a process of its own.
 
     Raises: EnvironmentFailure with the end of what the compiler said.
     """
-    command = [sys.executable, "-c", _COMPILE]
+    command = [sys.executable, "-P", "-c", _COMPILE, ",".join(f"+{name}" for name in features)]
     try:
         done = subprocess.run(
             command, input=ir.encode(), capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False
