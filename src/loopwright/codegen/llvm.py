@@ -184,6 +184,8 @@ class _Emitter:
         """The body of `loop` once, for `lanes` iterations in lock step."""
         self._in_lanes = True
         self._indices.lanes = lanes
+        if binding is not LANE:
+            self._indices.epoch += 1
         self._indices.env[loop.var.name] = binding
         self._stmt(loop.body)
         self._indices.lanes = 1
@@ -201,6 +203,7 @@ class _Emitter:
         phis = text.open_part()
         frame = text.open_frame()
         variable, following = text.name(), text.name()
+        self._indices.epoch += 1
         with text.layer(alone=True):
             body(Idx(0, 0, ((Term(variable, frame, 0, extent - 1), 1),)))
             self._registers.leave_loop(carried, before, phis)
@@ -214,6 +217,7 @@ class _Emitter:
         ]
         text.close_frame()
         text.label(leave)
+        self._indices.epoch += 1
 
     def _if(self, stmt: If) -> None:
         cond = self._expressions.condition(stmt.cond)

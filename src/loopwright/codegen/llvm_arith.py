@@ -30,6 +30,8 @@ from loopwright.ir.expr import COMPARISONS, Op
 
 _FLOAT = {Op.ADD: "fadd", Op.SUB: "fsub", Op.MUL: "fmul", Op.DIV: "fdiv"}
 _INT = {Op.ADD: "add", Op.SUB: "sub", Op.MUL: "mul", Op.AND: "and", Op.OR: "or"}
+_TRIVIAL = (0, 1, -1)
+"""Factors whose product needs no multiplication."""
 _FCMP = {Op.LT: "olt", Op.LE: "ole", Op.GT: "ogt", Op.GE: "oge", Op.EQ: "oeq", Op.NE: "une"}
 _ICMP = {Op.LT: "lt", Op.LE: "le", Op.GT: "gt", Op.GE: "ge"}
 
@@ -41,6 +43,8 @@ class Arithmetic:
         self._indices = indices
         self._native_half = arch == "aarch64" or "f16c" in features
         self.declared: dict[str, str] = {}
+        # By identity of the dtype (kept alive in the entry): hashing one costs more than the rest.
+        self._fused: dict[tuple[int, int], tuple[str, str, DType]] = {}
 
     @property
     def _text(self) -> FunctionText:
@@ -119,7 +123,7 @@ class Arithmetic:
 
     def multiply_add(self, a: Value, b: Value, c: Value, *, minus: bool = False) -> Value:
         """`a * b + c` of floats with one rounding where the target can; `minus`: `c - a * b`."""
-        if self._identity(Op.MUL, a, b) is not None or (a.const is not None and b.const is not None):
+        if a.const in _TRIVIAL or b.const in _TRIVIAL or (a.const is not None and b.const is not None):
             product = self.binary(Op.MUL, a, b)
             return self.binary(Op.SUB, c, product) if minus else self.binary(Op.ADD, c, product)
         if c.const == 0 and not minus:
@@ -127,7 +131,23 @@ class Arithmetic:
         if a.dtype.bits == 16:
             product = self.binary(Op.MUL, a, b)
             return self.binary(Op.SUB if minus else Op.ADD, c, product)
-        return self.intrinsic("fmuladd", self.negate(a) if minus else a, b, c)
+        return self._fmuladd(self.negate(a) if minus else a, b, c)
+
+    def _fmuladd(self, a: Value, b: Value, c: Value) -> Value:
+        """`intrinsic("fmuladd", a, b, c)`, with its types looked up once: kernels are made of these."""
+        lanes, dtype = max(a.lanes, b.lanes, c.lanes), a.dtype
+        known = self._fused.get((id(dtype), lanes))
+        if known is None:
+            self.intrinsic("fmuladd", a, b, c)  # declares it
+            self._text.lines.pop()
+            kind = value_type(dtype, lanes)
+            name = f"llvm.fmuladd.{mangled(compute_type(dtype), lanes)}"
+            known = self._fused[id(dtype), lanes] = (kind, f"call {kind} @{name}({kind} ", dtype)
+        x = a.text if a.lanes == lanes else self.widen(a, lanes)
+        y = b.text if b.lanes == lanes else self.widen(b, lanes)
+        z = c.text if c.lanes == lanes else self.widen(c, lanes)
+        kind, call, _ = known
+        return Value(self._text.op(f"{call}{x}, {kind} {y}, {kind} {z})"), dtype, lanes)
 
     def _float_floor(self, op: Op, lhs: Value, rhs: Value) -> Value:
         """Python's `//` and `%` of floats: the remainder has the sign of the divisor."""
@@ -158,10 +178,30 @@ class Arithmetic:
                 return self._plain("and" if op is Op.MIN else "or", lhs, rhs, BOOL)
             return self.intrinsic(("s" if signed else "u") + op.value, lhs, rhs)
         if not signed:
-            return self._plain("urem" if op is Op.FLOORMOD else "udiv", lhs, rhs, lhs.dtype)
+            return self._plain("urem" if op is Op.FLOORMOD else "udiv", lhs, self._safe(rhs), lhs.dtype)
         if op is Op.DIV:
-            return self._plain("sdiv", lhs, rhs, lhs.dtype)
+            return self._quotient(lhs, rhs)
         return self._int_floor(op, lhs, rhs)
+
+    def _safe(self, divisor: Value) -> Value:
+        """`divisor`, or 1 where dividing by it would trap: an inactive lane or side must not.
+
+        That is 0, and -1, which overflows on the smallest number; a remainder by -1 is that by 1.
+        """
+        if divisor.const is not None and divisor.const not in (0, -1):
+            return divisor
+        dtype = divisor.dtype
+        traps = self.binary(Op.EQ, divisor, literal(0, dtype))
+        if dtype.kind is Kind.INT:
+            traps = self.binary(Op.OR, traps, self.binary(Op.EQ, divisor, literal(-1, dtype)))
+        return self.select(traps, literal(1, dtype), divisor)
+
+    def _quotient(self, lhs: Value, rhs: Value) -> Value:
+        """Signed division that truncates and wraps around."""
+        quotient = self._plain("sdiv", lhs, self._safe(rhs), lhs.dtype)
+        if rhs.const is not None and rhs.const != -1:
+            return quotient
+        return self.select(self.binary(Op.EQ, rhs, literal(-1, rhs.dtype)), self.negate(lhs), quotient)
 
     def _int_floor(self, op: Op, lhs: Value, rhs: Value) -> Value:
         """Signed `//` and `%` that round to minus infinity."""
@@ -171,12 +211,12 @@ class Arithmetic:
                 return self._plain("and", lhs, literal(int(const) - 1, lhs.dtype), lhs.dtype)
             return self._plain("ashr", lhs, literal(int(const).bit_length() - 1, lhs.dtype), lhs.dtype)
         dtype, zero = lhs.dtype, literal(0, lhs.dtype)
-        rest = self._plain("srem", lhs, rhs, dtype)
+        rest = self._plain("srem", lhs, self._safe(rhs), dtype)
         signs = self._plain("xor", rest, rhs, dtype)
         wrong = self.binary(Op.AND, self.binary(Op.LT, signs, zero), self.binary(Op.NE, rest, zero))
         if op is Op.FLOORMOD:
             return self.select(wrong, self._plain("add", rest, rhs, dtype), rest)
-        whole = self._plain("sdiv", lhs, rhs, dtype)
+        whole = self._quotient(lhs, rhs)
         return self.select(wrong, self._plain("add", whole, literal(-1, dtype), dtype), whole)
 
     def _plain(self, op: str, lhs: Value, rhs: Value, result: DType) -> Value:
@@ -360,7 +400,7 @@ def fold(op: Op, a: Number, b: Number, dtype: DType) -> Value | None:
         return _narrow(a - b, dtype)
     if op is Op.MUL:
         return _narrow(a * b, dtype)
-    if op is Op.AND or op is Op.OR:
+    if (op is Op.AND or op is Op.OR) and dtype.is_bool:
         return literal((a and b) if op is Op.AND else (a or b), dtype)
     if dtype.is_int and b > 0 and op in (Op.FLOORDIV, Op.FLOORMOD):
         return literal(a // b if op is Op.FLOORDIV else a % b, dtype)

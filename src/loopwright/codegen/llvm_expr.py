@@ -6,7 +6,9 @@ arithmetic on values. Left-leaning chains are walked in a loop, since sums can b
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
+from typing import TypeGuard
 
 from loopwright.codegen.affine import Idx
 from loopwright.codegen.llvm_arith import Arithmetic
@@ -34,6 +36,14 @@ from loopwright.ir.expr import (
 from loopwright.ir.stmt import Stmt, Store
 
 
+class _Way(enum.Enum):
+    """How a binary operation is computed."""
+
+    CONDITION = "condition"
+    INDEX = "index"
+    ARITHMETIC = "arithmetic"
+
+
 class Expressions:
     """Emits expressions where emission stands."""
 
@@ -46,6 +56,8 @@ class Expressions:
         self.memory = Memory(indices, arith, self.conditions, storage)
         self._functions = Functions(indices, arith)
         self._pure: dict[Expr, bool] = {}
+        self._ways: dict[Binary, _Way] = {}
+        self._spines: dict[Binary, list[Binary]] = {}
         self._shared: dict[Expr, frozenset[Expr]] = {}
         self._reuse: frozenset[Expr] = frozenset()
         self._known: list[dict[Expr, Value]] = [{}]
@@ -96,24 +108,33 @@ class Expressions:
         return self._indices.value(self._indices.index(node))
 
     def _binary(self, node: Binary) -> Value:
-        if node.op in COMPARISONS or node.op in LOGICAL:
+        way = self._ways.get(node)
+        if way is None:
+            way = self._ways[node] = self._way(node)
+        if way is _Way.CONDITION:
             return self.conditions.value(self.conditions.cond(node))
-        if self._is_index(node):
+        if way is _Way.INDEX:
             return self._indices.value(self._indices.index(node))
-        spine: list[Binary] = []
-        first: Expr = node
-        while isinstance(first, Binary) and not self._stops(first, bool(spine)):
-            spine.append(first)
-            first = first.lhs
-        return self._fold_spine(spine, self.value(first))
+        spine = self._spines.get(node)
+        if spine is None:
+            spine = self._spines[node] = self._spine(node)
+        return self._fold_spine(spine, self.value(spine[-1].lhs))
 
-    def _stops(self, node: Binary, inner: bool) -> bool:
-        """True when the walk down the left sides ends above `node`."""
-        if not inner:
-            return False
+    def _way(self, node: Binary) -> _Way:
         if node.op in COMPARISONS or node.op in LOGICAL:
-            return True
-        return node in self._reuse or self._is_index(node)
+            return _Way.CONDITION
+        return _Way.INDEX if self._is_index(node) else _Way.ARITHMETIC
+
+    def _spine(self, node: Binary) -> list[Binary]:
+        """`node` and the arithmetic below it on the left, as far as one walk can compute it."""
+        spine = [node]
+        below = node.lhs
+        while isinstance(below, Binary) and below not in self._reuse:
+            if self._way(below) is not _Way.ARITHMETIC:
+                break
+            spine.append(below)
+            below = below.lhs
+        return spine
 
     def _fold_spine(self, spine: list[Binary], value: Value) -> Value:
         arith = self._arith
@@ -126,33 +147,28 @@ class Expressions:
                     other = arith.negate(other)
                 value = arith.multiply_add(value, factor, other)
                 continue
-            if value.dtype.is_float and node.op in (Op.ADD, Op.SUB) and self._is_product(node.rhs):
-                lhs, rhs = self.value(node.rhs.lhs), self.value(node.rhs.rhs)  # type: ignore[union-attr]  # a product
-                value = arith.multiply_add(lhs, rhs, value, minus=node.op is Op.SUB)
+            op, right, is_float = node.op, node.rhs, value.dtype.is_float
+            if is_float and (op is Op.ADD or op is Op.SUB) and self._is_product(right):
+                lhs, rhs = self.value(right.lhs), self.value(right.rhs)
+                value = arith.multiply_add(lhs, rhs, value, minus=op is Op.SUB)
                 continue
-            rhs = self.value(node.rhs)
-            above = spine[position - 1] if position else None
-            if above is not None and self._is_product(node) and above.op in (Op.ADD, Op.SUB):
+            rhs = self.value(right)
+            above = spine[position - 1].op if position else None
+            if is_float and op is Op.MUL and (above is Op.ADD or above is Op.SUB):
                 pending = rhs
             else:
-                value = arith.binary(node.op, value, rhs)
+                value = arith.binary(op, value, rhs)
         return value
 
-    def _is_product(self, node: Expr) -> bool:
-        return (
-            isinstance(node, Binary)
-            and node.op is Op.MUL
-            and node not in self._reuse
-            and node.dtype.is_float
-        )
+    def _is_product(self, node: Expr) -> TypeGuard[Binary]:
+        return isinstance(node, Binary) and node.op is Op.MUL and node not in self._reuse
 
     def _is_index(self, node: Expr) -> bool:
         """True for int64 arithmetic on variables and constants alone."""
         found = self._pure.get(node)
         if found is None:
-            found = node.dtype == I64 and not any(
-                isinstance(n, Load | Cast | Select) or not (n.dtype == I64 or n.dtype.is_bool)
-                for n in distinct(node)
+            found = _dtype(node) == I64 and not any(
+                isinstance(n, Load | Cast | Select) for n in distinct(node)
             )
             self._pure[node] = found
         return found
@@ -284,6 +300,13 @@ class Expressions:
         lane_vars = self._lane_vars()
         loads = (n for n in distinct(expr) if isinstance(n, Load))
         return any(not _names(load.indices[0]) & lane_vars for load in loads)
+
+
+def _dtype(node: Expr) -> DType:
+    """The dtype of arithmetic; a loop, since sums can be thousands deep."""
+    while isinstance(node, Binary) and node.op not in COMPARISONS:
+        node = node.lhs
+    return node.dtype
 
 
 def _names(expr: Expr) -> set[str]:

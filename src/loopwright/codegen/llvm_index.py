@@ -36,13 +36,15 @@ class Indices:
     """Evaluates index expressions where emission stands.
 
     `env` binds the variables of all open loops: an int for an unrolled one, else an `Idx`. `lanes` is
-    the width of the open vectorized loop, 1 outside of one.
+    the width of the open vectorized loop, 1 outside of one. `epoch` changes when anything but an int is
+    bound or released, and with the function.
     """
 
     def __init__(self, text: FunctionText) -> None:
         self.text = text
         self.env: dict[str, Binding] = {}
         self.lanes = 1
+        self.epoch = 0
         self.value_of: Callable[[Expr], Value] = _unset
         self._forms: dict[Expr, Linear] = {}
         self._terms: dict[str, Term] = {}

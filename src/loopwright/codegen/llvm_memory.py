@@ -11,7 +11,6 @@ import math
 from typing import NamedTuple
 
 from loopwright.codegen.affine import Frame, Idx, Lanes, Term
-from loopwright.codegen.builder import FunctionText
 from loopwright.codegen.llvm_arith import Arithmetic
 from loopwright.codegen.llvm_cond import Cond, Conditions
 from loopwright.codegen.llvm_index import Indices, deeper
@@ -28,20 +27,20 @@ MAX_STRIDE = 4
 
 
 class Access(NamedTuple):
-    """An analysed access, valid while `text` and the bindings in `fixed` are the current ones.
+    """An analysed access, valid while no loop opens or closes (`epoch`).
 
     The address of lane i is `base + const + sum(coef * unrolled variable) + i * lane + vec` bytes; for
     a register buffer `base` is empty and the unit is elements.
     """
 
-    text: FunctionText
+    epoch: int
     base: str
     const: int
     ints: tuple[tuple[str, int], ...]
-    fixed: tuple[tuple[str, Idx], ...]
     lane: int
     align: int
     vec: Lanes | None
+    key: tuple[Buffer, str, int, Lanes | None]
 
 
 class Memory:
@@ -73,7 +72,7 @@ class Memory:
             return self.registers.read(buffer, offset)
         text = self._indices.text
         mask = "" if self.mask is None else self.mask.text
-        key = (buffer, access.base, offset, access.lane, access.vec, self._versions.get(buffer, 0), mask)
+        key = (access.key, offset, self._versions.get(buffer, 0), mask)
         lanes = 1 if access.lane == 0 and access.vec is None else self._indices.lanes
         found = text.recall(key)
         if found is None:
@@ -244,7 +243,7 @@ class Memory:
     ) -> tuple[Access, int]:
         """The analysed access and the constant offset of this instance from its base."""
         access = self._accesses.get(node)
-        if access is None or not self._is_current(access):
+        if access is None or access.epoch != self._indices.epoch:
             access = self._analyse(buffer, indices[0])
             if not self._indices.form(indices[0]).atoms:
                 self._accesses[node] = access
@@ -254,47 +253,33 @@ class Memory:
             total += env[name] * coef  # type: ignore[operator]  # `ints` are bound to integers
         return access, total
 
-    def _is_current(self, access: Access) -> bool:
-        env = self._indices.env
-        if access.text is not self._indices.text:
-            return False
-        return all(env.get(name) is bound for name, bound in access.fixed)
-
     def _analyse(self, buffer: Buffer, index: Expr) -> Access:
         indices, place = self._indices, self._storage.places[buffer]
         form, env = indices.form(index), indices.env
         in_registers = place.home is Home.REGISTERS
         unit = (1 if in_registers else buffer.dtype.nbytes) * max(1, place.expand)
         ints: list[tuple[str, int]] = []
-        fixed: list[tuple[str, Idx]] = []
-        if form.atoms:
-            total = indices.index(index)
-        else:
-            total = Idx(form.const)
-            for name, coef in form.vars:
-                bound = env.get(name)
-                if bound is None:
-                    raise CodegenError(f"{buffer.name}: variable {name} is not bound by an open loop")
-                if isinstance(bound, int):
-                    ints.append((name, coef * unit))
-                else:
-                    fixed.append((name, bound))
-                    total = indices.add(total, indices.scale(bound, coef))
+        total = indices.index(index) if form.atoms else Idx(form.const)
+        for name, coef in () if form.atoms else form.vars:
+            bound = env.get(name)
+            if bound is None:
+                raise CodegenError(f"{buffer.name}: variable {name} is not bound by an open loop")
+            if isinstance(bound, int):
+                ints.append((name, coef * unit))
+            else:
+                total = indices.add(total, indices.scale(bound, coef))
         total = indices.scale(total, unit)
         if place.expand:
             total = indices.add(total, Idx(0, unit // place.expand))
-            lane = env[place.lane]
-            if isinstance(lane, Idx):
-                fixed.append((place.lane, lane))
-        if in_registers:
-            if total.terms or total.vec is not None:
-                raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
-            return Access(indices.text, "", total.const, tuple(ints), tuple(fixed), total.lane, 0, None)
-        base = self._base(buffer)
-        align = math.gcd(ALIGN, *(coef for _, coef in total.terms))
-        base = self._advance(base, total.terms)
+        base, align = "", ALIGN
+        if not in_registers:
+            align = math.gcd(ALIGN, *(coef for _, coef in total.terms))
+            base = self._advance(self._base(buffer), total.terms)
+        elif total.terms or total.vec is not None:
+            raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
+        key = (buffer, base, total.lane, total.vec)
         return Access(
-            indices.text, base, total.const, tuple(ints), tuple(fixed), total.lane, align, total.vec
+            indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
         )
 
     def _advance(self, base: str, terms: tuple[tuple[Term, int], ...]) -> str:
