@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -156,7 +157,9 @@ def select(text: str | None, count: int) -> tuple[int, ...]:
 
 
 def show_ns(ns: float) -> str:
-    """A time for a person, three digits: 912 ns, 45.1 us, 3.20 ms, 1.10 s."""
+    """A time for a person, three digits: 912 ns, 45.1 us, 3.2 ms, 1.1 s; `-` for NaN."""
+    if math.isnan(ns):
+        return "-"
     for unit, size in (("s", 1e9), ("ms", 1e6), ("us", 1e3)):
         if ns >= size:
             return f"{ns / size:.3g} {unit}"

@@ -13,7 +13,9 @@ from typing import Annotated
 import typer
 
 from loopwright.cli import records
+from loopwright.cli.bench import bench
 from loopwright.cli.common import Session
+from loopwright.cli.doctor import doctor
 from loopwright.cli.plot import plot
 from loopwright.cli.tasks import tasks
 from loopwright.errors import LoopwrightError
@@ -29,8 +31,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(tasks)
+app.command()(bench)
 app.add_typer(records.app, name="records")
 app.command()(plot)
+app.command()(doctor)
 
 
 def _version(*, wanted: bool) -> None:

@@ -25,10 +25,10 @@ def tasks(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what there is to tune in MODEL."""
-    from loopwright import api
+    from loopwright.api.model import load_model
 
-    found = api.model(model, target=target, threads=threads, shapes=parse_shapes(shape))
-    total = sum(part.task.flops * part.count for part in found.parts)
+    found = load_model(model, target=target, threads=threads, shapes=parse_shapes(shape))
+    total = found.flops
     if output is Output.JSON:
         print_json(
             {

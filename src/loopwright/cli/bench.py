@@ -1,0 +1,118 @@
+"""`loopwright bench MODEL --ops`: the tuned programs of a model beside other libraries."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopwright.cli.common import (
+    CompareOption,
+    ModelArgument,
+    Output,
+    OutputOption,
+    RecordsOption,
+    ShapeOption,
+    TasksOption,
+    ThreadsOption,
+    console,
+    parse_shapes,
+    print_json,
+    records_url,
+    select,
+)
+from loopwright.errors import RecordsError, UnsupportedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from loopwright.api.model import Part
+    from loopwright.peers.compare import Comparison, Plan
+
+
+def bench(
+    context: typer.Context,
+    model: ModelArgument,
+    *,
+    ops: Annotated[
+        bool, typer.Option("--ops", help="Time each operator of MODEL by itself.")
+    ] = False,
+    compare: CompareOption = None,
+    threads: ThreadsOption = 1,
+    tasks: TasksOption = None,
+    records: RecordsOption = None,
+    rounds: Annotated[int, typer.Option(min=1, help="How often each contender has its turn.")] = 7,
+    shape: ShapeOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Time the tuned programs of MODEL.
+
+    Each is timed in turns with the libraries of --compare: the kernel alone in its own layouts with
+    packed weights, and from plain to plain layouts.
+    """
+    if not ops:
+        raise UnsupportedError("bench times operators so far; add --ops")
+    from loopwright.api.model import load_model
+    from loopwright.cli.report import as_json, as_table
+    from loopwright.peers.compare import Plan
+
+    found = load_model(model, threads=threads, shapes=parse_shapes(shape))
+    parts = [found.parts[i] for i in select(tasks, len(found.parts))]
+    url = records_url(context, records)
+    rows, missing = timed(parts, url, compare or [], threads, Plan(rounds=rounds))
+    if not rows:
+        raise RecordsError(missing[0])
+    if output is Output.JSON:
+        print_json(as_json(found.label, threads, rows, missing))
+        return
+    screen = console()
+    screen.print(as_table(found.label, threads, rows))
+    for line in missing:
+        screen.print(f"left out: {line}")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One task of the model and how it did."""
+
+    part: Part
+    config: str
+    comparison: Comparison
+
+
+def timed(
+    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: Plan
+) -> tuple[list[Row], list[str]]:
+    """A row for each of `parts` that has a record, and why the others have none."""
+    from loopwright.api.program import Compiler, best_record, example_inputs
+    from loopwright.peers.compare import KERNEL, PLAIN, compare, peers_on
+    from loopwright.peers.wire import OpSpec
+    from loopwright.records.store import SqlStore
+
+    programs, missing = [], []
+    with SqlStore(url, create=False) as store, Compiler() as compiler:
+        for part in parts:
+            try:
+                config = best_record(part.task, store, url).config
+            except RecordsError as error:
+                missing.append(str(error))
+                continue
+            programs.append((part, compiler.program(part.task, config)))
+    rows = []
+    with peers_on(engines, threads) as peers:
+        for part, program in programs:
+            task = part.task
+            arrays = dict(zip(program.inputs, example_inputs(task), strict=True))
+            weights = {n: a for n, a in arrays.items() if n in task.workload.constants}
+            data = [array for name, array in arrays.items() if name not in weights]
+            bound = program.bind(**weights)
+            ours: dict[str, Callable[[], object]] = {
+                KERNEL: bound.timed_call(*data),
+                PLAIN: functools.partial(bound, *data),
+            }
+            spec = OpSpec(task.operator, dict(task.attrs))
+            comparison = compare(ours, peers, spec, task.flops, plan)
+            rows.append(Row(part, str(program.config), comparison))
+    return rows, missing
