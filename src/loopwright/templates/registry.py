@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from loopwright.ops import registry as ops
+from loopwright.target import Target
 from loopwright.te.workload import Workload
-from loopwright.templates import derived
+from loopwright.templates import derived, task
 from loopwright.templates.cpu import conv2d_direct, depthwise, matmul
 from loopwright.templates.template import Template
 
@@ -22,6 +26,24 @@ def template_for(operator: str, workload: Workload) -> Template:
     if template is None or not workload.outputs[0].dtype.is_float:
         return derived.TEMPLATE
     return template
+
+
+def task_for(
+    operator: str,
+    attrs: Mapping[str, object],
+    target: Target,
+    *,
+    threads: int = 1,
+    template: Template | None = None,
+) -> task.Task:
+    """The task of an operator asked for by name.
+
+    Raises: UnsupportedError for an unknown operator; ShapeError for attributes that do not fit.
+    """
+    workload = ops.build(operator, **attrs)
+    chosen = template if template is not None else template_for(operator, workload)
+    known = ops.attributes(operator, **attrs)
+    return task.make(workload, chosen, target, threads=threads, operator=operator, attrs=known)
 
 
 def by_name(name: str) -> Template | None:

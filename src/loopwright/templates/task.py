@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
+from loopwright.ops.attrs import AttrValue
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.template import Template
-
-AttrValue: TypeAlias = int | float | str | bool | tuple[int, ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Task:
@@ -27,6 +24,11 @@ class Task:
     target: Target
     threads: int
     space: Space = field(compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle without the space, whose constraints are closures: it is declared again."""
+        parts = (self.workload, self.template, self.target, self.threads, self.operator, self.attrs)
+        return _remade, parts
 
     @property
     def key(self) -> str:
@@ -57,6 +59,17 @@ def make(
     """The task of computing `workload` with `template`; its space is declared here, once."""
     space = template.space(workload, target)
     return Task(operator or workload.name, attrs, workload, template, target, threads, space)
+
+
+def _remade(
+    workload: Workload,
+    template: Template,
+    target: Target,
+    threads: int,
+    operator: str,
+    attrs: tuple[tuple[str, AttrValue], ...],
+) -> Task:
+    return make(workload, template, target, threads=threads, operator=operator, attrs=attrs)
 
 
 def _show(value: AttrValue) -> str:
