@@ -39,8 +39,8 @@ class Observations:
 class Dataset:
     """Trials of any number of workloads, each compared only with those of its own.
 
-    `throughput` float64 [N] is the best time of the row's workload divided by the row's own: 1 for the
-    best, 0 for a failure. `groups` int64 [N] numbers the workloads from 0 and ascends.
+    `throughput` float64 [N] is the best time of the row's workload divided by the row's own: 1
+    for the best, 0 for a failure. `groups` int64 [N] numbers the workloads from 0 and ascends.
     """
 
     features: FeatureMatrix

@@ -1,6 +1,7 @@
 """Gradient-boosted trees that order candidates by speed (LightGBM, one thread, deterministic).
 
-Once trees have been trained in a process it must not fork: LightGBM's thread pool does not survive it.
+Once trees have been trained in a process it must not fork: LightGBM's thread pool does not
+survive it.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class TreeOptions:
 
 @final
 class GbtModel:
-    """A `CostModel` of trees; `rank` learns the order within a workload, `regression` the throughput.
+    """A `CostModel` of trees; `rank` learns the order within a workload, `regression` the
+    throughput.
 
     Raises: EnvironmentFailure on the first fit when lightgbm is not installed.
     """
@@ -109,12 +111,12 @@ class GbtModel:
 class PairwiseLogistic:
     """Gradient of the rank loss for LightGBM, over random pairs within each workload.
 
-    Each round every row is compared with `pairs` others. A pair counts by how far apart the two are,
-    so that measurement noise between near-equals weighs little, and more the faster the faster one is,
-    because only the front of the order is ever used.
+    Each round every row is compared with `pairs` others. A pair counts by how far apart the two
+    are, so that measurement noise between near-equals weighs little, and more the faster the
+    faster one is, because only the front of the order is ever used.
 
-    Source: Chen et al., "Learning to Optimize Tensor Programs", section 3.1 (rank objective); weights
-    are ours.
+    Source: Chen et al., "Learning to Optimize Tensor Programs", section 3.1 (rank objective);
+    the weights are ours.
     """
 
     def __init__(self, dataset: Dataset, pairs: int, rng: np.random.Generator) -> None:

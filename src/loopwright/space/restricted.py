@@ -72,6 +72,7 @@ class RestrictedSpace(Space):
         """
         if len(self.points) > limit:
             raise ConfigError(
-                f"this space has {len(self.points)} points, more than the {limit} that may be listed"
+                f"this space has {len(self.points)} points, more than the {limit} "
+                "that may be listed"
             )
         return self.points[np.lexsort(self.points.T[::-1])]
