@@ -1,11 +1,11 @@
 """Kernels as text: a Python-like loop nest with no more parentheses than needed.
 
-    kernel conv(data: float32[3136], weight: float32[64]) -> (out: float32[3136]):
-        parallel oc in 0..4:
-            alloc acc: float32[16] in register
-            for k in 0..64:
-                vectorized x in 0..16:
-                    acc[x] = acc[x] + data[k*16 + x]*weight[oc]
+kernel conv(data: float32[3136], weight: float32[64]) -> (out: float32[3136]):
+    parallel oc in 0..4:
+        alloc acc: float32[16] in register
+        for k in 0..64:
+            vectorized x in 0..16:
+                acc[x] = acc[x] + data[k*16 + x]*weight[oc]
 """
 
 from __future__ import annotations
@@ -109,7 +109,8 @@ def show_kernel(kernel: Kernel) -> str:
     """The signature of `kernel` and its loop nest; ends in a newline."""
     split = len(kernel.params) - kernel.n_outputs
     inputs, outputs = (
-        ", ".join(_declare(b) for b in part) for part in (kernel.params[:split], kernel.params[split:])
+        ", ".join(_declare(b) for b in part)
+        for part in (kernel.params[:split], kernel.params[split:])
     )
     return f"kernel {kernel.name}({inputs}) -> ({outputs}):\n{show_stmt(kernel.body, 1)}\n"
 

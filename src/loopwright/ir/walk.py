@@ -104,6 +104,12 @@ def exprs(node: Node) -> tuple[Expr, ...]:
     return _EXPRS[type(node)](node)
 
 
+def with_exprs(expr: Expr, new: Sequence[Expr]) -> Expr:
+    """The node `expr` over other children, given in the order of `exprs(expr)`."""
+    made: Expr = _WITH_EXPRS[type(expr)](expr, new)
+    return made
+
+
 def children(node: Node) -> tuple[Node, ...]:
     """The direct children of `node`: expressions, then statements."""
     cls = type(node)
@@ -223,7 +229,7 @@ def substitute_buffers(stmt: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
 
 
 def same(a: Node, b: Node) -> bool:
-    """True when `a` and `b` have the same structure, names included; buffers compare by their fields."""
+    """True when `a` and `b` have the same structure and names; buffers compare by their fields."""
     todo: list[tuple[Node, Node]] = [(a, b)]
     while todo:
         x, y = todo.pop()
@@ -249,7 +255,7 @@ def visit(node: Node) -> Iterator[Node]:
 
 
 def visit_stmts(stmt: Stmt) -> Iterator[Stmt]:
-    """Every statement below and including `stmt`, parents first, in order; expressions are not entered."""
+    """Every statement below and including `stmt`, parents first, in order, and no expression."""
     todo = [stmt]
     while todo:
         current = todo.pop()
