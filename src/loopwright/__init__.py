@@ -17,10 +17,10 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopwright.api import Built as Built
-    from loopwright.api import build as build
-    from loopwright.api import task as task
-    from loopwright.api import tune as tune
+    from loopwright.api.program import Program as Program
+    from loopwright.api.program import build as build
+    from loopwright.api.task import task as task
+    from loopwright.api.tune import tune as tune
     from loopwright.lower.pipeline import lower as lower
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from loopwright.version import __version__ as __version__
 
 _LAZY = {
-    "Built": "loopwright.api",
-    "build": "loopwright.api",
-    "task": "loopwright.api",
-    "tune": "loopwright.api",
+    "Program": "loopwright.api.program",
+    "build": "loopwright.api.program",
+    "task": "loopwright.api.task",
+    "tune": "loopwright.api.tune",
     "__version__": "loopwright.version",
     "lower": "loopwright.lower.pipeline",
     "Schedule": "loopwright.sched.schedule",
@@ -51,7 +51,7 @@ _LAZY = {
     "Template": "loopwright.templates.template",
 }
 __all__ = [
-    "Built",
+    "Program",
     "Schedule",
     "Space",
     "Target",

@@ -147,7 +147,7 @@ def test_a_product_of_computed_values_is_a_batch_of_products(save_model: SaveMod
     )
     (task,) = tasks_of(path).tasks
     assert task.operator == "batch_matmul"
-    assert dict(task.attrs) == {"data": (6, 4, 8), "weight": (6, 8, 5)}
+    assert dict(task.attrs) == {"a": (6, 4, 8), "b": (6, 8, 5)}
 
 
 @pytest.mark.parametrize("alpha", [{"alpha": 2.0}, {"transA": 1}])

@@ -27,7 +27,11 @@ CONV = OpSpec(
     },
 )
 DENSE = OpSpec("dense", {"data": (4, 8), "weight": (16, 8), "bias": True, "relu": True})
-MATMUL = OpSpec("batch_matmul", {"data": (3, 4, 8), "weight": (3, 8, 5)})
+BATCH = OpSpec("batch_matmul", {"a": (3, 4, 8), "b": (3, 8, 5)})
+MATMUL = OpSpec(
+    "matmul",
+    {"a": (8, 4), "b": (5, 8), "transpose_a": True, "transpose_b": True, "constant_b": True},
+)
 
 
 class Fake:
@@ -50,7 +54,8 @@ class Fake:
 
 def correlate(spec: OpSpec) -> np.ndarray:
     """The convolution of `CONV`, from its definition."""
-    data, weight, bias = operands(spec)
+    found = operands(spec)
+    data, weight, bias = found.data, found.weight, found.bias
     top, left, bottom, right = spec.shape("padding")
     padded = np.pad(data, ((0, 0), (0, 0), (top, bottom), (left, right)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, weight.shape[2:], axis=(2, 3))
@@ -85,24 +90,26 @@ def test_a_figure_is_a_mean_over_its_calls() -> None:
     assert engine.runs == 28
 
 
-@pytest.mark.parametrize("spec", [CONV, DENSE, MATMUL], ids=lambda s: s.operator)
+@pytest.mark.parametrize("spec", [CONV, DENSE, BATCH, MATMUL], ids=lambda s: s.operator)
 def test_the_onnxruntime_model_computes_the_operator(spec: OpSpec) -> None:
     pytest.importorskip("onnxruntime")
     import onnxruntime as ort
 
     from loopwright.peers.onnxruntime import one_operator
 
-    data, weight, bias = operands(spec)
+    found = operands(spec)
     if spec.operator == "conv2d":
         expected = correlate(spec)
     elif spec.operator == "dense":
-        expected = np.maximum(data @ weight.T + bias, 0)
+        expected = np.maximum(found.data @ found.weight.T + found.bias, 0)
+    elif spec.operator == "matmul":
+        expected = found.data.T @ found.weight.T
     else:
-        expected = data @ weight
-    model, fed = one_operator(spec)
+        expected = found.data @ found.weight
+    model, inputs = one_operator(spec)
     session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    (found,) = session.run(None, {"data": fed})
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-4)
+    (result,) = session.run(None, inputs)
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-4)
 
 
 def test_every_way_of_torch_computes_the_same() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loopwright.api.task import task
+from loopwright.api.task import task_of
+from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.graph.models import resolve
 from loopwright.graph.onnx_file import read_graph
-from loopwright.graph.onnx_tasks import model_tasks
+from loopwright.graph.onnx_tasks import ModelTask, model_tasks
 from loopwright.target import Target, parse
 from loopwright.templates.task import Task
 
@@ -53,12 +54,13 @@ def load_model(
     """
     machine = parse(target)
     found = model_tasks(read_graph(resolve(model), shapes))
-    parts = tuple(
-        Part(
-            task(part.operator, target=machine, threads=threads, **dict(part.attrs)),
-            part.count,
-            part.nodes,
-        )
-        for part in found.tasks
-    )
+    parts = tuple(_part(found.label, part, machine, threads) for part in found.tasks)
     return Model(found.label, parts, found.untuned)
+
+
+def _part(label: str, found: ModelTask, target: Target, threads: int) -> Part:
+    try:
+        made = task_of(found.operator, dict(found.attrs), target=target, threads=threads)
+    except (ShapeError, UnsupportedError) as error:
+        raise type(error)(f"{label}: node {found.nodes[0]!r}: {error}") from error
+    return Part(made, found.count, found.nodes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from loopwright.templates.task import AttrValue
+    from loopwright.ops.attrs import AttrValue
 
+_UNKNOWN_WIDTH, _FILE_WIDTH = 80, 200
 _SHORT = {"strides": ("s", 1), "padding": ("p", 0), "dilation": ("d", 1)}
 """Attribute -> its letter in a description, and the value that goes without saying."""
+_USUAL: Mapping[str, AttrValue] = {"groups": 1, "dtype": "float32"}
+"""Attribute -> the value that goes without saying."""
 
 
 class Output(enum.StrEnum):
@@ -91,7 +94,10 @@ def console(*, stderr: bool = False) -> Console:
     """The terminal, or the file or pipe that takes its place."""
     from rich.console import Console
 
-    return Console(stderr=stderr, highlight=False, soft_wrap=True)
+    made = Console(stderr=stderr, highlight=False, soft_wrap=True)
+    if not made.is_terminal and made.width == _UNKNOWN_WIDTH:
+        made.width = _FILE_WIDTH  # a file has no width: do not break lines
+    return made
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> Table:
@@ -171,16 +177,16 @@ def describe(operator: str, attrs: Iterable[tuple[str, AttrValue]]) -> str:
     words = [operator]
     for name, value in attrs:
         text = "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
-        if name in ("data", "lhs"):
+        if name in ("data", "a"):
             words.append(text)
-        elif name in ("weight", "rhs"):
-            words.append(f"w {text}")
+        elif name in ("weight", "b"):
+            words.append(f"{name[0]} {text}")
         elif name in _SHORT and isinstance(value, tuple):
             same = len(set(value)) == 1
             if not (same and value[0] == _SHORT[name][1]):
                 words.append(_SHORT[name][0] + (str(value[0]) if same else text))
         elif value is True:
             words.append(name)
-        elif value is not False and not (name == "groups" and value == 1):
+        elif value is not False and value != _USUAL.get(name):
             words.append(f"{name} {text}")
     return " ".join(words)

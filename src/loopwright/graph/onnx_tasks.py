@@ -15,7 +15,7 @@ from typing import TypeAlias
 from loopwright.errors import ModelError, UnsupportedError
 from loopwright.graph.onnx_file import Graph, Node
 from loopwright.ir import dtype as dt
-from loopwright.templates.task import AttrValue
+from loopwright.ops.attrs import AttrValue
 
 Attrs: TypeAlias = tuple[tuple[str, AttrValue], ...]
 
@@ -136,7 +136,7 @@ def _matmul(graph: Graph, node: Node) -> _Found | None:
     batch = 1
     for extent in lhs[:-2]:
         batch *= extent
-    attrs: dict[str, AttrValue] = {"data": (batch, rows, depth), "weight": (batch, *rhs[-2:])}
+    attrs: dict[str, AttrValue] = {"a": (batch, rows, depth), "b": (batch, *rhs[-2:])}
     return _Found("batch_matmul", _with_dtype(attrs, _dtype(graph, node)))
 
 

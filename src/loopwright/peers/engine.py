@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy.typing as npt
 from loopwright.peers.wire import OpSpec
 
 Array = npt.NDArray[np.float32]
+PRODUCTS = frozenset({"matmul", "batch_matmul"})
+"""The operators whose operands are called a and b."""
 
 
 class Engine(Protocol):
@@ -57,11 +60,29 @@ def time_calls(run: Callable[[], None], calls: int, repeats: int) -> tuple[float
     return tuple(figures)
 
 
-def operands(spec: OpSpec) -> tuple[Array, Array, Array | None]:
-    """Seeded data, weight and bias (None without) of `spec`, in the operator's plain layouts."""
+@dataclass(frozen=True, slots=True)
+class Operands:
+    """What an operator reads, float32 in its plain layouts. `bias` is None without one.
+
+    `fixed` says whether `weight` is the same in every call, so that it may be laid out before.
+    """
+
+    data: Array
+    weight: Array
+    bias: Array | None
+    fixed: bool
+
+
+def operands(spec: OpSpec) -> Operands:
+    """Seeded operands of `spec`.
+
+    Raises: NotImplementedError for another dtype than float32.
+    """
+    if spec.attrs.get("dtype", "float32") != "float32":
+        raise NotImplementedError(f"peers are compared in float32, not {spec.attrs['dtype']}")
     rng = np.random.default_rng(spec.seed)
-    data = rng.standard_normal(spec.shape("data"), dtype=np.float32)
-    weight = rng.standard_normal(spec.shape("weight"), dtype=np.float32)
-    channels = spec.shape("weight")[0]
-    bias = rng.standard_normal((channels,), dtype=np.float32) if spec.flag("bias") else None
-    return data, weight, bias
+    product = spec.operator in PRODUCTS
+    data = rng.standard_normal(spec.shape("a" if product else "data"), dtype=np.float32)
+    weight = rng.standard_normal(spec.shape("b" if product else "weight"), dtype=np.float32)
+    bias = rng.standard_normal(weight.shape[:1], dtype=np.float32) if spec.flag("bias") else None
+    return Operands(data, weight, bias, fixed=spec.flag("constant_b") or not product)

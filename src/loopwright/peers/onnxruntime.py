@@ -26,15 +26,16 @@ class OnnxRuntime:
         self._model = b""
         self._session: ort.InferenceSession | None = None
         self._binding: ort.IOBinding | None = None
-        self._data: Array | None = None
+        self._inputs: dict[str, Array] = {}
 
     def load(self, spec: OpSpec) -> str:
         """Make the operator ready; its data stay bound, so that a call copies nothing."""
-        model, data = one_operator(spec)
-        self._model, self._data = model.SerializeToString(), data
+        model, self._inputs = one_operator(spec)
+        self._model = model.SerializeToString()
         self._session = self._new_session(profile=None)
         binding = self._session.io_binding()
-        binding.bind_ortvalue_input("data", ort.OrtValue.ortvalue_from_numpy(data))
+        for name, array in self._inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         binding.bind_output("out", "cpu")
         self._binding = binding
         return f"onnxruntime {ort.__version__}"
@@ -50,7 +51,7 @@ class OnnxRuntime:
             session = self._new_session(profile=Path(folder) / "profile")
             warmup = 3
             for _ in range(warmup + repeats):
-                session.run(None, {"data": self._data})
+                session.run(None, self._inputs)
             events = json.loads(Path(session.end_profiling()).read_text())
         kernels = [
             event["dur"] * 1e3
@@ -74,20 +75,22 @@ class OnnxRuntime:
         return ort.InferenceSession(self._model, options, providers=["CPUExecutionProvider"])
 
 
-def one_operator(spec: OpSpec) -> tuple[ModelProto, Array]:
-    """A model that computes `spec` from `data` to `out`, and the data."""
-    data, weight, bias = operands(spec)
+def one_operator(spec: OpSpec) -> tuple[ModelProto, dict[str, Array]]:
+    """A model that computes `spec` to `out` with its weights inside, and its inputs."""
+    found = operands(spec)
     nodes = _nodes(spec)
-    weights = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    inputs = {"data": found.data}
+    weights = {} if found.bias is None else {"bias": found.bias}
+    (weights if found.fixed else inputs)["weight"] = found.weight
     graph = helper.make_graph(
         nodes,
         "operator",
-        [helper.make_tensor_value_info("data", TensorProto.FLOAT, data.shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, a.shape) for n, a in inputs.items()],
         [helper.make_tensor_value_info("out", TensorProto.FLOAT, None)],
         [numpy_helper.from_array(array, name) for name, array in weights.items()],
     )
     opset = helper.make_opsetid("", _OPSET)
-    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION), data
+    return helper.make_model(graph, opset_imports=[opset], ir_version=_IR_VERSION), inputs
 
 
 def _nodes(spec: OpSpec) -> list[NodeProto]:
@@ -107,8 +110,11 @@ def _nodes(spec: OpSpec) -> list[NodeProto]:
             )
         case "dense":
             first = helper.make_node("Gemm", inputs, [out], transB=1)
-        case "matmul" | "batch_matmul":
-            first = helper.make_node("MatMul", inputs[:2], [out])
+        case "matmul":
+            flips = {"transA": spec.flag("transpose_a"), "transB": spec.flag("transpose_b")}
+            first = helper.make_node("Gemm", inputs, [out], **{k: int(v) for k, v in flips.items()})
+        case "batch_matmul" if not (spec.flag("transpose_a") or spec.flag("transpose_b")):
+            first = helper.make_node("MatMul", inputs, [out])
         case other:
             raise NotImplementedError(f"no onnxruntime model of {other}")
     return [first, helper.make_node("Relu", [out], ["out"])] if out != "out" else [first]

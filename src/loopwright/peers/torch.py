@@ -58,7 +58,9 @@ def _same(x: torch.Tensor) -> torch.Tensor:
 
 def _forms(spec: OpSpec) -> Mapping[str, Call]:
     """The ways to compute `spec`, by name."""
-    data, weight, bias = (None if a is None else torch.from_numpy(a) for a in operands(spec))
+    found = operands(spec)
+    data, weight = torch.from_numpy(found.data), torch.from_numpy(found.weight)
+    bias = None if found.bias is None else torch.from_numpy(found.bias)
     relu: Step = functional.relu if spec.flag("relu") else _same
     match spec.operator:
         case "conv2d" | "depthwise_conv2d":
@@ -66,7 +68,9 @@ def _forms(spec: OpSpec) -> Mapping[str, Call]:
         case "dense":
             return {"plain": lambda: relu(functional.linear(data, weight, bias))}
         case "matmul" | "batch_matmul":
-            return {"plain": lambda: relu(torch.matmul(data, weight))}
+            lhs = data.mT if spec.flag("transpose_a") else data
+            rhs = weight.mT if spec.flag("transpose_b") else weight
+            return {"plain": lambda: torch.matmul(lhs, rhs)}
         case other:
             raise NotImplementedError(f"no PyTorch call for {other}")
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from loopwright.ops.attrs import AttrValue
 from loopwright.records.record import Record, TaskKey
-from loopwright.templates.task import AttrValue
 
 Floats = npt.NDArray[np.float64]
 

@@ -14,8 +14,9 @@ import msgspec
 from loopwright import jsonio
 from loopwright.errors import LoopwrightError, RecordsError
 from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.ops.attrs import AttrValue
 from loopwright.space.config import Config, JsonValue
-from loopwright.templates.task import AttrValue, Task
+from loopwright.templates.task import Task
 
 FORMAT = 1
 
