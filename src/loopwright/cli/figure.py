@@ -20,8 +20,9 @@ _COLOURS = {
     "random": "#999999",
     "genetic": "#E69F00",
     "grid": "#009E73",
+    "autotvm": "#CC79A7",
 }
-_MORE = ("#CC79A7", "#56B4E9", "#D55E00", "#000000")
+_MORE = ("#56B4E9", "#D55E00", "#000000")
 _BASE = "#D55E00"
 
 
