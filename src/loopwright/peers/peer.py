@@ -108,6 +108,7 @@ class Peer:
         if not line:
             raise self._gone()
         self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         answer: Answer = msgspec.json.decode(line, type=Answer)
         return answer
 
