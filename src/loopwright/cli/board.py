@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from loopwright.measure.types import Outcome, Timed
+from loopwright.measure.types import Failed
+from loopwright.search.result import Best, Event, TaskResumed, TrialDone
 
 
 @dataclass(slots=True)
@@ -17,17 +18,12 @@ class TaskState:
     flops: int
     trials: int = 0
     failed: int = 0
-    best_ns: float | None = None
-
-    @property
-    def gflops(self) -> float | None:
-        """The best program's speed."""
-        return None if self.best_ns is None else self.flops / self.best_ns
+    best: Best | None = None
 
 
 @dataclass(slots=True)
 class Board:
-    """All tasks of a run against its budget: trials, seconds, or both.
+    """All tasks of a run against its budget: trials of all together, seconds, or both.
 
     `clock` gives seconds. `peak_gflops` is what the machine can do at most, None when unknown.
     """
@@ -44,23 +40,18 @@ class Board:
     def __post_init__(self) -> None:
         self.begin_s = self.clock()
 
-    def resume(self, index: int, outcome: Outcome) -> None:
-        """Count a trial of an earlier run."""
-        self.resumed += 1
-        self._count(index, outcome)
-
-    def add(self, index: int, outcome: Outcome) -> None:
-        """Count a trial of task `index`."""
-        self.latest = index
-        self._count(index, outcome)
-
-    def _count(self, index: int, outcome: Outcome) -> None:
-        task = self.tasks[index]
-        task.trials += 1
-        if isinstance(outcome, Timed):
-            task.best_ns = min(outcome.best_ns, task.best_ns or outcome.best_ns)
-        else:
-            task.failed += 1
+    def take(self, event: Event) -> None:
+        """Count what the tuner tells."""
+        task = self.tasks[event.index]
+        task.best = event.best
+        match event:
+            case TaskResumed():
+                task.trials += event.trials
+                self.resumed += event.trials
+            case TrialDone():
+                task.trials += not event.recheck
+                task.failed += isinstance(event.outcome, Failed)
+                self.latest = event.index
 
     @property
     def trials(self) -> int:
@@ -105,6 +96,5 @@ class Board:
     @property
     def model_ns(self) -> float | None:
         """Nanoseconds that all tasks of the model take together, None while one has no program."""
-        times = [None if t.best_ns is None else t.count * t.best_ns for t in self.tasks]
-        known = [ns for ns in times if ns is not None]
-        return sum(known) if len(known) == len(times) else None
+        known = [task.count * task.best.ns for task in self.tasks if task.best is not None]
+        return sum(known) if len(known) == len(self.tasks) else None

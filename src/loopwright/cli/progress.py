@@ -105,16 +105,21 @@ def _visible(board: Board, room: int) -> list[int]:
     """Which tasks are shown when not all fit: those that take the most of the model's time."""
     order = sorted(
         range(len(board.tasks)),
-        key=lambda i: board.tasks[i].count * (board.tasks[i].best_ns or board.tasks[i].flops),
+        key=lambda i: _weight(board.tasks[i]),
         reverse=True,
     )
     return sorted(order[:room])
 
 
+def _weight(task: TaskState) -> float:
+    return task.count * (task.flops if task.best is None else task.best.ns)
+
+
 def _speed(task: TaskState, peak_gflops: float | None) -> tuple[str, str]:
-    if task.gflops is None:
+    if task.best is None:
         return "-", ""
-    return f"{task.gflops:.1f}", "" if not peak_gflops else f"{task.gflops / peak_gflops:.0%}"
+    share = f"{task.best.gflops / peak_gflops:.0%}" if peak_gflops else ""
+    return f"{task.best.gflops:.1f}", share
 
 
 def summary(board: Board) -> str:
@@ -128,7 +133,7 @@ def summary(board: Board) -> str:
         words.append(f"{board.resumed} of them from before")
     if board.eta_s is not None:
         words.append(f"{show_duration(board.eta_s)} left")
-    tuned = sum(task.best_ns is not None for task in board.tasks)
+    tuned = sum(task.best is not None for task in board.tasks)
     total = board.model_ns
     words.append(
         f"{tuned} of {len(board.tasks)} tasks have a program"
