@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import measure_kernels as kernels
+
 from loopwright.measure.run import MeasureServer
 from loopwright.runtime.native import object_code
 

@@ -8,6 +8,7 @@ import signal
 import time
 
 import llvmlite.binding as llvm
+
 from loopwright import target
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import CodegenError, ScheduleError, TemplateError

@@ -1,4 +1,6 @@
-"""What every runner must do. A test class of a runner inherits `RunnerContract` and gives the fixtures."""
+"""What every runner must do. A test class of a runner inherits `RunnerContract` and gives the
+fixtures.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError, wait
 
 import pytest
+
 from loopwright.errors import LoopwrightError
 from loopwright.measure.request import MeasureRequest, Runner
 from loopwright.measure.types import Failed, Timed

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import measure_kernels as kernels
 import pytest
+
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import EnvironmentFailure, TemplateError, UserError
 from loopwright.measure import builder
@@ -130,7 +131,7 @@ def test_a_task_is_packed_without_its_space() -> None:
 
 
 def test_a_template_that_cannot_be_pickled_says_so() -> None:
-    local = replace(TASK, template=Template("local", 1, lambda w, t: TASK.space, kernels._schedule))
+    local = replace(TASK, template=Template("local", 1, lambda *_: TASK.space, kernels._schedule))
 
     with pytest.raises(TemplateError, match="template local: its functions must be at the top"):
         pack_task(local)

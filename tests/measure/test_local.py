@@ -1,8 +1,11 @@
-"""The local runner: the contract, the pipeline, the oracle gate, and that nothing is left behind."""
+"""The local runner: the contract, the pipeline, the oracle gate, and that nothing is left
+behind.
+"""
 
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -14,14 +17,16 @@ from pathlib import Path
 import measure_kernels as kernels
 import numpy as np
 import pytest
+from runner_contract import WAIT_S, RunnerContract
+
 from loopwright.errors import ConfigError
 from loopwright.layout import Array
 from loopwright.measure.check import Checker, Oracle
 from loopwright.measure.local import LocalRunner, keep_to
 from loopwright.measure.request import MeasureRequest, Runner
+from loopwright.measure.run import RunResult
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
 from loopwright.te.workload import Workload
-from runner_contract import WAIT_S, RunnerContract
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
 TASK = kernels.task()
@@ -110,7 +115,7 @@ def test_without_check_a_wrong_output_is_timed(new_runner: Callable[[], LocalRun
 
 
 def test_an_oracle_that_raises_is_raised_by_the_future(cache_dir: Path) -> None:
-    def broken(workload: Workload, inputs: Sequence[Array]) -> Sequence[Array]:
+    def broken(*_: object) -> Sequence[Array]:
         raise ZeroDivisionError
 
     checker = Checker(Oracle(broken, compare))
@@ -166,6 +171,21 @@ def test_a_cancelled_request_is_not_measured(new_runner: Callable[[], LocalRunne
         assert second.cancelled()
 
 
+def test_a_candidate_that_takes_the_measuring_process_with_it_twice_is_to_blame(
+    new_runner: Callable[[], LocalRunner], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = RunResult(Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone"))
+    with new_runner() as runner:
+        with monkeypatch.context() as patch:
+            patch.setattr(runner._server, "run", lambda *_, **__: lost)
+            outcome = runner.submit(request("double")).result(WAIT_S)
+        assert isinstance(runner.submit(request("double")).result(WAIT_S), Timed)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.kind is FailureKind.CRASH
+    assert "lost twice" in outcome.detail
+
+
 @two_cores
 def test_this_process_keeps_off_the_measured_core_while_a_runner_is_open(
     new_runner: Callable[[], LocalRunner],
@@ -186,16 +206,20 @@ def test_keep_to_gives_back_what_was_there() -> None:
     assert os.sched_getaffinity(0) == before
 
 
-_TUNER = """
+_IMPORTS = """
 import sys
-sys.path.insert(0, sys.argv[1])
-import measure_kernels as kernels
+sys.path[:0] = sys.argv[1:3]
+from dataclasses import replace
 from pathlib import Path
+import measure_kernels as kernels
 from loopwright.measure.local import LocalRunner
+from loopwright.measure.run import RunResult
 from loopwright.measure.request import MeasureRequest
 
+"""
+_HANGING = """
 if __name__ == "__main__":
-    runner = LocalRunner(kernels.build, cache_dir=Path(sys.argv[2]))
+    runner = LocalRunner(kernels.build, cache_dir=Path(sys.argv[3]))
     task = kernels.task()
     ask = lambda action: runner.submit(MeasureRequest(task, kernels.config(action)))
     ask("double").result(60)
@@ -203,23 +227,37 @@ if __name__ == "__main__":
     print(runner._server.pid, *runner._builders.pids, flush=True)
     hanging[0].result(60)
 """
+_OWN_TEMPLATE = """
+def schedule(s, config):
+    pass
+
+def tune():
+    task = kernels.task()
+    task = replace(task, template=replace(task.template, schedule=schedule))
+    with LocalRunner(kernels.build, cache_dir=Path(sys.argv[3])) as runner:
+        print(runner.submit(MeasureRequest(task, kernels.config("double"))).result(60))
+"""
+_GUARDED = "if __name__ == '__main__':\n    tune()\n"
+
+
+def start(tmp_path: Path, cache_dir: Path, text: str) -> subprocess.Popen[str]:
+    """A Python process that runs the script `text`; its standard output is piped."""
+    script = tmp_path / "tuner.py"
+    script.write_text(_IMPORTS + text)
+    here = Path(kernels.__file__).parent
+    return subprocess.Popen(
+        [sys.executable, str(script), str(here), str(here.parents[1] / "src"), str(cache_dir)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_tuner_that_is_killed_leaves_no_process(
     tmp_path: Path, cache_dir: Path, number: signal.Signals
 ) -> None:
-    script = tmp_path / "tuner.py"
-    script.write_text(_TUNER)
-    source = str(Path(kernels.__file__).parents[2] / "src")
-    tuner = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {source!r}); {_RUN}"]
-        + [str(script), str(Path(kernels.__file__).parent), str(cache_dir)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    with tuner:
+    with start(tmp_path, cache_dir, _HANGING) as tuner:
         assert tuner.stdout is not None
         pids = [int(word) for word in tuner.stdout.readline().split()]
         watches = [os.pidfd_open(pid) for pid in pids]
@@ -228,16 +266,23 @@ def test_a_tuner_that_is_killed_leaves_no_process(
 
     assert len(pids) == 2
     for watch in watches:
-        assert ended(watch)
+        ready, _, _ = select.select([watch], [], [], WAIT_S)
         os.close(watch)
+        assert ready
 
 
-_RUN = "import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+@pytest.mark.parametrize(
+    ("call", "outcome"),
+    [
+        (_GUARDED, "Timed("),
+        ("tune()\n", "put it under if __name__ == '__main__'"),
+    ],
+)
+def test_a_template_of_the_main_script_is_built_if_the_script_can_be_imported(
+    tmp_path: Path, cache_dir: Path, call: str, outcome: str
+) -> None:
+    with start(tmp_path, cache_dir, _OWN_TEMPLATE + call) as tuner:
+        said, _ = tuner.communicate(timeout=WAIT_S)
 
-
-def ended(watch: int) -> bool:
-    """True when the process that `watch` is a descriptor of ends within a minute."""
-    import select
-
-    ready, _, _ = select.select([watch], [], [], 60.0)
-    return bool(ready)
+    assert outcome in said
+    assert tuner.returncode == 0

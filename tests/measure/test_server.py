@@ -10,6 +10,7 @@ from dataclasses import replace
 import measure_kernels as kernels
 import numpy as np
 import pytest
+
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
 from loopwright.measure.inputs import generate

@@ -14,7 +14,6 @@ from typing import Protocol, TypeAlias
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import (
-    InternalError,
     LoopwrightError,
     ScheduleError,
     TemplateError,
@@ -95,10 +94,8 @@ def build_packed(build: BuildFunction, packed: bytes, config: Config, memory: in
     start = time.perf_counter()
     try:
         task = unpack_task(packed)
-    except Exception as e:  # noqa: BLE001  # the boundary
-        reason = f"the task's template cannot be imported in a builder: {type(e).__name__}: {e}"
-        failed = Failed(Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(reason))
-        return Built(failed, time.perf_counter() - start)
+    except Exception as e:  # noqa: BLE001  # the boundary of the builder process
+        return Built(unimportable(e), time.perf_counter() - start)
     result = build_one(build, task, config, memory)
     return Built(result, time.perf_counter() - start)
 
@@ -115,7 +112,7 @@ def build_one(build: BuildFunction, task: Task, config: Config, memory: int) -> 
         return Failed(Stage.SCHEDULE, FailureKind.ILLEGAL_SCHEDULE, one_line(str(e)))
     except TemplateError as e:
         return Failed(Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(str(e)))
-    except (InternalError, LoopwrightError) as e:
+    except LoopwrightError as e:
         return Failed(Stage.BUILD, FailureKind.COMPILE_ERROR, one_line(str(e)))
     except Exception as e:  # noqa: BLE001  # the boundary of the builder process
         detail = one_line(f"{type(e).__name__}: {e}")
@@ -140,6 +137,12 @@ def unpack_task(packed: bytes) -> Task:
     """The task that was packed."""
     workload, template, target, threads, operator, attrs = pickle.loads(packed)
     return make(workload, template, target, threads=threads, operator=operator, attrs=attrs)
+
+
+def unimportable(error: Exception) -> Failed:
+    """The failure of a task whose template could not be imported."""
+    reason = f"a builder cannot import the task's template: {type(error).__name__}: {error}"
+    return Failed(Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(reason))
 
 
 def one_line(text: str) -> str:

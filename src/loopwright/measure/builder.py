@@ -1,8 +1,8 @@
 """A builder process: imports once, then forks a worker that builds until it dies.
 
-An error inside LLVM ends the process it happens in. The first process only forks and waits, so another
-worker is there milliseconds after one died, with everything imported. Messages are pickles over a socket
-pair whose both ends are ours.
+An error inside LLVM ends the process it happens in. The first process only forks and waits, so
+another worker is there milliseconds after one died, with everything imported. Messages are
+pickles over a socket pair whose both ends are ours.
 """
 
 from __future__ import annotations
@@ -21,20 +21,26 @@ from typing import TypeAlias
 
 from loopwright.errors import UserError
 from loopwright.measure import sandbox
-from loopwright.measure.build import BuildFunction, Built, build_one, build_packed, unpack_task
+from loopwright.measure.build import (
+    BuildFunction,
+    Built,
+    build_one,
+    unimportable,
+    unpack_task,
+)
+from loopwright.measure.types import Failed
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 
 BOOT = """
-import os, sys
+import json, os, sys
 os.putenv("OPENBLAS_NUM_THREADS", "1")
 os.putenv("OMP_NUM_THREADS", "1")
-sys.path[:0] = eval(sys.argv[1])
+sys.path[:0] = json.loads(sys.argv[1])
 from loopwright.measure.builder import main
 main(sys.argv[2:])
 """
 _LENGTH_BYTES = 8
-_KEPT_TASKS = 64
 _NICE = 5
 
 
@@ -49,7 +55,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Build `config` of the task called `key`; `packed` is the task, where the worker has not had it."""
+    """Build `config` of task `key`; `packed` is the task where the worker has not had it."""
 
     key: int
     packed: bytes | None
@@ -101,7 +107,8 @@ def read(sock: socket.socket) -> Setup | Order | Answer:
 def refuse_nesting() -> None:
     """Nothing, except while a builder imports the user's main script again.
 
-    Raises: UserError there: the script tunes when it is imported, which would start builders without end.
+    Raises: UserError there: the script tunes when it is imported, which would start builders
+    without end.
     """
     if getattr(multiprocessing.process.current_process(), "_inheriting", False):
         raise UserError(
@@ -110,7 +117,7 @@ def refuse_nesting() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the client whose process is `arguments[1]` on descriptor `arguments[0]` until it goes."""
+    """Serve the client, process `arguments[1]`, on descriptor `arguments[0]` until it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sandbox.die_with_parent(int(arguments[1]))
     sock = socket.socket(fileno=int(arguments[0]))
@@ -152,36 +159,36 @@ def _fork_worker(sock: socket.socket, setup: Setup) -> int:
 
 
 def _work(sock: socket.socket, setup: Setup) -> None:
-    tasks: dict[int, Task] = {}
+    tasks: dict[int, Task | Failed] = {}
     while True:
         order = read(sock)
         if not isinstance(order, Order):
             raise TypeError(f"an order was expected, not a {type(order).__name__}")
-        # The clock of the profiling timer stops while the process is stopped; the default action ends it.
+        # This timer's clock stands while the process is stopped; its signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
         built = _build(order, tasks, setup)
         signal.setitimer(signal.ITIMER_PROF, 0)
         write(sock, built)
 
 
-def _build(order: Order, tasks: dict[int, Task], setup: Setup) -> Built:
-    task = tasks.get(order.key)
-    packed = order.packed
-    if task is None and packed is not None:
-        if b"__main__" in packed:
-            _import_main(setup)
-        try:
-            task = unpack_task(packed)
-        except Exception:  # noqa: BLE001  # told by build_packed, which meets it again
-            return build_packed(setup.build, packed, order.config, order.memory)
-        while len(tasks) >= _KEPT_TASKS:
-            del tasks[next(iter(tasks))]
-        tasks[order.key] = task
-    if task is None:
-        raise KeyError(f"the worker never had task {order.key}")
+def _build(order: Order, tasks: dict[int, Task | Failed], setup: Setup) -> Built:
     start = time.perf_counter()
+    if order.packed is not None:
+        tasks[order.key] = _unpack(order.packed, setup)
+    task = tasks[order.key]
+    if isinstance(task, Failed):
+        return Built(task, 0.0)
     result = build_one(setup.build, task, order.config, order.memory)
     return Built(result, time.perf_counter() - start)
+
+
+def _unpack(packed: bytes, setup: Setup) -> Task | Failed:
+    try:
+        if b"__main__" in packed:
+            _import_main(setup)
+        return unpack_task(packed)
+    except Exception as e:  # noqa: BLE001  # the boundary of the builder process
+        return unimportable(e)
 
 
 def _import_main(setup: Setup) -> None:

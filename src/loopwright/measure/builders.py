@@ -1,13 +1,14 @@
 """A pool of builder processes that outlives any builder.
 
-Each builder has a thread here that starts it, hands it one candidate at a time and waits. A builder that
-dies, takes too long or takes too much memory is a `Failed` of that candidate alone. Builders run at a lower
-priority, on the cores they are given, and stop while `paused`.
+Each builder has a thread here that starts it, hands it one candidate at a time and waits. A
+builder that dies, takes too long or takes too much memory is a `Failed` of that candidate alone.
+Builders run at a lower priority, on the cores they are given, and stop while `paused`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing.spawn
 import os
 import pickle
@@ -156,7 +157,7 @@ class BuilderPool:
                     self._clock.go()
 
     def close(self) -> None:
-        """Kill the builders. Candidates not begun are cancelled, those under way are WORKER_LOST."""
+        """Kill the builders. What waits is cancelled, what is being built is WORKER_LOST."""
         self._closed.set()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -238,7 +239,7 @@ class BuilderPool:
         return answer
 
     def _answer(self, builder: _Builder, deadline: float) -> Answer | None:
-        """The next answer; None if there is none at `deadline` on the clock that stands while paused."""
+        """The next answer; None if there is none at `deadline`, which pauses put off."""
         poll = select.poll()
         poll.register(builder.sock, select.POLLIN)
         while not poll.poll(min(max(deadline - self._clock.now(), 0.0), _POLL_S) * 1000):
@@ -309,7 +310,7 @@ def _pack_setup(build: BuildFunction, cores: tuple[int, ...] | None) -> bytes:
 def _spawn() -> _Builder:
     ours, theirs = socket.socketpair()
     stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-    arguments = [repr(sys.path), str(theirs.fileno()), str(os.getpid())]
+    arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid())]
     try:
         process = subprocess.Popen(
             [sys.executable, "-P", "-c", BOOT, *arguments],

@@ -20,7 +20,7 @@ _DETAIL = 300
 Evaluate: TypeAlias = Callable[[Workload, Sequence[Array]], Sequence[Array]]
 """Plain outputs of a workload for plain inputs."""
 Compare: TypeAlias = Callable[[Workload, Array, Array], str | None]
-"""What is wrong with an output (actual, expected), its worst element included; None if nothing is."""
+"""What is wrong with an output (actual, expected) and where it is worst; None if it is right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Oracle:
 
 
 class Checker:
-    """Compares outputs with the oracle. The inputs are those of `seed`, as the measuring process makes them.
+    """Compares outputs with the oracle, for the inputs that the measuring process makes of `seed`.
 
     What is expected of a workload is computed once and kept for the last few. Thread-safe.
     """
@@ -46,7 +46,7 @@ class Checker:
     def check(
         self, workload: Workload, artifact: Artifact, outputs: Sequence[Array]
     ) -> Failed | None:
-        """None if `outputs` (in the artifact's layouts) are right, else WRONG_OUTPUT with the worst element."""
+        """None if `outputs`, in the artifact's layouts, are right; else WRONG_OUTPUT and why."""
         params = artifact.params[len(artifact.params) - artifact.n_outputs :]
         for param, memory, expected in zip(params, outputs, self.expected(workload), strict=True):
             actual = param.layout.unpack(memory, param.shape)

@@ -1,7 +1,8 @@
 """What runs in the process forked for one candidate: load, warm up, time, tell, end.
 
-It tells through memory that it shares with the server, not through a descriptor, so a candidate that closes
-or scribbles over descriptors changes nothing. A message counts only whole: token, length, checksum.
+It tells through memory that it shares with the server, not through a descriptor, so a candidate
+that closes or scribbles over descriptors changes nothing. A message counts only whole: token,
+length, checksum.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class Area:
 
 @dataclass(frozen=True, slots=True)
 class Arena:
-    """The memory of one measurement: a region an argument, and the workspace; `output` is shared."""
+    """The memory of one measurement; outputs are copied to `output`, which the server shares."""
 
     arguments: tuple[Region, ...]
     workspace: Region
@@ -140,10 +141,10 @@ def failure(stage: Stage, kind: FailureKind, detail: str) -> RunReply:
 
 
 def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> RunReply:
-    os.sched_setaffinity(0, request.cores)
+    os.sched_setaffinity(0, request.cores[:1])
     sandbox.limit(memory=request.run_memory, cpu_s=request.run_timeout_s * request.threads)
     code = link(request.code, (request.entry,))
-    pool = ThreadPool(request.threads, native)
+    pool = ThreadPool(request.threads, native, cores=request.cores)
     stack = sandbox.report_faults(native, area.report, request.run_memory // _PROBE_SHARE)
     for region in arena.written:
         region.view[:] = _POISON
@@ -201,7 +202,7 @@ def _times(call: Callable[[int], float], request: RunRequest) -> list[float]:
 def _copy_outputs(outputs: Sequence[Region], shared: mmap.mmap) -> None:
     at = 0
     for region in outputs:
-        shared[at : at + region.nbytes] = region.view.tobytes()
+        shared[at : at + region.nbytes] = region.view.data
         at += region.nbytes
 
 

@@ -2,8 +2,9 @@
 
     | guard, no access | canary | data (64-byte aligned) | canary | guard, no access |
 
-The data ends as close to the guard behind it as alignment allows. A write past a guard's edge faults; one
-into the slack changes a canary. Inputs are read-only once filled, so a write into them faults too.
+The data ends as close to the guard behind it as alignment allows. A write past a guard's edge
+faults; one into the slack changes a canary. Inputs are read-only once filled, so a write into
+them faults too.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """The input data of a measurement: the same bytes wherever and whenever they are made.
 
-The measuring process fills a kernel's arguments with them and the oracle computes from them, each by
-itself. Values are small, so that sums keep their digits: floats in [-1, 1], integers in [-4, 4], unsigned
-in [0, 8], bool 0 or 1. This module knows dtypes by name, so that the measuring process needs no `ir`.
+The measuring process fills a kernel's arguments with them and the oracle computes from them, each
+by itself. Values are small, so that sums keep their digits: floats in [-1, 1], integers in
+[-4, 4], unsigned in [0, 8], bool 0 or 1. This module knows dtypes by name, so that the measuring
+process needs no `ir`.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
     submit -> builder processes -> measuring process (one at a time) -> oracle -> future
 
-Builds, checks and the caller's own work overlap with measuring, but never on a core that is measured: builders,
-and this process while the runner is open, keep to the other cores. Where there are no others, builders
-are stopped and checks wait while a kernel is timed.
+Builds, checks and the caller's own work overlap with measuring, but never on a core that is
+measured: builders, and this process while the runner is open, keep to the other cores. Where
+there are no others, builders are stopped and checks wait while a kernel is timed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Self
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
-from loopwright.measure.build import BuildFunction, Builders, Built
+from loopwright.measure.build import Builders, BuildFunction, Built
 from loopwright.measure.builders import BuilderPool
 from loopwright.measure.check import Checker
 from loopwright.measure.request import MeasureRequest
@@ -31,7 +31,6 @@ from loopwright.measure.run import MeasureServer, RunResult, cores_for
 from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
 
 _QUEUED = 2  # requests beyond those being built: one is measured, one is checked
-_RUNS = 2  # a candidate whose measuring process is lost this many times is to blame
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +52,8 @@ class LocalRunner:
     """Measures kernels that use `threads` threads on this machine.
 
     `build` makes an artifact of a task and a config in a builder process (`builders` of them, or
-    Builders of your own). Without a `checker` a request to check is refused. With `confine`, this process
-    keeps off the measured cores until `close`, if there are other cores.
+    Builders of your own). Without a `checker` a request to check is refused. With `confine`, this
+    process keeps off the measured cores until `close`, if there are other cores.
     Raises: ConfigError for more threads than cores.
     """
 
@@ -105,8 +104,8 @@ class LocalRunner:
     def submit(self, request: MeasureRequest) -> Future[Outcome]:
         """The future outcome of `request`.
 
-        Raises: ConfigError for a plan of other threads, or a check without a checker; EnvironmentFailure
-        after `close`; TemplateError if the task does not pickle.
+        Raises: ConfigError for a plan of other threads, or a check without a checker;
+        EnvironmentFailure after `close`; TemplateError if the task does not pickle.
         """
         if self._closed.is_set():
             raise EnvironmentFailure("the runner was closed")
@@ -187,22 +186,26 @@ class LocalRunner:
         self._server.close()
 
     def _measure(self, trial: _Trial) -> RunResult:
+        """The result of a run; once more if the measuring process is lost, which may be chance."""
+        first = self._run(trial)
+        if not _lost(first) or self._closed.is_set():
+            return first
+        again = self._run(trial)
+        if not _lost(again) or self._closed.is_set():
+            return again
+        detail = "the measuring process was lost twice while it ran this candidate"
+        return RunResult(Failed(Stage.RUN, FailureKind.CRASH, detail))
+
+    def _run(self, trial: _Trial) -> RunResult:
         request = trial.request
-        result = RunResult(Failed(Stage.RUN, FailureKind.WORKER_LOST, "not run"))
-        for _ in range(_RUNS):
-            with self._undisturbed():
-                result = self._server.run(
-                    trial.artifact,
-                    request.plan,
-                    seed=self._seed,
-                    cores=self.cores,
-                    want_output=request.check,
-                )
-            outcome = result.outcome
-            lost = isinstance(outcome, Failed) and outcome.kind is FailureKind.WORKER_LOST
-            if not lost or self._closed.is_set():
-                return result
-        return RunResult(result.outcome)
+        with self._undisturbed():
+            return self._server.run(
+                trial.artifact,
+                request.plan,
+                seed=self._seed,
+                cores=self.cores,
+                want_output=request.check,
+            )
 
     @contextlib.contextmanager
     def _undisturbed(self) -> Iterator[None]:
@@ -245,6 +248,11 @@ class LocalRunner:
     def _forget(self, future: Future[Outcome]) -> None:
         with self._lock:
             self._open.discard(future)
+
+
+def _lost(result: RunResult) -> bool:
+    outcome = result.outcome
+    return isinstance(outcome, Failed) and outcome.kind is FailureKind.WORKER_LOST
 
 
 @contextlib.contextmanager

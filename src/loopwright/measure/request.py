@@ -15,7 +15,8 @@ from loopwright.templates.task import Task
 class MeasureRequest:
     """One trial: build `config` of `task` and time it as `plan` says.
 
-    With `check` the output is compared with the oracle, and a wrong one is `Failed(CHECK, WRONG_OUTPUT)`.
+    With `check` the output is compared with the oracle, and a wrong one is
+    `Failed(CHECK, WRONG_OUTPUT)`.
     """
 
     task: Task
@@ -27,9 +28,9 @@ class MeasureRequest:
 class Runner(Protocol):
     """Measures candidates: local processes, recorded measurements, a leased device.
 
-    A future's result is an Outcome whatever the candidate does; it raises only when the runner itself
-    cannot go on. Futures complete in any order. `close` ends everything the runner started; futures
-    that are not done then are cancelled.
+    A future's result is an Outcome whatever the candidate does; it raises only when the runner
+    itself cannot go on. Futures complete in any order. `close` ends everything the runner
+    started; futures that are not done then are cancelled.
     """
 
     @property

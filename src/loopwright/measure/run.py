@@ -49,7 +49,7 @@ class _Process:
 class MeasureServer:
     """A measuring process of one's own. One thread at a time may use it.
 
-    The process dies with the thread that started it; that is the thread which first calls `start` or `run`.
+    The process dies with the thread that started it, which is the first to call `start` or `run`.
     """
 
     def __init__(self, cache_dir: Path | None = None) -> None:
@@ -90,14 +90,16 @@ class MeasureServer:
     ) -> RunResult:
         """The outcome of timing `artifact`; never raises for what the candidate does.
 
-        It runs on `cores` (`cores_for(plan.threads)`, if None), on inputs made from `seed`. A lost measuring process is `Failed(RUN, WORKER_LOST)`; the next call starts another.
-        Raises: ConfigError for an artifact of another target, or more threads than cores.
+        It runs on `cores` (`cores_for(plan.threads)`, if None), on inputs made from `seed`. A
+        lost measuring process is `Failed(RUN, WORKER_LOST)`; the next call starts another.
+        Raises: ConfigError for an artifact of another target, or more threads than cores;
+        EnvironmentFailure if the process does not start.
         """
         require_runnable(artifact.target_key)
         where = cores_for(plan.threads) if cores is None else cores
         request = _request(artifact, plan, seed, where, want_output=want_output)
+        self.start()
         try:
-            self.start()
             reply = self._ask(request)
         except (OSError, EOFError, EnvironmentFailure) as e:
             detail = f"the measuring process was lost: {self._drop() or e}"
@@ -147,7 +149,7 @@ class MeasureServer:
 
 
 def cores_for(threads: int, allowed: Sequence[int] | None = None) -> tuple[int, ...]:
-    """The cores a measurement on `threads` threads uses: the last ones, others tend to use the first.
+    """The cores to measure `threads` threads on: the last ones, since others favour the first.
 
     Raises: ConfigError when this process may use fewer.
     """

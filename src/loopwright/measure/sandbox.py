@@ -1,7 +1,7 @@
 """What a forked measuring child gives up before it runs a candidate.
 
-This contains accidents: a kernel that runs wild must not fork, signal, execute or delete its way out. It
-is no defence against code written to attack. Each layer that a kernel refuses is left out.
+This contains accidents: a kernel that runs wild must not fork, signal, execute or delete its way
+out. It is no defence against code written to attack. Each layer that a kernel refuses is left out.
 """
 
 from __future__ import annotations
@@ -30,16 +30,19 @@ FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SI
 _DENIED = {
     "x86_64": (
         0xC000003E,
-        # socket connect clone fork vfork execve ptrace rename mkdir rmdir creat link unlink symlink
-        # chmod reboot tkill unlinkat renameat rt_sigqueueinfo rt_tgsigqueueinfo process_vm_writev
-        # renameat2 execveat pidfd_send_signal clone3
-        (41, 42, 56, 57, 58, 59, 101, 82, 83, 84, 85, 86, 87, 88, 90, 169, 200, 263, 264, 129, 297)
-        + (311, 316, 322, 424, 435),
+        # socket connect clone fork vfork execve ptrace rename mkdir rmdir creat link unlink
+        # symlink chmod reboot tkill unlinkat renameat rt_sigqueueinfo rt_tgsigqueueinfo
+        # process_vm_writev renameat2 execveat pidfd_send_signal clone3
+        (
+            *(41, 42, 56, 57, 58, 59, 101, 82, 83, 84, 85, 86, 87, 88),
+            *(90, 169, 200, 263, 264, 129, 297, 311, 316, 322, 424, 435),
+        ),
     ),
     "aarch64": (
         0xC00000B7,
         # socket connect clone execve ptrace mkdirat unlinkat renameat fchmodat reboot tkill
-        # rt_sigqueueinfo rt_tgsigqueueinfo process_vm_writev renameat2 execveat pidfd_send_signal clone3
+        # rt_sigqueueinfo rt_tgsigqueueinfo process_vm_writev renameat2 execveat pidfd_send_signal
+        # clone3
         (198, 203, 220, 221, 117, 34, 35, 38, 53, 142, 130, 138, 240, 271, 276, 281, 424, 435),
     ),
 }
@@ -62,7 +65,7 @@ def adopt_orphans() -> None:
 
 
 def limit(*, memory: int, cpu_s: float) -> None:
-    """Allow `memory` bytes more address space than now, `cpu_s` seconds, no core file, little output."""
+    """Allow `memory` more bytes of address space, `cpu_s` seconds, a little output, no core."""
     pages = int(_first_word("/proc/self/statm"))
     used = pages * os.sysconf("SC_PAGE_SIZE")
     seconds = int(cpu_s) + 2
@@ -95,7 +98,7 @@ def report_faults(native: Native, report: int, probe: int) -> ctypes.Array[ctype
 
 
 def forbid_system_calls() -> None:
-    """Let this process, from now on, neither start processes or threads nor signal, connect or delete."""
+    """From now on, end this process if it forks, starts a thread, signals, connects or deletes."""
     machine = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
     if machine not in _DENIED:
         return
@@ -114,10 +117,10 @@ def forbid_processes() -> None:
 
 
 def _filter(machine: str, pid: int) -> bytes:
-    """The seccomp program: denied calls kill the process, signals to others too, the rest passes."""
+    """The seccomp program: denied calls and signals to others end the process, the rest passes."""
     audit, denied = _DENIED[machine]
     kills = _KILLS[machine]
-    # Layout: load arch, check it, load number, one test a denied call, one a kill, allow, kill, check pid.
+    # Order: load and check the architecture, load the number, one test a call, then the outcomes.
     tests = [*((n, "deny") for n in denied), *((n, "pid") for n in kills)]
     after = len(tests)
     code = [_op(_LOAD, _ARCHITECTURE), _op(_EQUAL, audit, 0, after + 1), _op(_LOAD, _NUMBER)]

@@ -1,8 +1,8 @@
 """The measuring process: single-threaded, small, and forked once for every candidate.
 
-It is started before anything of weight is loaded and imports no compiler part of Loopwright. It holds the
-input data (made once, read-only, shared with the children by copy-on-write), forks, waits, kills what
-takes too long, and says what came of it. It ends when its client goes away.
+It is started before anything of weight is loaded and imports no compiler part of Loopwright. It
+holds the input data (made once, read-only, shared with the children by copy-on-write), forks,
+waits, kills what takes too long, and says what came of it. It ends when its client goes away.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from loopwright.runtime.native import Native, native
 _INPUT_CACHE_BYTES = 2 << 30
 _STDERR_BYTES = 4096
 _REAP_S = 2.0
+_MAX_DESCRIPTORS = 65536
 
 BOOT = """
 import os, sys
@@ -40,7 +41,7 @@ sys.path.insert(0, sys.argv[1])
 from loopwright.measure.server import main
 main(sys.argv[2:])
 """
-"""What a client runs the interpreter with: threads of NumPy's libraries would not survive a fork."""
+"""What a client gives the interpreter; a fork would lose threads of NumPy's libraries."""
 
 
 @dataclass(slots=True)
@@ -172,7 +173,7 @@ class Server:
         os.dup2(self._null, 0)
         os.dup2(self._printed, 1)
         os.dup2(self._printed, 2)
-        os.closerange(3, os.sysconf("SC_OPEN_MAX") if os.sysconf("SC_OPEN_MAX") < 4096 else 4096)
+        os.closerange(3, min(os.sysconf("SC_OPEN_MAX"), _MAX_DESCRIPTORS))
 
     def _wait(self, pid: int, timeout_s: float) -> bool:
         """True when `pid` ended within `timeout_s`; ends this process if the client has gone."""
@@ -191,7 +192,7 @@ class Server:
         return ended
 
     def _finish(self, pid: int) -> int:
-        """Exit status of `pid` (negative: the signal); it and all that it started are gone after."""
+        """Exit status of `pid` (negative: the signal), ended with all that it started."""
         for kill, target in ((os.killpg, pid), (os.kill, pid)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(target, signal.SIGKILL)
@@ -249,7 +250,7 @@ class Server:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the client on descriptor `arguments[0]`; [1] is the output file, [2] the cache, [3] its pid."""
+    """Serve a client. `arguments`: descriptors of it and of the output file, cache, its pid."""
     sock_fd, output_fd, cache_dir, parent = arguments
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sandbox.die_with_parent(int(parent))
@@ -278,7 +279,7 @@ def _nbytes(param: WireParam) -> int:
 
 
 def _locate(address: int, arena: child.Arena) -> str | None:
-    """A sentence about a faulting address that belongs to an argument; None if it belongs to none."""
+    """A sentence about a faulting address that belongs to an argument, or None."""
     written = arena.written
     for region in (*arena.arguments, arena.workspace):
         place = region.place(address)
@@ -309,7 +310,7 @@ def _size(fd: int) -> int:
 
 
 def _stack_top() -> int:
-    """The highest address of this process's (and its children's) main stack; 0 if it is not told."""
+    """The end of the main stack, also of forked children; 0 if the kernel does not tell."""
     with contextlib.suppress(OSError), Path("/proc/self/maps").open() as maps:
         for line in maps:
             if line.rstrip().endswith("[stack]"):

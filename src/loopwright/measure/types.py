@@ -1,7 +1,7 @@
 """What a measurement is asked for, and what comes back.
 
-A candidate that fails is data: `Failed` says at which stage and of what kind. Kinds of `INFRASTRUCTURE`
-say nothing about the candidate and never train a model.
+A candidate that fails is data: `Failed` says at which stage and of what kind. Kinds of
+`INFRASTRUCTURE` say nothing about the candidate and never train a model.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ Outcome: TypeAlias = Timed | Failed
 class MeasurePlan:
     """How a candidate is measured.
 
-    Warm up, then time `repeats` batches of at least `min_repeat_s` seconds each, one call at the least.
-    A candidate whose first call takes longer than `abandon_ns` is not repeated: that one figure is its time.
+    Warm up, then time `repeats` batches of at least `min_repeat_s` seconds each, one call at the
+    least. A candidate whose first call takes longer than `abandon_ns` is not repeated: that one
+    figure is its time.
     """
 
     threads: int = 1

@@ -1,7 +1,7 @@
 """What goes between a runner and its measuring process: msgpack frames over a socket pair.
 
-A frame is four bytes of length (little endian) and one message. No pickle: the server decodes nothing
-but these structs, and a frame over MAX_FRAME is refused before it is read.
+A frame is four bytes of length (little endian) and one message. No pickle: the server decodes
+nothing but these structs, and a frame over MAX_FRAME is refused before it is read.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Kernels on this machine's CPU, called with NumPy arrays.
 
-A `Module` has two faces. `module(*inputs)` takes plain arrays and returns plain outputs; it copies only
-what is not already as the kernel wants it. `module.call(*arguments)` takes every argument, outputs too,
-in its memory layout, and copies nothing.
+A `Module` has two faces. `module(*inputs)` takes plain arrays and returns plain outputs; it
+copies only what is not already as the kernel wants it. `module.call(*arguments)` takes every
+argument, outputs too, in its memory layout, and copies nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def aligned_copy(array: Array) -> Array:
 
 
 class CpuDevice:
-    """This machine's CPU with a pool of `threads` threads. Any number of Python threads may call at once.
+    """This machine's CPU with a pool of `threads` threads; any number of Python threads may call.
 
     In a forked child kernels run on one thread: the pool stays with the process that made it.
     """
@@ -117,7 +117,8 @@ class Module:
     def call(self, *arguments: Array) -> None:
         """Run on `arguments`, inputs then outputs, each in its memory layout; nothing is copied.
 
-        Raises: ShapeError if one has another shape or dtype, is not contiguous or not 64-byte aligned.
+        Raises: ShapeError if one has another shape or dtype, is not contiguous or not 64-byte
+        aligned.
         """
         self._run(self._checked(arguments))
 

@@ -1,7 +1,7 @@
 """Object code into this process: `link` and nothing else, so that a measuring process stays small.
 
-ORC is used and not MCJIT: a broken object or a symbol that is not there raises, where MCJIT ends the
-process. Nothing is compiled here.
+ORC is used and not MCJIT: a broken object or a symbol that is not there raises, where MCJIT ends
+the process. Nothing is compiled here.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Linked:
 
 
 def link(code: bytes, symbols: Sequence[str]) -> Linked:
-    """The object `code` in memory, with the addresses of `symbols`; libc and libm are found by themselves.
+    """The object `code` in memory with the addresses of `symbols`; it may use libc and libm.
 
     Raises: EnvironmentFailure if the object is broken, or needs or lacks a symbol.
     """

@@ -23,7 +23,8 @@ class Loaded:
 def load(artifact: Artifact) -> Loaded:
     """`artifact` linked into this process.
 
-    Raises: ConfigError if it was made for a target this machine is not; EnvironmentFailure if it is broken.
+    Raises: ConfigError if it was made for a target this machine is not; EnvironmentFailure if it
+    is broken.
     """
     require_runnable(artifact.target_key)
     code = link(artifact.code, (artifact.entry,))

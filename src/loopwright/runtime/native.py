@@ -1,8 +1,9 @@
-"""The native runtime as code in memory: compiled once per machine, kept on disk, linked by each process.
+"""The native runtime in memory: compiled once a machine, kept on disk, linked by each process.
 
-The IR of `native_ir` is compiled in a short process of its own, because an LLVM error ends the process
-it happens in. The object is kept in `cache_dir` under a name made of its content's inputs, behind the
-SHA-256 of the object, so that a torn or altered file is made again and never linked.
+The IR of `native_ir` is compiled in a short process of its own, because an LLVM error ends the
+process it happens in. The object is kept in `cache_dir` under a name made of its content's
+inputs, behind the SHA-256 of the object, so that a torn or altered file is made again and never
+linked.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _SYMBOLS = (
 _DIGEST_BYTES = 32
 _COMPILE_TIMEOUT_S = 60.0
 _MESSAGE_CHARS = 300
-# Reads IR, writes an object. -O2 of the code generator only: the text is written the way it shall run.
+# Reads IR, writes an object; no pass runs, since the text is written the way it shall run.
 _COMPILE = """
 import sys
 import llvmlite.binding as llvm
@@ -80,7 +81,8 @@ def default_cache_dir() -> Path:
 def native(cache_dir: Path | None = None) -> Native:
     """The native runtime, linked once a process.
 
-    Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot be made.
+    Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
+    be made.
     """
     arch = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
     if arch not in native_ir.ARCHITECTURES or sys.platform != "linux":
@@ -96,7 +98,8 @@ def native(cache_dir: Path | None = None) -> Native:
 def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = ()) -> bytes:
     """The object of the module `ir` for this machine, from `cache_dir` when it is there.
 
-    `features` are LLVM's names of what it may use beyond the architecture's base. A directory that cannot be written costs a compilation a process and nothing else.
+    `features` are LLVM's names of what it may use beyond the architecture's base. A directory
+    that cannot be written costs a compilation a process and nothing else.
     Raises: EnvironmentFailure if the compilation fails.
     """
     identity = f"{llvmlite.__version__} {platform.machine()} {','.join(features)}\n{ir}"

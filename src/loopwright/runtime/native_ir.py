@@ -2,7 +2,7 @@
 
 Written in IR because a machine that runs Loopwright needs no C compiler. Functions:
 
-    lw_serial(pool, body, closure, extent)             parallel_for that uses the calling thread only
+    lw_serial(pool, body, closure, extent)             parallel_for on the calling thread only
     lw_parallel(pool, body, closure, extent)           parallel_for of `codegen/artifact.py`
     lw_worker(slot) -> null                            what a thread of the pool runs
     lw_stop(pool)                                      tells the workers to return
@@ -10,13 +10,14 @@ Written in IR because a machine that runs Loopwright needs no C compiler. Functi
     lw_watch(report, probe)                            where faults are reported to, see below
     lw_on_fault(signal, info, context)                 SA_SIGINFO handler
 
-A pool is 64-byte aligned memory, one cache line for each word that threads write (byte offsets below),
-followed by one slot {pool, thread index} a worker. A region is one step of `generation`: the caller
-stores what to run, sets `pending`, steps `generation`, runs chunk 0 and waits until `pending` is 0.
-Workers spin on `generation`, then sleep on it (futex). A caller that finds `lock` taken runs serially.
+A pool is 64-byte aligned memory, one cache line for each word that threads write (byte offsets
+below), followed by one slot {pool, thread index} a worker. A region is one step of `generation`:
+the caller stores what to run, sets `pending`, steps `generation`, runs chunk 0 and waits until
+`pending` is 0. Workers spin on `generation`, then sleep on it (futex). A caller that finds `lock`
+taken runs serially.
 
-The fault report is four int64: signal, faulting address, 1 if `probe` more bytes of address space could
-not be had at the time of the fault (that is: memory was exhausted), si_code.
+The fault report is four int64: signal, faulting address, 1 if `probe` more bytes of address space
+could not be had at the time of the fault (that is: memory was exhausted), si_code.
 """
 
 from __future__ import annotations
@@ -171,7 +172,8 @@ sleeping:
   br i1 %over, label %leave, label %sleep
 sleep:
   %still64 = zext i32 %still to i64
-  %slept = call i64 (i64, ...) @syscall(i64 {futex}, ptr %pending.p, i64 {wait}, i64 %still64, ptr null)
+  %slept = call i64 (i64, ...)
+    @syscall(i64 {futex}, ptr %pending.p, i64 {wait}, i64 %still64, ptr null)
   br label %sleeping
 leave:
   store atomic i32 0, ptr %lock.p release, align 4
@@ -249,11 +251,11 @@ define void @lw_stop(ptr %pool) {{
   ret void
 }}
 
-define void @lw_repeat(ptr %entry, ptr %args, ptr %workspace, ptr %parallel, ptr %pool, i64 %count) {{
+define void @lw_repeat(ptr %entry, ptr %args, ptr %ws, ptr %parallel, ptr %pool, i64 %count) {{
   br label %loop
 loop:
   %i = phi i64 [ 0, %0 ], [ %i.next, %loop ]
-  call void %entry(ptr %args, ptr %workspace, ptr %parallel, ptr %pool)
+  call void %entry(ptr %args, ptr %ws, ptr %parallel, ptr %pool)
   %i.next = add i64 %i, 1
   %more = icmp ult i64 %i.next, %count
   br i1 %more, label %loop, label %done

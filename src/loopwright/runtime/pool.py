@@ -1,7 +1,8 @@
 """A persistent pool of native threads for `parallel` loops.
 
-The threads are pthreads that run generated code only and never take the interpreter lock. A region on
-two spinning threads costs well under a microsecond; idle threads sleep. See `native_ir` for the protocol.
+The threads are pthreads that run generated code only and never take the interpreter lock. A
+region on two spinning threads costs well under a microsecond; idle threads sleep. See `native_ir`
+for the protocol.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import os
 import weakref
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import ConfigError, EnvironmentFailure
@@ -26,13 +28,22 @@ _Function = ctypes.CFUNCTYPE(
 
 
 class ThreadPool:
-    """`threads` native threads, the caller's included; `parallel` and `address` go to a kernel's entry.
+    """`threads` native threads, the caller's included. Entries take `parallel` and `address`.
 
     Any number of threads may call into it: one at a time gets the workers, the others run serially.
-    A forked child has no workers: there, and after `close`, `address` is 0 and everything runs serially.
+    With `cores` worker i is pinned to cores[i]; the caller is thread 0 and pins itself.
+    A forked child has no workers: there, and after `close`, `address` is 0 and everything runs
+    serially.
     """
 
-    def __init__(self, threads: int, code: Native, *, spin: int = _SPIN) -> None:
+    def __init__(
+        self,
+        threads: int,
+        code: Native,
+        *,
+        cores: Sequence[int] | None = None,
+        spin: int = _SPIN,
+    ) -> None:
         if not 1 <= threads <= _MAX_THREADS:
             raise ConfigError(f"a pool of {threads} threads: use 1 to {_MAX_THREADS}")
         self.threads = threads
@@ -41,6 +52,8 @@ class ThreadPool:
         self._memory = _pool_memory(threads, spin)
         self._address = _aligned(self._memory) if threads > 1 else 0
         handles = _start(code, self._address, threads) if threads > 1 else []
+        if cores is not None:
+            _pin(handles, cores)
         workers = _Workers(code, self._memory, self._address, handles, self._pid)
         self._close = weakref.finalize(self, workers.stop)
 
@@ -51,7 +64,7 @@ class ThreadPool:
 
     @property
     def address(self) -> int:
-        """What to pass as `pool`; 0 where there are no workers, which `parallel` takes for serial."""
+        """What to pass as `pool`; 0 where there are no workers, which means serial."""
         return self._address if self._close.alive and os.getpid() == self._pid else 0
 
     def run(self, body: int, closure: int, extent: int) -> None:
@@ -119,12 +132,20 @@ def _start(code: Native, pool: int, threads: int) -> list[int]:
         if error:
             _end(code, pool, handles)
             raise EnvironmentFailure(
-                f"cannot start thread {thread + 1} of {threads}: {os.strerror(error)}; use fewer threads",
+                f"thread {thread + 1} of {threads}: {os.strerror(error)}; use fewer threads",
                 retryable=True,
             )
         handles.append(handle.value)
     libc.pthread_attr_destroy(attributes)
     return handles
+
+
+def _pin(handles: Sequence[int], cores: Sequence[int]) -> None:
+    """Pin thread i + 1 to cores[i + 1], as far as the system lets us."""
+    libc = ctypes.CDLL(None)
+    for handle, core in zip(handles, cores[1:], strict=False):
+        mask = (1 << core).to_bytes(core // 64 * 8 + 8, "little")
+        libc.pthread_setaffinity_np(ctypes.c_ulong(handle), ctypes.c_size_t(len(mask)), mask)
 
 
 def _end(code: Native, pool: int, handles: list[int]) -> None:
