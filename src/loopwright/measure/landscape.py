@@ -135,7 +135,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     knobs: tuple[_Split | _Choice | _Reorder | _Annotate, ...]
     columns: tuple[tuple[int, ...], ...]
     ns: tuple[float | None, ...]
-    failures: dict[int, FailureKind]
+    failures: tuple[tuple[int, FailureKind], ...]
 
 
 def save(scape: Landscape, path: Path) -> None:
@@ -147,7 +147,7 @@ def save(scape: Landscape, path: Path) -> None:
         knobs=tuple(_to_wire(knob) for knob in scape.space.knobs),
         columns=tuple(tuple(column) for column in scape.space.points.T.tolist()),
         ns=tuple(round(ns, 1) if math.isfinite(ns) else None for ns in scape.ns.tolist()),
-        failures=dict(scape.failures),
+        failures=tuple(sorted(scape.failures.items(), key=lambda pair: pair[0])),
     )
     path.write_bytes(gzip.compress(jsonio.dumps(file).encode(), mtime=0))
 
@@ -175,7 +175,9 @@ def _from_file(file: _File) -> Landscape:
         raise ValueError(f"format {file.v} with points {points.shape} and {len(ns)} times")
     if (points < 0).any() or (points >= space.radices).any():
         raise ValueError("a point has a value that its knob does not")
-    return Landscape(file.name, file.origin, RestrictedSpace(space, points), ns, file.failures)
+    return Landscape(
+        file.name, file.origin, RestrictedSpace(space, points), ns, dict(file.failures)
+    )
 
 
 def _to_wire(knob: Knob) -> _Split | _Choice | _Reorder | _Annotate:

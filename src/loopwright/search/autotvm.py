@@ -72,7 +72,7 @@ class AutotvmPolicy:
         while len(asked) < n:
             if not self._batch:
                 if asked:
-                    break  # the barrier: the rest of this batch comes back first
+                    break  # the barrier: what was asked for comes back first
                 self._next_batch()
             if not self._batch:
                 break
@@ -87,7 +87,7 @@ class AutotvmPolicy:
         size = self._options.batch
         ledger = self._ledger
         chosen = np.empty((0, len(self._space.knobs)), dtype=np.int64)
-        if ledger.told >= size and np.isfinite(ledger.ns).sum() > 1:
+        if 2 * ledger.told >= size and np.isfinite(ledger.ns).sum() > 1:
             own = Observations("this", self._features(ledger.points), ledger.ns)
             self._model.fit(collect([own]))
             chosen = self._anneal()[: size - int(size * self._options.random_share)]

@@ -1,0 +1,122 @@
+"""The state of one task while it is tuned: trials, failures, the best and those who claim to be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from typing import final
+
+from loopwright.measure.types import Failed, FailureKind, Outcome, Timed
+from loopwright.search.allocator import Progress
+from loopwright.search.policy import Policy
+from loopwright.search.result import Best, TuneResult
+from loopwright.space.config import Config
+from loopwright.templates.task import Task
+
+
+@final
+class TaskProgress:
+    """Bookkeeping of one task; it neither measures nor chooses.
+
+    A time counts as best only once the output was checked (`check` says whether that is asked for).
+    """
+
+    def __init__(self, task: Task, policy: Policy, count: int, *, check: bool) -> None:
+        self.task = task
+        self.policy = policy
+        self.count = count
+        self.check = check
+        self.next_trial = 0
+        self.resumed = 0
+        self.in_flight = 0
+        self.exhausted = False
+        self.best: Best | None = None
+        self.failures: Counter[FailureKind] = Counter()
+        self._claims: list[tuple[float, int, Config]] = []
+        self._crowned: list[tuple[int, float]] = []
+        self._row: dict[int, int] = {}  # trial -> its place among those that came back
+        self._ns: list[float] = []
+        self._fastest: list[float] = []  # the best time after each trial, checked or not
+
+    @property
+    def trials(self) -> int:
+        """Trials that came back, resumed ones included."""
+        return len(self._fastest)
+
+    @property
+    def fastest_ns(self) -> float:
+        """The best time so far, checked or not; infinite without one."""
+        return self._fastest[-1] if self._fastest else math.inf
+
+    def standing(self) -> Progress:
+        """What the allocator looks at."""
+        return Progress(
+            self.count, self.task.flops, self._fastest, self.in_flight, not self.exhausted
+        )
+
+    def trial_done(self, trial: int, config: Config, outcome: Outcome) -> None:
+        """Take in the first measurement of `config`."""
+        ns = outcome.best_ns if isinstance(outcome, Timed) else math.inf
+        self._row[trial] = len(self._ns)
+        self._ns.append(ns)
+        self._fastest.append(min(self.fastest_ns, ns))
+        if isinstance(outcome, Failed):
+            self.failures[outcome.kind] += 1
+        elif outcome.checked or not self.check:
+            self.crown(trial, config, outcome)
+        else:
+            self._claims.append((ns, trial, config))
+
+    def confirmed(self, trial: int, config: Config, outcome: Outcome) -> None:
+        """Take in the second, checked measurement of a `config` that claimed to be the best."""
+        if isinstance(outcome, Timed):
+            self.crown(trial, config, outcome)
+            return
+        self.failures[outcome.kind] += 1
+        if outcome.blames_candidate and trial in self._row:
+            self._ns[self._row[trial]] = math.inf  # its time was of a wrong program
+            self._fastest = list(itertools.accumulate(self._ns, min))
+
+    def known(self, config: Config, outcome: Outcome) -> None:
+        """Take in a measurement that is no trial of this run: as if before the first one."""
+        if isinstance(outcome, Timed) and (outcome.checked or not self.check):
+            self.crown(-1, config, outcome)
+
+    def crown(self, trial: int, config: Config, outcome: Timed) -> None:
+        """Make `config` the best if it is faster than the one before."""
+        if self.best is None or outcome.best_ns < self.best.ns:
+            gflops = self.task.flops / outcome.best_ns
+            self.best = Best(outcome.best_ns, gflops, config, trial)
+            self._crowned.append((trial + 1, outcome.best_ns))
+
+    def next_claim(self) -> tuple[int, Config] | None:
+        """The trial and config that is faster than the best but was not checked, if there is one.
+
+        Of several the fastest, which then counts as taken; those that are no longer faster are
+        forgotten.
+        """
+        best = self.best
+        self._claims = [claim for claim in self._claims if best is None or claim[0] < best.ns]
+        if not self._claims:
+            return None
+        claim = min(self._claims, key=lambda c: c[0])
+        self._claims.remove(claim)
+        return claim[1:]
+
+    def result(self, *, interrupted: bool) -> TuneResult:
+        """What came of the task."""
+        curve: list[tuple[int, float]] = []
+        for trial, ns in sorted(self._crowned):
+            if not curve or ns < curve[-1][1]:
+                curve.append((trial, ns))
+        return TuneResult(
+            task=self.task,
+            best=self.best,
+            curve=tuple(curve),
+            trials=self.trials,
+            resumed=self.resumed,
+            failures=dict(self.failures),
+            exhausted=self.exhausted,
+            interrupted=interrupted,
+        )
