@@ -1,0 +1,227 @@
+"""Tuning one operator and timing its program in turns with the peers, for conv.py and matmul.py.
+
+What is timed is the same for everybody: one call of the operator on the same cores, round after
+round A-B-A-B, medians of at least 15 figures. Ours is the kernel in its own blocked layout with
+packed weights and, beside it, the whole call on plain arrays. A peer gets plain arrays (PyTorch
+the fastest of its forms, see `loopwright.peers`), and, where it tells the time of its kernel
+alone, that counts too: the best peer is the smallest of all these figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import harness
+from rich.table import Table
+
+import loopwright as lw
+from loopwright.api.program import example_inputs
+from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on
+from loopwright.peers.peer import ENGINES, missing
+from loopwright.peers.wire import OpSpec
+from loopwright.runtime.machine import measure_fma_peak
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """An operator to tune and time; `spec` says to the peers what it is."""
+
+    name: str
+    shape: str
+    task: lw.Task
+    spec: OpSpec
+
+
+@dataclass(frozen=True, slots=True)
+class PeerTime:
+    """A peer on one operator. `kernel_ns` is its kernel alone, where it tells."""
+
+    peer: str
+    form: str
+    ns: float
+    spread: float
+    kernel_ns: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorRow:
+    """One operator: medians in nanoseconds; a spread is the interquartile range over the median.
+
+    `peak_gflops` is the FMA peak of the cores used, the higher of that before and that after.
+    `ratio` is the best peer's time over our kernel's, `plain_ratio` the best peer call's over our
+    call on plain arrays.
+    """
+
+    name: str
+    shape: str
+    flops: int
+    trials: int
+    config: str
+    ns: float
+    spread: float
+    figures: int
+    gflops: float
+    peak_gflops: float
+    share: float
+    plain_ns: float
+    peers: tuple[PeerTime, ...]
+    best_peer: str | None
+    ratio: float | None
+    plain_ratio: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What `add_options` adds, read."""
+
+    threads: int
+    trials: int
+    records: str
+    policy: str
+    seed: int
+    engines: tuple[str, ...]
+    rounds: int
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of tuning and comparing to `parser`."""
+    parser.add_argument("--threads", type=int, default=1, help="threads of every contender")
+    parser.add_argument("--trials", type=int, default=128, help="trials an operator")
+    parser.add_argument("--records", help="where records are kept; out/benchmarks.db without")
+    parser.add_argument("--policy", default="model", help="search policy")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the search")
+    parser.add_argument("--peers", default="onnxruntime,torch", help="libraries to compare with")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="turns of each contender, 3 figures a turn"
+    )
+
+
+def options(args: argparse.Namespace) -> Options:
+    """The options that were given."""
+    url = harness.records_url(args.records)
+    engines = _engines(args.peers)
+    return Options(args.threads, args.trials, url, args.policy, args.seed, engines, args.rounds)
+
+
+def tune_and_measure(cases: Sequence[Case], options: Options) -> list[OperatorRow]:
+    """A row for each of `cases`: first all are tuned, then all are timed in turns with peers."""
+    programs = [_tuned(case, options) for case in cases]
+    rows = []
+    with peers_on(options.engines, options.threads) as peers:
+        for case, (program, trials) in zip(cases, programs, strict=True):
+            harness.progress(f"{case.name}: timing")
+            before = measure_fma_peak(options.threads)
+            plan = Plan(options.rounds)
+            found = compare(_calls(program), peers, case.spec, case.task.flops, plan)
+            peak = max(before, measure_fma_peak(options.threads))
+            rows.append(_row(case, program, trials, found, peak))
+    return rows
+
+
+def _tuned(case: Case, options: Options) -> tuple[lw.Program, int]:
+    """The best program after the trials of `options`, and how many the records hold.
+
+    Trials in the records count: the second time nothing is measured.
+    """
+    result = lw.tune(
+        case.task,
+        trials=options.trials,
+        records=options.records,
+        policy=options.policy,
+        seed=options.seed,
+    )
+    trials = len(result.curve)
+    harness.progress(f"{case.name}: {result.best.gflops:.1f} GFLOP/s after {trials} trials")
+    return lw.build(case.task, records=options.records), trials
+
+
+def _engines(text: str) -> tuple[str, ...]:
+    """The peers that `text` (`onnxruntime,torch`) names, without those not installed."""
+    kept = []
+    for name in filter(None, text.split(",")):
+        absent = missing(name) if name in ENGINES else ()
+        if absent:
+            harness.progress(f"without {name}: {', '.join(absent)} is not installed")
+        else:
+            kept.append(name)
+    return tuple(kept)
+
+
+def _calls(program: lw.Program) -> Mapping[str, Callable[[], object]]:
+    """The calls that are timed; weights are laid out before, as every peer does."""
+    task = program.task
+    arrays = dict(zip(program.inputs, example_inputs(task), strict=True))
+    weights = {name: a for name, a in arrays.items() if name in task.workload.constants}
+    data = [array for name, array in arrays.items() if name not in weights]
+    bound = program.bind(**weights) if weights else program
+    return {KERNEL: bound.timed_call(*data), PLAIN: functools.partial(bound, *data)}
+
+
+def _row(
+    case: Case, program: lw.Program, trials: int, found: Comparison, peak: float
+) -> OperatorRow:
+    ours, plain = found.ours[KERNEL], found.ours[PLAIN]
+    peers = tuple(
+        PeerTime(
+            name,
+            found.forms[name],
+            timing.median_ns,
+            timing.spread,
+            found.peer_kernels[name].median_ns if name in found.peer_kernels else None,
+        )
+        for name, timing in found.peers.items()
+    )
+    best = min(peers, key=lambda p: min(p.ns, p.kernel_ns or p.ns), default=None)
+    gflops = found.gflops(ours)
+    return OperatorRow(
+        name=case.name,
+        shape=case.shape,
+        flops=found.flops,
+        trials=trials,
+        config=str(program.config),
+        ns=ours.median_ns,
+        spread=ours.spread,
+        figures=len(ours.ns),
+        gflops=gflops,
+        peak_gflops=peak,
+        share=gflops / peak,
+        plain_ns=plain.median_ns,
+        peers=peers,
+        best_peer=best.peer if best else None,
+        ratio=found.ratio,
+        plain_ratio=min(p.ns for p in peers) / plain.median_ns if peers else None,
+    )
+
+
+def table(rows: Sequence[OperatorRow], options: Options, title: str) -> Table:
+    """The rows for a person. A peer's kernel alone, where it tells, is in brackets."""
+    columns = ["", "operator", ">trials", ">ms", ">GFLOP/s", ">of peak", ">plain ms"]
+    columns += [f">{name} ms" for name in options.engines]
+    columns += [">best peer", ">ratio"]
+    threads = f"{options.threads} thread{'s' if options.threads > 1 else ''}"
+    lines = [_cells(row, options.engines) for row in rows]
+    return harness.rows_table(columns, lines, title=f"{title}, {threads}")
+
+
+def _cells(row: OperatorRow, engines: Sequence[str]) -> list[str]:
+    times = {peer.peer: peer for peer in row.peers}
+    shown = [
+        row.name,
+        row.shape,
+        str(row.trials),
+        f"{row.ns / 1e6:.3f}",
+        f"{row.gflops:.1f}",
+        f"{row.share:.1%}",
+        f"{row.plain_ns / 1e6:.3f}",
+    ]
+    shown += [_peer_cell(times[name]) if name in times else "-" for name in engines]
+    ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
+    return [*shown, row.best_peer or "-", ratio]
+
+
+def _peer_cell(peer: PeerTime) -> str:
+    kernel = "" if peer.kernel_ns is None else f" ({peer.kernel_ns / 1e6:.3f})"
+    return f"{peer.ns / 1e6:.3f}{kernel}"
