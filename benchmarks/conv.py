@@ -15,10 +15,9 @@ import harness
 import operators
 import resnet18
 from harness import Figure, figure
-from operators import Case, OperatorRow
-
 from loopwright.peers.compare import geometric_mean
 from loopwright.peers.wire import OpSpec
+from operators import Case, OperatorRow
 
 NEAR_PEAK = ("C2", "C3", "C6", "C9")
 """The layers that must reach 90% of the FMA peak on one thread."""

@@ -15,12 +15,12 @@ import sys
 import time
 from dataclasses import dataclass
 
-import harness
 import numpy as np
+
+import harness
+import loopwright as lw
 import resnet18
 from harness import figure
-
-import loopwright as lw
 from loopwright.learn.features import NAMES, features_of, featurize
 from loopwright.sched.extent import IntArray
 

@@ -13,12 +13,11 @@ from __future__ import annotations
 import sys
 
 import harness
+import loopwright as lw
 import operators
 from harness import figure
-from operators import Case
-
-import loopwright as lw
 from loopwright.peers.wire import OpSpec
+from operators import Case
 
 
 def cases(size: int, threads: int) -> list[Case]:

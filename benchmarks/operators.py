@@ -14,9 +14,9 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import harness
 from rich.table import Table
 
+import harness
 import loopwright as lw
 from loopwright.api.program import example_inputs
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on

@@ -19,12 +19,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import harness
 import numpy as np
+
+import harness
+import loopwright as lw
 import resnet18
 from harness import figure
-
-import loopwright as lw
 from loopwright.codegen.compile import compile_config
 from loopwright.errors import InternalError
 from loopwright.measure.builders import BuilderPool
