@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loopwright.codegen.artifact import Param
+from loopwright.codegen.llvm import emit
+from loopwright.codegen.storage import Home, plan_storage
+from loopwright.ir.dtype import F16, F32, I64
+from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Var
+from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.layout import Layout
+from loopwright.target import PRESETS, host
+
+S, P, V, U = LoopKind.SERIAL, LoopKind.PARALLEL, LoopKind.VECTORIZED, LoopKind.UNROLLED
+ZERO = Const(0.0, F32)
+
+
+def f32(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
+
+
+def nest(body: Stmt, *loops) -> Stmt:
+    for var, extent, kind in reversed(loops):
+        body = For(var, extent, kind, body)
+    return body
+
+
+def matmul(m: int, n: int, k: int, tile_m: int, vectors: int, lanes: int, *, tail: bool = False) -> Kernel:
+    """C[m, n] = A[m, k] B[k, n] with a register tile; with `tail`, n need not be a multiple."""
+    width = vectors * lanes
+    A, B, C = (Buffer(name, F32, (size,)) for name, size in (("A", m * k), ("B", k * n), ("C", m * n)))
+    acc = Buffer("acc", F32, (tile_m * width,), Scope.REGISTER)
+    io, jo, kk = Var("io"), Var("jo"), Var("k")
+
+    def tile(tag: str, make) -> Stmt:
+        i, v, lane = Var("i" + tag), Var("v" + tag), Var("l" + tag)
+        at, column = (i * vectors + v) * lanes + lane, jo * width + v * lanes + lane
+        body = make(io * tile_m + i, column, at)
+        if tail:
+            body = If(column < n, body)
+        return nest(body, (i, tile_m, U), (v, vectors, U), (lane, lanes, V))
+
+    def update(i: Expr, j: Expr, at: Expr) -> Stmt:
+        return Store(acc, (at,), Load(acc, (at,)) + Load(A, (i * k + kk,)) * Load(B, (kk * n + j,)))
+
+    body = block(
+        tile("z", lambda i, j, at: Store(acc, (at,), ZERO)),
+        nest(tile("u", update), (kk, k, S)),
+        tile("s", lambda i, j, at: Store(C, (i * n + j,), Load(acc, (at,)))),
+    )
+    return Kernel("matmul", (A, B, C), 1, nest(Alloc(acc, body), (io, m // tile_m, P), (jo, -(-n // width), S)))
+
+
+@pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
+@pytest.mark.parametrize(
+    ("shape", "tile", "tail"),
+    [((12, 64, 20), (6, 2, 16), False), ((8, 50, 9), (4, 1, 16), True), ((4, 21, 5), (2, 3, 4), True)],
+)
+def test_a_register_tile_multiplies_matrices(run, shape, tile, tail, preset) -> None:
+    m, n, k = shape
+    a, b = f32(m * k), f32(k * n, 1)
+    kernel = matmul(m, n, k, *tile, tail=tail)
+    (got,) = run(kernel, a, b, f32(m * n, 2), target=PRESETS[preset], threads=2)
+    np.testing.assert_allclose(got.reshape(m, n), a.reshape(m, k) @ b.reshape(k, n), rtol=1e-5, atol=1e-5)
+
+
+def test_a_register_tile_is_never_in_memory() -> None:
+    kernel = matmul(12, 64, 20, 6, 2, 16)
+    text = emit(kernel, _params(kernel), PRESETS["x86-64-avx512"]).text
+    assert "x i8]" not in text  # a buffer on the stack would be an alloca of bytes
+    assert text.count(" = phi <16 x float>") == 12
+    assert text.count("store <16 x float>") == 12
+
+
+def test_the_loads_of_a_tile_are_shared() -> None:
+    kernel = matmul(12, 64, 20, 6, 2, 16)
+    text = emit(kernel, _params(kernel), PRESETS["x86-64-avx512"]).text
+    assert text.count(" = load <16 x float>") == 2
+    assert text.count(" = load float") == 6
+
+
+def carried(initial: bool, conditional: bool) -> Kernel:
+    """B[i] = sum of A[k] where k % 3 != 1, kept in a register that may begin inside the loop."""
+    A, B = Buffer("A", F32, (30,)), Buffer("B", F32, (1,))
+    acc = Buffer("acc", F32, (1,), Scope.REGISTER)
+    k, zero = Var("k"), Const(0, I64)
+    add: Stmt = Store(acc, (zero,), Load(acc, (zero,)) + Load(A, (k,)))
+    if conditional:
+        add = If(Binary(Op.NE, Binary(Op.FLOORMOD, k, Const(3, I64)), Const(1, I64)), add)
+    begin = Store(acc, (zero,), ZERO)
+    loop = nest(add if initial else block(If(k.equal(0), begin), add), (k, 30, S))
+    body = block(begin, loop) if initial else loop
+    return Kernel("carried", (A, B), 1, Alloc(acc, block(body, Store(B, (zero,), Load(acc, (zero,))))))
+
+
+@pytest.mark.parametrize("initial", [True, False])
+@pytest.mark.parametrize("conditional", [True, False])
+def test_registers_are_carried_through_loops_and_conditions(run, initial, conditional) -> None:
+    a = f32(30)
+    (got,) = run(carried(initial, conditional), a, f32(1))
+    want = a[np.arange(30) % 3 != 1] if conditional else a
+    np.testing.assert_allclose(got[0], want.sum(), rtol=1e-5)
+
+
+def test_both_sides_of_a_condition_meet(run) -> None:
+    A, B = Buffer("A", F32, (64,)), Buffer("B", F32, (64,))
+    R = Buffer("R", F32, (32,), Scope.REGISTER)
+    o, v, lane = Var("o"), Var("v"), Var("lane")
+    at = v * 16 + lane
+
+    def each(value: Expr) -> Stmt:
+        return nest(Store(R, (at,), value), (v, 2, U), (lane, 16, V))
+
+    load = Load(A, (o * 32 + at,))
+    body = block(
+        each(Const(1.0, F32)),
+        If(o < 1, each(load + Load(R, (at,))), block(each(load * 2.0), If(o > 5, each(ZERO)))),
+        nest(Store(B, (o * 32 + at,), Load(R, (at,))), (v, 2, U), (lane, 16, V)),
+    )
+    kernel = Kernel("k", (A, B), 1, nest(Alloc(R, body), (o, 2, S)))
+    a = f32(64)
+    (got,) = run(kernel, a, f32(64))
+    np.testing.assert_array_equal(got, np.concatenate([a[:32] + 1, a[32:] * 2]))
+
+
+def test_a_masked_store_to_a_register_keeps_the_other_lanes(run) -> None:
+    B, R = Buffer("B", F32, (48,)), Buffer("R", F32, (16,), Scope.REGISTER)
+    o, lane = Var("o"), Var("lane")
+    body = block(
+        nest(Store(R, (lane,), Const(5.0, F32)), (lane, 16, V)),
+        nest(
+            If(o * 16 + lane < 20, Store(R, (lane,), Cast(F32, lane)), Store(R, (lane,), Load(R, (lane,)) + 1.0)),
+            (lane, 16, V),
+        ),
+        nest(Store(B, (o * 16 + lane,), Load(R, (lane,))), (lane, 16, V)),
+    )
+    (got,) = run(Kernel("k", (B,), 1, nest(Alloc(R, body), (o, 3, S))), f32(48))
+    i = np.arange(48)
+    np.testing.assert_array_equal(got, np.where(i < 20, i % 16, 6))
+
+
+def test_nested_loops_carry_the_registers_that_they_change(run) -> None:
+    A, B = Buffer("A", F32, (24,)), Buffer("B", F32, (2,))
+    R, Q = (Buffer(name, F32, (1,), Scope.REGISTER) for name in "RQ")
+    i, j, z = Var("i"), Var("j"), Const(0, I64)
+    inner = nest(Store(R, (z,), Load(R, (z,)) + Load(A, (i * 6 + j,))), (j, 6, S))
+    outer = nest(block(inner, Store(Q, (z,), Load(Q, (z,)) * 0.5 + Load(R, (z,)))), (i, 4, S))
+    body = block(
+        Store(R, (z,), ZERO), Store(Q, (z,), ZERO), outer,
+        Store(B, (z,), Load(R, (z,))), Store(B, (Const(1, I64),), Load(Q, (z,))),
+    )  # fmt: skip
+    a = f32(24)
+    (got,) = run(Kernel("k", (A, B), 1, Alloc(R, Alloc(Q, body))), a, f32(2))
+    total, q = 0.0, 0.0
+    for row in a.reshape(4, 6):
+        total += row.sum()
+        q = q * 0.5 + total
+    np.testing.assert_allclose(got, [total, q], rtol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["serial index", "two widths", "unaligned", "crosses a parallel loop"])
+def test_a_buffer_that_cannot_be_in_registers_is_in_memory(run, case) -> None:
+    B, R = Buffer("B", F32, (32,)), Buffer("R", F32, (32,), Scope.REGISTER)
+    i, j, lane = Var("i"), Var("j"), Var("lane")
+    fill = nest(Store(R, (i,), Cast(F32, i) * 3.0), (i, 32, S if case == "serial index" else U))
+    copy = nest(Store(B, (j,), Load(R, (j,))), (j, 32, U))
+    if case == "two widths":
+        copy = nest(Store(B, (j * 8 + lane,), Load(R, (j * 8 + lane,))), (j, 4, U), (lane, 8, V))
+    elif case == "unaligned":
+        step = block(
+            nest(Store(R, (i * 16 + lane,), Cast(F32, i * 16 + lane) * 3.0), (i, 2, U), (lane, 16, V)),
+            nest(Store(R, (lane + 3,), Cast(F32, lane + 3) * 3.0), (lane, 16, V)),
+        )
+        fill, copy = step, nest(Store(B, (j * 16 + lane,), Load(R, (j * 16 + lane,))), (j, 2, U), (lane, 16, V))
+    elif case == "crosses a parallel loop":
+        copy = nest(Store(B, (j,), Load(R, (j,))), (j, 32, P))
+    kernel = Kernel("k", (B,), 1, Alloc(R, block(fill, copy)))
+    home = plan_storage(kernel).places[R].home
+    assert home is (Home.SHARED if case == "crosses a parallel loop" else Home.STACK)
+    (got,) = run(kernel, f32(32), threads=2)
+    np.testing.assert_array_equal(got, np.arange(32) * 3)
+
+
+def test_half_precision_registers_are_rounded(run) -> None:
+    A, B = Buffer("A", F16, (64,)), Buffer("B", F16, (1,))
+    R = Buffer("R", F16, (1,), Scope.REGISTER)
+    k, z = Var("k"), Const(0, I64)
+    body = block(
+        Store(R, (z,), Const(0.0, F16)),
+        nest(Store(R, (z,), Load(R, (z,)) + Load(A, (k,))), (k, 64, S)),
+        Store(B, (z,), Load(R, (z,))),
+    )
+    a = np.random.default_rng(3).standard_normal(64).astype(np.float16)
+    (got,) = run(Kernel("k", (A, B), 1, Alloc(R, body)), a, np.zeros(1, np.float16))
+    want = np.float16(0)
+    for x in a:
+        want = np.float16(np.float32(want) + np.float32(x))
+    assert got[0] == want
+
+
+def test_every_target_gets_an_object_with_the_entry(compile_kernel) -> None:
+    kernel = matmul(12, 64, 20, 6, 2, 16)
+    for target in PRESETS.values():
+        artifact = compile_kernel(kernel, target)
+        assert artifact.code[:4] == b"\x7fELF"
+        machine = int.from_bytes(artifact.code[18:20], "little")
+        assert machine == (0xB7 if target.arch == "aarch64" else 0x3E)
+        assert artifact.entry.encode() in artifact.code
+        assert artifact.target_key == target.key
+
+
+def test_the_object_is_the_same_each_time(compile_kernel) -> None:
+    kernel = matmul(12, 64, 20, 6, 2, 16)
+    assert compile_kernel(kernel, host()).digest == compile_kernel(kernel, host()).digest
+
+
+def _params(kernel: Kernel) -> tuple[Param, ...]:
+    return tuple(Param(b.name, b.dtype, b.shape, Layout.plain(1)) for b in kernel.params)
