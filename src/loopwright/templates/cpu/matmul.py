@@ -1,8 +1,9 @@
 """Matrix products on CPUs (dense, matmul, batch_matmul): packed panels and a register tile.
 
 The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n` vectors
-columns: a weight is stored so ahead of time, another operand is packed first (knob `pack_b`). The other
-one, A, is broadcast element by element, straight or from panels [M/t][K][t] (knob `pack_a`). With
+columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`: all of it
+first, or by blocks of columns right before they are used). The other one, A, is broadcast element by
+element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With
 `k[0] > 1` blocks of K run outside the tiles, and partial sums go through the output.
 """
 
@@ -79,15 +80,15 @@ def space(workload: Workload, target: Target) -> Space:
     room = target.registers - 2
     blocked = role.output is role.product
     straight = role.b.along == role.b.tensor.ndim - 1
-    packs_b: tuple[bool, ...] = (True, False) if straight else (True,)
+    packs_b = ("all", "block", "none") if straight else ("all", "block")
     knobs: list[Knob] = [
         Choice("lanes", (lanes,)),
         Split("m", rows, 3, policy="listed", candidates=_blocks(rows, min(room, 16))),
         Split("n", -(-columns // lanes), 3, policy="listed", candidates=_blocks(-(-columns // lanes), 8)),
         Split("k", depth, 3, policy="listed", candidates=_depths(depth, blocked=blocked)),
         Choice("order", ("n,m", "m,n")),
-        Choice("pack_b", (False,) if role.b.tensor.name in role.constants else packs_b),
-        Choice("pack_a", (False, True) if rows > 1 else (False,)),
+        Choice("pack_b", ("none",) if role.b.tensor.name in role.constants else packs_b),
+        Choice("pack_a", ("none", "all", "block") if rows > 1 else ("none",)),
     ]
 
     def fits(columns_of: Columns) -> object:
@@ -148,16 +149,22 @@ def schedule(s: Schedule, config: Configuration) -> None:
     for tensor in s.workload.stages:
         if tensor is not role.product and tensor is not role.output:
             s[tensor].compute_inline()
-    columns = n_tile * lanes
+    packed_b = packed_a = None
     if role.b.tensor.name in role.constants:
-        s.set_layout(role.b.tensor, _panels(role.b, columns))
-    elif config.flag("pack_b"):
-        _pack(s, role.product, role.b, columns, lanes)
-    if config.flag("pack_a"):
-        _pack(s, role.product, role.a, m_tile, lanes)
-    tile_loop = _outer_loops(s, role, config, lanes)
+        s.set_layout(role.b.tensor, _panels(role.b, n_tile * lanes))
+    elif config.text("pack_b") != "none":
+        packed_b = _packed(s, role.product, role.b, n_tile * lanes)
+    if config.text("pack_a") != "none":
+        packed_a = _packed(s, role.product, role.a, m_tile)
+    blocks = _outer_loops(s, role, config, lanes)
+    if packed_b is not None:
+        at = blocks.columns if config.text("pack_b") == "block" else None
+        _pack(s, role, packed_b, role.b, n_tile * lanes, lanes, at)
+    if packed_a is not None:
+        at = blocks.rows if config.text("pack_a") == "block" else None
+        _pack(s, role, packed_a, role.a, m_tile, lanes, at)
     if role.output is not role.product:
-        s[role.product].compute_at(role.output, tile_loop)
+        s[role.product].compute_at(role.output, blocks.tiles)
         s[role.product].set_scope("register")
         stage = s[role.product]
         *_, row, column = role.product.axis
@@ -171,27 +178,53 @@ def _panels(operand: Operand, width: SizeLike) -> list[int | tuple[int, SizeLike
     return [*batch, operand.along, operand.summed, (operand.along, width)]
 
 
-def _pack(s: Schedule, product: Tensor, operand: Operand, width: SizeLike, lanes: int) -> None:
-    """Copy an operand into panels before the product starts."""
+def _packed(s: Schedule, product: Tensor, operand: Operand, width: SizeLike) -> Tensor:
+    """The copy of an operand that is stored in panels."""
     name = f"{operand.tensor.name}.packed"
     packed = s.cache_read(operand.tensor, [product], "global", name)
     s.set_layout(packed, _panels(operand, width))
+    return packed
+
+
+def _pack(
+    s: Schedule,
+    role: Roles,
+    packed: Tensor,
+    operand: Operand,
+    width: SizeLike,
+    lanes: int,
+    at: Loop | None,
+) -> None:
+    """Copy an operand into panels: in the loop `at` of the output, or all of it before."""
     stage = s[packed]
+    if at is not None:
+        stage.compute_at(role.output, at)
     along, summed = packed.axis[operand.along], packed.axis[operand.summed]
+    batch = [v for v in packed.axis if v.name not in (along.name, summed.name)]
     panel, inside = stage.split(along, width)
-    batch = [loop for loop in stage.loops if loop.name in {v.name for v in packed.axis}]
-    batch = [loop for loop in batch if loop.name != summed.name]
     if operand.along == operand.tensor.ndim - 1:
         outer, vector = stage.split(inside, lanes)
         stage.reorder(*batch, panel, summed, outer, vector)
         stage.vectorize(vector)
-    else:
-        stage.reorder(*batch, panel, summed, inside)
-    stage.parallel(stage.fuse(*batch, panel) if batch else panel)
+    else:  # a transpose: by lines of the source, so that both sides stay in the nearest cache
+        line, step = stage.split(summed, lanes)
+        stage.reorder(*batch, panel, line, inside, step)
+        stage.unroll(step)
+    if at is None:
+        stage.parallel(stage.fuse(*batch, panel) if batch else panel)
 
 
-def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Loop:
-    """Tile the output stage. Returns the loop in which one tile is computed."""
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """Loops of the output stage: over blocks of rows, blocks of columns, and tiles."""
+
+    rows: Loop
+    columns: Loop
+    tiles: Loop
+
+
+def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Blocks:
+    """Tile the output stage."""
     stage = s[role.output]
     *batch, row, column = role.output.axis
     _, m_block, m_tile = config.sizes("m")
@@ -212,7 +245,8 @@ def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) ->
         stage.vectorize(nl)
     shared = stage.fuse(*batch, outer[0]) if batch else outer[0]
     stage.parallel(shared)
-    return middle[-1]
+    rows, columns = (shared, no) if outer[0] is mo else (mo, shared)
+    return Blocks(rows, columns, middle[-1])
 
 
 def _reduce_loops(
