@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def test_a_curve_is_the_best_so_far_in_the_order_of_trials(make_record: MakeRecord) -> None:
     records = [make_record(n, ns) for n, ns in enumerate([None, 1000.0, 2000.0, 500.0])]
-    (curve,) = curves(reversed(records))
+    (curve,) = curves(list(reversed(records)))
     assert curve.policy == "model"
     assert curve.gflops.tolist() == [[0.0, 2000.0, 2000.0, 4000.0]]
 
@@ -26,6 +26,14 @@ def test_runs_of_a_policy_are_the_rows_and_a_shorter_one_keeps_its_last_value(
     (curve,) = curves([*long, *short])
     assert curve.gflops.tolist() == [[2000.0, 4000.0, 8000.0], [1000.0, 1000.0, 1000.0]]
     np.testing.assert_array_equal(curve.median, [1500.0, 2500.0, 4500.0])
+
+
+def test_of_a_trial_that_was_measured_twice_the_later_record_counts(
+    make_record: MakeRecord,
+) -> None:
+    first, again = make_record(0, 500.0), make_record(0, None)
+    (curve,) = curves([first, again, make_record(1, 1000.0)])
+    assert curve.gflops.tolist() == [[0.0, 2000.0]]
 
 
 def test_policies_and_tasks_have_curves_of_their_own(make_record: MakeRecord) -> None:

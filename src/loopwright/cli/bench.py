@@ -18,6 +18,7 @@ from loopwright.cli.common import (
     TasksOption,
     ThreadsOption,
     console,
+    known_engines,
     parse_shapes,
     print_json,
     records_url,
@@ -54,6 +55,7 @@ def bench(
     """
     if not ops:
         raise UnsupportedError("bench times operators so far; add --ops")
+    engines = known_engines(compare)
     from loopwright.api.model import load_model
     from loopwright.cli.report import as_json, as_table
     from loopwright.peers.compare import Plan
@@ -61,7 +63,7 @@ def bench(
     found = load_model(model, threads=threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
     url = records_url(context, records)
-    rows, missing = timed(parts, url, compare or [], threads, Plan(rounds=rounds))
+    rows, missing = timed(parts, url, engines, threads, Plan(rounds=rounds))
     if not rows:
         raise RecordsError(missing[0])
     if output is Output.JSON:

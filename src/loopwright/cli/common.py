@@ -162,6 +162,19 @@ def select(text: str | None, count: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
+def known_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The peers called `names`, checked before anything else takes time.
+
+    Raises: UnsupportedError for one that does not exist, EnvironmentFailure for one that is not
+        installed.
+    """
+    from loopwright.peers.peer import require
+
+    for name in names or ():
+        require(name)
+    return tuple(dict.fromkeys(names or ()))
+
+
 def show_ns(ns: float) -> str:
     """A time for a person, three digits: 912 ns, 45.1 us, 3.2 ms, 1.1 s; `-` for NaN."""
     if math.isnan(ns):

@@ -18,6 +18,7 @@ from loopwright.cli.common import Session
 from loopwright.cli.doctor import doctor
 from loopwright.cli.plot import plot
 from loopwright.cli.tasks import tasks
+from loopwright.cli.tune import tune
 from loopwright.errors import LoopwrightError
 from loopwright.version import __version__
 
@@ -31,6 +32,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(tasks)
+app.command()(tune)
 app.command()(bench)
 app.add_typer(records.app, name="records")
 app.command()(plot)

@@ -14,6 +14,7 @@ from loopwright.cli.common import (
     RecordsOption,
     TasksOption,
     describe,
+    known_engines,
     print_json,
     records_url,
     select,
@@ -21,6 +22,8 @@ from loopwright.cli.common import (
 from loopwright.errors import RecordsError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from loopwright.cli.figure import Panel
     from loopwright.records.curve import Curve
 
@@ -40,6 +43,7 @@ def plot(
     The best program so far against trials, one line a policy, one panel a task. With --compare
     the peer's speed, measured now, is the base line.
     """
+    engines = known_engines(compare)
     from loopwright.cli.figure import draw
     from loopwright.records.curve import curves
     from loopwright.records.store import Query, SqlStore
@@ -51,7 +55,7 @@ def plot(
         raise RecordsError(f"{url} has no records to plot; run `loopwright tune` first")
     keys = list(dict.fromkeys(curve.key for curve in found))
     panels = [
-        _panel([curve for curve in found if curve.key == keys[index]], compare or [])
+        _panel([curve for curve in found if curve.key == keys[index]], engines)
         for index in select(tasks, len(keys))
     ]
     files = draw(panels, out)
@@ -61,7 +65,7 @@ def plot(
         typer.echo(f"{len(panels)} tasks of {url} drawn to {' and '.join(files)}")
 
 
-def _panel(curves: list[Curve], compare: list[str]) -> Panel:
+def _panel(curves: list[Curve], engines: Sequence[str]) -> Panel:
     """What is drawn of one task."""
     from loopwright.cli.figure import Line, Panel
 
@@ -78,7 +82,7 @@ def _panel(curves: list[Curve], compare: list[str]) -> Panel:
     title = describe(first.operator, first.attrs)
     if first.key.threads > 1:
         title += f", {first.key.threads} threads"
-    return Panel(title, tuple(lines), tuple((e, _peer_gflops(e, first)) for e in compare))
+    return Panel(title, tuple(lines), tuple((e, _peer_gflops(e, first)) for e in engines))
 
 
 def _peer_gflops(engine: str, curve: Curve) -> float:

@@ -12,9 +12,11 @@ from loopwright.cli.common import show_ns
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.text import Text
 
 _LINE_EVERY_S = 5.0
 _FRAME = 6  # lines of a live view that are not tasks
+_BAR = 16  # characters
 
 
 class View(Protocol):
@@ -72,33 +74,35 @@ class LiveBoard:
     board: Board
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.progress_bar import ProgressBar
         from rich.table import Table
+        from rich.text import Text
 
         board = self.board
         grid = Table.grid(padding=(0, 2))
         grid.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for name in (">trials", "bar", ">best", ">peak", ">failed"):
-            grid.add_column(justify="right" if name[0] == ">" else "left", no_wrap=True)
-        most = max((task.trials for task in board.tasks), default=1)
+        for _ in range(3):
+            grid.add_column(justify="right", no_wrap=True)
+        grid.add_column(no_wrap=True)
+        grid.add_column(justify="right", no_wrap=True)
         shown = _visible(board, max(3, (options.height or console.height) - _FRAME))
-        grid.add_row("[dim]task", "[dim]trials", "", "[dim]GFLOP/s", "[dim]of peak", "[dim]failed")
+        grid.add_row(
+            "[dim]task", "[dim]trials", "[dim]failed", "[dim]GFLOP/s", "[dim]of the peak", ""
+        )
         for index in shown:
             task = board.tasks[index]
             style = "bold" if index == board.latest else ""
             grid.add_row(
                 f"{task.count} x {task.label}",
                 str(task.trials),
-                ProgressBar(max(1, most), task.trials, width=16),
-                *_speed(task, board.peak_gflops),
                 str(task.failed) if task.failed else "",
+                *_speed(task, board.peak_gflops),
                 style=style,
             )
         yield grid
         if len(shown) < len(board.tasks):
             yield f"[dim]and {len(board.tasks) - len(shown)} more tasks"
-        yield ProgressBar(1.0, board.done, width=min(60, options.max_width))
-        yield summary(board)
+        yield _bar(board.done, min(60, options.max_width), "blue")
+        yield Text(summary(board))
 
 
 def _visible(board: Board, room: int) -> list[int]:
@@ -115,11 +119,22 @@ def _weight(task: TaskState) -> float:
     return task.count * (task.flops if task.best is None else task.best.ns)
 
 
-def _speed(task: TaskState, peak_gflops: float | None) -> tuple[str, str]:
+def _speed(task: TaskState, peak_gflops: float | None) -> tuple[str, Text | str, str]:
+    """The best speed, and its share of the peak as a bar and as a number."""
     if task.best is None:
-        return "-", ""
-    share = f"{task.best.gflops / peak_gflops:.0%}" if peak_gflops else ""
-    return f"{task.best.gflops:.1f}", share
+        return "-", "", ""
+    if not peak_gflops:
+        return f"{task.best.gflops:.1f}", "", ""
+    share = task.best.gflops / peak_gflops
+    return f"{task.best.gflops:.1f}", _bar(min(share, 1.0), _BAR, "cyan"), f"{share:.0%}"
+
+
+def _bar(share: float, width: int, colour: str) -> Text:
+    """A bar of `width` characters, filled to `share`."""
+    from rich.text import Text
+
+    filled = round(share * width)
+    return Text.assemble(("━" * filled, colour), ("━" * (width - filled), "grey30"))
 
 
 def summary(board: Board) -> str:

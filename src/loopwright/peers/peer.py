@@ -31,6 +31,22 @@ def missing(engine: str) -> tuple[str, ...]:
     return tuple(p for p in ENGINES[engine] if importlib.util.find_spec(p) is None)
 
 
+def require(engine: str) -> None:
+    """Nothing, if `engine` can be used here.
+
+    Raises: UnsupportedError for a peer that does not exist, EnvironmentFailure when its packages
+        are not installed.
+    """
+    if engine not in ENGINES:
+        raise UnsupportedError(f"unknown peer {engine!r}; use one of {', '.join(ENGINES)}")
+    absent = missing(engine)
+    if absent:
+        raise EnvironmentFailure(
+            f"comparing with {engine} needs {' and '.join(absent)}; "
+            f"pip install 'loopwright[{_EXTRAS[engine]}]'"
+        )
+
+
 class Peer:
     """`engine` with `threads` threads in its own process. Use it in a `with`.
 
@@ -42,14 +58,7 @@ class Peer:
     """
 
     def __init__(self, engine: str, threads: int = 1, cpus: Sequence[int] | None = None) -> None:
-        if engine not in ENGINES:
-            raise UnsupportedError(f"unknown peer {engine!r}; use one of {', '.join(ENGINES)}")
-        absent = missing(engine)
-        if absent:
-            raise EnvironmentFailure(
-                f"comparing with {engine} needs {' and '.join(absent)}; "
-                f"pip install 'loopwright[{_EXTRAS[engine]}]'"
-            )
+        require(engine)
         self.engine = engine
         self._process = subprocess.Popen(
             [sys.executable, "-m", "loopwright.peers.serve", engine, str(threads)],

@@ -47,11 +47,12 @@ def curves(records: Iterable[Record]) -> tuple[Curve, ...]:
 
 
 def _curve(key: TaskKey, policy: str, runs: Sequence[Sequence[Record]]) -> Curve:
-    longest = max(map(len, runs))
+    longest = max(record.trial for run in runs for record in run) + 1
     gflops = np.zeros((len(runs), longest))
     for row, run in zip(gflops, runs, strict=True):
-        ordered = sorted(run, key=lambda record: record.trial)
-        row[: len(run)] = [record.gflops or 0.0 for record in ordered]
+        # A trial that is measured again has two records, and the later one is what counts.
+        for record in run:
+            row[record.trial] = record.gflops or 0.0
         np.maximum.accumulate(row, out=row)
     first = runs[0][0]
     return Curve(key, first.operator, first.attrs, first.flops, policy, gflops)
