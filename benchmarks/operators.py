@@ -133,9 +133,8 @@ def _tuned(case: Case, options: Options) -> tuple[lw.Program, int]:
         policy=options.policy,
         seed=options.seed,
     )
-    trials = len(result.curve)
-    harness.progress(f"{case.name}: {result.best.gflops:.1f} GFLOP/s after {trials} trials")
-    return lw.build(case.task, records=options.records), trials
+    harness.progress(f"{case.name}: {result.gflops:.1f} GFLOP/s after {result.trials} trials")
+    return lw.build(case.task, records=options.records), result.trials
 
 
 def _engines(text: str) -> tuple[str, ...]:

@@ -37,10 +37,14 @@ TILE_W, VECTORS = 14, 2
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measurement; times in seconds. `failed` counts candidates that did not build or run."""
+    """One measurement; times in seconds. `failed` counts candidates that did not build or run.
+
+    Tuning measures more often than it makes trials: what may be the best is measured twice.
+    """
 
     name: str
     count: int
+    measured: int
     failed: int
     wall_s: float
     median_build_s: float
@@ -76,7 +80,7 @@ def compile_times(task: lw.Task, count: int) -> Row:
         raise InternalError(f"a candidate of C2 does not build: {failed[0].detail}")
     times = [b.build_s for b in built]
     name = f"space to object code, tile {TILE_W}x{VECTORS}"
-    return Row(name, len(times), 0, wall_s, statistics.median(times), max(times), None, None)
+    return Row(name, len(times), 0, 0, wall_s, statistics.median(times), max(times), None, None)
 
 
 def tuning(task: lw.Task, trials: int, seed: int) -> Row:
@@ -91,13 +95,14 @@ def tuning(task: lw.Task, trials: int, seed: int) -> Row:
     timed = [outcome for outcome in outcomes if isinstance(outcome, Timed)]
     return Row(
         "trials, policy model",
+        result.trials,
         len(outcomes),
         len(outcomes) - len(timed),
         wall_s,
         statistics.median(outcome.build_s for outcome in timed),
         max(outcome.build_s for outcome in timed),
         statistics.median(outcome.run_s for outcome in timed),
-        result.best.gflops,
+        result.gflops,
     )
 
 
@@ -122,6 +127,7 @@ def main(argv: list[str]) -> int:
     columns = [
         "",
         ">count",
+        ">measured",
         ">failed",
         ">wall s",
         ">build ms",
@@ -138,6 +144,7 @@ def _cells(row: Row) -> list[str]:
     return [
         row.name,
         str(row.count),
+        str(row.measured) if row.measured else "",
         str(row.failed),
         f"{row.wall_s:.1f}",
         f"{row.median_build_s * 1e3:.1f}",
