@@ -2,8 +2,8 @@
 
 A `Ranges` gives the inclusive interval of each variable. Sums are bounded as linear forms, so
 `i - i` is 0 and not an interval twice as wide; everything else is bounded operator by operator.
-Wrap-around is respected: a result that may leave its dtype is bounded by the dtype, and by nothing at
-all for 64 bits.
+Wrap-around is respected: a result that may leave its dtype is bounded by the dtype, and by nothing
+at all for 64 bits.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ def _is_linear(expr: Expr) -> bool:
 
 
 def _linear_bounds(expr: Expr, ranges: Ranges) -> Interval | None:
-    """Bounds of a sum, not fitted to its dtype; each atom counts once, with its whole coefficient."""
+    """Bounds of a sum, not fitted to its dtype; each atom counts once, with its coefficient."""
     total = 0
     coeffs: dict[int | str, int] = {}
     atoms: dict[int | str, Expr] = {}

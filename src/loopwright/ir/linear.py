@@ -170,7 +170,7 @@ class Forms:
         found = self.bounds(form)
         if found is None:
             return not self._wild or self._wild.isdisjoint(form.terms)
-        return _LOWEST <= found[0] and found[1] <= _HIGHEST
+        return found[0] >= _LOWEST and found[1] <= _HIGHEST
 
     # --- ring operations ----------------------------------------------------------------------
 
@@ -258,7 +258,7 @@ class Forms:
         return self.add(quotient, self._floordiv_rest(remainder, divisor))
 
     def _floordiv_rest(self, form: Form, divisor: int) -> Form:
-        """`form // divisor` where no coefficient is a multiple of it and the constant is below it."""
+        """`form // divisor` where no coefficient is its multiple and the constant is below it."""
         for shared in _shared_factors(form, divisor):
             multiples, others = _split(form.terms, shared)
             block = self._block(Form(others, form.const % shared), shared)
@@ -345,7 +345,7 @@ class Forms:
     # --- ordering -----------------------------------------------------------------------------
 
     def compare(self, op: Op, a: Form, b: Form) -> Expr:
-        """`a op b`: a constant where bounds decide it, else with positive coefficients on both sides.
+        """`a op b`: a constant where bounds decide it, else positive coefficients on both sides.
 
         Orderings come out as `<` and `>=` only, divided by what all coefficients share.
         """

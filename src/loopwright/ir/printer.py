@@ -35,7 +35,7 @@ from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, Stmt, Store
 
 _INDENT = "    "
 
-# How tightly each operator binds, as in Python. Comparisons do not chain, so both sides bind tighter.
+# How tightly each operator binds, as in Python. Comparisons do not chain: both sides bind tighter.
 _SELECT, _OR, _AND, _NOT, _COMPARE, _SUM, _PRODUCT, _UNARY, _ATOM = range(9)
 _BINDING: Mapping[Op, int] = {
     Op.OR: _OR,
@@ -57,7 +57,7 @@ _BINDING: Mapping[Op, int] = {
 }
 # Products are written tight, the rest with spaces, so that precedence can be seen.
 _SPACED = {op: op.value if level == _PRODUCT else f" {op.value} " for op, level in _BINDING.items()}
-# Integer and float sums regroup only where that changes nothing, which it does for floats: keep those.
+# Operators that may be regrouped in print, for integers and bools; for floats the order is meaning.
 _REGROUPS = frozenset({Op.ADD, Op.MUL, Op.AND, Op.OR})
 
 _Piece: TypeAlias = tuple[str, int]  # text, and how tightly its outermost operator binds

@@ -1,10 +1,10 @@
 """Simplification that keeps every value, of index expressions above all.
 
-int64 expressions become linear forms (`ir.linear`): sums are collected, quotients and remainders are
-split into what divides and what is left, comparisons and extremes are decided by bounds. Other dtypes
-have their constants folded, and identities applied that hold for every value: `x*1` but not `x*0` and
-not `x + 0.0` for floats. The result is canonical enough for equal indices to have equal text, and
-simplifying it again changes nothing.
+int64 expressions become linear forms (`ir.linear`): sums are collected, quotients and remainders
+are split into what divides and what is left, comparisons and extremes are decided by bounds. Other
+dtypes have constants folded, and identities applied that hold for every value: for floats `x*1`,
+but neither `x*0` nor `x + 0.0`. Equal indices come out with equal text as a rule, and
+simplifying the result again changes nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _FLIPPED = {Op.LT: Op.GE, Op.GE: Op.LT, Op.LE: Op.GT, Op.GT: Op.LE, Op.EQ: Op.NE
 
 
 def simplify(expr: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
-    """An expression with the value of `expr` for all variables in `ranges`; `expr` if none is simpler.
+    """An expression of the value of `expr` for all variables in `ranges`; `expr` if unchanged.
 
     Requires: index arithmetic on variables does not overflow int64.
     """
@@ -58,7 +58,7 @@ def linear(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear:
 
 
 def simplify_stmt(stmt: Stmt, ranges: Ranges = _NO_RANGES) -> Stmt:
-    """`stmt` with every expression simplified in the ranges of its loops, and decided branches taken.
+    """`stmt` with expressions simplified in the ranges of its loops, and decided branches taken.
 
     An If that is never taken becomes an empty Block; loops are kept, those of extent 1 too.
     """
@@ -219,7 +219,7 @@ def _is_neutral(op: Op, value: Const) -> bool:
         return value.value == 1
     if op is Op.FLOORDIV:
         return value.value == 1 and value.dtype.is_int
-    if op is not Op.ADD and op is not Op.SUB or value.value != 0:
+    if op not in (Op.ADD, Op.SUB) or value.value != 0:
         return False
     if not value.dtype.is_float:
         return True
@@ -245,9 +245,8 @@ def _simplify_cast(forms: Forms, expr: Cast, kids: list[_Value]) -> _Value:
     if isinstance(kid, Form):
         if wanted == I64:
             return kid
-        if not kid.terms:
-            return _converted(Const(kid.const, I64), wanted) or _rebuilt(forms, expr, kids)
-        return _rebuilt(forms, expr, kids)
+        made = None if kid.terms else _converted(Const(kid.const, I64), wanted)
+        return _rebuilt(forms, expr, kids) if made is None else made
     if kid.dtype == wanted:
         return kid
     made = _converted(kid, wanted) if isinstance(kid, Const) else None

@@ -1,9 +1,9 @@
 """Generic walks over expressions and statements.
 
 Everything here is iterative, since an unrolled reduction is thousands of nodes deep, and driven by
-tables with one row a class. Rewrites share what they do not change: a node whose children came back
-identical is itself returned, so `new is old` means "nothing changed". Nodes are compared by identity;
-`same` is the structural comparison.
+tables with one row a class. Rewrites share what they do not change: a node whose children came
+back identical is itself returned, so `new is old` means "nothing changed". Nodes are compared by
+identity; `same` is the structural comparison.
 
 A tree is walked as a tree: a node that occurs twice is visited twice.
 """
@@ -33,26 +33,26 @@ StmtFn: TypeAlias = Callable[[Stmt], Stmt]
 
 # One row a class: the children that are expressions, in the order they are evaluated.
 _EXPRS: Mapping[type, Callable[[Any], tuple[Expr, ...]]] = {
-    Const: lambda n: (),
-    Var: lambda n: (),
+    Const: lambda _: (),
+    Var: lambda _: (),
     Binary: lambda n: (n.lhs, n.rhs),
     Select: lambda n: (n.cond, n.yes, n.no),
     Cast: lambda n: (n.value,),
     Load: lambda n: n.indices,
     Call: lambda n: n.args,
     Reduce: lambda n: (n.body,),
-    For: lambda n: (),
+    For: lambda _: (),
     If: lambda n: (n.cond,),
     Store: lambda n: (*n.indices, n.value),
-    Alloc: lambda n: (),
-    Block: lambda n: (),
+    Alloc: lambda _: (),
+    Block: lambda _: (),
 }
 
 # The children that are statements.
 _STMTS: Mapping[type, Callable[[Any], tuple[Stmt, ...]]] = {
     For: lambda n: (n.body,),
     If: lambda n: (n.then,) if n.otherwise is None else (n.then, n.otherwise),
-    Store: lambda n: (),
+    Store: lambda _: (),
     Alloc: lambda n: (n.body,),
     Block: lambda n: n.stmts,
 }
@@ -60,7 +60,7 @@ _STMTS: Mapping[type, Callable[[Any], tuple[Stmt, ...]]] = {
 # The same node with other child expressions.
 _WITH_EXPRS: Mapping[type, Callable[[Any, Sequence[Expr]], Any]] = {
     Binary: lambda n, c: Binary(n.op, c[0], c[1]),
-    Select: lambda n, c: Select(c[0], c[1], c[2]),
+    Select: lambda _, c: Select(c[0], c[1], c[2]),
     Cast: lambda n, c: Cast(n.dtype, c[0]),
     Load: lambda n, c: Load(n.buffer, tuple(c)),
     Call: lambda n, c: Call(n.fn, tuple(c)),
@@ -74,7 +74,7 @@ _WITH_STMTS: Mapping[type, Callable[[Any, Sequence[Stmt]], Stmt]] = {
     For: lambda n, c: For(n.var, n.extent, n.kind, c[0]),
     If: lambda n, c: If(n.cond, c[0], c[1] if len(c) > 1 else None),
     Alloc: lambda n, c: Alloc(n.buffer, c[0]),
-    Block: lambda n, c: Block(tuple(c)),
+    Block: lambda _, c: Block(tuple(c)),
 }
 
 # What a node holds besides its children, as a value that compares with `==`.
@@ -82,7 +82,7 @@ _HEAD: Mapping[type, Callable[[Any], tuple[object, ...]]] = {
     Const: lambda n: (n.dtype, repr(n.value)),  # repr tells -0.0 from 0.0, and a NaN equals itself
     Var: lambda n: (n.name, n.dtype),
     Binary: lambda n: (n.op,),
-    Select: lambda n: (),
+    Select: lambda _: (),
     Cast: lambda n: (n.dtype,),
     Load: lambda n: _buffer_head(n.buffer),
     Call: lambda n: (n.fn,),
@@ -91,7 +91,7 @@ _HEAD: Mapping[type, Callable[[Any], tuple[object, ...]]] = {
     If: lambda n: (n.otherwise is None,),
     Store: lambda n: _buffer_head(n.buffer),
     Alloc: lambda n: _buffer_head(n.buffer),
-    Block: lambda n: (),
+    Block: lambda _: (),
 }
 
 
@@ -171,7 +171,7 @@ def rewrite(stmt: Stmt, fn: StmtFn) -> Stmt:
 
 
 def map_exprs(stmt: Stmt, fn: ExprFn) -> Stmt:
-    """`stmt` with `fn` applied to the expressions it holds itself, those of inner statements excepted."""
+    """`stmt` with `fn` applied to the expressions it holds itself; inner statements stay."""
     old = _EXPRS[type(stmt)](stmt)
     if not old:
         return stmt
@@ -183,7 +183,7 @@ def map_exprs(stmt: Stmt, fn: ExprFn) -> Stmt:
 
 
 def rewrite_exprs(stmt: Stmt, fn: ExprFn) -> Stmt:
-    """`stmt` with `fn` applied to every whole expression in it: store indices and values, conditions.
+    """`stmt` with `fn` applied to each whole expression in it: store indices, values, conditions.
 
     To reach every node of those expressions pass `lambda e: rewrite_expr(e, node_fn)`.
     """
