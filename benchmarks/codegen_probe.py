@@ -2,8 +2,9 @@
 
     python benchmarks/codegen_probe.py [-o json]
 
-A hand-made direct convolution (56x56, 64 -> 64 channels, 3x3, NCHW16c, padded input, packed weights) for
-several register tiles, interleaved with a kernel of nothing but independent FMAs. One thread.
+A hand-made direct convolution (56x56, 64 -> 64 channels, 3x3, NCHW16c, padded input, packed
+weights) for several register tiles, interleaved with a kernel of nothing but independent FMAs. One
+thread.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ def conv_kernel(tile_w: int, vectors: int, lanes: int = 16) -> tuple[Kernel, tup
     def update(w: Var, v: Var, lane: Var) -> Stmt:
         index = at(w, v, lane)
         x = Load(data, (((ico * (H + 2) + y + kh) * (W + 2) + xo * tile_w + w + kw) * 16 + ici,))
-        k = Load(weight, ((((oc * C + ico * 16 + ici) * 3 + kh) * 3 + kw) * width + v * lanes + lane,))
+        k = Load(
+            weight, ((((oc * C + ico * 16 + ici) * 3 + kh) * 3 + kw) * width + v * lanes + lane,)
+        )
         return Store(acc, (index,), Load(acc, (index,)) + x * k)
 
     def write(w: Var, v: Var, lane: Var) -> Stmt:
@@ -99,7 +102,9 @@ class Loaded:
     def __init__(self, code: bytes, target: Target) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
-        machine = llvm.Target.from_triple(target.triple).create_target_machine(codemodel="jitdefault", jit=True)
+        machine = llvm.Target.from_triple(target.triple).create_target_machine(
+            codemodel="jitdefault", jit=True
+        )
         self.engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
         self.engine.add_object_file(llvm.ObjectFileRef.from_data(code))
         self.engine.finalize_object()
@@ -151,7 +156,9 @@ def main(argv: list[str]) -> int:
     iterations = 200_000
     results = []
     for tile_w, vectors in TILES:
-        kernel, params = conv_kernel(tile_w, vectors) if W % tile_w == 0 or tile_w == 6 else (None, ())
+        kernel, params = (
+            conv_kernel(tile_w, vectors) if W % tile_w == 0 or tile_w == 6 else (None, ())
+        )
         if tile_w == 6:
             continue
         start = time.perf_counter()
@@ -164,21 +171,28 @@ def main(argv: list[str]) -> int:
         arrays[1][...] = rng.standard_normal(arrays[1].shape)
         loaded = Loaded(artifact.code, target)
         keep.append(loaded)
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
+        kind = ctypes.CFUNCTYPE(
+            None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+        )
         function = kind(loaded.address(artifact.entry))
         args = (ctypes.c_void_p * 3)(*(a.ctypes.data for a in arrays))
         function(args, None, None, None)
         want = reference(arrays[0], arrays[1])
         error = float(np.abs(arrays[2] - want).max() / np.abs(want).max())
         ns = best_ns(
-            [lambda: function(args, None, None, None), lambda: peak(iterations, sink.ctypes.data)], ROUNDS
+            [lambda: function(args, None, None, None), lambda: peak(iterations, sink.ctypes.data)],
+            ROUNDS,
         )
         gflops = 2 * 9 * C * C * H * W / ns[0]
         limit = probe.flops(iterations) / ns[1]
         results.append(
             Result(
-                f"{tile_w}x{vectors}", gflops, gflops / limit,
-                (emitted - start) * 1e3, (assembled - emitted) * 1e3, error,
+                f"{tile_w}x{vectors}",
+                gflops,
+                gflops / limit,
+                (emitted - start) * 1e3,
+                (assembled - emitted) * 1e3,
+                error,
             )
         )
     if "json" in argv:

@@ -34,7 +34,9 @@ def nest(body, *loops):
 def test_loads_at_any_stride(run, stride, preset) -> None:
     a, lane = f32(200), Var("lane")
     A, B = buf("A", 200), buf("B", 16)
-    kernel = Kernel("k", (A, B), 1, nest(Store(B, (lane,), Load(A, (lane * stride + 90,))), (lane, 16, V)))
+    kernel = Kernel(
+        "k", (A, B), 1, nest(Store(B, (lane,), Load(A, (lane * stride + 90,))), (lane, 16, V))
+    )
     (got,) = run(kernel, a, f32(16), target=PRESETS[preset])
     np.testing.assert_array_equal(got, a[90 + stride * np.arange(16)])
 
@@ -43,7 +45,9 @@ def test_loads_at_any_stride(run, stride, preset) -> None:
 def test_stores_at_any_stride(run, stride) -> None:
     a, lane = f32(16), Var("lane")
     A, B = buf("A", 16), buf("B", 200)
-    kernel = Kernel("k", (A, B), 1, nest(Store(B, (lane * stride + 90,), Load(A, (lane,))), (lane, 16, V)))
+    kernel = Kernel(
+        "k", (A, B), 1, nest(Store(B, (lane * stride + 90,), Load(A, (lane,))), (lane, 16, V))
+    )
     (got,) = run(kernel, a, np.zeros(200, np.float32))
     want = np.zeros(200, np.float32)
     want[90 + stride * np.arange(16)] = a
@@ -55,7 +59,9 @@ def test_stores_at_any_stride(run, stride) -> None:
 def test_any_number_of_lanes(run, lanes, preset) -> None:
     a, lane = f32(lanes), Var("lane")
     A, B = buf("A", lanes), buf("B", lanes)
-    kernel = Kernel("k", (A, B), 1, nest(Store(B, (lane,), Load(A, (lane,)) * 2.0), (lane, lanes, V)))
+    kernel = Kernel(
+        "k", (A, B), 1, nest(Store(B, (lane,), Load(A, (lane,)) * 2.0), (lane, lanes, V))
+    )
     (got,) = run(kernel, a, f32(lanes), target=PRESETS[preset])
     np.testing.assert_array_equal(got, a * 2)
 
@@ -164,7 +170,9 @@ def test_fused_loops_are_taken_apart(run) -> None:
     f = Var("f")
     A, B = buf("A", 60), buf("B", 60)
     y, x = Binary(Op.FLOORDIV, f, Const(12, I64)), Binary(Op.FLOORMOD, f, Const(12, I64))
-    kernel = Kernel("k", (A, B), 1, nest(Store(B, (x * 5 + y,), Load(A, (y * 12 + x,))), (f, 60, P)))
+    kernel = Kernel(
+        "k", (A, B), 1, nest(Store(B, (x * 5 + y,), Load(A, (y * 12 + x,))), (f, 60, P))
+    )
     a = f32(60)
     (got,) = run(kernel, a, f32(60), threads=2)
     np.testing.assert_array_equal(got, a.reshape(5, 12).T.ravel())
@@ -272,7 +280,12 @@ def test_emission_is_deterministic() -> None:
         B = buf("B", 64)
         R1, R2 = buf("R1", 4, Scope.REGISTER), buf("R2", 4, Scope.REGISTER)
         step = block(Store(R1, (j,), Load(R2, (j,)) + 1.0), Store(R2, (j,), Load(R1, (j,)) * 2.0))
-        body = Alloc(R1, Alloc(R2, nest(block(step, Store(B, (i * 4 + j,), Load(R1, (j,)))), (i, 16, S), (j, 4, U))))
+        body = Alloc(
+            R1,
+            Alloc(
+                R2, nest(block(step, Store(B, (i * 4 + j,), Load(R1, (j,)))), (i, 16, S), (j, 4, U))
+            ),
+        )
         return Kernel("k", (B,), 1, body)
 
     texts = {emit(k, _params(k), PRESETS["x86-64-avx2"]).text for k in (kernel() for _ in range(5))}
@@ -292,8 +305,14 @@ def test_too_much_unrolling_is_refused_quickly() -> None:
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (Store(Buffer("M", F32, (2, 2)), (Const(0, I64), Const(0, I64)), Const(0.0, F32)), "flatten it first"),
-        (Store(Buffer("X", F32, (2,)), (Const(0, I64),), Const(0.0, F32)), "neither a parameter nor allocated"),
+        (
+            Store(Buffer("M", F32, (2, 2)), (Const(0, I64), Const(0, I64)), Const(0.0, F32)),
+            "flatten it first",
+        ),
+        (
+            Store(Buffer("X", F32, (2,)), (Const(0, I64),), Const(0.0, F32)),
+            "neither a parameter nor allocated",
+        ),
         (Store(Buffer("B", F32, (2,)), (Var("loose"),), Const(0.0, F32)), "loose is not bound"),
     ],
 )

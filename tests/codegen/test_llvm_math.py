@@ -17,13 +17,34 @@ def everywhere(seed: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     bits = rng.integers(0, 1 << 32, 20000, dtype=np.uint64).astype(np.uint32).view(np.float32)
     bits = np.where(np.isnan(bits), np.float32(1.0), bits)
-    special = [0.0, -0.0, np.inf, -np.inf, np.nan, 1.0, -1.0, 1e-45, -1e-45, 88.7228, 88.73, -103.9, -104.1]
+    special = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1.0,
+        -1.0,
+        1e-45,
+        -1e-45,
+        88.7228,
+        88.73,
+        -103.9,
+        -104.1,
+    ]
     near = rng.uniform(-12, 12, 20000).astype(np.float32)
     return np.concatenate([bits, np.array(special, np.float32), near])
 
 
 ERF = np.vectorize(math.erf, otypes=[np.float64])
-EXACT = {Fn.EXP: np.exp, Fn.LOG: np.log, Fn.TANH: np.tanh, Fn.ERF: ERF, Fn.SIN: np.sin, Fn.COS: np.cos}
+EXACT = {
+    Fn.EXP: np.exp,
+    Fn.LOG: np.log,
+    Fn.TANH: np.tanh,
+    Fn.ERF: ERF,
+    Fn.SIN: np.sin,
+    Fn.COS: np.cos,
+}
 
 
 @pytest.mark.parametrize("fn", [Fn.EXP, Fn.LOG, Fn.TANH, Fn.ERF])
@@ -72,7 +93,13 @@ def test_power(mapped) -> None:
 
 @pytest.mark.parametrize(
     ("fn", "numpy"),
-    [(Fn.FLOOR, np.floor), (Fn.CEIL, np.ceil), (Fn.ROUND, np.rint), (Fn.ABS, np.abs), (Fn.NEG, np.negative)],
+    [
+        (Fn.FLOOR, np.floor),
+        (Fn.CEIL, np.ceil),
+        (Fn.ROUND, np.rint),
+        (Fn.ABS, np.abs),
+        (Fn.NEG, np.negative),
+    ],
 )
 @pytest.mark.parametrize("dtype", [dt.F32, dt.F64, dt.F16, dt.I32], ids=str)
 def test_exact_functions_as_numpy(mapped, fn, numpy, dtype) -> None:

@@ -26,10 +26,14 @@ def nest(body: Stmt, *loops) -> Stmt:
     return body
 
 
-def matmul(m: int, n: int, k: int, tile_m: int, vectors: int, lanes: int, *, tail: bool = False) -> Kernel:
+def matmul(
+    m: int, n: int, k: int, tile_m: int, vectors: int, lanes: int, *, tail: bool = False
+) -> Kernel:
     """C[m, n] = A[m, k] B[k, n] with a register tile; with `tail`, n need not be a multiple."""
     width = vectors * lanes
-    A, B, C = (Buffer(name, F32, (size,)) for name, size in (("A", m * k), ("B", k * n), ("C", m * n)))
+    A, B, C = (
+        Buffer(name, F32, (size,)) for name, size in (("A", m * k), ("B", k * n), ("C", m * n))
+    )
     acc = Buffer("acc", F32, (tile_m * width,), Scope.REGISTER)
     io, jo, kk = Var("io"), Var("jo"), Var("k")
 
@@ -49,20 +53,31 @@ def matmul(m: int, n: int, k: int, tile_m: int, vectors: int, lanes: int, *, tai
         nest(tile("u", update), (kk, k, S)),
         tile("s", lambda i, j, at: Store(C, (i * n + j,), Load(acc, (at,)))),
     )
-    return Kernel("matmul", (A, B, C), 1, nest(Alloc(acc, body), (io, m // tile_m, P), (jo, -(-n // width), S)))
+    return Kernel(
+        "matmul",
+        (A, B, C),
+        1,
+        nest(Alloc(acc, body), (io, m // tile_m, P), (jo, -(-n // width), S)),
+    )
 
 
 @pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
 @pytest.mark.parametrize(
     ("shape", "tile", "tail"),
-    [((12, 64, 20), (6, 2, 16), False), ((8, 50, 9), (4, 1, 16), True), ((4, 21, 5), (2, 3, 4), True)],
+    [
+        ((12, 64, 20), (6, 2, 16), False),
+        ((8, 50, 9), (4, 1, 16), True),
+        ((4, 21, 5), (2, 3, 4), True),
+    ],
 )
 def test_a_register_tile_multiplies_matrices(run, shape, tile, tail, preset) -> None:
     m, n, k = shape
     a, b = f32(m * k), f32(k * n, 1)
     kernel = matmul(m, n, k, *tile, tail=tail)
     (got,) = run(kernel, a, b, f32(m * n, 2), target=PRESETS[preset], threads=2)
-    np.testing.assert_allclose(got.reshape(m, n), a.reshape(m, k) @ b.reshape(k, n), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        got.reshape(m, n), a.reshape(m, k) @ b.reshape(k, n), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_a_register_tile_is_never_in_memory() -> None:
@@ -91,7 +106,9 @@ def carried(initial: bool, conditional: bool) -> Kernel:
     begin = Store(acc, (zero,), ZERO)
     loop = nest(add if initial else block(If(k.equal(0), begin), add), (k, 30, S))
     body = block(begin, loop) if initial else loop
-    return Kernel("carried", (A, B), 1, Alloc(acc, block(body, Store(B, (zero,), Load(acc, (zero,))))))
+    return Kernel(
+        "carried", (A, B), 1, Alloc(acc, block(body, Store(B, (zero,), Load(acc, (zero,)))))
+    )
 
 
 @pytest.mark.parametrize("initial", [True, False])
@@ -130,7 +147,11 @@ def test_a_masked_store_to_a_register_keeps_the_other_lanes(run) -> None:
     body = block(
         nest(Store(R, (lane,), Const(5.0, F32)), (lane, 16, V)),
         nest(
-            If(o * 16 + lane < 20, Store(R, (lane,), Cast(F32, lane)), Store(R, (lane,), Load(R, (lane,)) + 1.0)),
+            If(
+                o * 16 + lane < 20,
+                Store(R, (lane,), Cast(F32, lane)),
+                Store(R, (lane,), Load(R, (lane,)) + 1.0),
+            ),
             (lane, 16, V),
         ),
         nest(Store(B, (o * 16 + lane,), Load(R, (lane,))), (lane, 16, V)),
@@ -159,7 +180,9 @@ def test_nested_loops_carry_the_registers_that_they_change(run) -> None:
     np.testing.assert_allclose(got, [total, q], rtol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["serial index", "two widths", "unaligned", "crosses a parallel loop"])
+@pytest.mark.parametrize(
+    "case", ["serial index", "two widths", "unaligned", "crosses a parallel loop"]
+)
 def test_a_buffer_that_cannot_be_in_registers_is_in_memory(run, case) -> None:
     B, R = Buffer("B", F32, (32,)), Buffer("R", F32, (32,), Scope.REGISTER)
     i, j, lane = Var("i"), Var("j"), Var("lane")
@@ -169,10 +192,15 @@ def test_a_buffer_that_cannot_be_in_registers_is_in_memory(run, case) -> None:
         copy = nest(Store(B, (j * 8 + lane,), Load(R, (j * 8 + lane,))), (j, 4, U), (lane, 8, V))
     elif case == "unaligned":
         step = block(
-            nest(Store(R, (i * 16 + lane,), Cast(F32, i * 16 + lane) * 3.0), (i, 2, U), (lane, 16, V)),
+            nest(
+                Store(R, (i * 16 + lane,), Cast(F32, i * 16 + lane) * 3.0), (i, 2, U), (lane, 16, V)
+            ),
             nest(Store(R, (lane + 3,), Cast(F32, lane + 3) * 3.0), (lane, 16, V)),
         )
-        fill, copy = step, nest(Store(B, (j * 16 + lane,), Load(R, (j * 16 + lane,))), (j, 2, U), (lane, 16, V))
+        fill, copy = (
+            step,
+            nest(Store(B, (j * 16 + lane,), Load(R, (j * 16 + lane,))), (j, 2, U), (lane, 16, V)),
+        )
     elif case == "crosses a parallel loop":
         copy = nest(Store(B, (j,), Load(R, (j,))), (j, 32, P))
     kernel = Kernel("k", (B,), 1, Alloc(R, block(fill, copy)))

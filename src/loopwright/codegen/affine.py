@@ -1,9 +1,9 @@
 """Index expressions as linear forms, and what they come to where emission stands.
 
-`linear` splits an int64 expression once into `const + sum(coef * var) + sum(coef * atom)`; an atom is
-any part that is not affine (division, remainder, a product of variables, a loaded index). `Idx` is the
-value of such a form in one instance: unrolled variables have become part of `const`, the variable of the
-vectorized loop is `lane`, everything else is `terms`.
+`linear` splits an int64 expression once into `const + sum(coef * var) + sum(coef * atom)`; an atom
+is any part that is not affine (division, remainder, a product of variables, a loaded index). `Idx`
+is the value of such a form in one instance: unrolled variables have become part of `const`, the
+variable of the vectorized loop is `lane`, everything else is `terms`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ class Frame:
 class Term:
     """A scalar i64 in an SSA name with the values it can take, lo <= term <= hi.
 
-    `frame` is the innermost loop that it changes with; None: it was computed in the middle of a body.
+    `frame` is the innermost loop that it changes with; None: it was computed in the middle of a
+    body.
     """
 
     __slots__ = ("frame", "hi", "lo", "text")
@@ -55,7 +56,7 @@ class Term:
 
 
 class Lanes(NamedTuple):
-    """An index that is not affine in the lane: an i64 vector (SSA name or literal) and its bounds."""
+    """An index that is not affine in the lane: an i64 vector (name or literal), its bounds."""
 
     text: str
     lo: int

@@ -1,8 +1,8 @@
 """The text of one LLVM function while it is being written.
 
-Lines go to the end of the open block, or into the head of an open frame (a loop or the function) when
-they compute something that does not change inside it. `memo` layers remember what the current block
-may reuse: one layer a branch, so that nothing is used where it was not computed.
+Lines go to the end of the open block, or into the head of an open frame (a loop or the function)
+when they compute something that does not change inside it. `memo` layers remember what the current
+block may reuse: one layer a branch, so that nothing is used where it was not computed.
 """
 
 from __future__ import annotations
@@ -80,7 +80,9 @@ class FunctionText:
         self._parts += [self.lines, frame.head]
         self.lines = []
         if sum(map(len, self._parts)) > MAX_LINES:
-            raise CodegenError(f"the kernel unrolls to more than {MAX_LINES} instructions; unroll less")
+            raise CodegenError(
+                f"the kernel unrolls to more than {MAX_LINES} instructions; unroll less"
+            )
         return frame
 
     def open_part(self) -> list[str]:
@@ -98,7 +100,8 @@ class FunctionText:
     def layer(self, *, alone: bool = False) -> Iterator[None]:
         """What is remembered inside is forgotten afterwards.
 
-        `alone`: nothing from before is reused inside, nor after it (it would stay alive all the while).
+        `alone`: nothing from before is reused inside, nor after it (it would stay alive all the
+        while).
         """
         before = self.layers
         self.layers = [{}] if alone else [*before, {}]

@@ -1,7 +1,7 @@
-"""Loop IR to LLVM text: statements, loops, parallel regions, and the entry of the ABI in `artifact`.
+"""Loop IR to LLVM text: statements, loops, parallel regions, and the entry of the ABI.
 
-Text is written once, in its final form: unrolled loops are unrolled while emitting, register buffers
-are SSA values, addresses are hoisted as they are made. No LLVM pass is needed after it.
+Text is written once, in its final form: unrolled loops are unrolled while emitting, register
+buffers are SSA values, addresses are hoisted as they are made. No LLVM pass is needed after it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from loopwright.codegen.llvm_cond import Cond
 from loopwright.codegen.llvm_expr import Expressions
 from loopwright.codegen.llvm_index import Binding, Indices
 from loopwright.codegen.llvm_source import LlvmSource
-from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
 from loopwright.codegen.llvm_types import Value
+from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
@@ -86,7 +86,9 @@ class _Emitter:
         passed = [f"ptr %a{i}" for i in range(len(pointers))]
         passed += ["ptr %workspace", "ptr %parallel", "ptr %pool"]
         lines.append(f"  call void @{self.entry}.main({', '.join(passed)})")
-        head = f"define void @{self.entry}(ptr %args, ptr %workspace, ptr %parallel, ptr %pool) #0 {{"
+        head = (
+            f"define void @{self.entry}(ptr %args, ptr %workspace, ptr %parallel, ptr %pool) #0 {{"
+        )
         self._functions.append("\n".join([head, *lines, "  ret void", "}"]))
 
     def module(self) -> str:
@@ -209,7 +211,9 @@ class _Emitter:
             self._registers.leave_loop(carried, before, phis)
         leave = text.fresh_label("after")
         again = text.name()
-        phis.append(f"  {variable} = phi i64 [ {begin}, %{before} ], [ {following}, %{text.block} ]")
+        phis.append(
+            f"  {variable} = phi i64 [ {begin}, %{before} ], [ {following}, %{text.block} ]"
+        )
         text.lines += [
             f"  {following} = add nuw nsw i64 {variable}, 1",
             f"  {again} = icmp slt i64 {following}, {end}",
@@ -233,7 +237,7 @@ class _Emitter:
                 self._masked(self._expressions.conditions.negate(cond), stmt, stmt.otherwise)
 
     def _masked(self, cond: Cond, stmt: If, body: Stmt) -> None:
-        """`body` in the lanes of `cond`; skipped when there are none and it touches memory uniformly."""
+        """`body` in the lanes of `cond`; skipped if none is active and it touches one address."""
         before = self._memory.mask
         mask = cond if before is None else self._expressions.conditions.both(before, cond)
         self._memory.mask = mask
@@ -276,15 +280,21 @@ class _Emitter:
         return block, self._registers.snapshot(changed)
 
     def _parallel(self, loop: For) -> None:
-        """Outline the body of `loop` and hand it to the `parallel` callback with what it captures."""
+        """Outline the body of `loop`; hand it to the `parallel` callback with what it captures."""
         outer_text, outer_env = self._indices.text, dict(self._indices.env)
         number = next(self._names)
         captured = self._captured(outer_env)
         self._in_parallel = True
         self._indices.text = text = FunctionText(self._names)
-        moved = {term: Term(f"%o{i}", text.frames[0], term.lo, term.hi) for i, term in enumerate(captured)}
+        moved = {
+            term: Term(f"%o{i}", text.frames[0], term.lo, term.hi)
+            for i, term in enumerate(captured)
+        }
         self._indices.env = {name: _moved(bound, moved) for name, bound in outer_env.items()}
-        text.lines += ["  %some = icmp slt i64 %begin, %end", "  br i1 %some, label %first, label %none"]
+        text.lines += [
+            "  %some = icmp slt i64 %begin, %end",
+            "  br i1 %some, label %first, label %none",
+        ]
         text.label("first")
         self._serial(loop, loop.extent, "%begin", "%end", self._body_of(loop))
         text.lines.append("  br label %none")

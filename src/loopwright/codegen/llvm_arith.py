@@ -1,8 +1,8 @@
 """Arithmetic on values as LLVM text: binary operators, conversions, what folds, what is contracted.
 
 A product or sum with a literal zero is taken as zero or as the other side, so that transforms by
-constant matrices cost only their non-zero entries; other folding is exact. Every `a * b + c` of floats
-becomes `llvm.fmuladd`, which rounds once where the target has fused multiply-add.
+constant matrices cost only their non-zero entries; other folding is exact. Every `a * b + c` of
+floats becomes `llvm.fmuladd`, which rounds once where the target has fused multiply-add.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Arithmetic:
         return self._indices.text
 
     def call(self, name: str, result: str, *args: tuple[str, str]) -> str:
-        """The name of `name(args)`; args are (type, text). The function is declared on first use."""
+        """The name of `name(args)`; args are (type, text). Declares the function on first use."""
         if name not in self.declared:
             types = ", ".join(kind for kind, _ in args)
             self.declared[name] = f"declare {result} @{name}({types})"
@@ -123,7 +123,11 @@ class Arithmetic:
 
     def multiply_add(self, a: Value, b: Value, c: Value, *, minus: bool = False) -> Value:
         """`a * b + c` of floats with one rounding where the target can; `minus`: `c - a * b`."""
-        if a.const in _TRIVIAL or b.const in _TRIVIAL or (a.const is not None and b.const is not None):
+        if (
+            a.const in _TRIVIAL
+            or b.const in _TRIVIAL
+            or (a.const is not None and b.const is not None)
+        ):
             product = self.binary(Op.MUL, a, b)
             return self.binary(Op.SUB, c, product) if minus else self.binary(Op.ADD, c, product)
         if c.const == 0 and not minus:
@@ -134,7 +138,7 @@ class Arithmetic:
         return self._fmuladd(self.negate(a) if minus else a, b, c)
 
     def _fmuladd(self, a: Value, b: Value, c: Value) -> Value:
-        """`intrinsic("fmuladd", a, b, c)`, with its types looked up once: kernels are made of these."""
+        """`intrinsic("fmuladd", a, b, c)`, its types looked up once: kernels are made of these."""
         lanes, dtype = max(a.lanes, b.lanes, c.lanes), a.dtype
         known = self._fused.get((id(dtype), lanes))
         if known is None:
@@ -178,7 +182,9 @@ class Arithmetic:
                 return self._plain("and" if op is Op.MIN else "or", lhs, rhs, BOOL)
             return self.intrinsic(("s" if signed else "u") + op.value, lhs, rhs)
         if not signed:
-            return self._plain("urem" if op is Op.FLOORMOD else "udiv", lhs, self._safe(rhs), lhs.dtype)
+            return self._plain(
+                "urem" if op is Op.FLOORMOD else "udiv", lhs, self._safe(rhs), lhs.dtype
+            )
         if op is Op.DIV:
             return self._quotient(lhs, rhs)
         return self._int_floor(op, lhs, rhs)
@@ -201,7 +207,9 @@ class Arithmetic:
         quotient = self._plain("sdiv", lhs, self._safe(rhs), lhs.dtype)
         if rhs.const is not None and rhs.const != -1:
             return quotient
-        return self.select(self.binary(Op.EQ, rhs, literal(-1, rhs.dtype)), self.negate(lhs), quotient)
+        return self.select(
+            self.binary(Op.EQ, rhs, literal(-1, rhs.dtype)), self.negate(lhs), quotient
+        )
 
     def _int_floor(self, op: Op, lhs: Value, rhs: Value) -> Value:
         """Signed `//` and `%` that round to minus infinity."""
@@ -209,7 +217,9 @@ class Arithmetic:
         if const is not None and const > 0 and int(const) & (int(const) - 1) == 0:
             if op is Op.FLOORMOD:
                 return self._plain("and", lhs, literal(int(const) - 1, lhs.dtype), lhs.dtype)
-            return self._plain("ashr", lhs, literal(int(const).bit_length() - 1, lhs.dtype), lhs.dtype)
+            return self._plain(
+                "ashr", lhs, literal(int(const).bit_length() - 1, lhs.dtype), lhs.dtype
+            )
         dtype, zero = lhs.dtype, literal(0, lhs.dtype)
         rest = self._plain("srem", lhs, self._safe(rhs), dtype)
         signs = self._plain("xor", rest, rhs, dtype)
@@ -371,7 +381,7 @@ class Arithmetic:
         return op(f"or {kind} {best}, {sign}")
 
     def _widened_half(self, full: str, lanes: int) -> Value:
-        """The float with the value of the float16 bits in `full`: shifted, then scaled by 2**112."""
+        """The float with the value of the float16 bits `full`: shifted, then scaled by 2**112."""
         op, kind, real = self._text.op, vector("i32", lanes), vector("float", lanes)
         size = op(f"and {kind} {full}, {_int(0x7FFF, lanes)}")
         sign = op(f"and {kind} {full}, {_int(0x8000, lanes)}")

@@ -1,4 +1,4 @@
-"""Conditions as LLVM text: folded when bounds decide them, hoisted when they are uniform, else masks."""
+"""Conditions as LLVM text: folded when bounds decide them, hoisted when uniform, else masks."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ class Conditions:
             if expr.op is Op.AND or expr.op is Op.OR:
                 return self._connect(expr)
             if expr.op in COMPARISONS and expr.lhs.dtype == I64:
-                return self.compare(expr.op, self._indices.index(expr.lhs), self._indices.index(expr.rhs))
+                return self.compare(
+                    expr.op, self._indices.index(expr.lhs), self._indices.index(expr.rhs)
+                )
         if isinstance(expr, Call) and expr.fn is Fn.NOT:
             return self.negate(self.cond(expr.args[0]))
         value = self._value_of(expr)
@@ -122,7 +124,8 @@ class Conditions:
             frame = indices.text.innermost(diff.terms)
             key = (predicate, total, -diff.const)
             return Cond(
-                None, indices.text.hoisted(key, frame, f"icmp {predicate} i64 {total}, {-diff.const}")
+                None,
+                indices.text.hoisted(key, frame, f"icmp {predicate} i64 {total}, {-diff.const}"),
             )
         return self._compare_lanes(op, predicate, diff)
 
@@ -139,7 +142,7 @@ class Conditions:
             first = decide(op, low + diff.const, high + diff.const) is True
             end = diff.const + diff.lane * (indices.lanes - 1)
             last = decide(op, low + end, high + end) is True
-        width = 32 if -(1 << 31) <= lo and hi < 1 << 31 else 64
+        width = 32 if lo >= -(1 << 31) and hi < 1 << 31 else 64
         text = self._lane_test(predicate, diff, width)
         return Cond(None, text, indices.lanes, first, last)
 
@@ -148,14 +151,18 @@ class Conditions:
         indices = self._indices
         kind = f"<{indices.lanes} x i{width}>"
         if diff.vec is not None:
-            return indices.text.op(f"icmp {predicate} {kind} {indices.vector(diff, width)}, zeroinitializer")
+            return indices.text.op(
+                f"icmp {predicate} {kind} {indices.vector(diff, width)}, zeroinitializer"
+            )
         # (-lane * step) against the uniform rest, so that only one splat is computed.
         steps = vector_literal(f"i{width}", [-diff.lane * i for i in range(indices.lanes)])
         rest = indices.scalar(diff._replace(lane=0))
         frame = indices.text.innermost(diff.terms)
         hoisted, lanes = indices.text.hoisted, indices.lanes
         small = indices.narrow(rest, diff.terms, width)
-        one = hoisted(("one", small, lanes), frame, f"insertelement {kind} poison, i{width} {small}, i64 0")
+        one = hoisted(
+            ("one", small, lanes), frame, f"insertelement {kind} poison, i{width} {small}, i64 0"
+        )
         wide = hoisted(
             ("wide", one),
             frame,

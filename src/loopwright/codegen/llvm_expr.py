@@ -72,7 +72,7 @@ class Expressions:
         }
 
     def root(self, expr: Expr) -> Value:
-        """The value of a whole expression of a statement; nodes that occur twice are computed once."""
+        """The value of a whole expression of a statement; shared nodes are computed once."""
         shared = self._shared.get(expr)
         if shared is None:
             shared = self._shared[expr] = _repeated(expr)
@@ -96,7 +96,7 @@ class Expressions:
         return self._table[type(expr)](expr)
 
     def compute(self, expr: Expr) -> Value:
-        """The value of an int64 or bool `expr` by arithmetic on values; its operands go the usual way."""
+        """The value of an int64 or bool `expr` by arithmetic on values, not as an index."""
         if isinstance(expr, Binary):
             return self._arith.binary(expr.op, self.value(expr.lhs), self.value(expr.rhs))
         return self._table[type(expr)](expr)
@@ -251,7 +251,7 @@ class Expressions:
                 value = side()
                 self._known.pop()
             found.append((value, text.lines, text.block))
-            # A side may need a splat once the width of the other is known: its branch is added below.
+            # A side may need a splat once the width of the other is known: it stays open.
             text.open_part()
         lanes = max(value.lanes for value, _, _ in found)
         sides: list[str] = []
@@ -269,16 +269,16 @@ class Expressions:
             return self._arith.widen(value, lanes)
         kind, name = value_type(value.dtype, lanes), self._indices.text.name()
         lines.append(f"  {name}.one = insertelement {kind} poison, {typed(value)}, i64 0")
-        lines.append(
-            f"  {name} = shufflevector {kind} {name}.one, {kind} poison, <{lanes} x i32> zeroinitializer"
-        )
+        order = f"<{lanes} x i32> zeroinitializer"
+        lines.append(f"  {name} = shufflevector {kind} {name}.one, {kind} poison, {order}")
         return name
 
     def _reads(self, expr: Expr) -> bool:
         """True when computing `expr` may read memory."""
         places = self._storage.places
         return any(
-            isinstance(n, Load) and places[n.buffer].home is not Home.REGISTERS for n in distinct(expr)
+            isinstance(n, Load) and places[n.buffer].home is not Home.REGISTERS
+            for n in distinct(expr)
         )
 
     def touches_uniformly(self, stmt: Stmt) -> bool:
@@ -328,4 +328,3 @@ def _repeated(expr: Expr) -> frozenset[Expr]:
         seen.add(node)
         todo.extend(walk.exprs(node))
     return frozenset(twice)
-

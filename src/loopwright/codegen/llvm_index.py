@@ -1,11 +1,13 @@
 """Index expressions as LLVM text: evaluation in an instance, hoisted sums, divisions, vectors.
 
-What can be known while emitting is: unrolled variables are integers, divisions fold when the bounds of
-their operands allow it. What is left is computed once in the head of the loop that it changes with.
+What can be known while emitting is: unrolled variables are integers, divisions fold when the bounds
+of their operands allow it. What is left is computed once in the head of the loop that it changes
+with.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -19,7 +21,6 @@ from loopwright.codegen.affine import (
     limits,
     linear,
     plus,
-    term_limits,
     times,
 )
 from loopwright.codegen.builder import FunctionText
@@ -35,9 +36,9 @@ _DIVISIONS = frozenset({Op.FLOORDIV, Op.FLOORMOD})
 class Indices:
     """Evaluates index expressions where emission stands.
 
-    `env` binds the variables of all open loops: an int for an unrolled one, else an `Idx`. `lanes` is
-    the width of the open vectorized loop, 1 outside of one. `epoch` changes when anything but an int is
-    bound or released, and with the function.
+    `env` binds the variables of all open loops: an int for an unrolled one, else an `Idx`. `lanes`
+    is the width of the open vectorized loop, 1 outside of one. `epoch` changes when anything but an
+    int is bound or released, and with the function.
     """
 
     def __init__(self, text: FunctionText) -> None:
@@ -64,7 +65,9 @@ class Indices:
             bound = self.env.get(name)
             if bound is None:
                 raise CodegenError(f"variable {name} is not bound by an open loop")
-            total = self.add(total, Idx(bound * coef) if isinstance(bound, int) else self.scale(bound, coef))
+            total = self.add(
+                total, Idx(bound * coef) if isinstance(bound, int) else self.scale(bound, coef)
+            )
         for atom, coef in form.atoms:
             total = self.add(total, self.scale(self._atom(atom), coef))
         return total
@@ -88,7 +91,7 @@ class Indices:
         return Idx(0, vec=Lanes(text, lo, hi))
 
     def scalar(self, idx: Idx) -> str:
-        """An i64 (SSA name or literal) with the value of a scalar index; hoisted as far as it goes."""
+        """An i64 (name or literal) with the value of a scalar index; hoisted as far as it goes."""
         if not idx.terms:
             return str(idx.const)
         total = self._sum(idx.terms)
@@ -113,9 +116,7 @@ class Indices:
         """`coef * term` as an i64 name."""
         if coef == 1:
             return term.text
-        return self.text.hoisted(
-            ("*", term.text, coef), term.frame, f"mul i64 {term.text}, {coef}"
-        )
+        return self.text.hoisted(("*", term.text, coef), term.frame, f"mul i64 {term.text}, {coef}")
 
     def vector(self, idx: Idx, bits: int = 64) -> str:
         """A `<lanes x i64>` (or narrower) with the value of `idx` in every lane."""
@@ -224,8 +225,8 @@ class Indices:
     def _divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
         """Floor division or remainder of `idx` by a positive constant; None: compute it on vectors.
 
-        What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie between
-        two multiples.
+        What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
+        between two multiples.
         """
         whole = tuple((t, c // divisor) for t, c in idx.terms if c % divisor == 0)
         rest_terms = tuple((t, c) for t, c in idx.terms if c % divisor)
@@ -279,7 +280,7 @@ class Indices:
     def _per_lane(
         self, rest: Idx, fold: Callable[[int], int], op: str, divisor: int, bounds: tuple[int, int]
     ) -> Idx | None:
-        """Division of an index that differs by lane: folded, or on unsigned vectors; None if neither."""
+        """Division of an index that differs by lane: folded, or on vectors; None if negative."""
         if rest.vec is None and not rest.terms:
             return ramp([fold(rest.const + rest.lane * i) for i in range(self.lanes)])
         lo, hi = limits(rest, self.lanes)
@@ -311,7 +312,7 @@ class Indices:
 def ramp(values: list[int]) -> Idx:
     """The index with `values` in the lanes: affine when they are evenly spaced."""
     step = values[1] - values[0]
-    if all(b - a == step for a, b in zip(values, values[1:], strict=False)):
+    if all(b - a == step for a, b in itertools.pairwise(values)):
         return Idx(values[0], step)
     return Idx(0, vec=Lanes(vector_literal("i64", values), min(values), max(values)))
 

@@ -1,14 +1,15 @@
 """Intrinsic functions as LLVM text.
 
-LLVM's own where the target has instructions for them; for float32 exp, log, tanh and erf polynomials
-written here, so that they stay in vectors; calls of libm, lane by lane, for the rest.
+LLVM's own where the target has instructions for them; for float32 exp, log, tanh and erf
+polynomials written here, so that they stay in vectors; calls of libm, lane by lane, for the rest.
 
-Source: range reductions are the textbook ones (Muller, Elementary Functions, 3rd ed., chapters 9-11):
-exp(x) = 2**n exp(r) with n = round(x / ln 2); log(x) = e ln 2 + log(m) with m in [sqrt(1/2), sqrt(2));
-tanh(x) = 1 - 2 / (exp(2x) + 1) and erf(x) = 1 - exp(log erfc(x)) away from zero, odd polynomials near
-it. Coefficients are minimax fits of the relative error (Lawson's iteration on Chebyshev nodes, float64),
-rounded to float32. Error measured against float64 over all exponents, with fused multiply-add: exp 1.0,
-log 0.8, tanh 1.3, erf 1.0 units in the last place (`tests/codegen/test_llvm_math.py` holds them to 2).
+Source: the range reductions are the textbook ones (J.-M. Muller, Elementary Functions): exp(x) =
+2**n exp(r) with n = round(x / ln 2); log(x) = e ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)); away
+from zero tanh(x) = 1 - 2 / (exp(2x) + 1) and erf(x) = 1 - exp(log erfc(x)), near it odd
+polynomials. Coefficients are minimax fits of the relative error (Lawson's iteration on Chebyshev
+nodes, float64), rounded to float32. Error measured against float64 over all exponents, with fused
+multiply-add: exp 1.0, log 0.8, tanh 1.3, erf 1.0 units in the last place
+(`tests/codegen/test_llvm_math.py` holds them to 2).
 """
 
 from __future__ import annotations
@@ -161,7 +162,7 @@ class Functions:
     def _exp(self, x: Value) -> Value:
         low, high = _EXP_LIMITS
         do, fma = self._arith.binary, self._arith.multiply_add
-        # Comparisons that are false for NaN keep it; 2**n is two factors since n may pass -126 or 127.
+        # Comparisons that are false for NaN keep it; 2**n is two factors, n may pass -126 or 127.
         x = self._arith.select(do(Op.LT, x, _f(low)), _f(low), x)
         x = self._arith.select(do(Op.GT, x, _f(high)), _f(high), x)
         shifted = fma(x, _f(1 / math.log(2)), _f(_MAGIC))
@@ -232,7 +233,9 @@ class Functions:
 
     def _bits(self, value: Value) -> Value:
         old, new = value_type(F32, value.lanes), value_type(I32, value.lanes)
-        return Value(self._indices.text.op(f"bitcast {old} {value.text} to {new}"), I32, value.lanes)
+        return Value(
+            self._indices.text.op(f"bitcast {old} {value.text} to {new}"), I32, value.lanes
+        )
 
     def _float_of(self, bits: Value) -> Value:
         old, new = value_type(I32, bits.lanes), value_type(F32, bits.lanes)

@@ -1,8 +1,8 @@
 """Loads and stores as LLVM text.
 
-An access is analysed once: the loops that are open give a base pointer, computed in the loop head where
-its last variable is bound; an instance of an unrolled loop adds a constant number of bytes. What the
-current block has loaded already is used again, until something is stored to that buffer.
+An access is analysed once: the loops that are open give a base pointer, computed in the loop head
+where its last variable is bound; an instance of an unrolled loop adds a constant number of bytes.
+What the current block has loaded already is used again, until something is stored to that buffer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,14 @@ from loopwright.codegen.affine import Frame, Idx, Lanes, Term
 from loopwright.codegen.llvm_arith import Arithmetic
 from loopwright.codegen.llvm_cond import Cond, Conditions
 from loopwright.codegen.llvm_index import Indices, deeper
-from loopwright.codegen.llvm_types import Value, compute_type, mangled, storage_type, vector, vector_literal
+from loopwright.codegen.llvm_types import (
+    Value,
+    compute_type,
+    mangled,
+    storage_type,
+    vector,
+    vector_literal,
+)
 from loopwright.codegen.registers import Registers
 from loopwright.codegen.storage import ALIGN, Home, Storage
 from loopwright.errors import CodegenError
@@ -29,8 +36,8 @@ MAX_STRIDE = 4
 class Access(NamedTuple):
     """An analysed access, valid while no loop opens or closes (`epoch`).
 
-    The address of lane i is `base + const + sum(coef * unrolled variable) + i * lane + vec` bytes; for
-    a register buffer `base` is empty and the unit is elements.
+    The address of lane i is `base + const + sum(coef * unrolled variable) + i * lane + vec` bytes;
+    for a register buffer `base` is empty and the unit is elements.
     """
 
     epoch: int
@@ -134,7 +141,9 @@ class Memory:
         kind = vector(scalar, lanes)
         align = _alignment(access.align, offset)
         if self.mask is None or lanes == 1:
-            self._indices.text.lines.append(f"  store {kind} {stored}, ptr {address}, align {align}")
+            self._indices.text.lines.append(
+                f"  store {kind} {stored}, ptr {address}, align {align}"
+            )
             return
         name = f"llvm.masked.store.{mangled(scalar, lanes)}.p0"
         mask = self._conditions.mask(self.mask)
@@ -149,7 +158,9 @@ class Memory:
         name = f"llvm.masked.scatter.{mangled(scalar, lanes)}.v{lanes}p0"
         kind, flags = vector(scalar, lanes), vector("i1", lanes)
         align = str(buffer.dtype.nbytes)
-        self._effect(name, (kind, stored), (vector("ptr", lanes), pointers), ("i32", align), (flags, mask))
+        self._effect(
+            name, (kind, stored), (vector("ptr", lanes), pointers), ("i32", align), (flags, mask)
+        )
 
     def _effect(self, name: str, *args: tuple[str, str]) -> None:
         types = ", ".join(kind for kind, _ in args)
@@ -200,7 +211,7 @@ class Memory:
         return abs(access.lane // nbytes) <= MAX_STRIDE
 
     def _pick(self, buffer: Buffer, access: Access, offset: int) -> str:
-        """Lanes at a small stride, out of dense loads that stay between the first and the last of them."""
+        """Lanes at a small stride, out of dense loads between the first and the last of them."""
         text, lanes, nbytes = self._indices.text, self._indices.lanes, buffer.dtype.nbytes
         stride = access.lane // nbytes
         step = abs(stride)
@@ -236,7 +247,9 @@ class Memory:
         return indices.text.op(f"getelementptr i8, ptr {access.base}, <{lanes} x i64> {wide}")
 
     def _at(self, base: str, offset: int) -> str:
-        return self._indices.text.op(f"getelementptr i8, ptr {base}, i64 {offset}") if offset else base
+        return (
+            self._indices.text.op(f"getelementptr i8, ptr {base}, i64 {offset}") if offset else base
+        )
 
     def _locate(
         self, node: Load | Store, buffer: Buffer, indices: tuple[Expr, ...]
@@ -283,14 +296,18 @@ class Memory:
         )
 
     def _advance(self, base: str, terms: tuple[tuple[Term, int], ...]) -> str:
-        """`base + sum(coef * term)` bytes: each step in the head of the loop that binds its term."""
+        """`base + sum(coef * term)` bytes: a step in the head of each loop that binds a term."""
         text = self._indices.text
         frame: Frame | None = text.frames[0]
-        order = sorted(terms, key=lambda item: 1 << 30 if item[0].frame is None else item[0].frame.depth)
+        order = sorted(
+            terms, key=lambda item: 1 << 30 if item[0].frame is None else item[0].frame.depth
+        )
         for term, coef in order:
             frame = deeper(frame, term.frame)
             part = self._indices.product(term, coef)
-            base = text.hoisted(("gep", base, part), frame, f"getelementptr i8, ptr {base}, i64 {part}")
+            base = text.hoisted(
+                ("gep", base, part), frame, f"getelementptr i8, ptr {base}, i64 {part}"
+            )
         return base
 
     def _base(self, buffer: Buffer) -> str:

@@ -1,7 +1,8 @@
-"""How values are written in LLVM text: types, literals, and the `Value` that emission passes around.
+"""How values are written in LLVM text: types, literals, and the `Value` of emission.
 
-float16 and bfloat16 are computed in `float` and are halves in memory only; bool is `i1` in a register
-and one byte in memory. A value of one lane is a scalar and stands for the same number in every lane.
+float16 and bfloat16 are computed in `float` and are halves in memory only; bool is `i1` in a
+register and one byte in memory. A value of one lane is a scalar and stands for the same number in
+every lane.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LLVM text to object code, through llvmlite's binding. No optimisation pass runs before code generation.
+"""LLVM text to object code, through llvmlite's binding; no optimisation pass runs.
 
 LLVM reports some errors by aborting the process, so this runs where a crash is survived.
 """
@@ -18,7 +18,7 @@ OPT_LEVEL = 2
 
 
 def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL) -> bytes:
-    """The relocatable object that LLVM makes of `text` for `target`; `opt` is code generation's 0..3.
+    """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
 
     Raises: CodegenError when LLVM cannot read or verify the text.
     """
@@ -28,7 +28,9 @@ def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL) -> bytes:
         module = llvm.parse_assembly(text, context=context)
         module.verify()
     except RuntimeError as error:
-        raise CodegenError(f"LLVM refused the generated text: {' '.join(str(error).split())}") from error
+        raise CodegenError(
+            f"LLVM refused the generated text: {' '.join(str(error).split())}"
+        ) from error
     return bytes(machine.emit_object(module))
 
 

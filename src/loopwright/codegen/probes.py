@@ -34,8 +34,8 @@ class StreamProbe:
     """Two streams over `n` floats, a multiple of `step`, in arrays aligned to 64 bytes.
 
     `read_entry`: `void (int64_t n, const float *a, float *sink)` reads 4n bytes.
-    `triad_entry`: `void (int64_t n, const float *a, const float *b, float *c)`, c = a + 3b, reads 8n
-    bytes and writes 4n.
+    `triad_entry`: `void (int64_t n, const float *a, const float *b, float *c)`, c = a + 3b, reads
+    8n bytes and writes 4n.
     """
 
     text: str
@@ -50,12 +50,17 @@ def fma_probe(target: Target) -> FmaProbe:
     chains = _CHAINS_WIDE if target.registers >= 32 else _CHAINS
     kind = f"<{lanes} x float>"
     suffix = f"v{lanes}f32"
-    phis, steps = [], []
-    for i in range(chains):
-        phis.append(f"  %a{i}.0 = phi {kind} [ splat (float {float(i)!r}), %entry ], [ %a{i}.{_UNROLL}, %loop ]")
+    phis: list[str] = []
+    steps: list[str] = []
+    firsts = [f"[ splat (float {float(i)!r}), %entry ]" for i in range(chains)]
+    phis += [
+        f"  %a{i}.0 = phi {kind} {first}, [ %a{i}.{_UNROLL}, %loop ]"
+        for i, first in enumerate(firsts)
+    ]
     for u in range(_UNROLL):
         steps += [
-            f"  %a{i}.{u + 1} = call {kind} @llvm.fmuladd.{suffix}({kind} %a{i}.{u}, {kind} %x, {kind} %y)"
+            f"  %a{i}.{u + 1} = call {kind} @llvm.fmuladd.{suffix}"
+            f"({kind} %a{i}.{u}, {kind} %x, {kind} %y)"
             for i in range(chains)
         ]
     total = [f"  %t0 = fadd {kind} %a0.{_UNROLL}, %a0.{_UNROLL}"]
@@ -89,7 +94,8 @@ def stream_probe(target: Target) -> StreamProbe:
     lanes = target.lanes(F32)
     kind, step = f"<{lanes} x float>", target.lanes(F32) * _STREAM_UNROLL
     sums = [
-        f"  %s{u} = phi {kind} [ zeroinitializer, %entry ], [ %r{u}, %loop ]" for u in range(_STREAM_UNROLL)
+        f"  %s{u} = phi {kind} [ zeroinitializer, %entry ], [ %r{u}, %loop ]"
+        for u in range(_STREAM_UNROLL)
     ]
     reads, triads = [], []
     for u in range(_STREAM_UNROLL):
@@ -125,7 +131,8 @@ done:
   store {kind} %t{_STREAM_UNROLL - 1}, ptr %sink, align 4
   ret void
 }}
-define void @lw_triad(i64 %n, ptr noalias %a, ptr noalias %b, ptr noalias %c) {_attributes(target)} {{
+define void @lw_triad(i64 %n, ptr noalias %a, ptr noalias %b, ptr noalias %c)
+  {_attributes(target)} {{
 entry:
   br label %loop
 loop:

@@ -58,7 +58,7 @@ class Registers:
         self._slots[buffer][slot] = value
 
     def enter_loop(self, changed: Iterable[Buffer]) -> list[Carried]:
-        """Make a phi of every slot that the loop may change. Call at the end of the block before it."""
+        """Make a phi of each slot that the loop may change. Call at the end of the block before."""
         carried: list[Carried] = []
         for buffer in self._alive(changed):
             lanes, slots = self._lanes[buffer], self._slots[buffer]
@@ -70,7 +70,7 @@ class Registers:
         return carried
 
     def leave_loop(self, carried: list[Carried], before: str, phis: list[str]) -> None:
-        """Write the phis of a loop entered from block `before`. Call at the end of its last block."""
+        """Write the phis of a loop entered from block `before`. Call at the end of its body."""
         latches: list[str] = []
         for buffer, slot, _, _ in carried:
             value = self._slots[buffer][slot]

@@ -1,9 +1,9 @@
 """Where each buffer of a kernel lives: SSA registers, the stack, or the workspace.
 
 A REGISTER buffer becomes SSA values when every access is to a slot known while emitting: indices of
-constants and unrolled variables, and the lane with stride 1 in vectorized loops of one width. Any other
-small local buffer is on the stack; the rest is in the workspace, one copy a thread inside a parallel
-loop. A buffer allocated inside a vectorized loop exists once a lane (`expand`).
+constants and unrolled variables, and the lane with stride 1 in vectorized loops of one width. Any
+other small local buffer is on the stack; the rest is in the workspace, one copy a thread inside a
+parallel loop. A buffer allocated inside a vectorized loop exists once a lane (`expand`).
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Place:
 class Storage:
     """The places of all buffers, and the bytes of workspace they need.
 
-    `stored` are the buffers that anything is stored to; `changed` has, for each loop and condition, the
-    REGISTERS buffers stored to inside it.
+    `stored` are the buffers that anything is stored to; `changed` has, for each loop and condition,
+    the REGISTERS buffers stored to inside it.
     """
 
     places: dict[Buffer, Place]
@@ -104,7 +104,8 @@ class _Site:
 def plan_storage(kernel: Kernel) -> Storage:
     """The places of the buffers of `kernel`.
 
-    Requires: one-dimensional buffers. Raises: CodegenError for a buffer that is not, or has no place.
+    Requires: one-dimensional buffers. Raises: CodegenError for a buffer that is not, or has no
+    place.
     """
     planner = _Planner()
     for buffer in kernel.params:
@@ -165,7 +166,9 @@ class _Planner:
 
     def _access(self, buffer: Buffer, indices: tuple[Expr, ...], site: _Site) -> None:
         if len(indices) != 1:
-            raise CodegenError(f"buffer {buffer.name} has {len(indices)} dimensions; flatten it first")
+            raise CodegenError(
+                f"buffer {buffer.name} has {len(indices)} dimensions; flatten it first"
+            )
         if buffer not in self.places and buffer not in self.sites:
             raise CodegenError(f"buffer {buffer.name} is neither a parameter nor allocated here")
         self.accesses.setdefault(buffer, []).append((indices[0], site))
@@ -196,7 +199,7 @@ class _Planner:
 
     def _slot_lanes(self, buffer: Buffer, accesses: list[tuple[Expr, _Site]], expand: int) -> int:
         """Lanes of the slots of a buffer that can be SSA values; 0 when it cannot."""
-        widths = {_width(index, site, max(1, expand), bool(expand)) for index, site in accesses}
+        widths = {_width(index, site, expand) for index, site in accesses}
         if len(widths) != 1:
             return 0
         lanes = widths.pop()
@@ -206,7 +209,7 @@ class _Planner:
         return lanes if all(_aligned(index, site, lanes, expand) for index, site in accesses) else 0
 
     def layout(self, stmt: Stmt, shared: int, own: int) -> None:
-        """Give workspace buffers their offsets: nested ones apart, consecutive ones in one place."""
+        """Give workspace buffers offsets: nested ones apart, consecutive ones in one place."""
         for alloc in _outermost_allocs(stmt):
             place = self.places[alloc.buffer]
             nbytes = -(-alloc.buffer.nbytes * max(1, place.expand) // ALIGN) * ALIGN
@@ -256,10 +259,10 @@ def distinct(expr: Expr) -> Iterator[Expr]:
                 todo.append(child)
 
 
-def _width(index: Expr, site: _Site, scale: int, expanded: bool) -> int:
+def _width(index: Expr, site: _Site, expand: int) -> int:
     """Lanes of the slot that an access reads or writes; 0 when the slot is not known in advance."""
     form = linear(index)
-    lane = 1 if expanded else 0
+    lane, scale = (1, expand) if expand else (0, 1)
     for name, coef in form.vars:
         role = site.roles.get(name, _Role.RUNTIME)
         if role is _Role.RUNTIME:
