@@ -1,27 +1,41 @@
-"""The nest: what loops a schedule makes, what region of every tensor they touch, and with what strides.
+"""The nest: what loops a schedule makes, what part of each tensor they touch, and with what strides.
 
-`nest(schedule)` is the one analysis that both code and features stand on. Stages are visited consumers
-first: a stage computed at a loop gets just the region that its readers need in one iteration of that
-loop. All extents are ints, or int64 [N] when the schedule's sizes are; expressions (`Region.base`,
-`StageNest.index`) exist for one candidate only.
+`nest(schedule)` is the one analysis that both code and features stand on. Stages are visited
+consumers first: a stage computed at a loop gets just the region that its readers need in one
+iteration of that loop. All extents are ints, or int64 [N] when the schedule's sizes are; expressions
+(`AxisNest.base`, `AxisNest.index`) exist for one candidate only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
 
-from loopwright.errors import ScheduleError
+from loopwright.errors import InternalError, ScheduleError
 from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Reduce, Scope, Var, const
+from loopwright.ir.simplify import linear
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.schedule import Schedule
 from loopwright.sched.state import At, Inline, LayoutOrder, StageState, State
-from loopwright.sched.steps import Fuse, Split
-from loopwright.sched.terms import LoopId, Term, Terms, expand, maximum, minimum, reach, scaled
+from loopwright.sched.steps import Split
+from loopwright.sched.terms import (
+    LoopId,
+    Term,
+    Terms,
+    all_exact,
+    choose,
+    expand,
+    maximum,
+    minimum,
+    reach,
+    scaled,
+)
+from loopwright.te.affine import affine
 from loopwright.te.tensor import Compute, Tensor
 
 
@@ -48,21 +62,23 @@ class Guard:
 class AxisNest:
     """An axis of a stage: the part of it that one run of the stage covers.
 
-    `terms` say how its index moves, with loops of the stages around included; `base` is where the part
-    starts and `index` the index itself (one candidate only, else None).
+    `terms` say how its index moves, with loops of the stages around included; `low` is the least that
+    the part starts at. `base` is where it starts and `index` the index itself (one candidate only, else
+    None).
     """
 
     name: str
     extent: Extent
     is_reduce: bool
     terms: Terms
+    low: Extent
     base: Expr | None
     index: Expr | None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """A read or write: one sum of terms a dimension. `regular` is False where an index is not affine."""
+    """A read or write: one sum of terms a dimension; not `regular` where an index is not affine."""
 
     tensor: str
     is_write: bool
@@ -124,6 +140,9 @@ class Nest:
         return {loop.id: loop.extent for stage in self.stages for loop in stage.loops}
 
 
+_Read: TypeAlias = tuple[StageNest, Load]
+
+
 def nest(schedule: Schedule) -> Nest:
     """The nest of a schedule.
 
@@ -134,12 +153,15 @@ def nest(schedule: Schedule) -> Nest:
     for name in reversed(list(state.stages)):
         builder.add(state.stages[name])
     stages = tuple(builder.done[name] for name in state.stages)
-    return Nest(schedule.workload.name, stages, schedule.workload.inputs, state.layouts, builder.size)
+    return Nest(
+        schedule.workload.name, stages, schedule.workload.inputs, state.layouts, builder.size
+    )
 
 
 def inline_all(state: State) -> State:
     """The state with inlined stages substituted into their readers, and gone."""
-    for name, stage in list(state.stages.items()):
+    for name in list(state.stages):
+        stage = state.stages[name]  # as it is by now: what it reads may have been inlined into it
         if not isinstance(stage.attach, Inline):
             continue
         stages = {n: s for n, s in state.stages.items() if n != name}
@@ -159,12 +181,7 @@ def _inlined(reader: StageState, stage: StageState) -> StageState:
         return expr
 
     body = walk.rewrite_expr(reader.op.body, turn)
-    tensor = Tensor(
-        reader.tensor.name, reader.tensor.dtype, reader.tensor.shape, op=Compute(reader.op.axes, body)
-    )
-    return StageState(
-        tensor, reader.leaves, reader.relations, reader.kinds, reader.attach, reader.scope
-    )
+    return replace(reader, tensor=replace(reader.tensor, op=Compute(reader.op.axes, body)))
 
 
 class _Builder:
@@ -209,31 +226,35 @@ class _Builder:
         )
 
     def _var(self, stage: str, leaf: str) -> Var:
-        name = leaf if leaf not in self.names else f"{stage}.{leaf}"
+        """The variable of a loop: named as the loop, or longer where another stage has that name."""
+        name = leaf
+        while name in self.names:
+            name = f"{stage}.{name}"
         self.names.add(name)
         return Var(name)
 
     def _around(self, stage: StageState) -> tuple[NestLoop, ...]:
+        """The loops that the stage is computed in, outermost first: none at root."""
         if not isinstance(stage.attach, At):
             return ()
         consumer = self.done.get(stage.attach.stage)
         if consumer is None:
-            raise ScheduleError(f"{stage.tensor.name} is computed at {stage.attach.stage}, which does not read it")
+            raise ScheduleError(
+                f"{stage.tensor.name} is computed at {stage.attach.stage}, which does not read it; "
+                "compute it at a stage that does"
+            )
         for depth, loop in enumerate(consumer.loops):
             if loop.id[1] == stage.attach.loop:
                 return (*consumer.around, *consumer.loops[: depth + 1])
-        raise ScheduleError(
-            f"{stage.tensor.name} is computed at the loop {stage.attach.loop} of {consumer.name}, "
-            "which has since been split or fused; call compute_at after shaping the consumer"
-        )
+        raise InternalError(f"{consumer.name} has no loop {stage.attach.loop}")
 
     def _region(self, stage: StageState, around: tuple[NestLoop, ...]) -> list[_Region]:
         """The part of each spatial axis that is computed in one run of the stage."""
         shape = stage.tensor.shape
         if not around:
-            return [_Region(extent, (), const(0)) for extent in shape]
+            return [_Region(extent, (), 0, const(0)) for extent in shape]
         fixed = frozenset(loop.id for loop in around)
-        reads: list[tuple[StageNest, Load]] = []
+        reads: list[_Read] = []
         for reader_name in self.state.readers(stage.tensor.name):
             reader = self.done[reader_name]
             if not fixed <= frozenset(loop.id for loop in reader.path):
@@ -249,38 +270,38 @@ class _Builder:
         return [self._region_of_dim(reads, dim, shape[dim], fixed) for dim in range(len(shape))]
 
     def _region_of_dim(
-        self, reads: list[tuple[StageNest, Load]], dim: int, whole: int, fixed: frozenset[LoopId]
+        self, reads: Sequence[_Read], dim: int, whole: int, fixed: frozenset[LoopId]
     ) -> _Region:
-        everything = _Region(whole, (), const(0))
-        parts = [_affine(load.indices[dim]) for _, load in reads]
-        spans: list[Extent] = []
-        constants: list[int] = []
-        for (reader, _), part in zip(reads, parts, strict=True):
-            if part is None or any(c < 0 for c in part[0].values()):
-                return everything
-            terms = _index_terms(reader, part[0])
-            inner = frozenset(t.loop for t in terms) - fixed
-            span: Extent = 1 + reach(terms, self.extents, inner)
-            spans.append(minimum(span, 1 + _whole_span(reader, part[0])))
-            constants.append(part[1])
-        first = parts[0]
-        if first is None or any(p is None or p[0] != first[0] for p in parts):
+        """The part of dimension `dim` that `reads` need while the loops `fixed` stand still.
+
+        All of it, unless every read is the same sum of the reader's axes up to a constant, with terms
+        that are exact: only then is the least index the one where all other loops are at their start.
+        """
+        everything = _Region(whole, (), 0, const(0))
+        forms = [affine(load.indices[dim]) for _, load in reads]
+        reader, first = reads[0][0], forms[0]
+        if first is None or any(c < 0 for c in first[0].values()):
             return everything
-        if any(reader is not reads[0][0] for reader, _ in reads):
-            return everything
-        low = min(constants)
-        extent: Extent = 0
-        for span, offset in zip(spans, constants, strict=True):
-            extent = maximum(extent, span + (offset - low))
-        reader = reads[0][0]
-        if self.size is None:
-            if isinstance(extent, int) and extent >= whole:
+        coeffs, constants = first[0], []
+        for (other, _), form in zip(reads, forms, strict=True):
+            if other is not reader or form is None or form[0] != coeffs:
                 return everything
-            base = _base(reader, first[0], low, fixed)
-        else:
-            base = None
-        outer = tuple(t for t in _index_terms(reader, first[0]) if t.loop in fixed)
-        return _Region(minimum(extent, whole), outer, base)
+            constants.append(form[1])
+        terms = _index_terms(reader, coeffs)
+        inner = frozenset(t.loop for t in terms) - fixed
+        span = minimum(1 + reach(terms, self.extents, inner), 1 + _whole_span(reader, coeffs))
+        extent = span + (max(constants) - min(constants))
+        partial = all_exact(terms) & (extent < whole)
+        if partial is False:
+            return everything
+        low: Extent = min(constants)
+        for name, coeff in coeffs.items():
+            low = low + coeff * reader.axis(name).low
+        base = _base(reader, coeffs, min(constants), fixed) if self.size is None else None
+        outer = tuple(
+            replace(t, coeff=choose(partial, t.coeff, 0)) for t in terms if t.loop in fixed
+        )
+        return _Region(choose(partial, extent, whole), outer, choose(partial, low, 0), base)
 
     def _loops(
         self, stage: StageState, region: list[_Region]
@@ -326,22 +347,29 @@ class _Builder:
                 index = _plus(part.base, recovered[var.name])
             axes.append(
                 AxisNest(
-                    var.name, part.extent, False, (*part.outer, *terms[var.name]), part.base, index
+                    var.name,
+                    part.extent,
+                    False,
+                    (*part.outer, *terms[var.name]),
+                    part.low,
+                    part.base,
+                    index,
                 )
             )
         for axis in stage.op.reduce_axes:
             name = axis.var.name
             index = recovered[name] if self.size is None else None
-            axes.append(AxisNest(name, axis.extent, True, terms[name], const(0), index))
+            axes.append(AxisNest(name, axis.extent, True, terms[name], 0, const(0), index))
         return tuple(axes)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Region:
-    """A part of a dimension: its extent, how its start moves, and its start."""
+    """A part of a dimension: its extent, how its start moves, the least start, and the start."""
 
     extent: Extent
     outer: Terms
+    low: Extent
     base: Expr | None
 
 
@@ -393,11 +421,15 @@ def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
     return tuple(terms)
 
 
-def _whole_span(stage: StageNest, coeffs: Mapping[str, int]) -> int:
-    """The distance an index covers when each axis runs through the whole tensor: tails end there."""
-    whole = {v.name: extent for v, extent in zip(stage.tensor.axis, stage.tensor.shape, strict=True)}
-    whole |= {a.var.name: a.extent for a in stage.tensor.reduce_axis}
-    return sum(abs(coeff) * (whole[name] - 1) for name, coeff in coeffs.items())
+def _whole_span(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
+    """The distance an index covers while each axis runs to the end of the tensor; tails end there."""
+    shape = zip(stage.tensor.axis, stage.tensor.shape, strict=True)
+    whole = {var.name: extent for var, extent in shape}
+    whole |= {axis.var.name: axis.extent for axis in stage.tensor.reduce_axis}
+    total: Extent = 0
+    for name, coeff in coeffs.items():
+        total = total + coeff * (whole[name] - 1 - stage.axis(name).low)
+    return total
 
 
 def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[Access, ...]:
@@ -412,7 +444,7 @@ def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[A
         dims: list[Terms] = []
         regular = True
         for index in load.indices:
-            part = _affine(index)
+            part = affine(index)
             regular = regular and part is not None
             coeffs = part[0] if part is not None else {v.name: 1 for v in walk.free_vars(index)}
             dims.append(tuple(t for n, c in coeffs.items() for t in scaled(terms[n], c)))
@@ -420,32 +452,6 @@ def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[A
     write = tuple(axis.terms for axis in axes if not axis.is_reduce)
     found.append(Access(tensor.name, True, write, True))
     return tuple(found)
-
-
-def _affine(expr: Expr) -> tuple[dict[str, int], int] | None:
-    """Coefficients by variable and the constant of an affine index; None for any other."""
-    match expr:
-        case Const(value=value):
-            return {}, int(value)
-        case Var(name=name):
-            return {name: 1}, 0
-        case Binary(op=Op.ADD | Op.SUB as op, lhs=lhs, rhs=rhs):
-            left, right = _affine(lhs), _affine(rhs)
-            if left is None or right is None:
-                return None
-            sign = 1 if op is Op.ADD else -1
-            coeffs = dict(left[0])
-            for name, coeff in right[0].items():
-                coeffs[name] = coeffs.get(name, 0) + sign * coeff
-            return {n: c for n, c in coeffs.items() if c}, left[1] + sign * right[1]
-        case Binary(op=Op.MUL, lhs=lhs, rhs=rhs):
-            left, right = _affine(lhs), _affine(rhs)
-            if left is None or right is None or (left[0] and right[0]):
-                return None
-            (coeffs, constant), factor = (left, right[1]) if not right[0] else (right, left[1])
-            return {n: c * factor for n, c in coeffs.items() if factor}, constant * factor
-        case _:
-            return None
 
 
 def _batch_size(state: State) -> int | None:
@@ -457,6 +463,3 @@ def _batch_size(state: State) -> int | None:
     ]
     sizes += [b[1] for order in state.layouts.values() for b in order if not isinstance(b, int)]
     return next((s.size for s in sizes if isinstance(s, np.ndarray)), None)
-
-
-__all__ = ["Access", "AxisNest", "Fuse", "Guard", "Nest", "NestLoop", "StageNest", "nest"]

@@ -95,7 +95,9 @@ class Tensor(Buffer):
         return Load(self, tuple(cast(dt.I64, e) for e in exprs))
 
 
-def placeholder(shape: Sequence[int], dtype: str | DType = "float32", name: str = "input") -> Tensor:
+def placeholder(
+    shape: Sequence[int], dtype: str | DType = "float32", name: str = "input"
+) -> Tensor:
     """An input tensor of `shape`.
 
     Raises: ShapeError for an extent that is not a positive integer; UnsupportedError for the dtype.
@@ -123,7 +125,9 @@ def compute(shape: Sequence[int], fn: Callable[..., ExprLike], name: str = "comp
     else:
         names = [p.name for p in parameters]
     if len(names) != len(extents):
-        raise ShapeError(f"{name}: the shape {extents} has {len(extents)} dimensions, fn takes {len(names)}")
+        raise ShapeError(
+            f"{name}: the shape {extents} has {len(extents)} dimensions, fn takes {len(names)}"
+        )
     axes = tuple(Var(f"{name}.{n}") for n in names)
     body = wrap(fn(*axes))
     if isinstance(body, Reduce):

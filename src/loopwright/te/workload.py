@@ -115,7 +115,9 @@ def _refuse_clashes(name: str, tensors: Sequence[Tensor]) -> None:
     by_name: dict[str, Tensor] = {}
     for tensor in tensors:
         if by_name.setdefault(tensor.name, tensor) is not tensor:
-            raise ShapeError(f"{name}: two tensors are called {tensor.name!r}; give each its own name")
+            raise ShapeError(
+                f"{name}: two tensors are called {tensor.name!r}; give each its own name"
+            )
 
 
 def _names(tensors: Sequence[Tensor]) -> str:
