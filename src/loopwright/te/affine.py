@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from loopwright.ir.expr import Binary, Const, Expr, Op, Var
+from loopwright.ir.expr import Expr, Var
+from loopwright.ir.simplify import linear
 
 
 def affine(expr: Expr) -> tuple[dict[str, int], int] | None:

@@ -64,10 +64,10 @@ def _view(
     strides: dict[str, int] = {}
     offset: list[int] = []
     for dim, index in enumerate(load.indices):
-        affine = affine(index)
-        if affine is None:
+        form = affine(index)
+        if form is None:
             return None
-        coeffs, start = affine
+        coeffs, start = form
         low = start + sum(min(0, c * (sizes[n] - 1)) for n, c in coeffs.items())
         high = start + sum(max(0, c * (sizes[n] - 1)) for n, c in coeffs.items())
         if low < 0 or high >= array.shape[dim]:
