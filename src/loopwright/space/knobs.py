@@ -66,10 +66,10 @@ class Split:
         return False
 
     def bounds(self) -> tuple[int, ...]:
-        """The largest size of each part but the outermost."""
+        """What no part but the outermost exceeds, for each of them."""
         inner = self.parts - 1
         if self.max_factor is None:
-            return (self.extent,) * inner
+            return (2 * self.extent,) * inner  # more than any size
         if isinstance(self.max_factor, int):
             return (self.max_factor,) * inner
         if len(self.max_factor) != inner:
