@@ -94,7 +94,7 @@ def test_annotate_is_the_product_of_options() -> None:
         (lambda: Split("s", 8, 2, "listed", candidates=((3, 2),)), "must be 4"),
         (lambda: Split("s", 8, 2, "listed", candidates=((1, 2, 3),)), "needs 2 sizes"),
         (lambda: Split("s", 8, 2, max_factor=0), "no value"),
-        (lambda: Split("s", 4096, 4, "all", tails=True), "over 200000 values"),
+        (lambda: Split("s", 16384, 4, "all", tails=True), "over 200000 values"),
         (lambda: Choice("c", ()), "no value"),
         (lambda: Choice("c", (1, 2, 1)), "twice"),
         (lambda: Choice("", (1,)), "no name"),
