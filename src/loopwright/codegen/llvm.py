@@ -281,7 +281,7 @@ class _Emitter:
 
     def _parallel(self, loop: For) -> None:
         """Outline the body of `loop`; hand it to the `parallel` callback with what it captures."""
-        outer_text, outer_env = self._indices.text, dict(self._indices.env)
+        outer_text, outer_env = self._indices.text, self._indices.env
         number = next(self._names)
         captured = self._captured(outer_env)
         self._in_parallel = True
