@@ -7,14 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import loopwright.measure.server
-from loopwright.measure.child import Area, failure
+from loopwright.measure.child import Area, Batch, failure, times
 from loopwright.measure.types import FailureKind, Stage
-from loopwright.measure.wire import RunReply
+from loopwright.measure.wire import RunReply, RunRequest
 
 TOKEN = bytes(range(16))
 REPLY = RunReply(ns=(12.5, 13.0))
@@ -90,3 +91,89 @@ def test_the_stage_is_what_was_reached(stage: Stage) -> None:
     area.reach(stage)
 
     assert area.stage is stage
+
+
+class Kernel:
+    """A kernel that takes `ns` a call by its own clock, ten times that in `disturbed` batches."""
+
+    def __init__(self, ns: int, disturbed: frozenset[int] = frozenset(), first_ns: int = 0) -> None:
+        self.ns = ns
+        self.disturbed = disturbed
+        self.first_ns = first_ns or ns
+        self.counts: list[int] = []
+
+    def __call__(self, count: int) -> Batch:
+        index = len(self.counts)
+        self.counts.append(count)
+        if index == 0:
+            return Batch(self.first_ns, 1)
+        slow = index in self.disturbed
+        return Batch(self.ns * count * (10 if slow else 1), count, slow)
+
+
+PLAN = RunRequest(
+    code=b"",
+    entry="k",
+    params=(),
+    n_outputs=0,
+    workspace=0,
+    threads=1,
+    cores=(0,),
+    seed=0,
+    want_output=False,
+    warmup=1,
+    repeats=3,
+    min_repeat_s=0.001,
+    run_timeout_s=1.0,
+    run_memory=1,
+    abandon_ns=None,
+)
+
+
+def test_batches_last_as_long_as_was_asked() -> None:
+    kernel = Kernel(ns=300)
+
+    assert times(kernel, PLAN) == (300.0, 300.0, 300.0)
+    assert all(count * 300 >= 1_000_000 for count in kernel.counts[1:])
+
+
+def test_a_slow_kernel_is_called_once_a_batch() -> None:
+    kernel = Kernel(ns=5_000_000)
+
+    assert times(kernel, PLAN) == (5e6, 5e6, 5e6)
+    assert kernel.counts == [1, 1, 1, 1]
+
+
+def test_a_cold_first_call_does_not_shorten_the_batches() -> None:
+    kernel = Kernel(ns=100, first_ns=1_000_000)
+
+    assert times(kernel, PLAN) == (100.0, 100.0, 100.0)
+    assert kernel.counts[-1] * 100 >= 1_000_000
+
+
+def test_warm_up_calls_are_made() -> None:
+    kernel = Kernel(ns=5_000_000)
+    times(kernel, msgspec.structs.replace(PLAN, warmup=4))
+
+    assert len(kernel.counts) == 4 + 3
+
+
+def test_a_disturbed_batch_is_taken_again() -> None:
+    kernel = Kernel(ns=5_000_000, disturbed=frozenset({1, 3}))
+
+    assert times(kernel, PLAN) == (5e6, 5e6, 5e6)
+    assert len(kernel.counts) == 1 + 3 + 2
+
+
+def test_a_kernel_that_is_always_disturbed_is_still_timed() -> None:
+    kernel = Kernel(ns=5_000_000, disturbed=frozenset(range(1, 100)))
+
+    assert times(kernel, PLAN) == (5e7, 5e7, 5e7)
+    assert len(kernel.counts) == 1 + 2 * 3
+
+
+def test_a_first_call_over_the_limit_is_the_figure() -> None:
+    kernel = Kernel(ns=100, first_ns=4000)
+
+    assert times(kernel, msgspec.structs.replace(PLAN, abandon_ns=3999.0)) == (4000.0,)
+    assert kernel.counts == [1]

@@ -7,6 +7,7 @@ pickles over a socket pair whose both ends are ours.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import multiprocessing.process
 import multiprocessing.spawn
@@ -119,6 +120,7 @@ def refuse_nesting() -> None:
 def main(arguments: list[str]) -> None:
     """Serve the client, process `arguments[1]`, on descriptor `arguments[0]` until it goes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end)
     sandbox.die_with_parent(int(arguments[1]))
     sock = socket.socket(fileno=int(arguments[0]))
     os.nice(_NICE)
@@ -147,6 +149,7 @@ def _fork_worker(sock: socket.socket, setup: Setup) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     status = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         sandbox.die_with_parent(parent)
         _work(sock, setup)
         status = 0
@@ -156,6 +159,15 @@ def _fork_worker(sock: socket.socket, setup: Setup) -> int:
         print(f"{type(e).__name__}: {e}", file=sys.stderr, flush=True)  # noqa: T201
     finally:
         os._exit(status)
+
+
+def _end(*_: object) -> None:
+    """Ends the worker, waits for it, and ends: nobody else would wait for it."""
+    for pid in sandbox.children(os.getpid()):
+        with contextlib.suppress(OSError):
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    os._exit(0)
 
 
 def _work(sock: socket.socket, setup: Setup) -> None:

@@ -48,6 +48,7 @@ from loopwright.templates.task import Task
 _START_S = 60.0
 _WALL_FACTOR = 3.0  # a build may wait for a processor; its own time is limited in the builder
 _POLL_S = 1.0
+_END_S = 5.0
 _STDERR_BYTES = 4096
 # What a builder needs to import the main script; the rest is about multiprocessing's own processes.
 _MAIN_KEYS = frozenset(
@@ -157,7 +158,7 @@ class BuilderPool:
                     self._clock.go()
 
     def close(self) -> None:
-        """Kill the builders. What waits is cancelled, what is being built is WORKER_LOST."""
+        """End the builders. What waits is cancelled, what is being built is WORKER_LOST."""
         self._closed.set()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -167,7 +168,8 @@ class BuilderPool:
         for _ in self._threads:
             self._queue.put(None)
         with self._lock:
-            self._signal(signal.SIGKILL)
+            for builder in self._builders.values():
+                _ask_to_end(builder)
         for thread in self._threads:
             thread.join()
 
@@ -269,7 +271,7 @@ class BuilderPool:
             with self._lock:
                 self._builders[index] = builder
                 if self._closed.is_set():
-                    self._signal(signal.SIGKILL)
+                    _ask_to_end(builder)
         try:
             write_packed(builder.sock, self._setup)
             answer = self._answer(builder, self._clock.now() + _START_S)
@@ -285,9 +287,13 @@ class BuilderPool:
             builder = self._builders.pop(index, None)
         if builder is None:
             return ""
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(builder.process.pid, signal.SIGKILL)
-        builder.process.wait()
+        _ask_to_end(builder)
+        try:
+            builder.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(builder.process.pid, signal.SIGKILL)
+            builder.process.wait()
         builder.sock.close()
         line = _last_line(builder)
         builder.stderr.close()
@@ -327,6 +333,13 @@ def _spawn() -> _Builder:
     finally:
         theirs.close()
     return _Builder(process, ours, stderr)
+
+
+def _ask_to_end(builder: _Builder) -> None:
+    """Have the builder end its worker, wait for it, and end; stopped processes too."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(builder.process.pid, signal.SIGTERM)
+        os.killpg(builder.process.pid, signal.SIGCONT)
 
 
 def _last_line(builder: _Builder) -> str:

@@ -11,11 +11,13 @@ import ctypes
 import math
 import mmap
 import os
+import resource
 import signal
 import time
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -36,6 +38,7 @@ TOKEN_BYTES = 16
 _POISON = 0xFF  # NaN in every float, so that what a kernel did not write shows
 _PROBE_SHARE = 4  # memory counts as exhausted when a quarter of the limit cannot be had
 _MAX_CALIBRATIONS = 4
+_DISTURBED = 0.02  # share of a batch's time that something else may have the processor
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,24 @@ class Fault:
     signal: int
     address: int
     exhausted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`count` calls in a row, and whether something else had the processor meanwhile."""
+
+    total_ns: int
+    count: int
+    disturbed: bool = False
+
+    @property
+    def ns(self) -> float:
+        """Nanoseconds a call."""
+        return self.total_ns / self.count
+
+
+Call: TypeAlias = Callable[[int], Batch]
+"""Calls a kernel so many times."""
 
 
 class Area:
@@ -153,7 +174,7 @@ def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> R
     sandbox.forbid_system_calls()
     area.reach(Stage.RUN)
     call = _caller(native, code[request.entry], arena, pool)
-    ns = _times(call, request)
+    ns = times(call, request)
     del stack
     for region in arena.written:
         sentence = region.broken()
@@ -161,42 +182,64 @@ def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> R
             return failure(Stage.RUN, FailureKind.OUT_OF_BOUNDS, sentence)
     if arena.output is not None:
         _copy_outputs(arena.outputs, arena.output)
-    return RunReply(ns=tuple(ns))
+    return RunReply(ns=ns)
 
 
-def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Callable[[int], float]:
-    """A function that calls the kernel `count` times and returns the nanoseconds it took."""
+def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Call:
+    """A function that calls the kernel `count` times and says how long that took."""
     pointers = (ctypes.c_void_p * len(arena.arguments))(*(r.data for r in arena.arguments))
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     repeat = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, pointer, integer)(
         native.repeat
     )
     fixed = (entry, ctypes.addressof(pointers), arena.workspace.data, pool.parallel, pool.address)
+    alone = pool.threads == 1
 
-    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> float:
+    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> Batch:
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        used = time.thread_time_ns()
         start = time.perf_counter_ns()
         repeat(*fixed, count)
-        return time.perf_counter_ns() - start
+        total = time.perf_counter_ns() - start
+        used = time.thread_time_ns() - used
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        # A thread that waits for the others uses no time of its own: count who was pushed aside.
+        disturbed = total - used > _DISTURBED * total if alone else switches > 0
+        return Batch(total, count, disturbed)
 
     return call
 
 
-def _times(call: Callable[[int], float], request: RunRequest) -> list[float]:
-    """Nanoseconds a call, one figure a batch; one figure in all if the first call is too slow."""
+def times(call: Call, request: RunRequest) -> tuple[float, ...]:
+    """Nanoseconds a call, one figure a batch; one figure in all if the first call is too slow.
+
+    A batch during which something else had the processor is taken again, as often as there are
+    batches; the figures are those that were not disturbed, and the least of the others if need be.
+    """
     once = call(1)
-    if request.abandon_ns is not None and once > request.abandon_ns:
-        return [once]
+    if request.abandon_ns is not None and once.ns > request.abandon_ns:
+        return (once.ns,)
     for _ in range(request.warmup - 1):
         once = call(1)
-    wanted = request.min_repeat_s * 1e9
-    count = max(1, math.ceil(wanted / max(once, 1)))
-    total = call(count)
-    for _ in range(_MAX_CALIBRATIONS):
-        if total >= wanted:
+    batches = [_calibrated(call, once, request.min_repeat_s * 1e9)]
+    for _ in range(2 * request.repeats - 1):
+        if sum(not b.disturbed for b in batches) >= request.repeats:
             break
-        count = math.ceil(count * max(1.1, wanted / max(total, 1) * 1.05))
-        total = call(count)
-    return [total / count, *(call(count) / count for _ in range(request.repeats - 1))]
+        batches.append(call(batches[0].count))
+    batches.sort(key=lambda b: (b.disturbed, b.ns))
+    return tuple(b.ns for b in batches[: request.repeats])
+
+
+def _calibrated(call: Call, once: Batch, wanted_ns: float) -> Batch:
+    """A batch of at least `wanted_ns`; `once` is a first guess of what a call takes."""
+    count = max(1, math.ceil(wanted_ns / max(once.total_ns, 1)))
+    batch = call(count)
+    for _ in range(_MAX_CALIBRATIONS):
+        if batch.total_ns >= wanted_ns:
+            break
+        count = math.ceil(count * max(1.1, wanted_ns / max(batch.total_ns, 1) * 1.05))
+        batch = call(count)
+    return batch
 
 
 def _copy_outputs(outputs: Sequence[Region], shared: mmap.mmap) -> None:

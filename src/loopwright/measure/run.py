@@ -27,6 +27,7 @@ from loopwright.runtime.loader import require_runnable
 from loopwright.runtime.native import native
 
 _START_S = 60.0
+_END_S = 5.0
 _GRACE_S = 30.0  # beyond the run limit: making inputs the first time, and the server's own work
 
 
@@ -115,10 +116,11 @@ class MeasureServer:
         self._drop()
 
     def interrupt(self) -> None:
-        """Kill the process from any thread: a `run` under way returns WORKER_LOST."""
+        """Hang up, from any thread: the process ends, a `run` under way returns WORKER_LOST."""
         server = self._server
         if server is not None:
-            server.process.kill()
+            with contextlib.suppress(OSError):  # closed meanwhile
+                server.sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> MeasureServer:
         return self
@@ -231,9 +233,12 @@ def _end(server: _Process) -> str:
     died = server.process.poll()
     server.sock.close()
     if died is None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(server.process.pid, signal.SIGKILL)
-        server.process.wait()
+        try:  # it sees that we are gone, and waits for what it runs
+            server.process.wait(_END_S)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.process.pid, signal.SIGKILL)
+            server.process.wait()
     os.close(server.output_fd)
     with server.stderr as file:
         file.seek(0)

@@ -29,6 +29,7 @@ from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, rece
 from loopwright.runtime.native import Native, native
 
 _INPUT_CACHE_BYTES = 2 << 30
+_INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
 _STDERR_BYTES = 4096
 _REAP_S = 2.0
 _MAX_DESCRIPTORS = 65536
@@ -48,7 +49,7 @@ main(sys.argv[2:])
 class InputCache:
     """Filled, read-only inputs by what they hold; the least recently used go first."""
 
-    limit: int = _INPUT_CACHE_BYTES
+    limit: int
     regions: OrderedDict[tuple[int, int, WireParam], Region] = field(default_factory=OrderedDict)
 
     def get(self, seed: int, index: int, param: WireParam, keep: int) -> Region:
@@ -84,7 +85,8 @@ class Server:
         self._sock = sock
         self._output_fd = output_fd
         self._native = code
-        self._inputs = InputCache()
+        physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        self._inputs = InputCache(min(_INPUT_CACHE_BYTES, physical // _INPUT_CACHE_SHARE))
         self._area = child.Area()
         self._printed = os.memfd_create("printed")
         self._null = os.open(os.devnull, os.O_RDONLY)
