@@ -64,7 +64,7 @@ def run(compile_kernel: Compile, devices: dict[int, CpuDevice]) -> Run:
 
 @pytest.fixture(scope="session")
 def mapped(run: Run) -> Callable[..., list[np.ndarray]]:
-    """`fn` of the elements of some arrays, computed by a scalar loop and by masked vectors of 16 lanes."""
+    """`fn` of the elements of some arrays, by a scalar loop and by masked vectors of 16 lanes."""
 
     def mapped(
         fn: Callable[..., Expr],

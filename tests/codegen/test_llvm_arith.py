@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ml_dtypes
 import numpy as np
 import pytest
 
 from loopwright.ir import dtype as dt
-from loopwright.ir.expr import Binary, Call, Cast, Fn, Op, Select, const
+from loopwright.ir.expr import Binary, Call, Cast, Expr, Fn, Op, Select, const
 from loopwright.target import PRESETS
+
+Mapped = Callable[..., list[np.ndarray]]
 
 INTS = (dt.I8, dt.I16, dt.I32, dt.I64, dt.U8)
 FLOATS = (dt.F32, dt.F64, dt.F16, dt.BF16)
@@ -23,7 +27,7 @@ def numbers(dtype: dt.DType, n: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", INTS, ids=str)
-def test_integers_wrap_and_floor_as_numpy(mapped, dtype) -> None:
+def test_integers_wrap_and_floor_as_numpy(mapped: Mapped, dtype: dt.DType) -> None:
     a, b = numbers(dtype, 37, 1), numbers(dtype, 37, 2)
     b[b == 0] = 1
     cases = {
@@ -41,21 +45,21 @@ def test_integers_wrap_and_floor_as_numpy(mapped, dtype) -> None:
 
 
 @pytest.mark.parametrize("divisor", [1, 4, 7, -3])
-def test_floor_division_by_a_constant_rounds_down(mapped, divisor) -> None:
+def test_floor_division_by_a_constant_rounds_down(mapped: Mapped, divisor: int) -> None:
     a = np.arange(-20, 21, dtype=np.int32)
     for op, want in ((Op.FLOORDIV, a // divisor), (Op.FLOORMOD, a % divisor)):
         for got in mapped(lambda x, op=op: Binary(op, x, const(divisor, dt.I32)), a, out=dt.I32):
             np.testing.assert_array_equal(got, want)
 
 
-def test_integer_division_truncates(mapped) -> None:
+def test_integer_division_truncates(mapped: Mapped) -> None:
     a = np.array([-7, 7, -8, 9], np.int32)
     for got in mapped(lambda x: Binary(Op.DIV, x, const(2, dt.I32)), a, out=dt.I32):
         np.testing.assert_array_equal(got, [-3, 3, -4, 4])
 
 
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
-def test_floats_are_rounded_once_per_operation(mapped, dtype) -> None:
+def test_floats_are_rounded_once_per_operation(mapped: Mapped, dtype: dt.DType) -> None:
     a, b = numbers(dtype, 37, 3), numbers(dtype, 37, 4)
     wide = np.float64 if dtype == dt.F64 else np.float32
     x, y = a.astype(wide), b.astype(wide)
@@ -66,7 +70,7 @@ def test_floats_are_rounded_once_per_operation(mapped, dtype) -> None:
 
 
 @pytest.mark.parametrize("op", [Op.FLOORDIV, Op.FLOORMOD])
-def test_float_floor_division_as_numpy(mapped, op) -> None:
+def test_float_floor_division_as_numpy(mapped: Mapped, op: Op) -> None:
     a = np.array([5.5, -5.5, 5.5, -5.5, 6.0, -6.0], np.float32)
     b = np.array([2.0, 2.0, -2.0, -2.0, 3.0, 3.0], np.float32)
     want = a // b if op is Op.FLOORDIV else a % b
@@ -74,7 +78,7 @@ def test_float_floor_division_as_numpy(mapped, op) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-def test_min_and_max_return_the_other_operand_of_nan(mapped) -> None:
+def test_min_and_max_return_the_other_operand_of_nan(mapped: Mapped) -> None:
     a = np.array([1.0, np.nan, 3.0, np.nan], np.float32)
     b = np.array([2.0, 5.0, np.nan, np.nan], np.float32)
     for op, want in ((Op.MIN, np.fmin(a, b)), (Op.MAX, np.fmax(a, b))):
@@ -84,7 +88,7 @@ def test_min_and_max_return_the_other_operand_of_nan(mapped) -> None:
         np.testing.assert_array_equal(got, [1, 0, 3, 0])
 
 
-def test_comparisons_and_logic_give_bool(mapped) -> None:
+def test_comparisons_and_logic_give_bool(mapped: Mapped) -> None:
     a, b = numbers(dt.F32, 40, 5), numbers(dt.F32, 40, 6)
     a[:3], b[3:6] = np.nan, a[3:6]
     for got in mapped(lambda x, y: Binary(Op.OR, x < y, x.equal(y)), a, b, out=dt.BOOL):
@@ -93,7 +97,7 @@ def test_comparisons_and_logic_give_bool(mapped) -> None:
         np.testing.assert_array_equal(got, a == b)
 
 
-def test_bool_arithmetic_saturates(mapped) -> None:
+def test_bool_arithmetic_saturates(mapped: Mapped) -> None:
     a, b = np.array([0, 0, 1, 1], np.bool_), np.array([0, 1, 0, 1], np.bool_)
     for op, want in ((Op.ADD, a | b), (Op.MUL, a & b), (Op.MIN, a & b), (Op.MAX, a | b)):
         for got in mapped(lambda x, y, op=op: Binary(op, x, y), a, b, out=dt.BOOL):
@@ -101,7 +105,7 @@ def test_bool_arithmetic_saturates(mapped) -> None:
 
 
 @pytest.mark.parametrize("source", [*INTS, *FLOATS, dt.BOOL], ids=str)
-def test_casts_as_numpy(mapped, source) -> None:
+def test_casts_as_numpy(mapped: Mapped, source: dt.DType) -> None:
     a = numbers(source, 33, 7)
     if source.is_float:
         a = (a * 40).astype(source.numpy)
@@ -119,7 +123,9 @@ def test_casts_as_numpy(mapped, source) -> None:
 
 @pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2"])
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
-def test_every_half_converts_exactly_on_every_target(mapped, preset, dtype) -> None:
+def test_every_half_converts_exactly_on_every_target(
+    mapped: Mapped, preset: str, dtype: type
+) -> None:
     halves = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     name = dt.F16 if dtype is np.float16 else dt.BF16
     want = halves.astype(np.float32)
@@ -132,7 +138,7 @@ def test_every_half_converts_exactly_on_every_target(mapped, preset, dtype) -> N
 
 
 @pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
-def test_floats_round_to_the_nearest_half(mapped, preset) -> None:
+def test_floats_round_to_the_nearest_half(mapped: Mapped, preset: str) -> None:
     rng = np.random.default_rng(8)
     bits = rng.integers(0x30000000, 0x48000000, 4000, dtype=np.uint32)
     edges = np.array([65519.996, 65520.0, 6e-8, 2.98e-8, 2.99e-8, 6.1e-5, 1e-30, 3e38], np.float32)
@@ -143,13 +149,13 @@ def test_floats_round_to_the_nearest_half(mapped, preset) -> None:
         np.testing.assert_array_equal(got, want)
 
 
-def test_select_by_lane(mapped) -> None:
+def test_select_by_lane(mapped: Mapped) -> None:
     a, b = numbers(dt.F32, 40, 9), numbers(dt.F32, 40, 10)
     for got in mapped(lambda x, y: Select(x < y, x * 2.0, y), a, b):
         np.testing.assert_array_equal(got, np.where(a < b, a * 2, b))
 
 
-def test_products_are_contracted_where_the_target_can(mapped) -> None:
+def test_products_are_contracted_where_the_target_can(mapped: Mapped) -> None:
     a = np.full(16, 1 + 2**-12, np.float32)
     c = np.full(16, -1.0, np.float32)
     fused = np.float32(np.float64(a[0]) * np.float64(a[0]) - 1.0)
@@ -163,16 +169,16 @@ def test_products_are_contracted_where_the_target_can(mapped) -> None:
         np.testing.assert_array_equal(got, -fused)
 
 
-def test_literal_zeros_and_ones_vanish(mapped) -> None:
+def test_literal_zeros_and_ones_vanish(mapped: Mapped) -> None:
     a = numbers(dt.F32, 20, 11)
     for got in mapped(lambda x: 0.0 * x + 1.0 * x + (-1.0) * x * 0.5, a):
         np.testing.assert_allclose(got, a * 0.5, rtol=1e-6)
 
 
-def test_a_chain_of_hundreds_of_terms(mapped) -> None:
+def test_a_chain_of_hundreds_of_terms(mapped: Mapped) -> None:
     a = np.ones(8, np.float32)
 
-    def long(x):
+    def long(x: Expr) -> Expr:
         total = x
         for _ in range(900):
             total = total + x
@@ -182,10 +188,10 @@ def test_a_chain_of_hundreds_of_terms(mapped) -> None:
         np.testing.assert_array_equal(got, 901.0)
 
 
-def test_a_shared_node_is_computed_once(mapped) -> None:
+def test_a_shared_node_is_computed_once(mapped: Mapped) -> None:
     a = np.full(8, 1.5, np.float32)
 
-    def doubled(x):
+    def doubled(x: Expr) -> Expr:
         for _ in range(40):
             x = x + x
         return x

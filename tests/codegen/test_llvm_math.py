@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Call, Fn
 from loopwright.target import PRESETS
+
+Mapped = Callable[..., list[np.ndarray]]
 
 ULPS = 2.0
 
@@ -48,7 +51,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("fn", [Fn.EXP, Fn.LOG, Fn.TANH, Fn.ERF])
-def test_float32_functions_are_within_two_ulps(mapped, fn) -> None:
+def test_float32_functions_are_within_two_ulps(mapped: Mapped, fn: Fn) -> None:
     a = everywhere(1)
     with np.errstate(all="ignore"):
         want = EXACT[fn](a.astype(np.float64))
@@ -64,7 +67,7 @@ def test_float32_functions_are_within_two_ulps(mapped, fn) -> None:
 
 
 @pytest.mark.parametrize("fn", [Fn.EXP, Fn.LOG, Fn.TANH, Fn.ERF])
-def test_functions_work_without_fused_multiply_add(mapped, fn) -> None:
+def test_functions_work_without_fused_multiply_add(mapped: Mapped, fn: Fn) -> None:
     a = np.linspace(0.01, 10, 200).astype(np.float32)
     want = EXACT[fn](a.astype(np.float64))
     for got in mapped(lambda x: Call(fn, (x,)), a, target=PRESETS["x86-64-sse4"]):
@@ -72,20 +75,20 @@ def test_functions_work_without_fused_multiply_add(mapped, fn) -> None:
 
 
 @pytest.mark.parametrize("fn", [Fn.SIN, Fn.COS])
-def test_functions_of_libm_by_lane(mapped, fn) -> None:
+def test_functions_of_libm_by_lane(mapped: Mapped, fn: Fn) -> None:
     a = np.linspace(-20, 20, 45).astype(np.float32)
     for got in mapped(lambda x: Call(fn, (x,)), a):
         np.testing.assert_allclose(got, EXACT[fn](a.astype(np.float64)), rtol=1e-6, atol=1e-7)
 
 
 @pytest.mark.parametrize("fn", [Fn.EXP, Fn.LOG, Fn.TANH, Fn.ERF, Fn.SIN, Fn.COS])
-def test_float64_functions_have_float64_accuracy(mapped, fn) -> None:
+def test_float64_functions_have_float64_accuracy(mapped: Mapped, fn: Fn) -> None:
     a = np.linspace(0.1, 5, 21)
     for got in mapped(lambda x: Call(fn, (x,)), a, out=dt.F64):
         np.testing.assert_allclose(got, EXACT[fn](a), rtol=1e-14)
 
 
-def test_power(mapped) -> None:
+def test_power(mapped: Mapped) -> None:
     a, b = np.linspace(0.1, 4, 20).astype(np.float32), np.linspace(-3, 3, 20).astype(np.float32)
     for got in mapped(lambda x, y: Call(Fn.POW, (x, y)), a, b):
         np.testing.assert_allclose(got, a.astype(np.float64) ** b, rtol=1e-6)
@@ -102,13 +105,13 @@ def test_power(mapped) -> None:
     ],
 )
 @pytest.mark.parametrize("dtype", [dt.F32, dt.F64, dt.F16, dt.I32], ids=str)
-def test_exact_functions_as_numpy(mapped, fn, numpy, dtype) -> None:
+def test_exact_functions_as_numpy(mapped: Mapped, fn: Fn, numpy: np.ufunc, dtype: dt.DType) -> None:
     a = np.array([-2.5, -1.5, -0.5, 0.5, 1.5, 2.5, 3.2, -3.7]).astype(dtype.numpy)
     for got in mapped(lambda x: Call(fn, (x,)), a, out=dtype):
         np.testing.assert_array_equal(got, numpy(a).astype(dtype.numpy))
 
 
-def test_square_roots_are_correctly_rounded(mapped) -> None:
+def test_square_roots_are_correctly_rounded(mapped: Mapped) -> None:
     a = np.linspace(0, 9, 50).astype(np.float32)
     for got in mapped(lambda x: Call(Fn.SQRT, (x,)), a):
         np.testing.assert_array_equal(got, np.sqrt(a))
@@ -119,7 +122,7 @@ def test_square_roots_are_correctly_rounded(mapped) -> None:
 
 
 @pytest.mark.parametrize("dtype", [dt.F16, dt.BF16], ids=str)
-def test_halves_are_computed_in_float32(mapped, dtype) -> None:
+def test_halves_are_computed_in_float32(mapped: Mapped, dtype: dt.DType) -> None:
     a = np.linspace(-4, 4, 33).astype(dtype.numpy)
     want = np.tanh(a.astype(np.float64)).astype(np.float32).astype(dtype.numpy)
     for got in mapped(lambda x: Call(Fn.TANH, (x,)), a, out=dtype):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
-from loopwright.codegen.artifact import Param
+from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
 from loopwright.codegen.storage import Home, plan_storage
 from loopwright.ir.dtype import F16, F32, I64
@@ -11,6 +13,9 @@ from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scop
 from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.target import PRESETS, host
+
+Run = Callable[..., tuple[np.ndarray, ...]]
+Compile = Callable[..., Artifact]
 
 S, P, V, U = LoopKind.SERIAL, LoopKind.PARALLEL, LoopKind.VECTORIZED, LoopKind.UNROLLED
 ZERO = Const(0.0, F32)
@@ -20,7 +25,7 @@ def f32(n: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(n).astype(np.float32)
 
 
-def nest(body: Stmt, *loops) -> Stmt:
+def nest(body: Stmt, *loops: tuple[Var, int, LoopKind]) -> Stmt:
     for var, extent, kind in reversed(loops):
         body = For(var, extent, kind, body)
     return body
@@ -31,13 +36,13 @@ def matmul(
 ) -> Kernel:
     """C[m, n] = A[m, k] B[k, n] with a register tile; with `tail`, n need not be a multiple."""
     width = vectors * lanes
-    A, B, C = (
+    a_buf, b_buf, c_buf = (
         Buffer(name, F32, (size,)) for name, size in (("A", m * k), ("B", k * n), ("C", m * n))
     )
     acc = Buffer("acc", F32, (tile_m * width,), Scope.REGISTER)
     io, jo, kk = Var("io"), Var("jo"), Var("k")
 
-    def tile(tag: str, make) -> Stmt:
+    def tile(tag: str, make: Callable[[Expr, Expr, Expr], Stmt]) -> Stmt:
         i, v, lane = Var("i" + tag), Var("v" + tag), Var("l" + tag)
         at, column = (i * vectors + v) * lanes + lane, jo * width + v * lanes + lane
         body = make(io * tile_m + i, column, at)
@@ -46,16 +51,18 @@ def matmul(
         return nest(body, (i, tile_m, U), (v, vectors, U), (lane, lanes, V))
 
     def update(i: Expr, j: Expr, at: Expr) -> Stmt:
-        return Store(acc, (at,), Load(acc, (at,)) + Load(A, (i * k + kk,)) * Load(B, (kk * n + j,)))
+        return Store(
+            acc, (at,), Load(acc, (at,)) + Load(a_buf, (i * k + kk,)) * Load(b_buf, (kk * n + j,))
+        )
 
     body = block(
-        tile("z", lambda i, j, at: Store(acc, (at,), ZERO)),
+        tile("z", lambda _i, _j, at: Store(acc, (at,), ZERO)),
         nest(tile("u", update), (kk, k, S)),
-        tile("s", lambda i, j, at: Store(C, (i * n + j,), Load(acc, (at,)))),
+        tile("s", lambda i, j, at: Store(c_buf, (i * n + j,), Load(acc, (at,)))),
     )
     return Kernel(
         "matmul",
-        (A, B, C),
+        (a_buf, b_buf, c_buf),
         1,
         nest(Alloc(acc, body), (io, m // tile_m, P), (jo, -(-n // width), S)),
     )
@@ -70,7 +77,9 @@ def matmul(
         ((4, 21, 5), (2, 3, 4), True),
     ],
 )
-def test_a_register_tile_multiplies_matrices(run, shape, tile, tail, preset) -> None:
+def test_a_register_tile_multiplies_matrices(
+    run: Run, shape: tuple[int, int, int], tile: tuple[int, int, int], tail: bool, preset: str
+) -> None:
     m, n, k = shape
     a, b = f32(m * k), f32(k * n, 1)
     kernel = matmul(m, n, k, *tile, tail=tail)
@@ -97,82 +106,89 @@ def test_the_loads_of_a_tile_are_shared() -> None:
 
 def carried(initial: bool, conditional: bool) -> Kernel:
     """B[i] = sum of A[k] where k % 3 != 1, kept in a register that may begin inside the loop."""
-    A, B = Buffer("A", F32, (30,)), Buffer("B", F32, (1,))
+    a_buf, b_buf = Buffer("A", F32, (30,)), Buffer("B", F32, (1,))
     acc = Buffer("acc", F32, (1,), Scope.REGISTER)
     k, zero = Var("k"), Const(0, I64)
-    add: Stmt = Store(acc, (zero,), Load(acc, (zero,)) + Load(A, (k,)))
+    add: Stmt = Store(acc, (zero,), Load(acc, (zero,)) + Load(a_buf, (k,)))
     if conditional:
         add = If(Binary(Op.NE, Binary(Op.FLOORMOD, k, Const(3, I64)), Const(1, I64)), add)
     begin = Store(acc, (zero,), ZERO)
     loop = nest(add if initial else block(If(k.equal(0), begin), add), (k, 30, S))
     body = block(begin, loop) if initial else loop
     return Kernel(
-        "carried", (A, B), 1, Alloc(acc, block(body, Store(B, (zero,), Load(acc, (zero,)))))
+        "carried",
+        (a_buf, b_buf),
+        1,
+        Alloc(acc, block(body, Store(b_buf, (zero,), Load(acc, (zero,))))),
     )
 
 
 @pytest.mark.parametrize("initial", [True, False])
 @pytest.mark.parametrize("conditional", [True, False])
-def test_registers_are_carried_through_loops_and_conditions(run, initial, conditional) -> None:
+def test_registers_are_carried_through_loops_and_conditions(
+    run: Run, initial: bool, conditional: bool
+) -> None:
     a = f32(30)
     (got,) = run(carried(initial, conditional), a, f32(1))
     want = a[np.arange(30) % 3 != 1] if conditional else a
     np.testing.assert_allclose(got[0], want.sum(), rtol=1e-5)
 
 
-def test_both_sides_of_a_condition_meet(run) -> None:
-    A, B = Buffer("A", F32, (64,)), Buffer("B", F32, (64,))
-    R = Buffer("R", F32, (32,), Scope.REGISTER)
+def test_both_sides_of_a_condition_meet(run: Run) -> None:
+    a_buf, b_buf = Buffer("A", F32, (64,)), Buffer("B", F32, (64,))
+    r_buf = Buffer("R", F32, (32,), Scope.REGISTER)
     o, v, lane = Var("o"), Var("v"), Var("lane")
     at = v * 16 + lane
 
     def each(value: Expr) -> Stmt:
-        return nest(Store(R, (at,), value), (v, 2, U), (lane, 16, V))
+        return nest(Store(r_buf, (at,), value), (v, 2, U), (lane, 16, V))
 
-    load = Load(A, (o * 32 + at,))
+    load = Load(a_buf, (o * 32 + at,))
     body = block(
         each(Const(1.0, F32)),
-        If(o < 1, each(load + Load(R, (at,))), block(each(load * 2.0), If(o > 5, each(ZERO)))),
-        nest(Store(B, (o * 32 + at,), Load(R, (at,))), (v, 2, U), (lane, 16, V)),
+        If(o < 1, each(load + Load(r_buf, (at,))), block(each(load * 2.0), If(o > 5, each(ZERO)))),
+        nest(Store(b_buf, (o * 32 + at,), Load(r_buf, (at,))), (v, 2, U), (lane, 16, V)),
     )
-    kernel = Kernel("k", (A, B), 1, nest(Alloc(R, body), (o, 2, S)))
+    kernel = Kernel("k", (a_buf, b_buf), 1, nest(Alloc(r_buf, body), (o, 2, S)))
     a = f32(64)
     (got,) = run(kernel, a, f32(64))
     np.testing.assert_array_equal(got, np.concatenate([a[:32] + 1, a[32:] * 2]))
 
 
-def test_a_masked_store_to_a_register_keeps_the_other_lanes(run) -> None:
-    B, R = Buffer("B", F32, (48,)), Buffer("R", F32, (16,), Scope.REGISTER)
+def test_a_masked_store_to_a_register_keeps_the_other_lanes(run: Run) -> None:
+    b_buf, r_buf = Buffer("B", F32, (48,)), Buffer("R", F32, (16,), Scope.REGISTER)
     o, lane = Var("o"), Var("lane")
     body = block(
-        nest(Store(R, (lane,), Const(5.0, F32)), (lane, 16, V)),
+        nest(Store(r_buf, (lane,), Const(5.0, F32)), (lane, 16, V)),
         nest(
             If(
                 o * 16 + lane < 20,
-                Store(R, (lane,), Cast(F32, lane)),
-                Store(R, (lane,), Load(R, (lane,)) + 1.0),
+                Store(r_buf, (lane,), Cast(F32, lane)),
+                Store(r_buf, (lane,), Load(r_buf, (lane,)) + 1.0),
             ),
             (lane, 16, V),
         ),
-        nest(Store(B, (o * 16 + lane,), Load(R, (lane,))), (lane, 16, V)),
+        nest(Store(b_buf, (o * 16 + lane,), Load(r_buf, (lane,))), (lane, 16, V)),
     )
-    (got,) = run(Kernel("k", (B,), 1, nest(Alloc(R, body), (o, 3, S))), f32(48))
+    (got,) = run(Kernel("k", (b_buf,), 1, nest(Alloc(r_buf, body), (o, 3, S))), f32(48))
     i = np.arange(48)
     np.testing.assert_array_equal(got, np.where(i < 20, i % 16, 6))
 
 
-def test_nested_loops_carry_the_registers_that_they_change(run) -> None:
-    A, B = Buffer("A", F32, (24,)), Buffer("B", F32, (2,))
-    R, Q = (Buffer(name, F32, (1,), Scope.REGISTER) for name in "RQ")
+def test_nested_loops_carry_the_registers_that_they_change(run: Run) -> None:
+    a_buf, b_buf = Buffer("A", F32, (24,)), Buffer("B", F32, (2,))
+    r_buf, q_buf = (Buffer(name, F32, (1,), Scope.REGISTER) for name in "RQ")
     i, j, z = Var("i"), Var("j"), Const(0, I64)
-    inner = nest(Store(R, (z,), Load(R, (z,)) + Load(A, (i * 6 + j,))), (j, 6, S))
-    outer = nest(block(inner, Store(Q, (z,), Load(Q, (z,)) * 0.5 + Load(R, (z,)))), (i, 4, S))
+    inner = nest(Store(r_buf, (z,), Load(r_buf, (z,)) + Load(a_buf, (i * 6 + j,))), (j, 6, S))
+    outer = nest(
+        block(inner, Store(q_buf, (z,), Load(q_buf, (z,)) * 0.5 + Load(r_buf, (z,)))), (i, 4, S)
+    )
     body = block(
-        Store(R, (z,), ZERO), Store(Q, (z,), ZERO), outer,
-        Store(B, (z,), Load(R, (z,))), Store(B, (Const(1, I64),), Load(Q, (z,))),
+        Store(r_buf, (z,), ZERO), Store(q_buf, (z,), ZERO), outer,
+        Store(b_buf, (z,), Load(r_buf, (z,))), Store(b_buf, (Const(1, I64),), Load(q_buf, (z,))),
     )  # fmt: skip
     a = f32(24)
-    (got,) = run(Kernel("k", (A, B), 1, Alloc(R, Alloc(Q, body))), a, f32(2))
+    (got,) = run(Kernel("k", (a_buf, b_buf), 1, Alloc(r_buf, Alloc(q_buf, body))), a, f32(2))
     total, q = 0.0, 0.0
     for row in a.reshape(4, 6):
         total += row.sum()
@@ -183,51 +199,59 @@ def test_nested_loops_carry_the_registers_that_they_change(run) -> None:
 @pytest.mark.parametrize(
     "case", ["serial index", "two widths", "unaligned", "crosses a parallel loop"]
 )
-def test_a_buffer_that_cannot_be_in_registers_is_in_memory(run, case) -> None:
-    B, R = Buffer("B", F32, (32,)), Buffer("R", F32, (32,), Scope.REGISTER)
+def test_a_buffer_that_cannot_be_in_registers_is_in_memory(run: Run, case: str) -> None:
+    b_buf, r_buf = Buffer("B", F32, (32,)), Buffer("R", F32, (32,), Scope.REGISTER)
     i, j, lane = Var("i"), Var("j"), Var("lane")
-    fill = nest(Store(R, (i,), Cast(F32, i) * 3.0), (i, 32, S if case == "serial index" else U))
-    copy = nest(Store(B, (j,), Load(R, (j,))), (j, 32, U))
+    fill = nest(Store(r_buf, (i,), Cast(F32, i) * 3.0), (i, 32, S if case == "serial index" else U))
+    copy = nest(Store(b_buf, (j,), Load(r_buf, (j,))), (j, 32, U))
     if case == "two widths":
-        copy = nest(Store(B, (j * 8 + lane,), Load(R, (j * 8 + lane,))), (j, 4, U), (lane, 8, V))
+        copy = nest(
+            Store(b_buf, (j * 8 + lane,), Load(r_buf, (j * 8 + lane,))), (j, 4, U), (lane, 8, V)
+        )
     elif case == "unaligned":
         step = block(
             nest(
-                Store(R, (i * 16 + lane,), Cast(F32, i * 16 + lane) * 3.0), (i, 2, U), (lane, 16, V)
+                Store(r_buf, (i * 16 + lane,), Cast(F32, i * 16 + lane) * 3.0),
+                (i, 2, U),
+                (lane, 16, V),
             ),
-            nest(Store(R, (lane + 3,), Cast(F32, lane + 3) * 3.0), (lane, 16, V)),
+            nest(Store(r_buf, (lane + 3,), Cast(F32, lane + 3) * 3.0), (lane, 16, V)),
         )
         fill, copy = (
             step,
-            nest(Store(B, (j * 16 + lane,), Load(R, (j * 16 + lane,))), (j, 2, U), (lane, 16, V)),
+            nest(
+                Store(b_buf, (j * 16 + lane,), Load(r_buf, (j * 16 + lane,))),
+                (j, 2, U),
+                (lane, 16, V),
+            ),
         )
     elif case == "crosses a parallel loop":
-        copy = nest(Store(B, (j,), Load(R, (j,))), (j, 32, P))
-    kernel = Kernel("k", (B,), 1, Alloc(R, block(fill, copy)))
-    home = plan_storage(kernel).places[R].home
+        copy = nest(Store(b_buf, (j,), Load(r_buf, (j,))), (j, 32, P))
+    kernel = Kernel("k", (b_buf,), 1, Alloc(r_buf, block(fill, copy)))
+    home = plan_storage(kernel).places[r_buf].home
     assert home is (Home.SHARED if case == "crosses a parallel loop" else Home.STACK)
     (got,) = run(kernel, f32(32), threads=2)
     np.testing.assert_array_equal(got, np.arange(32) * 3)
 
 
-def test_half_precision_registers_are_rounded(run) -> None:
-    A, B = Buffer("A", F16, (64,)), Buffer("B", F16, (1,))
-    R = Buffer("R", F16, (1,), Scope.REGISTER)
+def test_half_precision_registers_are_rounded(run: Run) -> None:
+    a_buf, b_buf = Buffer("A", F16, (64,)), Buffer("B", F16, (1,))
+    r_buf = Buffer("R", F16, (1,), Scope.REGISTER)
     k, z = Var("k"), Const(0, I64)
     body = block(
-        Store(R, (z,), Const(0.0, F16)),
-        nest(Store(R, (z,), Load(R, (z,)) + Load(A, (k,))), (k, 64, S)),
-        Store(B, (z,), Load(R, (z,))),
+        Store(r_buf, (z,), Const(0.0, F16)),
+        nest(Store(r_buf, (z,), Load(r_buf, (z,)) + Load(a_buf, (k,))), (k, 64, S)),
+        Store(b_buf, (z,), Load(r_buf, (z,))),
     )
     a = np.random.default_rng(3).standard_normal(64).astype(np.float16)
-    (got,) = run(Kernel("k", (A, B), 1, Alloc(R, body)), a, np.zeros(1, np.float16))
+    (got,) = run(Kernel("k", (a_buf, b_buf), 1, Alloc(r_buf, body)), a, np.zeros(1, np.float16))
     want = np.float16(0)
     for x in a:
         want = np.float16(np.float32(want) + np.float32(x))
     assert got[0] == want
 
 
-def test_every_target_gets_an_object_with_the_entry(compile_kernel) -> None:
+def test_every_target_gets_an_object_with_the_entry(compile_kernel: Compile) -> None:
     kernel = matmul(12, 64, 20, 6, 2, 16)
     for target in PRESETS.values():
         artifact = compile_kernel(kernel, target)
@@ -238,7 +262,7 @@ def test_every_target_gets_an_object_with_the_entry(compile_kernel) -> None:
         assert artifact.target_key == target.key
 
 
-def test_the_object_is_the_same_each_time(compile_kernel) -> None:
+def test_the_object_is_the_same_each_time(compile_kernel: Compile) -> None:
     kernel = matmul(12, 64, 20, 6, 2, 16)
     assert compile_kernel(kernel, host()).digest == compile_kernel(kernel, host()).digest
 
