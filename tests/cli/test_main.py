@@ -41,7 +41,11 @@ def test_an_unknown_command_is_exit_code_2(run: Run) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(InternalError("a\nb"), 70), (EnvironmentFailure("a b"), 69)]
+    ("error", "code"),
+    [
+        (InternalError("a\nb"), 70),
+        (EnvironmentFailure("a b"), 69),
+    ],
 )
 def test_an_error_is_one_line_and_the_code_of_its_class(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
@@ -52,6 +56,19 @@ def test_an_error_is_one_line_and_the_code_of_its_class(
     monkeypatch.setattr(cli, "app", broken)
     result = run("tasks")
     assert (result.code, result.err) == (code, "loopwright: a b\n")
+
+
+def test_an_error_that_nobody_expected_is_called_a_bug(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("x")
+
+    monkeypatch.setattr(cli, "app", broken)
+    result = run("tasks")
+    assert result.code == 70
+    assert result.err.startswith("loopwright: a bug of ours")
+    assert result.err.endswith("KeyError: 'x'\n")
 
 
 @pytest.mark.parametrize("how", ["option", "variable"])

@@ -19,6 +19,7 @@ class TaskState:
     trials: int = 0
     failed: int = 0
     best: Best | None = None
+    why: str = ""  # what was wrong with the last trial that failed
 
 
 @dataclass(slots=True)
@@ -50,8 +51,10 @@ class Board:
                 self.resumed += event.trials
             case TrialDone():
                 task.trials += not event.recheck
-                task.failed += isinstance(event.outcome, Failed)
                 self.latest = event.index
+                if isinstance(event.outcome, Failed):
+                    task.failed += 1
+                    task.why = f"{event.outcome.kind.value}: {event.outcome.detail}"
 
     @property
     def trials(self) -> int:

@@ -19,7 +19,7 @@ from loopwright.cli.doctor import doctor
 from loopwright.cli.plot import plot
 from loopwright.cli.tasks import tasks
 from loopwright.cli.tune import tune
-from loopwright.errors import LoopwrightError
+from loopwright.errors import InternalError, LoopwrightError
 from loopwright.version import __version__
 
 app = typer.Typer(
@@ -71,14 +71,22 @@ def main(argv: list[str] | None = None) -> int:
         session.traceback = session.settings.traceback
         app(args=argv, obj=session, prog_name="loopwright")
     except LoopwrightError as error:
-        if session is not None and session.traceback:
-            traceback.print_exc()
-        message = " ".join(str(error).split())
-        print(f"loopwright: {message}", file=sys.stderr)  # noqa: T201  # typer may be broken here
+        _tell(str(error), session)
         return error.exit_code
+    except Exception as error:  # noqa: BLE001  # the process boundary: nothing is above
+        what = f"{type(error).__name__}: {error}"
+        _tell(f"a bug of ours, please report it with what --traceback shows: {what}", session)
+        return InternalError.exit_code
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     return 0
+
+
+def _tell(message: str, session: Session | None) -> None:
+    """Write `message` as one line, after the traceback if that was asked for."""
+    if session is not None and session.traceback:
+        traceback.print_exc()
+    print(f"loopwright: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  # typer may be broken
 
 
 if __name__ == "__main__":

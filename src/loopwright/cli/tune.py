@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -25,24 +26,21 @@ from loopwright.cli.common import (
     print_json,
     records_url,
     select,
-    show_ns,
-    table,
 )
 from loopwright.errors import UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.table import Table
-
     from loopwright.api.model import Part
     from loopwright.api.tune import TuneSettings
     from loopwright.cli.bench import Row
-    from loopwright.cli.report import Json
-    from loopwright.search.result import Event, TuneResult
+    from loopwright.cli.tuned import TuneRun
+    from loopwright.search.result import Event
 
 DEFAULT_TRIALS = 128
 INTERRUPTED = 130
+FAILED = 1  # no task has a program
 
 
 def tune(
@@ -91,26 +89,27 @@ def tune(
     url = records_url(context, records)
     settings = TuneSettings(Budget(trials, seconds), policy, seed, measure_fma_peak(threads))
     try:
-        results = _run(parts, settings, url)
-    except KeyboardInterrupt:  # before the first trial, or after the last
+        run = _run(found.label, parts, settings, url)
+        if engines and not run.interrupted:
+            run = replace(run, rows=_compared(parts, url, engines, threads))
+    except KeyboardInterrupt:  # before the first trial, or while comparing
         raise typer.Exit(INTERRUPTED) from None
-    interrupted = any(result.interrupted for result in results)
-    rows: list[Row] = []
-    if engines and not interrupted:
-        from loopwright.cli.bench import timed
-        from loopwright.peers.compare import Plan
-
-        rows, _ = timed(parts, url, engines, threads, Plan())
-    _report(found.label, threads, parts, results, rows, settings, url, output)
-    if interrupted:
+    if output is Output.JSON:
+        print_json(run.as_json())
+    else:
+        run.show(console())
+    if run.interrupted:
         raise typer.Exit(INTERRUPTED)
+    if all(result.best is None for result in run.results):
+        raise typer.Exit(FAILED)
 
 
-def _run(parts: Sequence[Part], settings: TuneSettings, url: str) -> tuple[TuneResult, ...]:
+def _run(label: str, parts: Sequence[Part], settings: TuneSettings, url: str) -> TuneRun:
     """Tune `parts`, showing on standard error how it goes."""
     from loopwright.api.tune import tune_many
     from loopwright.cli.board import Board, TaskState
     from loopwright.cli.progress import show
+    from loopwright.cli.tuned import TuneRun
     from loopwright.records.store import SqlStore
 
     budget = settings.budget
@@ -130,82 +129,23 @@ def _run(parts: Sequence[Part], settings: TuneSettings, url: str) -> tuple[TuneR
             board.take(event)
             view.changed()
 
-        return tune_many(
+        results = tune_many(
             [part.task for part in parts],
             settings,
             store,
             counts=[part.count for part in parts],
             on_event=on_event,
         )
+    whys = tuple(task.why for task in board.tasks)
+    return TuneRun(label, url, settings, tuple(parts), results, whys)
 
 
-def _report(
-    label: str,
-    threads: int,
-    parts: Sequence[Part],
-    results: Sequence[TuneResult],
-    rows: Sequence[Row],
-    settings: TuneSettings,
-    url: str,
-    output: Output,
-) -> None:
-    """Show what came of it."""
-    from loopwright.cli.report import as_json, as_table
+def _compared(
+    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int
+) -> tuple[Row, ...]:
+    """The tuned ones of `parts` beside `engines`."""
+    from loopwright.cli.bench import timed
+    from loopwright.peers.compare import Plan
 
-    if output is Output.JSON:
-        print_json(
-            {
-                "model": label,
-                "records": url,
-                "policy": settings.policy,
-                "seed": settings.seed,
-                "peak_gflops": settings.peak_gflops,
-                "interrupted": any(result.interrupted for result in results),
-                "tasks": [_json(part, r) for part, r in zip(parts, results, strict=True)],
-                "comparison": as_json(label, threads, rows, ()) if rows else None,
-            }
-        )
-        return
-    screen = console()
-    screen.print(_table(label, parts, results, settings.peak_gflops))
-    if rows:
-        screen.print(as_table(label, threads, rows))
-    screen.print(f"records are in {url}; the same command again goes on")
-
-
-def _table(
-    label: str, parts: Sequence[Part], results: Sequence[TuneResult], peak: float | None
-) -> Table:
-    columns = ["#", "task", ">time", ">GFLOP/s", ">of peak", ">trials", ">failed"]
-    lines = []
-    for part, result in zip(parts, results, strict=True):
-        best = result.best
-        lines.append(
-            (
-                f"{part.count} x",
-                describe(part.task.operator, part.task.attrs),
-                "-" if best is None else show_ns(best.ns),
-                "-" if best is None else f"{best.gflops:.1f}",
-                "" if best is None or not peak else f"{best.gflops / peak:.0%}",
-                str(result.trials),
-                str(sum(result.failures.values())),
-            )
-        )
-    trials = sum(result.trials for result in results)
-    return table(columns, lines, title=f"{label}: {trials} trials")
-
-
-def _json(part: Part, result: TuneResult) -> Json:
-    best = result.best
-    return {
-        "operator": part.task.operator,
-        "attrs": {k: [*v] if isinstance(v, tuple) else v for k, v in part.task.attrs},
-        "count": part.count,
-        "best_ns": None if best is None else best.ns,
-        "gflops": result.gflops,
-        "config": None if best is None else str(best.config),
-        "trials": result.trials,
-        "resumed": result.resumed,
-        "failures": {kind.value: count for kind, count in result.failures.items()},
-        "curve": [[trial, ns] for trial, ns in result.curve],
-    }
+    rows, _ = timed(parts, url, engines, threads, Plan())
+    return tuple(rows)
