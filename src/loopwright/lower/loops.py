@@ -1,9 +1,10 @@
 """From a nest to loops: the statements that compute every stage where the schedule put it.
 
-How a reduction becomes code. The loops at the end of a stage that are unrolled, vectorized or reduce
-loops form its *tile*. The elements a tile adds to are kept in a register buffer: set to the identity (or
-loaded, when reduce loops run outside the tile too), updated through the reduce loops, and stored once
-behind them. Tails are guarded; `tails.specialise` makes a fast version without guards for full tiles.
+How a reduction becomes code. The loops at the end of a stage that are unrolled, vectorized or
+reduce loops form its *tile*. The elements a tile adds to are kept in a register buffer: set to the
+identity (or loaded, when reduce loops run outside the tile too), updated through the reduce loops,
+and stored once behind them. Tails are guarded; `tails.specialise` makes a version without guards
+for full tiles.
 """
 
 from __future__ import annotations
@@ -35,10 +36,11 @@ from loopwright.layout import Layout
 from loopwright.lower.tails import guarded, specialise
 from loopwright.sched.nest import Nest, NestLoop, StageNest, nest
 from loopwright.sched.schedule import Schedule
+from loopwright.sched.terms import LoopId
 
 _TILE_KINDS = (LoopKind.UNROLLED, LoopKind.VECTORIZED)
 MAX_TILE_BYTES = 64 * 64
-"""Larger tiles than this (64 registers of 512 bits) are accumulated in memory: they would be spilled."""
+"""Larger tiles than this (64 registers of 512 bits) are kept in memory: they would be spilled."""
 
 
 def build_loops(schedule: Schedule, name: str | None = None) -> Kernel:
@@ -53,14 +55,32 @@ def build_loops(schedule: Schedule, name: str | None = None) -> Kernel:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
-    """The register buffer of a tile and the loops that index it."""
+class _Cut:
+    """A stage's loops, cut where its tile begins, and the guards that an iteration must pass."""
 
-    buffer: Buffer
-    loops: tuple[NestLoop, ...]
+    stage: StageNest
+    outer: tuple[NestLoop, ...]
+    tile: tuple[NestLoop, ...]
+    guards: tuple[Expr, ...]
 
-    def indices(self, rename: Callable[[Var], Expr]) -> tuple[Expr, ...]:
-        return tuple(rename(loop.var) for loop in self.loops)
+    @property
+    def spatial(self) -> tuple[NestLoop, ...]:
+        """The loops of the tile that run over elements."""
+        return tuple(loop for loop in self.tile if not loop.is_reduce and loop.extent != 1)
+
+    @property
+    def continues(self) -> bool:
+        """True when a tile goes on from partial results, as reduce loops run outside of it."""
+        return any(_reduces(loop) for loop in self.outer)
+
+    @property
+    def fits_registers(self) -> bool:
+        """True when the elements of a tile may be kept in registers while they are summed."""
+        nbytes = self.stage.tensor.dtype.nbytes
+        for loop in self.spatial:
+            nbytes *= int(loop.extent)
+        folds = any(_reduces(loop) for loop in self.tile) or not self.continues
+        return folds and nbytes <= MAX_TILE_BYTES
 
 
 class _Builder:
@@ -71,7 +91,8 @@ class _Builder:
         self.buffers: dict[str, Buffer] = {}
         self.bases: dict[str, tuple[Expr, ...]] = {}
         self.ranges: dict[str, Interval] = {}
-        self.attached: dict[tuple[str, str], list[StageNest]] = {}
+        self.attached: dict[LoopId, list[StageNest]] = {}
+        self.numbers = {stage.name: n for n, stage in enumerate(analysed.stages)}
         for tensor in analysed.inputs:
             self._declare(tensor.name, tensor.shape, tensor.dtype, Scope.GLOBAL)
         for stage in analysed.stages:
@@ -149,7 +170,7 @@ class _Builder:
             stage.name, [self._index(stage, a.name) for a in stage.axes if not a.is_reduce]
         )
 
-    def _conditions(self, stage: StageNest) -> list[Expr]:
+    def _guards(self, stage: StageNest) -> list[Expr]:
         """What must hold for an iteration to count, less what always holds."""
         conditions: list[Expr] = [
             Binary(Op.LT, stage.recovered[g.loop], const(int(g.extent))) for g in stage.guards
@@ -166,147 +187,96 @@ class _Builder:
     # statements
 
     def _stage(self, stage: StageNest) -> Stmt:
-        loops = [n for n in stage.loops if int(n.extent) != 1 or (stage.name, n.id[1]) in self.attached]
+        cut = self._cut(stage)
+        is_reduction = isinstance(stage.body, Reduce)
+        body = self._reduction(cut) if is_reduction else self._elementwise(cut)
+        reduces = [depth for depth, loop in enumerate(cut.outer) if _reduces(loop)]
+        for depth in range(len(cut.outer) - 1, -1, -1):
+            body = self._loop(cut.outer[depth], body)
+            if reduces and depth == reduces[0]:
+                body = block(self._start(cut, (*cut.outer[depth:], *cut.tile)), body)
+        return body
+
+    def _cut(self, stage: StageNest) -> _Cut:
+        loops = [n for n in stage.loops if n.extent != 1 or n.id in self.attached]
         inner = len(loops)
         while inner > 0 and _in_tile(loops[inner - 1]):
             inner -= 1
-        outer, tile = loops[:inner], loops[inner:]
-        conditions = self._conditions(stage)
-        body = (
-            self._reduction(stage, outer, tile, conditions)
-            if isinstance(stage.body, Reduce)
-            else self._elementwise(stage, tile, conditions)
-        )
-        return self._wrap_outer(stage, outer, body, conditions)
+        guards = tuple(self._guards(stage))
+        return _Cut(stage, tuple(loops[:inner]), tuple(loops[inner:]), guards)
 
-    def _wrap_outer(
-        self, stage: StageNest, outer: list[NestLoop], body: Stmt, conditions: list[Expr]
-    ) -> Stmt:
-        """The outer loops around `body`; the outermost reduce loop among them starts from the identity."""
-        first_reduce = next(
-            (d for d, n in enumerate(outer) if n.is_reduce and int(n.extent) != 1), None
-        )
-        for depth in range(len(outer) - 1, -1, -1):
-            loop = outer[depth]
-            body = self._loop(stage, loop, body)
-            if depth == first_reduce:
-                body = block(self._start(stage, outer[depth:], conditions), body)
-        return body
-
-    def _loop(self, stage: StageNest, loop: NestLoop, body: Stmt) -> Stmt:
+    def _loop(self, loop: NestLoop, body: Stmt) -> Stmt:
         """`body` in `loop`, behind the stages computed there; one iteration needs no loop."""
-        body = self._with_attached(stage, loop.id[1], body)
-        return body if loop.extent == 1 else For(loop.var, int(loop.extent), loop.kind, body)
-
-    def _with_attached(self, stage: StageNest, loop: str, body: Stmt) -> Stmt:
-        producers = self.attached.get((stage.name, loop), [])
+        producers = self.attached.get(loop.id, [])
         body = block(*(self._stage(p) for p in producers), body)
         for producer in reversed(producers):
             body = Alloc(self.buffers[producer.name], body)
+        return body if loop.extent == 1 else For(loop.var, int(loop.extent), loop.kind, body)
+
+    def _tile(
+        self,
+        cut: _Cut,
+        make: Callable[[Sequence[Expr]], Stmt],
+    ) -> Stmt:
+        """What `make` makes for a tile under guards, full tiles without any."""
+        names = {loop.var.name for loop in cut.spatial}
+        number = self.numbers[cut.stage.name]
+        return specialise(make, cut.guards, names, self.ranges, number)
+
+    def _through(self, cut: _Cut, body: Stmt) -> Stmt:
+        """`body` in the loops of the tile."""
+        for loop in reversed(cut.tile):
+            body = self._loop(loop, body)
         return body
 
-    def _start(self, stage: StageNest, inside: list[NestLoop], conditions: list[Expr]) -> Stmt:
-        """Set what the loops `inside` (and the tile) accumulate into to the identity."""
-        after = stage.loops[stage.loops.index(inside[0]) :]
-        spatial = [loop for loop in after if not loop.is_reduce and int(loop.extent) != 1]
-        buffer, indices = self._target(stage)
-        reduce = stage.body
-        if not isinstance(reduce, Reduce):
-            raise LoweringError(f"{stage.name} is not a reduction")
-        store: Stmt = Store(buffer, indices, identity(reduce.combiner, reduce.dtype))
-        reduce_vars = {loop.var.name for loop in stage.loops if loop.is_reduce}
-        own = [c for c in conditions if not _uses(c, reduce_vars)]
-        return self._nest_of(spatial, guarded(own, store), ".start")
+    def _elementwise(self, cut: _Cut) -> Stmt:
+        buffer, indices = self._target(cut.stage)
+        store = Store(buffer, indices, self._value(cut.stage, cut.stage.body))
+        return self._tile(cut, lambda kept: self._through(cut, guarded(kept, store)))
 
-    def _elementwise(self, stage: StageNest, tile: list[NestLoop], conditions: list[Expr]) -> Stmt:
-        buffer, indices = self._target(stage)
-        store = Store(buffer, indices, self._value(stage, stage.body))
+    def _reduction(self, cut: _Cut) -> Stmt:
+        if cut.fits_registers:
+            return self._accumulate_in_registers(cut)
+        reduce = _reduce_of(cut.stage)
+        buffer, indices = self._target(cut.stage)
+        value = self._value(cut.stage, reduce.body)
+        update = Store(buffer, indices, _fold(reduce, Load(buffer, indices), value))
+        body = self._tile(cut, lambda kept: self._through(cut, guarded(kept, update)))
+        return body if cut.continues else block(self._start(cut, cut.tile), body)
 
-        def make(kept: Sequence[Expr]) -> Stmt:
-            body: Stmt = guarded(kept, store)
-            for loop in reversed(tile):
-                body = self._loop(stage, loop, body)
-            return body
-
-        return specialise(make, conditions, {t.var.name for t in tile}, self.ranges)
-
-    def _reduction(
-        self,
-        stage: StageNest,
-        outer: list[NestLoop],
-        tile: list[NestLoop],
-        conditions: list[Expr],
-    ) -> Stmt:
-        reduce = stage.body
-        if not isinstance(reduce, Reduce):
-            raise LoweringError(f"{stage.name} is not a reduction")
-        buffer, indices = self._target(stage)
-        term = self._value(stage, reduce.body)
-        op = COMBINER_OP[reduce.combiner]
-        spatial = tuple(n for n in tile if not n.is_reduce and int(n.extent) != 1)
-        nbytes = buffer.dtype.nbytes
-        for loop in spatial:
-            nbytes *= int(loop.extent)
-        from_memory = any(n.is_reduce and int(n.extent) != 1 for n in outer)
-        in_registers = nbytes <= MAX_TILE_BYTES and any(loop.is_reduce for loop in tile)
-        if not in_registers:
-            return self._accumulate_in_memory(stage, outer, tile, conditions, term, op)
-        registers = Buffer(
-            f"{stage.name}.acc",
-            buffer.dtype,
-            tuple(int(t.extent) for t in _vector_last(spatial)) or (1,),
-            Scope.REGISTER,
+    def _start(self, cut: _Cut, inside: Sequence[NestLoop]) -> Stmt:
+        """Set what the loops `inside` accumulate into to the identity."""
+        reduce = _reduce_of(cut.stage)
+        store = Store(*self._target(cut.stage), identity(reduce.combiner, reduce.dtype))
+        spatial = [loop for loop in inside if not loop.is_reduce and loop.extent != 1]
+        return self._nest_of(
+            spatial, guarded(_spatial_guards(cut.stage, cut.guards), store), ".start"
         )
-        slots = tuple(t.var for t in _vector_last(spatial)) or (const(0),)
-        reduce_vars = {loop.var.name for loop in tile if loop.is_reduce}
+
+    def _accumulate_in_registers(self, cut: _Cut) -> Stmt:
+        reduce = _reduce_of(cut.stage)
+        buffer, indices = self._target(cut.stage)
+        value = self._value(cut.stage, reduce.body)
+        spatial = _vector_last(cut.spatial)
+        shape = tuple(int(loop.extent) for loop in spatial) or (1,)
+        registers = Buffer(f"{cut.stage.name}.acc", buffer.dtype, shape, Scope.REGISTER)
+        slots: tuple[Expr, ...] = tuple(loop.var for loop in spatial) or (const(0),)
+        begin: Stmt = Store(registers, slots, identity(reduce.combiner, reduce.dtype))
+        load = Store(registers, slots, Load(buffer, indices))
+        update = Store(registers, slots, _fold(reduce, Load(registers, slots), value))
+        finish = Store(buffer, indices, Load(registers, slots))
 
         def make(kept: Sequence[Expr]) -> Stmt:
-            own = [c for c in kept if not _uses(c, reduce_vars)]
-            start: Stmt = (
-                guarded(own, Store(registers, slots, Load(buffer, indices)))
-                if from_memory
-                else Store(registers, slots, identity(reduce.combiner, reduce.dtype))
+            own = _spatial_guards(cut.stage, kept)
+            first = guarded(own, load) if cut.continues else begin
+            body = block(
+                self._nest_of(cut.spatial, first, ".load"),
+                self._through(cut, guarded(kept, update)),
+                self._nest_of(cut.spatial, guarded(own, finish), ".store"),
             )
-            update: Stmt = guarded(
-                kept, Store(registers, slots, Binary(op, Load(registers, slots), term))
-            )
-            for loop in reversed(tile):
-                update = self._loop(stage, loop, update)
-            finish = guarded(own, Store(buffer, indices, Load(registers, slots)))
-            return Alloc(
-                registers,
-                block(
-                    self._nest_of(spatial, start, ".load"),
-                    update,
-                    self._nest_of(spatial, finish, ".store"),
-                ),
-            )
+            return Alloc(registers, body)
 
-        names = {t.var.name for t in spatial}
-        return specialise(make, conditions, names, self.ranges)
-
-    def _accumulate_in_memory(
-        self,
-        stage: StageNest,
-        outer: list[NestLoop],
-        tile: list[NestLoop],
-        conditions: list[Expr],
-        term: Expr,
-        op: Op,
-    ) -> Stmt:
-        buffer, indices = self._target(stage)
-        update: Stmt = Store(buffer, indices, Binary(op, Load(buffer, indices), term))
-
-        def make(kept: Sequence[Expr]) -> Stmt:
-            body: Stmt = guarded(kept, update)
-            for loop in reversed(tile):
-                body = self._loop(stage, loop, body)
-            return body
-
-        body = specialise(make, conditions, {t.var.name for t in tile if not t.is_reduce}, self.ranges)
-        if any(n.is_reduce and int(n.extent) != 1 for n in outer):
-            return body
-        return block(self._start(stage, tile, conditions), body) if tile else body
+        return self._tile(cut, make)
 
     def _nest_of(self, loops: Sequence[NestLoop], body: Stmt, suffix: str) -> Stmt:
         """`body` inside copies of `loops` with variables of their own."""
@@ -331,22 +301,37 @@ def _vector_last(loops: Sequence[NestLoop]) -> tuple[NestLoop, ...]:
     return tuple(sorted(loops, key=lambda loop: loop.kind is LoopKind.VECTORIZED))
 
 
-def _uses(expr: Expr, names: set[str]) -> bool:
-    return any(v.name in names for v in walk.free_vars(expr))
+def _reduces(loop: NestLoop) -> bool:
+    return loop.is_reduce and loop.extent != 1
+
+
+def _reduce_of(stage: StageNest) -> Reduce:
+    if not isinstance(stage.body, Reduce):
+        raise LoweringError(f"{stage.name} is not a reduction")
+    return stage.body
+
+
+def _fold(reduce: Reduce, total: Expr, value: Expr) -> Expr:
+    return Binary(COMBINER_OP[reduce.combiner], total, value)
+
+
+def _spatial_guards(stage: StageNest, guards: Sequence[Expr]) -> list[Expr]:
+    """The guards that hold for an element whatever the reduce loops are at."""
+    reduces = {loop.var.name for loop in stage.loops if loop.is_reduce}
+    return [g for g in guards if not any(v.name in reduces for v in walk.free_vars(g))]
 
 
 def refuse_register_misuse(kernel: Kernel) -> None:
     """Raise ScheduleError when a register buffer is indexed by a loop that stays a loop."""
-    fixed = {
-        loop.var.name for loop in walk.loops(kernel.body) if loop.kind in _TILE_KINDS
-    }
-    for node in (*walk.loads(kernel.body), *walk.stores(kernel.body)):
-        if node.buffer.scope is not Scope.REGISTER:
+    fixed = {loop.var.name for loop in walk.loops(kernel.body) if loop.kind in _TILE_KINDS}
+    accesses: tuple[Load | Store, ...] = (*walk.loads(kernel.body), *walk.stores(kernel.body))
+    for access in accesses:
+        if access.buffer.scope is not Scope.REGISTER:
             continue
-        for index in node.indices:
-            for var in walk.free_vars(index):
-                if var.name not in fixed:
-                    raise ScheduleError(
-                        f"{kernel.name}: {node.buffer.name} is kept in registers but is indexed by the "
-                        f"loop {var.name}; unroll or vectorize that loop, or set_scope('local')"
-                    )
+        used = [var.name for index in access.indices for var in walk.free_vars(index)]
+        loose = [name for name in used if name not in fixed]
+        if loose:
+            raise ScheduleError(
+                f"{kernel.name}: {access.buffer.name} is kept in registers but is indexed by the "
+                f"loop {loose[0]}; unroll or vectorize that loop, or set_scope('local')"
+            )

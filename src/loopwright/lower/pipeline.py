@@ -21,9 +21,7 @@ class Pass:
     establishes: str
 
 
-PASSES: tuple[Pass, ...] = (
-    Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),
-)
+PASSES: tuple[Pass, ...] = (Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),)
 
 
 def lower(schedule: Schedule, name: str | None = None) -> Kernel:

@@ -1,16 +1,19 @@
 """Tails: full tiles run without guards, the rest with them.
 
-`specialise` is handed a maker of statements under guards and the guards. For a guard on tile variables it
-tests once, outside the tile, whether the whole tile counts:
+`specialise` is handed a maker of statements under guards and the guards. For a guard on tile
+variables it tests once, outside the tile, whether the whole tile counts:
 
     if full:  tile without the guard
-    else:     tile with it; where only the last iteration of one loop is not full, that loop's variable is
-              replaced by its last value, so that the guard is a constant for unrolled and vector lanes
+    else:     tile with it
+
+Where only the last iteration of one loop is not full, that loop's variable is replaced by its last
+value in the second tile, so that the guard is a constant for unrolled loops and vector lanes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval, prove
@@ -38,11 +41,13 @@ def specialise(
     conditions: Sequence[Expr],
     tile: Set[str],
     ranges: dict[str, Interval],
+    number: int = 0,
 ) -> Stmt:
     """What `make` makes, guarded by `conditions`, with guard-free code for full tiles.
 
-    `tile` names the spatial variables bound inside what `make` makes; guards that use none of them and no
-    other variable bound inside are tested around it.
+    `tile` names the spatial variables bound inside what `make` makes; guards that use none of them
+    and no other variable bound inside are tested around it. `number` tells the guarded tiles of one
+    stage from those of others, whose names would clash when one is made inside the other.
     """
     inner = _bound_vars(make([]))
     outside = [c for c in conditions if not _names(c) & inner]
@@ -50,32 +55,34 @@ def specialise(
     plans = [(c, _full(c, tile, inner, ranges)) for c in inside]
     chosen = [(c, f) for c, f in plans if f is not None][:MAX_SPECIALISED]
     dynamic = [c for c in inside if not any(c is d for d, _ in chosen)]
-    body = _choose(make, chosen, dynamic, [], ranges, "")
-    return guarded(outside, body)
+    suffixes = [f".t{number * MAX_SPECIALISED + place}" for place in range(len(chosen))]
+    return guarded(outside, _Choice(make, dynamic, ranges, suffixes).choose(chosen, [], ""))
 
 
-def _choose(
-    make: Maker,
-    chosen: Sequence[tuple[Expr, Expr]],
-    dynamic: Sequence[Expr],
-    kept: Sequence[Expr],
-    ranges: dict[str, Interval],
-    suffix: str,
-) -> Stmt:
-    if not chosen:
-        return _renamed(make([*kept, *dynamic]), suffix, ranges)
-    (condition, full), rest = chosen[0], chosen[1:]
-    holds = prove(full, ranges)
-    if holds is True:
-        return _choose(make, rest, dynamic, kept, ranges, suffix)
-    last = _last_iteration(full, ranges)
-    slow_suffix = f"{suffix}.t{len(rest)}"
-    slow = _choose(make, rest, dynamic, [*kept, condition], ranges, slow_suffix)
-    if last is not None:
-        slow = _fixed(slow, last, ranges)
-    if holds is False:
-        return slow
-    return If(full, _choose(make, rest, dynamic, kept, ranges, suffix), slow)
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    """Makes a tile for each outcome of the tests; `suffixes` has one part of a name for each."""
+
+    make: Maker
+    dynamic: Sequence[Expr]
+    ranges: dict[str, Interval]
+    suffixes: Sequence[str]
+
+    def choose(
+        self, chosen: Sequence[tuple[Expr, Expr]], kept: Sequence[Expr], suffix: str
+    ) -> Stmt:
+        """The tile behind the tests that are left, under the guards `kept` so far."""
+        if not chosen:
+            return _renamed(self.make([*kept, *self.dynamic]), suffix, self.ranges)
+        (condition, full), rest = chosen[0], chosen[1:]
+        holds = prove(full, self.ranges)
+        if holds is True:
+            return self.choose(rest, kept, suffix)
+        slow = self.choose(rest, [*kept, condition], suffix + self.suffixes[len(rest)])
+        last = _last_iteration(full, self.ranges)
+        if last is not None:
+            slow = _fixed(slow, last, self.ranges)
+        return slow if holds is False else If(full, self.choose(rest, kept, suffix), slow)
 
 
 def _full(
@@ -129,7 +136,7 @@ def _fixed(stmt: Stmt, last: tuple[str, int], ranges: Mapping[str, Interval]) ->
 
 
 def _renamed(stmt: Stmt, suffix: str, ranges: dict[str, Interval]) -> Stmt:
-    """`stmt` with its loop variables and buffers renamed, so that names stay unique in the kernel."""
+    """`stmt` with its loop variables and buffers renamed: names stay unique in the kernel."""
     if not suffix:
         return stmt
     variables: dict[str, Expr] = {}

@@ -1,18 +1,19 @@
 """Extents that are one integer, or one integer for each of N candidates.
 
-A template body runs once for all candidates of one structure; there a tile size is a `Size`. Arithmetic
-works as on integers; whatever would need *the* value (`if`, comparison, `range`) is refused, because a
-template may branch on a categorical knob only.
+A template body runs once for all candidates of one structure; there a tile size is a `Size`.
+Arithmetic works as on integers; whatever would need *the* value (`if`, comparison, `range`) is
+refused, because a template may branch on a categorical knob only.
 """
 
 from __future__ import annotations
 
-from typing import TypeAlias
+import operator
+from typing import NoReturn, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.errors import TemplateError
+from loopwright.errors import ScheduleError, TemplateError
 
 IntArray: TypeAlias = npt.NDArray[np.int64]
 Extent: TypeAlias = int | IntArray
@@ -48,33 +49,48 @@ class Size:
     def __mod__(self, other: SizeLike) -> Size:
         return Size(self.values % extent(other))
 
+    def __rmod__(self, other: SizeLike) -> Size:
+        return Size(extent(other) % self.values)
+
+    def __neg__(self) -> Size:
+        return Size(-self.values)
+
     __radd__ = __add__
     __rmul__ = __mul__
 
-    def _refuse(self, *_: object) -> bool:
+    def _refuse(self, *_: object) -> NoReturn:
         raise TemplateError(
-            "a template branched on a tile size (if, comparison, range or int() of a split's size); "
-            "branch on a Choice, Reorder or Annotate knob instead, or express it as a constraint"
+            "the template branched on a tile size (if, comparison, range or int() of a split's "
+            "size); branch on a Choice, Reorder or Annotate knob, or make it a constraint"
         )
 
-    __bool__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
-
-    def __int__(self) -> int:
-        self._refuse()
-        return 0
-
-    __index__ = __int__
+    __bool__ = __eq__ = __ne__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __int__ = __index__ = __float__ = __hash__ = _refuse
 
     def __repr__(self) -> str:
-        return f"Size({self.values.tolist()[:4]}...)" if self.values.size > 4 else f"Size({self.values.tolist()})"
+        shown = ", ".join(map(str, self.values[:4].tolist()))
+        return f"Size([{shown}{', ...' if self.values.size > 4 else ''}])"
 
 
 SizeLike: TypeAlias = int | Size
 
 
 def extent(size: SizeLike) -> Extent:
-    """The int or array behind a template's size."""
-    return size.values if isinstance(size, Size) else int(size)
+    """The int or array behind a template's size.
+
+    Raises: ScheduleError for a number that is not an integer.
+    """
+    if isinstance(size, Size):
+        return size.values
+    try:
+        return operator.index(size)
+    except TypeError as error:
+        raise ScheduleError(f"the size {size!r} is not an integer; round it first") from error
+
+
+def size_of(value: Extent) -> SizeLike:
+    """A template's view of an extent: the int, or a Size."""
+    return Size(value) if isinstance(value, np.ndarray) else value
 
 
 def ceildiv(a: Extent, b: Extent) -> Extent:

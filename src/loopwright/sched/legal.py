@@ -5,13 +5,14 @@ Only what can never be right is refused here. Search relies on refusals being re
 
 from __future__ import annotations
 
-from typing import TypeAlias, assert_never
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from loopwright.ir.expr import Reduce, Scope
 from loopwright.ir.stmt import LoopKind
-from loopwright.sched.state import At, Inline, StageState, State
+from loopwright.sched.state import At, Inline, StageState, State, initial_loops
 from loopwright.sched.steps import (
     Annotate,
     CacheRead,
@@ -32,40 +33,176 @@ Reason: TypeAlias = str
 
 def refuse(state: State, step: Step) -> Reason | None:
     """Why `step` is illegal in `state`, or None."""
-    match step:
-        case CacheRead():
-            return _refuse_cache_read(state, step)
-        case SetLayout():
-            return _refuse_layout(state, step)
-        case CacheWrite():
-            return _unknown_stage(state, step.tensor) or _refuse_cache_write(state, step)
-        case _:
-            pass
-    unknown = _unknown_stage(state, step.stage)
-    if unknown is not None:
-        return unknown
+    return _RULES[type(step)](state, step)
+
+
+def _refuse_split(state: State, step: Split) -> Reason | None:
+    reason = _unknown_stage(state, step.stage) or _fixed_loop(state, step.stage, step.loop)
+    if reason is not None:
+        return reason
+    if (np.asarray(step.factor) < 1).any():
+        return f"the factor {step.factor} is less than 1"
+    if step.outer == step.inner:
+        return f"both new loops are called {step.outer}"
+    return _taken(state.stages[step.stage], (step.outer, step.inner))
+
+
+def _refuse_fuse(state: State, step: Fuse) -> Reason | None:
+    reason = (
+        _unknown_stage(state, step.stage)
+        or _fixed_loop(state, step.stage, step.first)
+        or _fixed_loop(state, step.stage, step.second)
+    )
+    if reason is not None:
+        return reason
     stage = state.stages[step.stage]
-    match step:
-        case Split():
-            return _refuse_split(stage, step)
-        case Fuse():
-            return _refuse_fuse(stage, step)
-        case Reorder():
-            return _refuse_reorder(stage, step)
-        case Annotate():
-            return _refuse_annotate(stage, step)
-        case ComputeAt():
-            return _refuse_compute_at(state, step)
-        case ComputeInline():
-            return _refuse_inline(state, stage)
-        case ComputeRoot():
-            return None
-        case SetScope():
-            if state.is_output(step.stage) and step.scope is not Scope.GLOBAL:
-                return f"{step.stage} is an output, which must stay in {Scope.GLOBAL.value} memory"
-            return None
-        case _:
-            assert_never(step)
+    place = stage.leaves.index(step.first)
+    if stage.leaves[place + 1 : place + 2] != (step.second,):
+        return f"{step.second} is not the loop right inside {step.first}; reorder first"
+    if (step.first in stage.reduce_names) != (step.second in stage.reduce_names):
+        return f"{step.first} and {step.second} are a spatial and a reduce loop"
+    return _taken(stage, (step.fused,))
+
+
+def _refuse_reorder(state: State, step: Reorder) -> Reason | None:
+    reason = _unknown_stage(state, step.stage)
+    if reason is not None:
+        return reason
+    for loop in step.loops:
+        reason = _unknown_loop(state.stages[step.stage], loop)
+        if reason is not None:
+            return reason
+    if len(set(step.loops)) != len(step.loops):
+        return f"a loop is named twice in {', '.join(step.loops)}"
+    return None
+
+
+def _refuse_annotate(state: State, step: Annotate) -> Reason | None:
+    reason = _unknown_stage(state, step.stage)
+    if reason is not None:
+        return reason
+    stage = state.stages[step.stage]
+    reason = _unknown_loop(stage, step.loop)
+    if reason is not None:
+        return reason
+    if step.kind in (LoopKind.VECTORIZED, LoopKind.PARALLEL) and step.loop in stage.reduce_names:
+        return f"{step.loop} is a reduce loop, whose iterations depend on each other"
+    if step.kind is LoopKind.VECTORIZED:
+        others = [n for n, k in stage.kinds if k is LoopKind.VECTORIZED and n != step.loop]
+        if others:
+            return f"{others[0]} is vectorized already; a stage has one vectorized loop"
+    return None
+
+
+def _refuse_compute_at(state: State, step: ComputeAt) -> Reason | None:
+    reason = _unknown_stage(state, step.stage) or _unknown_stage(state, step.consumer)
+    if reason is not None:
+        return reason
+    if state.is_output(step.stage):
+        return f"{step.stage} is an output, which is computed at root"
+    consumer = state.stages[step.consumer]
+    if isinstance(consumer.attach, Inline):
+        return f"{step.consumer} is inlined and has no loops; compute {step.stage} at its reader"
+    reason = _unknown_loop(consumer, step.loop)
+    if reason is not None:
+        return reason
+    if step.stage in _inside(state, step.consumer):
+        return f"{step.stage} would be computed inside itself"
+    return None if state.readers(step.stage) else f"nothing reads {step.stage}"
+
+
+def _inside(state: State, name: str) -> list[str]:
+    """`name`, the stage it is computed in, the one that is computed in, and so on."""
+    found = [name]
+    while isinstance(attach := state.stages[found[-1]].attach, At):
+        found.append(attach.stage)
+    return found
+
+
+def _refuse_inline(state: State, step: ComputeInline) -> Reason | None:
+    name = step.stage
+    reason = _unknown_stage(state, name)
+    if reason is not None:
+        return reason
+    if state.is_output(name):
+        return f"{name} is an output, which must be computed"
+    if isinstance(state.stages[name].op.body, Reduce):
+        return f"{name} is a reduction, which cannot be inlined; use compute_at"
+    inside = [n for n, _ in _attached(state, name)]
+    return f"{inside[0]} is computed inside {name}" if inside else None
+
+
+def _refuse_root(state: State, step: ComputeRoot) -> Reason | None:
+    return _unknown_stage(state, step.stage)
+
+
+def _refuse_scope(state: State, step: SetScope) -> Reason | None:
+    if state.is_output(step.stage) and step.scope is not Scope.GLOBAL:
+        return f"{step.stage} is an output, which must stay in {Scope.GLOBAL.value} memory"
+    return _unknown_stage(state, step.stage)
+
+
+def _refuse_cache_read(state: State, step: CacheRead) -> Reason | None:
+    names = _tensor_names(state)
+    if step.name in names:
+        return f"there is a tensor {step.name} already"
+    if step.tensor not in names:
+        return f"there is no tensor {step.tensor}; the tensors are {', '.join(names)}"
+    if not step.readers:
+        return "name at least one reader"
+    for reader in step.readers:
+        if reader not in state.readers(step.tensor):
+            return f"{reader} does not read {step.tensor}"
+    return None
+
+
+def _refuse_cache_write(state: State, step: CacheWrite) -> Reason | None:
+    reason = _unknown_stage(state, step.tensor)
+    if reason is not None:
+        return reason
+    if step.name in _tensor_names(state):
+        return f"there is a tensor {step.name} already"
+    stage = state.stages[step.tensor]
+    if isinstance(stage.attach, Inline):
+        return f"{step.tensor} is inlined"
+    if stage.kinds or stage.leaves != initial_loops(stage.tensor):
+        return f"{step.tensor} has scheduled loops already; call cache_write before them"
+    inside = [n for n, _ in _attached(state, step.tensor)]
+    if inside:
+        return f"{inside[0]} is computed inside {step.tensor}; call cache_write before compute_at"
+    return None
+
+
+def _refuse_layout(state: State, step: SetLayout) -> Reason | None:
+    names = _tensor_names(state)
+    if step.tensor not in names:
+        return f"there is no tensor {step.tensor}; the tensors are {', '.join(names)}"
+    ndim = names[step.tensor]
+    plain = sorted(o for o in step.order if isinstance(o, int))
+    if plain != list(range(ndim)):
+        return f"the order must name each of the {ndim} dimensions of {step.tensor} once unblocked"
+    for item in step.order:
+        if not isinstance(item, int):
+            dim, block = item
+            if not 0 <= dim < ndim or (np.asarray(block) < 1).any():
+                return f"the block {item} is not (dimension, size >= 1)"
+    return None
+
+
+# One row a step.
+_RULES: Mapping[type, Callable[[State, Any], Reason | None]] = {
+    Split: _refuse_split,
+    Fuse: _refuse_fuse,
+    Reorder: _refuse_reorder,
+    Annotate: _refuse_annotate,
+    ComputeAt: _refuse_compute_at,
+    ComputeInline: _refuse_inline,
+    ComputeRoot: _refuse_root,
+    SetScope: _refuse_scope,
+    SetLayout: _refuse_layout,
+    CacheRead: _refuse_cache_read,
+    CacheWrite: _refuse_cache_write,
+}
 
 
 def _unknown_stage(state: State, name: str) -> Reason | None:
@@ -80,123 +217,38 @@ def _unknown_loop(stage: StageState, loop: str) -> Reason | None:
     return f"{stage.tensor.name} has no loop {loop} (now); its loops are {', '.join(stage.leaves)}"
 
 
-def _refuse_split(stage: StageState, step: Split) -> Reason | None:
-    if (np.asarray(step.factor) < 1).any():
-        return f"the factor {step.factor} is less than 1"
-    if stage.kind(step.loop) is not LoopKind.SERIAL:
-        return f"{step.loop} is {stage.kind(step.loop).value} already; split it before annotating"
-    return _unknown_loop(stage, step.loop)
-
-
-def _refuse_fuse(stage: StageState, step: Fuse) -> Reason | None:
-    unknown = _unknown_loop(stage, step.first) or _unknown_loop(stage, step.second)
+def _fixed_loop(state: State, name: str, loop: str) -> Reason | None:
+    """Why a loop of a known stage cannot be replaced by others."""
+    stage = state.stages[name]
+    unknown = _unknown_loop(stage, loop)
     if unknown is not None:
         return unknown
-    place = stage.leaves.index(step.first)
-    if stage.leaves[place + 1 : place + 2] != (step.second,):
-        return f"{step.second} is not the loop right inside {step.first}; reorder first"
-    if (step.first in stage.reduce_names) != (step.second in stage.reduce_names):
-        return f"{step.first} and {step.second} are a spatial and a reduce loop"
+    if stage.kind(loop) is not LoopKind.SERIAL:
+        return f"{loop} is {stage.kind(loop).value} already; shape loops before annotating them"
+    inside = [n for n, at in _attached(state, name) if at == loop]
+    if inside:
+        return f"{inside[0]} is computed at {loop}; shape loops before compute_at"
     return None
 
 
-def _refuse_reorder(stage: StageState, step: Reorder) -> Reason | None:
-    for loop in step.loops:
-        unknown = _unknown_loop(stage, loop)
-        if unknown is not None:
-            return unknown
-    if len(set(step.loops)) != len(step.loops):
-        return f"a loop is named twice in {', '.join(step.loops)}"
+def _taken(stage: StageState, names: Iterable[str]) -> Reason | None:
+    known = stage.loop_names
+    for name in names:
+        if name in known:
+            return f"{stage.tensor.name} has, or had, a loop {name}; choose another name"
     return None
 
 
-def _refuse_annotate(stage: StageState, step: Annotate) -> Reason | None:
-    unknown = _unknown_loop(stage, step.loop)
-    if unknown is not None:
-        return unknown
-    if step.kind in (LoopKind.VECTORIZED, LoopKind.PARALLEL) and step.loop in stage.reduce_names:
-        return f"{step.loop} is a reduce loop, whose iterations depend on each other"
-    if step.kind is LoopKind.VECTORIZED:
-        others = [n for n, k in stage.kinds if k is LoopKind.VECTORIZED and n != step.loop]
-        if others:
-            return f"{others[0]} is vectorized already; a stage has one vectorized loop"
-    return None
+def _attached(state: State, consumer: str) -> list[tuple[str, str]]:
+    """(stage, loop) of each stage that is computed in a loop of `consumer`."""
+    return [
+        (name, stage.attach.loop)
+        for name, stage in state.stages.items()
+        if isinstance(stage.attach, At) and stage.attach.stage == consumer
+    ]
 
 
-def _refuse_compute_at(state: State, step: ComputeAt) -> Reason | None:
-    if state.is_output(step.stage):
-        return f"{step.stage} is an output, which is computed at root"
-    unknown = _unknown_stage(state, step.consumer)
-    if unknown is not None:
-        return unknown
-    unknown = _unknown_loop(state.stages[step.consumer], step.loop)
-    if unknown is not None:
-        return unknown
-    consumer = step.consumer
-    seen = {step.stage}
-    while True:  # walk outwards: the consumer must not itself be computed inside the stage
-        if consumer in seen:
-            return f"{step.stage} would be computed inside itself"
-        seen.add(consumer)
-        attach = state.stages[consumer].attach
-        if not isinstance(attach, At):
-            break
-        consumer = attach.stage
-    readers = state.readers(step.stage)
-    if not readers:
-        return f"nothing reads {step.stage}"
-    return None
-
-
-def _refuse_inline(state: State, stage: StageState) -> Reason | None:
-    name = stage.tensor.name
-    if state.is_output(name):
-        return f"{name} is an output, which must be computed"
-    if isinstance(stage.op.body, Reduce):
-        return f"{name} is a reduction, which cannot be inlined; use compute_at"
-    for other in state.stages.values():
-        if isinstance(other.attach, At) and other.attach.stage == name:
-            return f"{other.tensor.name} is computed inside {name}"
-    return None
-
-
-def _refuse_cache_read(state: State, step: CacheRead) -> Reason | None:
-    if step.name in state.stages:
-        return f"there is a stage {step.name} already"
-    names = [t.name for t in (*state.workload.inputs, *state.workload.stages)]
-    if step.tensor not in state.stages and step.tensor not in names:
-        return f"there is no tensor {step.tensor}; the tensors are {', '.join(names)}"
-    if not step.readers:
-        return "name at least one reader"
-    for reader in step.readers:
-        if reader not in state.readers(step.tensor):
-            return f"{reader} does not read {step.tensor}"
-    return None
-
-
-def _refuse_cache_write(state: State, step: CacheWrite) -> Reason | None:
-    if step.name in state.stages:
-        return f"there is a stage {step.name} already"
-    stage = state.stages[step.tensor]
-    if stage.relations or stage.kinds:
-        return f"{step.tensor} has scheduled loops already; call cache_write before them"
-    if isinstance(stage.attach, Inline):
-        return f"{step.tensor} is inlined"
-    return None
-
-
-def _refuse_layout(state: State, step: SetLayout) -> Reason | None:
-    tensors = {t.name: t for t in state.workload.inputs}
-    tensors |= {name: s.tensor for name, s in state.stages.items()}
-    if step.tensor not in tensors:
-        return f"there is no tensor {step.tensor}; the tensors are {', '.join(tensors)}"
-    ndim = tensors[step.tensor].ndim
-    plain = sorted(o for o in step.order if isinstance(o, int))
-    if plain != list(range(ndim)):
-        return f"the order must name each of the {ndim} dimensions of {step.tensor} once unblocked"
-    for item in step.order:
-        if not isinstance(item, int):
-            dim, block = item
-            if not 0 <= dim < ndim or (np.asarray(block) < 1).any():
-                return f"the block {item} is not (dimension, size >= 1)"
-    return None
+def _tensor_names(state: State) -> dict[str, int]:
+    """Dimensions of every tensor by name: inputs, then stages."""
+    found = {t.name: t.ndim for t in state.workload.inputs}
+    return found | {name: stage.tensor.ndim for name, stage in state.stages.items()}

@@ -1,9 +1,9 @@
-"""The nest: what loops a schedule makes, what part of each tensor they touch, and with what strides.
+"""The nest: the loops a schedule makes, the part of each tensor they touch, and with what strides.
 
 `nest(schedule)` is the one analysis that both code and features stand on. Stages are visited
 consumers first: a stage computed at a loop gets just the region that its readers need in one
-iteration of that loop. All extents are ints, or int64 [N] when the schedule's sizes are; expressions
-(`AxisNest.base`, `AxisNest.index`) exist for one candidate only.
+iteration of that loop. All extents are ints, or int64 [N] when the schedule's sizes are;
+expressions (`AxisNest.base`, `AxisNest.index`) exist for one candidate only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ import numpy as np
 from loopwright.errors import InternalError, ScheduleError
 from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Reduce, Scope, Var, const
-from loopwright.ir.simplify import linear
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.schedule import Schedule
@@ -30,7 +29,6 @@ from loopwright.sched.terms import (
     all_exact,
     choose,
     expand,
-    maximum,
     minimum,
     reach,
     scaled,
@@ -62,9 +60,9 @@ class Guard:
 class AxisNest:
     """An axis of a stage: the part of it that one run of the stage covers.
 
-    `terms` say how its index moves, with loops of the stages around included; `low` is the least that
-    the part starts at. `base` is where it starts and `index` the index itself (one candidate only, else
-    None).
+    `terms` say how its index moves, with loops of the stages around included; `low` is the least
+    that the part starts at. `base` is where it starts and `index` the index itself (one candidate
+    only, else None).
     """
 
     name: str
@@ -226,7 +224,7 @@ class _Builder:
         )
 
     def _var(self, stage: str, leaf: str) -> Var:
-        """The variable of a loop: named as the loop, or longer where another stage has that name."""
+        """The variable of a loop: named as the loop, or longer where another stage has the name."""
         name = leaf
         while name in self.names:
             name = f"{stage}.{name}"
@@ -274,8 +272,9 @@ class _Builder:
     ) -> _Region:
         """The part of dimension `dim` that `reads` need while the loops `fixed` stand still.
 
-        All of it, unless every read is the same sum of the reader's axes up to a constant, with terms
-        that are exact: only then is the least index the one where all other loops are at their start.
+        All of it, unless every read is the same sum of the reader's axes up to a constant, with
+        terms that are exact: only then is the least index the one where all other loops are at
+        their start.
         """
         everything = _Region(whole, (), 0, const(0))
         forms = [affine(load.indices[dim]) for _, load in reads]
@@ -422,7 +421,7 @@ def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
 
 
 def _whole_span(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
-    """The distance an index covers while each axis runs to the end of the tensor; tails end there."""
+    """How far an index moves while each axis runs to the end of its tensor; tails end there."""
     shape = zip(stage.tensor.axis, stage.tensor.shape, strict=True)
     whole = {var.name: extent for var, extent in shape}
     whole |= {axis.var.name: axis.extent for axis in stage.tensor.reduce_axis}

@@ -5,22 +5,25 @@
     s[C].reorder(yo, xo, k, yi, xi)
     s[C].vectorize(xi)
 
-Every call checks the step's legality, appends it to `s.steps` and moves the state on. `print(s)` shows
-the steps; `replay(workload, steps)` builds the same schedule again.
+Every call checks the step's legality, appends it to `s.steps` and moves the state on. `print(s)`
+shows the steps; `replay(workload, s.steps)` and `load(workload, str(s))` build the same schedule
+again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import numpy as np
 
 from loopwright.errors import ScheduleError
 from loopwright.ir.expr import ReduceAxis, Scope, Var
 from loopwright.ir.stmt import LoopKind
 from loopwright.layout import Layout
 from loopwright.sched import state as states
-from loopwright.sched.extent import Extent, Size, SizeLike, ceildiv, extent
+from loopwright.sched.extent import Extent, SizeLike, ceildiv, extent, size_of
 from loopwright.sched.legal import refuse
 from loopwright.sched.steps import (
     Annotate,
@@ -35,8 +38,9 @@ from loopwright.sched.steps import (
     SetScope,
     Split,
     Step,
-    text,
 )
+from loopwright.sched.terms import minimum
+from loopwright.sched.text import parse_all, show
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload, workload
 
@@ -47,7 +51,8 @@ class Loop:
 
     stage: str
     name: str
-    extent: Extent
+    extent: SizeLike = field(compare=False)
+    """Its extent, had its stage been computed at root."""
 
 
 LoopLike: TypeAlias = Loop | Var | ReduceAxis | str
@@ -77,18 +82,17 @@ class Schedule:
         """Take `step`. Raises: ScheduleError with the step and the reason when it is illegal."""
         reason = refuse(self.state, step)
         if reason is not None:
-            raise ScheduleError(f"{self.workload.name}: cannot `{text(step)}`: {reason}")
-        self._note_extents(step)
+            raise ScheduleError(f"{self.workload.name}: cannot `{show(step)}`: {reason}")
         self.state = states.apply(self.state, step)
         self.steps = (*self.steps, step)
+        self._note_extents(step)
 
     def cache_write(self, tensor: Tensor | str, scope: str | Scope = "local") -> Tensor:
         """The new stage that computes what `tensor` did; `tensor` now copies from it."""
         name, kept = _name(tensor), Scope(scope)
         cache = f"{name}.{kept.value}"
         self.apply(CacheWrite(name, cache, kept))
-        self._note_axes(self.state.stages[name].tensor)
-        return self._note_axes(self.state.stages[cache].tensor)
+        return self.tensor(cache)
 
     def cache_read(
         self,
@@ -101,20 +105,17 @@ class Schedule:
         kept = Scope(scope)
         cache = name or f"{_name(tensor)}.{kept.value}"
         self.apply(CacheRead(_name(tensor), tuple(_name(r) for r in readers), cache, kept))
-        return self._note_axes(self.state.stages[cache].tensor)
+        return self.tensor(cache)
 
-    def set_layout(
-        self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]
-    ) -> None:
-        """Store `tensor` outermost dimension first: `d` is what is left of dimension d, `(d, b)` a block."""
-        steps = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
-        self.apply(SetLayout(_name(tensor), steps))
+    def set_layout(self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]) -> None:
+        """Store `tensor` in `order`, outermost first: `d` is what is left of d, `(d, b)` a block."""
+        extents = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
+        self.apply(SetLayout(_name(tensor), extents))
 
     def layout(self, name: str) -> Layout:
         """How a tensor is stored. Requires: no batch."""
         order = self.state.layouts.get(name)
-        tensor = self.state.stages[name].tensor if name in self.state.stages else None
-        ndim = (tensor or self.workload.tensor(name)).ndim
+        ndim = self.tensor(name).ndim
         if order is None:
             return Layout.plain(ndim)
         return Layout.blocked(ndim, [o if isinstance(o, int) else (o[0], int(o[1])) for o in order])
@@ -130,25 +131,25 @@ class Schedule:
         return self._extents[(stage, loop)]
 
     def __str__(self) -> str:
-        return "\n".join(text(step) for step in self.steps) or "(no steps)"
+        return "\n".join(show(step) for step in self.steps) or "# no steps"
 
-    def _note_axes(self, tensor: Tensor) -> Tensor:
+    def _note_axes(self, tensor: Tensor) -> None:
         for var, size in zip(tensor.axis, tensor.shape, strict=True):
             self._extents[(tensor.name, var.name)] = size
         for axis in tensor.reduce_axis:
             self._extents[(tensor.name, axis.var.name)] = axis.extent
-        return tensor
 
     def _note_extents(self, step: Step) -> None:
         match step:
             case Split(stage=stage, loop=loop):
                 whole = self._extents[(stage, loop)]
                 self._extents[(stage, step.outer)] = ceildiv(whole, step.factor)
-                self._extents[(stage, step.inner)] = step.factor
+                self._extents[(stage, step.inner)] = minimum(step.factor, whole)
             case Fuse(stage=stage):
-                sizes = (self._extents[(stage, n)] for n in (step.first, step.second))
-                first, second = sizes
+                first, second = (self._extents[(stage, n)] for n in (step.first, step.second))
                 self._extents[(stage, step.fused)] = first * second
+            case CacheRead() | CacheWrite():
+                self._note_axes(self.tensor(step.name))
             case _:
                 pass
 
@@ -175,16 +176,16 @@ class Stage:
     ) -> tuple[Loop, Loop]:
         """`(outer, inner)`: inner of extent `factor`, or outer of extent `nparts`."""
         name = _loop_name(loop)
-        if (factor is None) == (nparts is None):
-            raise ScheduleError(f"split {name}: give factor or nparts, one of them")
-        if factor is None:
-            whole = self._known_extent(name)
-            if not isinstance(nparts, Size) and int(nparts or 0) < 1:
-                raise ScheduleError(f"split {name}: nparts {nparts} is less than 1")
-            size = ceildiv(whole, extent(nparts if nparts is not None else 1))
-        else:
+        if factor is not None and nparts is None:
             size = extent(factor)
-        outer, inner = f"{name}.o", f"{name}.i"
+        elif nparts is not None and factor is None:
+            parts = extent(nparts)
+            if np.any(np.asarray(parts) < 1):
+                raise ScheduleError(f"split {name}: nparts {parts} is less than 1")
+            size = ceildiv(self._known_extent(name), parts)
+        else:
+            raise ScheduleError(f"split {name}: give factor or nparts, one of them")
+        outer, inner = self._new_name(f"{name}.o"), self._new_name(f"{name}.i")
         self._schedule.apply(Split(self._name, name, size, outer, inner))
         return self._loop(outer), self._loop(inner)
 
@@ -201,11 +202,9 @@ class Stage:
         """One loop in place of adjacent ones, given outermost first."""
         fused = _loop_name(first)
         for loop in (second, *more):
-            name = f"{fused}+{_loop_name(loop).rpartition('.')[2] or loop}"
-            known = {n for s, n in self._schedule._extents if s == self._name}
-            while name in known:
-                name += "'"
-            self._schedule.apply(Fuse(self._name, fused, _loop_name(loop), name))
+            other = _loop_name(loop)
+            name = self._new_name(f"{fused}+{other.rpartition('.')[2] or other}")
+            self._schedule.apply(Fuse(self._name, fused, other, name))
             fused = name
         return self._loop(fused)
 
@@ -246,7 +245,14 @@ class Stage:
         self._schedule.apply(Annotate(self._name, _loop_name(loop), kind))
 
     def _loop(self, name: str) -> Loop:
-        return Loop(self._name, name, self._schedule.loop_extent(self._name, name))
+        return Loop(self._name, name, size_of(self._schedule.loop_extent(self._name, name)))
+
+    def _new_name(self, wanted: str) -> str:
+        """`wanted`, with primes where the stage has had a loop of that name."""
+        known = self._schedule.state.stages[self._name].loop_names
+        while wanted in known:
+            wanted += "'"
+        return wanted
 
     def _known_extent(self, loop: str) -> Extent:
         if loop not in self._schedule.state.stages[self._name].leaves:
@@ -262,16 +268,19 @@ def create_schedule(of: Workload | Tensor | Iterable[Tensor]) -> Schedule:
 
 
 def replay(of: Workload, steps: Iterable[Step]) -> Schedule:
-    """The schedule that `steps` make of a workload. Raises: ScheduleError for the first illegal one."""
+    """The schedule that `steps` make of a workload. Raises: ScheduleError for an illegal one."""
     schedule = Schedule(of)
     for step in steps:
-        if isinstance(step, CacheRead):
-            schedule.cache_read(step.tensor, step.readers, step.scope, step.name)
-        elif isinstance(step, CacheWrite):
-            schedule.cache_write(step.tensor, step.scope)
-        else:
-            schedule.apply(step)
+        schedule.apply(step)
     return schedule
+
+
+def load(of: Workload, text: str) -> Schedule:
+    """The schedule whose steps `text` shows, as `str(schedule)` gives them.
+
+    Raises: ScheduleError for a line that is no step, or an illegal step.
+    """
+    return replay(of, parse_all(text))
 
 
 def _name(tensor: Tensor | str) -> str:

@@ -1,6 +1,7 @@
-"""What the steps so far make of a workload: stages with their loops, attach points, scopes and layouts.
+"""What the steps so far make of a workload: stages with loops, attach points, scopes and layouts.
 
-`apply` is pure: it makes a new state. It trusts its step; `legal.refuse` says whether a step may be applied.
+`apply` is pure: it makes a new state. It trusts its step; `legal.refuse` says whether it may be
+applied.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ LayoutOrder: TypeAlias = tuple[int | tuple[int, Extent], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageState:
-    """One stage. `leaves` are its loops, outermost first; `relations` how they came from the axes."""
+    """One stage. `leaves` are its loops, outermost first; `relations` say how they came about."""
 
     tensor: Tensor
     leaves: tuple[str, ...]
@@ -81,6 +82,18 @@ class StageState:
                 names |= {relation.outer, relation.inner}
             elif isinstance(relation, Fuse) and relation.first in names:
                 names.add(relation.fused)
+        return frozenset(names)
+
+    @property
+    def loop_names(self) -> frozenset[str]:
+        """The names of all loops, those that were split or fused away too."""
+        names = set(initial_loops(self.tensor))
+        for relation in self.relations:
+            names |= (
+                {relation.outer, relation.inner}
+                if isinstance(relation, Split)
+                else {relation.fused}
+            )
         return frozenset(names)
 
     def kind(self, loop: str) -> LoopKind:
@@ -114,13 +127,17 @@ class State:
 
 
 def initial(workload: Workload) -> State:
-    """Every stage at root, with one loop an axis: spatial axes first, then reduce axes."""
+    """Every stage at root, with its initial loops."""
     return State(workload, {t.name: _fresh(t) for t in workload.stages}, {})
 
 
+def initial_loops(tensor: Tensor) -> tuple[str, ...]:
+    """One loop an axis: spatial axes first, then reduce axes."""
+    return (*(v.name for v in tensor.axis), *(a.var.name for a in tensor.reduce_axis))
+
+
 def _fresh(tensor: Tensor, scope: Scope = Scope.GLOBAL) -> StageState:
-    leaves = [v.name for v in tensor.axis] + [a.var.name for a in tensor.reduce_axis]
-    return StageState(tensor, tuple(leaves), scope=scope)
+    return StageState(tensor, initial_loops(tensor), scope=scope)
 
 
 def apply(state: State, step: Step) -> State:
@@ -169,7 +186,9 @@ def _apply_to_stage(stage: StageState, step: _StageStep) -> StageState:
             assert_never(step)
 
 
-def _replace(leaves: tuple[str, ...], old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+def _replace(
+    leaves: tuple[str, ...], old: tuple[str, ...], new: tuple[str, ...]
+) -> tuple[str, ...]:
     place = leaves.index(old[0])
     return (*leaves[:place], *new, *leaves[place + len(old) :])
 

@@ -1,15 +1,13 @@
 """Schedule steps: frozen data, one class a primitive.
 
-A stage is named by its tensor, a loop by its name in the stage. Sizes are ints, or int64 arrays in a
-batch. `text` prints a step on one line; a schedule is the workload and a tuple of steps, nothing else.
+A stage is named by its tensor, a loop by its name in the stage. Sizes are ints, or int64 arrays in
+a batch. `text.show` prints a step on one line; a schedule is the workload and a tuple of steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TypeAlias
-
-import numpy as np
 
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
@@ -32,7 +30,10 @@ class Split:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fuse:
-    """`for first: for second` -> `for fused`, first = fused // extent(second), second = the rest."""
+    """`for first: for second` -> `for fused`.
+
+    Rewrite: first = fused // extent(second), second = fused % extent(second).
+    """
 
     stage: str
     first: str
@@ -90,7 +91,7 @@ class SetScope:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SetLayout:
-    """The tensor (stage, input or output) is stored in the order given by `order` (see `Layout.blocked`)."""
+    """The tensor (stage, input or output) is stored as `order` says; see `Layout.blocked`."""
 
     tensor: str
     order: tuple[int | tuple[int, Extent], ...]
@@ -128,48 +129,3 @@ Step: TypeAlias = (
     | CacheRead
     | CacheWrite
 )
-
-
-def text(step: Step) -> str:
-    """The step on one line, as a person would write it."""
-    match step:
-        case Split():
-            return f"{step.outer}, {step.inner} = split {step.loop} by {_size(step.factor)}"
-        case Fuse():
-            return f"{step.fused} = fuse {step.first}, {step.second}"
-        case Reorder():
-            return f"reorder {', '.join(step.loops)}"
-        case Annotate():
-            return f"{_VERBS[step.kind]} {step.loop}"
-        case ComputeAt():
-            return f"compute {step.stage} at {step.consumer} in {step.loop}"
-        case ComputeInline():
-            return f"inline {step.stage}"
-        case ComputeRoot():
-            return f"compute {step.stage} at root"
-        case SetScope():
-            return f"keep {step.stage} in {step.scope.value}"
-        case SetLayout():
-            order = " ".join(
-                str(o) if isinstance(o, int) else f"{o[0]}:{_size(o[1])}" for o in step.order
-            )
-            return f"store {step.tensor} as {order}"
-        case CacheRead():
-            readers = ", ".join(step.readers)
-            return f"{step.name} = cache read of {step.tensor} for {readers} in {step.scope.value}"
-        case CacheWrite():
-            return f"{step.name} = cache write of {step.tensor} in {step.scope.value}"
-
-
-_VERBS = {
-    LoopKind.SERIAL: "serial",
-    LoopKind.PARALLEL: "parallel",
-    LoopKind.VECTORIZED: "vectorize",
-    LoopKind.UNROLLED: "unroll",
-}
-
-
-def _size(size: Extent) -> str:
-    if isinstance(size, np.ndarray):
-        return f"<{size.size} sizes>"
-    return str(size)

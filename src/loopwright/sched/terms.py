@@ -1,23 +1,27 @@
-"""How an index moves with the loops: closed-form arithmetic that works on one candidate or on N at once.
+"""How an index moves with the loops: closed-form arithmetic on one candidate or on N at once.
 
-An index is a sum of terms `coeff * ((loop // div) % mod)` (mod 0: no modulo). Splits keep div = 1 and mod = 0;
-fused loops are where the other two come from. A split that cuts through a fused loop unevenly is
-described approximately here; the generated code never relies on it (it uses exact expressions).
+An index is a sum of terms `coeff * ((loop // div) % mod)` (mod 0: no modulo). Splits keep div = 1
+and mod = 0; fused loops are where the other two come from. A split that cuts through a fused loop
+unevenly has no such form: its terms are estimates and say so (`exact` is False). Generated code
+relies on exact terms only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.steps import Fuse, Split
 
 LoopId: TypeAlias = tuple[str, str]
 """(stage, loop): unique in a schedule."""
+Flag: TypeAlias = bool | npt.NDArray[np.bool_]
+"""Yes or no, for one candidate or for each of N."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -28,6 +32,7 @@ class Term:
     coeff: Extent
     div: Extent = 1
     mod: Extent = 0
+    exact: Flag = True
 
 
 Terms: TypeAlias = tuple[Term, ...]
@@ -47,11 +52,26 @@ def minimum(a: Extent, b: Extent) -> Extent:
     return np.minimum(a, b)
 
 
-def where_zero(test: Extent, if_zero: Extent, otherwise: Extent) -> Extent:
-    """`if_zero` where test is 0, by element."""
-    if isinstance(test, int):
-        return if_zero if test == 0 else otherwise
-    return np.where(test == 0, if_zero, otherwise)
+def choose(flag: Flag, yes: Extent, no: Extent) -> Extent:
+    """`yes` where `flag` holds, else `no`, by element."""
+    if isinstance(flag, bool):
+        return yes if flag else no
+    return np.where(flag, yes, no)
+
+
+def divides(divisor: Extent, number: Extent) -> Flag:
+    """True where `divisor` (0 counts as 1) divides `number`, by element."""
+    if isinstance(divisor, int) and divisor <= 1:
+        return True
+    return _flag(number % maximum(divisor, 1) == 0)
+
+
+def all_exact(terms: Terms) -> Flag:
+    """True where every term is exact, by element."""
+    result: Flag = True
+    for term in terms:
+        result = result & term.exact
+    return result
 
 
 def expand(terms: Terms, stage: str, relation: Split | Fuse, inner_extent: Extent) -> Terms:
@@ -66,23 +86,41 @@ def expand(terms: Terms, stage: str, relation: Split | Fuse, inner_extent: Exten
         elif isinstance(relation, Fuse) and term.loop == (stage, relation.first):
             result.append(replace(term, loop=(stage, relation.fused), div=term.div * inner_extent))
         elif isinstance(relation, Fuse) and term.loop == (stage, relation.second):
-            whole = ceildiv(inner_extent, term.div)
-            mod = where_zero(term.mod, whole, minimum(term.mod, whole))
-            result.append(replace(term, loop=(stage, relation.fused), mod=mod))
+            result.append(_second_term(term, (stage, relation.fused), inner_extent))
         else:
             result.append(term)
     return tuple(result)
 
 
 def _split_term(term: Term, stage: str, split: Split) -> tuple[Term, Term]:
-    step = maximum(split.factor // term.div, 1)
+    """The term of `outer * factor + inner`; exact where factor, div and mod divide each other."""
+    factor, div, mod = split.factor, term.div, term.mod
+    if isinstance(div, int) and isinstance(mod, int) and (div, mod) == (1, 0):  # nothing was fused
+        outer = Term((stage, split.outer), term.coeff * factor, exact=term.exact)
+        return outer, replace(term, loop=(stage, split.inner))
+    step = maximum(factor // div, 1)
+    unbounded = _flag(mod == 0)
+    aligned = divides(div, factor) | divides(factor, div)
+    wraps_evenly = unbounded | divides(step, mod) | divides(mod, step)
+    exact = term.exact & aligned & wraps_evenly
     outer = Term(
         (stage, split.outer),
         term.coeff * step,
-        maximum(term.div // split.factor, 1),
-        where_zero(term.mod, 0, maximum(term.mod // step, 1)),
+        maximum(div // factor, 1),
+        choose(unbounded, 0, maximum(mod // step, 1)),
+        exact,
     )
-    return outer, replace(term, loop=(stage, split.inner))
+    return outer, replace(term, loop=(stage, split.inner), exact=exact)
+
+
+def _second_term(term: Term, fused: LoopId, extent: Extent) -> Term:
+    """The term of the second loop of a fuse, `fused % extent`."""
+    whole = ceildiv(extent, term.div)
+    unbounded = _flag(term.mod == 0)
+    aligned = divides(term.div, extent) | _flag(term.div >= extent)
+    wraps_evenly = unbounded | _flag(term.mod >= whole) | divides(term.mod, whole)
+    mod = choose(unbounded, whole, minimum(term.mod, whole))
+    return replace(term, loop=fused, mod=mod, exact=term.exact & aligned & wraps_evenly)
 
 
 def scaled(terms: Terms, factor: Extent) -> Terms:
@@ -93,21 +131,24 @@ def scaled(terms: Terms, factor: Extent) -> Terms:
 def count(term: Term, extent: Extent) -> Extent:
     """How many different values the term takes while its loop runs."""
     steps = ceildiv(extent, term.div)
-    return where_zero(term.mod, steps, minimum(steps, term.mod))
+    return choose(_flag(term.mod == 0), steps, minimum(steps, term.mod))
 
 
-def reach(terms: Terms, extents: Mapping[LoopId, Extent], loops: Sequence[LoopId] | frozenset[LoopId]) -> Extent:
+def reach(terms: Terms, extents: Mapping[LoopId, Extent], loops: Collection[LoopId]) -> Extent:
     """The distance from the least to the greatest value of the index while `loops` run."""
     total: Extent = 0
     for term in terms:
         if term.loop in loops:
-            total = total + abs(term.coeff) * (count(term, extents[term.loop]) - 1)
+            size = maximum(term.coeff, -term.coeff)
+            total = total + size * (count(term, extents[term.loop]) - 1)
     return total
 
 
 def step_of(term: Term) -> Extent:
     """How far the index moves when the loop moves by one: 0 when a div hides it."""
-    moves = term.div == 1
-    if isinstance(moves, bool):
-        return term.coeff if moves else 0
-    return np.where(moves, term.coeff, 0)
+    return choose(_flag(term.div == 1), term.coeff, 0)
+
+
+def _flag(test: Flag | np.bool_) -> Flag:
+    """A comparison as a Flag: NumPy's scalar truth values become Python's."""
+    return test if isinstance(test, np.ndarray) else bool(test)
