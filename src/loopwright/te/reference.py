@@ -1,20 +1,25 @@
-"""What a workload means: evaluated with NumPy, stage by stage. The oracle of every measured kernel.
+"""What a workload means, in NumPy: the oracle that generated code is compared with.
 
-Floats are computed in float64 and rounded where a stage stores them, so that the reference is nearer to
-the exact result than any kernel. Integers wrap, and divide, as `ir/expr.py` says.
+A body is evaluated over a grid of index arrays, one open dimension an axis, in blocks that bound
+memory. Sums of products take a faster way (`te.contract`). With `precise`, floats are computed in
+float64 and rounded where a stage or a cast says so; without, every operation rounds to its dtype
+as `ir.expr` says.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from loopwright.errors import InternalError, ShapeError
-from loopwright.ir.dtype import DType
+from loopwright.ir import walk
+from loopwright.ir.dtype import BF16, F16, F32, F64, DType, accumulator
 from loopwright.ir.expr import (
     Binary,
     Call,
@@ -30,246 +35,308 @@ from loopwright.ir.expr import (
     Var,
     identity,
 )
-from loopwright.te.contraction import contract
+from loopwright.ir.printer import show
+from loopwright.layout import Array
+from loopwright.te.contract import contract
 from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
 
-Array: TypeAlias = npt.NDArray[Any]
-_CHUNK = 1 << 22
-"""Elements of a temporary; reductions are evaluated in pieces of at most this."""
+Inputs: TypeAlias = Mapping[str, Array] | Sequence[Array]
+_Values: TypeAlias = npt.NDArray[Any]  # of the dtype that the expression says
+_DIGITS: Mapping[DType, int] = {
+    BF16: 8,
+    F16: 11,
+    F32: 24,
+    F64: 53,
+}  # binary digits, the hidden one too
+_BLOCK = 1 << 19
+"""Points of the grid (output times reduction) that are evaluated at once."""
 
 
-def evaluate(workload: Workload, inputs: Sequence[Array]) -> tuple[Array, ...]:
-    """The outputs of `workload` for plain `inputs` in argument order.
+def evaluate(workload: Workload, inputs: Inputs, *, precise: bool = True) -> tuple[Array, ...]:
+    """The outputs of `workload`, plain arrays in its order, for `inputs` by name or in its order.
 
-    Raises: ShapeError when an input does not fit, or a body reads outside of a tensor.
+    Args:
+        precise: compute floats in float64 and round at the end of each stage.
+
+    Raises: ShapeError for inputs that do not fit, and for a read outside a tensor that counts.
     """
-    known: dict[str, Array] = {}
-    if len(inputs) != len(workload.inputs):
-        raise ShapeError(f"{workload.name} takes {len(workload.inputs)} inputs, got {len(inputs)}")
-    for tensor, array in zip(workload.inputs, inputs, strict=True):
-        if tuple(array.shape) != tensor.shape or array.dtype != tensor.dtype.numpy:
-            raise ShapeError(
-                f"{workload.name}: input {tensor.name} is {array.dtype}{list(array.shape)}, "
-                f"not {tensor.dtype}{list(tensor.shape)}"
+    arrays = dict(_named(workload, inputs))
+    with np.errstate(all="ignore"):
+        for stage in workload.stages:
+            found = contract(stage, arrays, precise=precise)
+            arrays[stage.name] = (
+                _evaluate_stage(stage, arrays, precise=precise) if found is None else found
             )
-        known[tensor.name] = _widened(array, tensor.dtype)
-    stored: dict[str, Array] = {}
-    for stage in workload.stages:
-        exact = _stage(stage, known)
-        stored[stage.name] = np.ascontiguousarray(exact.astype(stage.dtype.numpy))
-        known[stage.name] = _widened(stored[stage.name], stage.dtype)
-    return tuple(stored[t.name] for t in workload.outputs)
+    return tuple(arrays[t.name] for t in workload.outputs)
 
 
-def tolerance(workload: Workload) -> float:
-    """The error allowed, as a share of the largest output: eps * (8 + 4 sqrt(K)), 0 for integers.
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """How far an element may be off: `relative * (|expected| + rms of all expected) + absolute`."""
 
-    K is the number of terms summed into one element over all stages. Rounding errors of a sum of K terms
-    grow like sqrt(K) eps when they are independent; the factors leave room for other orders of summation
-    and for intrinsics of a few ulp. eps is that of the coarsest float stored on the way.
+    relative: float
+    absolute: float = 0.0
+
+
+def tolerance(workload: Workload) -> Tolerance:
+    """How far outputs of `workload` may be from the precise ones by rounding alone.
+
+    A sum of n terms in a type of unit roundoff u is off by about u * sqrt(n) times the size that
+    such sums have, if rounding errors are independent; the worst of millions of elements, and an
+    unknown order of summation, make that 8 * u * sqrt(n). The terms of all stages count, each
+    intrinsic call as 16 (they are good to a few units in the last place), and every stage, cast and
+    16-bit operation adds 2 of the u it rounds to. The size is estimated by the expected element and
+    by the root mean square of all of them, since cancellation leaves small elements with the errors
+    of large ones.
+
+    Integers and bools are exact, but one unit may flip where a stage turned floats into integers.
+
+    Source: N. Higham, Accuracy and Stability of Numerical Algorithms, 2002, sections 2.8 and 4.2
+    (the constant 8 and the 16 are ours).
     """
-    floats = [t.dtype for t in (*workload.inputs, *workload.stages) if t.dtype.is_float]
-    if not workload.outputs[0].dtype.is_float or not floats:
-        return 0.0
-    eps = max(_eps(t) for t in floats)
     terms = 1
+    adding = storing = 0.0
+    from_floats = False
     for stage in workload.stages:
-        body = stage.op.body if isinstance(stage.op, Compute) else None
-        if isinstance(body, Reduce) and body.combiner in (Combiner.SUM, Combiner.PROD):
-            terms *= math.prod(a.extent for a in body.axes)
-    return eps * (8.0 + 4.0 * math.sqrt(terms))
+        for node in walk.visit(stage.op.body) if isinstance(stage.op, Compute) else ():
+            if isinstance(node, Cast) and node.dtype.is_float:
+                storing += 2 * _roundoff(node.dtype)
+            elif isinstance(node, Call | Binary) and node.dtype.is_float:
+                terms += 16 if isinstance(node, Call) and node.fn not in _EXACT else 1
+                adding = max(adding, _roundoff(accumulator(node.dtype)))
+                storing += 2 * _roundoff(node.dtype) if node.dtype.bits == 16 else 0.0
+            elif isinstance(node, Cast) and node.value.dtype.is_float:
+                from_floats = True
+        if stage.dtype.is_float:
+            terms += math.prod(a.extent for a in stage.reduce_axis)
+            adding = max(adding, _roundoff(accumulator(stage.dtype)))
+            storing += 2 * _roundoff(stage.dtype)
+    return Tolerance(8 * adding * math.sqrt(terms) + storing, 1.0 if from_floats else 0.0)
+
+
+def check(actual: Array, expected: Array, allowed: Tolerance) -> str | None:
+    """None if `actual` is within `allowed` of `expected`; else one line with the worst element.
+
+    NaN must meet NaN, and an infinity the same one. Integers and bools have no relative tolerance.
+    """
+    if actual.dtype.itemsize == expected.dtype.itemsize and actual.dtype.kind == "u":
+        actual = actual.view(expected.dtype)  # bfloat16 and bool as they are stored in memory
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return (
+            f"{actual.dtype}{list(actual.shape)} instead of {expected.dtype}{list(expected.shape)}"
+        )
+    got, wanted = actual.astype(np.float64), expected.astype(np.float64)
+    finite = np.isfinite(wanted)
+    room = np.full(wanted.shape, allowed.absolute)
+    if expected.dtype.kind not in "iub" and finite.any():
+        rms = math.sqrt(float(np.mean(np.square(wanted[finite]))))
+        room += allowed.relative * (np.abs(np.where(finite, wanted, 0.0)) + rms)
+    with np.errstate(invalid="ignore", over="ignore"):
+        off = np.where(
+            (got == wanted) | (np.isnan(got) & np.isnan(wanted)), 0.0, np.abs(got - wanted)
+        )
+    off = np.where(np.isnan(off), np.inf, off)
+    wrong = off > room
+    if not wrong.any():
+        return None
+    excess = np.where(wrong, off / np.maximum(room, np.finfo(np.float64).tiny), -1.0)
+    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(excess)), wrong.shape))
+    return (
+        f"element {list(at)} is {got[at]:.9g} instead of {wanted[at]:.9g}, off by {off[at]:.3g} "
+        f"where rounding explains {room[at]:.3g}; {np.count_nonzero(wrong)} of {wrong.size} "
+        "elements are wrong"
+    )
 
 
 def compare(workload: Workload, actual: Array, expected: Array) -> str | None:
-    """What is wrong with an output and where it is worst; None when it is right."""
-    if actual.shape != expected.shape or actual.dtype != expected.dtype:
-        return (
-            f"is {actual.dtype}{list(actual.shape)}, not {expected.dtype}{list(expected.shape)}"
-        )
-    share = tolerance(workload)
-    wide_actual, wide = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    finite = np.isfinite(wide)
-    scale = float(np.max(np.abs(wide), initial=0.0, where=finite))
-    with np.errstate(invalid="ignore"):
-        error = np.abs(wide_actual - wide)
-    same = (wide_actual == wide) | (np.isnan(wide_actual) & np.isnan(wide))
-    error = np.where(same, 0.0, np.where(np.isfinite(error), error, np.inf))
-    allowed = share * scale
-    if not (error > allowed).any():
-        return None
-    place = np.unravel_index(int(np.argmax(error)), error.shape)
-    where = ", ".join(str(int(p)) for p in place)
-    wrong = int((error > allowed).sum())
-    return (
-        f"[{where}] is {actual[place]!s}, should be {expected[place]!s} "
-        f"({wrong} of {error.size} elements are off by more than {allowed:.3g})"
-    )
+    """None if an output of `workload` is right, else what is wrong with it, as `check` says."""
+    return check(actual, expected, tolerance(workload))
 
 
-def _eps(dtype: DType) -> float:
-    return {16: 2.0**-10, 32: 2.0**-23, 64: 2.0**-52}[dtype.bits] * (
-        8.0 if dtype.name == "bfloat16" else 1.0
-    )
+def _roundoff(dtype: DType) -> float:
+    """Half the distance from 1 to the next number of a float dtype."""
+    return float(2.0 ** -_DIGITS[dtype])
 
 
-def _widened(array: Array, dtype: DType) -> Array:
-    return array.astype(np.float64) if dtype.is_float else array
+def _named(workload: Workload, inputs: Inputs) -> Iterator[tuple[str, Array]]:
+    names = [t.name for t in workload.inputs]
+    if isinstance(inputs, Mapping):
+        if set(inputs) != set(names):
+            raise ShapeError(f"{workload.name}: takes {names}, got {sorted(inputs)}")
+        given = [inputs[n] for n in names]
+    else:
+        given = list(inputs)
+        if len(given) != len(names):
+            raise ShapeError(f"{workload.name}: takes {names}, got {len(given)} arrays")
+    for tensor, array in zip(workload.inputs, given, strict=True):
+        if array.shape != tensor.shape or array.dtype != tensor.dtype.numpy:
+            raise ShapeError(
+                f"{workload.name}: {tensor.name} is {tensor.dtype}{list(tensor.shape)}, "
+                f"got {array.dtype}{list(array.shape)}"
+            )
+        yield tensor.name, array
 
 
-def _stage(stage: Tensor, known: Mapping[str, Array]) -> Array:
-    op = stage.op
+def _evaluate_stage(tensor: Tensor, arrays: Mapping[str, Array], *, precise: bool) -> Array:
+    op = tensor.op
     if not isinstance(op, Compute):
-        raise InternalError(f"{stage.name} is an input")
-    extents = {v.name: n for v, n in zip(op.axes, stage.shape, strict=True)}
-    if not isinstance(op.body, Reduce):
-        return _over_chunks(op.body, extents, known, stage.dtype)
-    fast = contract(op.body, extents, known)
-    if fast is not None:
-        return fast
-    return _reduced(op.body, extents, known)
+        raise InternalError(f"{tensor.name} is an input")
+    reduce = op.body if isinstance(op.body, Reduce) else None
+    body = op.body if reduce is None else reduce.body
+    names = [*(v.name for v in op.axes), *(a.var.name for a in op.reduce_axes)]
+    extents = [*tensor.shape, *(a.extent for a in op.reduce_axes)]
+    ndim = len(tensor.shape)
+    kept = _held(tensor.dtype, precise=precise)
+    result = np.empty(tensor.shape, kept)
+    if reduce is not None:
+        result.fill(identity(reduce.combiner, reduce.dtype).value)
+    for block in _blocks(extents):
+        grid = _Grid(tensor, names, block, arrays, precise=precise)
+        shape = tuple(s.stop - s.start for s in block)
+        value = np.broadcast_to(grid.value(body, None), shape)
+        place = block[:ndim]
+        if reduce is None:
+            result[place] = value
+        else:
+            fold = _FOLDS[reduce.combiner]
+            over = tuple(range(ndim, len(shape)))
+            result[place] = fold(result[place], fold.reduce(value, axis=over, dtype=kept))
+    return result.astype(tensor.dtype.numpy)
 
 
-def _over_chunks(
-    body: Expr, extents: Mapping[str, int], known: Mapping[str, Array], dtype: DType
-) -> Array:
-    """An elementwise body, in pieces along the first axis."""
-    shape = tuple(extents.values())
-    result = np.empty(shape, np.float64 if dtype.is_float else dtype.numpy)
-    if not shape:
-        result[...] = _Evaluator(known, {}).value(body)
-        return result
-    names = list(extents)
-    rows = max(1, _CHUNK // max(1, math.prod(shape[1:])))
-    for start in range(0, shape[0], rows):
-        piece = slice(start, min(start + rows, shape[0]))
-        grids = _grids(names, shape, {names[0]: piece})
-        result[piece] = _Evaluator(known, grids).value(body)
-    return result
+def _blocks(extents: Sequence[int]) -> Iterator[tuple[slice, ...]]:
+    """Boxes of at most `_BLOCK` points that cover the grid, the last axis fastest."""
+    room = _BLOCK
+    sizes: list[int] = []
+    for extent in reversed(extents):
+        sizes.append(max(1, min(extent, room)))
+        room //= sizes[-1]
+    sizes.reverse()
+    return itertools.product(
+        *(
+            [slice(at, min(at + size, extent)) for at in range(0, extent, size)]
+            for extent, size in zip(extents, sizes, strict=True)
+        )
+    )
 
 
-def _reduced(body: Reduce, extents: Mapping[str, int], known: Mapping[str, Array]) -> Array:
-    """A reduction: pieces of all axes in turn are evaluated and folded into the result."""
-    shape = tuple(extents.values())
-    names = [*extents, *(a.var.name for a in body.axes)]
-    sizes = (*shape, *(a.extent for a in body.axes))
-    start = identity(body.combiner, body.dtype).value
-    result = np.full(shape, start, np.float64 if body.dtype.is_float else body.dtype.numpy)
-    steps = [1] * len(sizes)
-    for dim in reversed(range(len(sizes))):  # whole inner axes first, then part of one
-        steps[dim] = max(1, min(sizes[dim], _CHUNK // math.prod(steps[dim + 1 :])))
-    ndim = len(shape)
-    fold = _FOLDS[body.combiner]
-    counts = [-(-size // step) for size, step in zip(sizes, steps, strict=True)]
-    for block in np.ndindex(*counts):
-        pieces = [
-            slice(b * step, min((b + 1) * step, size))
-            for b, step, size in zip(block, steps, sizes, strict=True)
-        ]
-        grids = _grids(names, sizes, dict(zip(names, pieces, strict=True)))
-        values = _Evaluator(known, grids).value(body.body)
-        full = tuple(p.stop - p.start for p in pieces)
-        part = fold.reduce(np.broadcast_to(values, full), axis=tuple(range(ndim, len(sizes))))
-        place = tuple(pieces[:ndim])
-        result[place] = fold(result[place], part)
-    return result
+def _held(dtype: DType, *, precise: bool) -> np.dtype[np.generic]:
+    """The NumPy dtype that values of `dtype` are kept in between operations."""
+    if dtype.is_float:
+        return F64.numpy if precise or dtype == F64 else F32.numpy
+    return dtype.numpy
 
 
-_FOLDS: Mapping[Combiner, np.ufunc] = {
+class _Grid:
+    """Evaluates expressions over one block of a stage's grid."""
+
+    def __init__(
+        self,
+        tensor: Tensor,
+        names: Sequence[str],
+        block: Sequence[slice],
+        arrays: Mapping[str, _Values],
+        *,
+        precise: bool,
+    ) -> None:
+        self._tensor = tensor
+        self._arrays = arrays
+        self._precise = precise
+        self._vars: dict[str, _Values] = {}
+        for dim, (name, part) in enumerate(zip(names, block, strict=True)):
+            shape = [1] * len(names)
+            shape[dim] = -1
+            self._vars[name] = np.arange(part.start, part.stop, dtype=np.int64).reshape(shape)
+
+    def value(self, expr: Expr, mask: _Values | None) -> _Values:
+        """`expr` at every point, as an array that broadcasts to the block.
+
+        Where `mask` is given and False the value does not count, and reads may be out of bounds.
+        """
+        match expr:
+            case Var(name=name):
+                return self._vars[name]
+            case Const(value=value, dtype=dtype):
+                return np.asarray(value, dtype=_held(dtype, precise=self._precise))
+            case Binary(op=op, lhs=lhs, rhs=rhs):
+                rule = _INTEGER_RULES.get(op) if not lhs.dtype.is_float else None
+                operation = _RULES[op] if rule is None else rule
+                made = operation(self.value(lhs, mask), self.value(rhs, mask))
+                return self._rounded(made, expr.dtype)
+            case Select():
+                return self._select(expr, mask)
+            case Cast(dtype=dtype, value=inner):
+                return self._cast(self.value(inner, mask), dtype)
+            case Load():
+                return self._load(expr, mask)
+            case Call(fn=fn, args=args):
+                return self._rounded(
+                    _FUNCTIONS[fn](*(self.value(a, mask) for a in args)), expr.dtype
+                )
+            case Reduce():
+                raise InternalError(f"{self._tensor.name}: a reduction inside an expression")
+
+    def _rounded(self, value: _Values, dtype: DType) -> _Values:
+        """`value` rounded to a 16-bit float dtype, unless precise."""
+        held = _held(dtype, precise=self._precise)
+        if dtype.is_float and dtype.bits == 16 and not self._precise:
+            return value.astype(dtype.numpy).astype(held)
+        return value if value.dtype == held else value.astype(held)
+
+    def _cast(self, value: _Values, dtype: DType) -> _Values:
+        return value.astype(dtype.numpy).astype(_held(dtype, precise=self._precise))
+
+    def _select(self, expr: Select, mask: _Values | None) -> _Values:
+        cond = self.value(expr.cond, mask)
+        if cond.all():
+            return self.value(expr.yes, mask)
+        if not cond.any():
+            return self.value(expr.no, mask)
+        yes = self.value(expr.yes, cond if mask is None else cond & mask)
+        no = self.value(expr.no, ~cond if mask is None else ~cond & mask)
+        return np.where(cond, yes, no)
+
+    def _load(self, expr: Load, mask: _Values | None) -> _Values:
+        array = self._arrays[expr.buffer.name]
+        indices = [self.value(i, mask) for i in expr.indices]
+        places: list[_Values] = []
+        for index, extent in zip(indices, array.shape, strict=True):
+            outside = (index < 0) | (index >= extent)
+            if outside.any():
+                self._refuse(expr, outside if mask is None else outside & mask, indices)
+                index = np.clip(index, 0, extent - 1)
+            places.append(index)
+        found = array[tuple(places)]
+        return found.astype(_held(expr.dtype, precise=self._precise), copy=False)
+
+    def _refuse(self, expr: Load, wrong: _Values, indices: Sequence[_Values]) -> None:
+        """Raise if a read that counts is out of bounds."""
+        if not wrong.any():
+            return
+        full = np.broadcast_arrays(wrong, *indices)
+        at = np.argwhere(full[0])[0]
+        place = [int(i[tuple(at)]) for i in full[1:]]
+        raise ShapeError(
+            f"{self._tensor.name} reads {show(expr)} at {place}, outside of "
+            f"{list(expr.buffer.shape)}; guard the read with te.if_then_else"
+        )
+
+
+def _truncating_div(a: _Values, b: _Values) -> _Values:
+    """`a / b` rounded to zero; where b is 0 there is no right answer."""
+    quotient: _Values = a // b + ((a % b != 0) & ((a < 0) != (b < 0)))
+    return quotient
+
+
+_EXACT = frozenset({Fn.ABS, Fn.NEG, Fn.FLOOR, Fn.CEIL, Fn.ROUND})  # round nothing
+_FOLDS: Mapping[Combiner, Any] = {
     Combiner.SUM: np.add,
     Combiner.PROD: np.multiply,
     Combiner.MIN: np.fmin,
     Combiner.MAX: np.fmax,
 }
-
-
-def _grids(
-    names: Sequence[str], sizes: Sequence[int], pieces: Mapping[str, slice]
-) -> dict[str, Array]:
-    """An index array for each axis, shaped to broadcast against the others."""
-    grids = {}
-    for dim, (name, size) in enumerate(zip(names, sizes, strict=True)):
-        piece = pieces.get(name, slice(0, size))
-        shape = [1] * len(names)
-        shape[dim] = piece.stop - piece.start
-        grids[name] = np.arange(piece.start, piece.stop, dtype=np.int64).reshape(shape)
-    return grids
-
-
-class _Evaluator:
-    """Evaluates expressions over grids; floats are float64."""
-
-    def __init__(self, known: Mapping[str, Array], grids: Mapping[str, Array]) -> None:
-        self.known = known
-        self.grids = grids
-
-    def value(self, expr: Expr, *, masked: bool = False) -> Array:
-        """The values of `expr`; reads are kept within bounds where a Select decides (`masked`)."""
-        match expr:
-            case Const():
-                return np.asarray(expr.value, _kept(expr.dtype))
-            case Var():
-                return self.grids[expr.name]
-            case Load():
-                return self._load(expr, masked=masked)
-            case Select():
-                cond = self.value(expr.cond, masked=masked)
-                yes, no = (self.value(e, masked=True) for e in (expr.yes, expr.no))
-                return np.where(cond, yes, no)
-            case Cast():
-                return _cast(self.value(expr.value, masked=masked), expr.dtype)
-            case Call():
-                args = [self.value(a, masked=masked) for a in expr.args]
-                with np.errstate(all="ignore"):
-                    return np.asarray(_CALLS[expr.fn](*args))
-            case Binary():
-                lhs, rhs = (self.value(e, masked=masked) for e in (expr.lhs, expr.rhs))
-                with np.errstate(all="ignore"):
-                    return np.asarray(_binary(expr.op, lhs, rhs, is_float=expr.lhs.dtype.is_float))
-            case Reduce():
-                raise InternalError("a reduction inside an expression")
-
-    def _load(self, load: Load, *, masked: bool) -> Array:
-        array = self.known[load.buffer.name]
-        indices = []
-        for dim, index in enumerate(load.indices):
-            values = self.value(index, masked=masked)
-            low, high = int(values.min()), int(values.max())
-            if low < 0 or high >= array.shape[dim]:
-                if not masked:
-                    raise ShapeError(
-                        f"{load.buffer.name} is read at [{low}, {high}] in dimension {dim} of extent "
-                        f"{array.shape[dim]}; guard the read with te.if_then_else"
-                    )
-                values = np.clip(values, 0, array.shape[dim] - 1)
-            indices.append(values)
-        return np.asarray(array[tuple(indices)]) if indices else array
-
-
-def _kept(dtype: DType) -> npt.DTypeLike:
-    return np.float64 if dtype.is_float else dtype.numpy
-
-
-def _cast(values: Array, dtype: DType) -> Array:
-    if dtype.is_bool:
-        return values != 0
-    if dtype.is_int and values.dtype.kind == "f":
-        with np.errstate(invalid="ignore"):
-            return np.trunc(values).astype(np.int64).astype(dtype.numpy)
-    return values.astype(_kept(dtype))
-
-
-def _binary(op: Op, lhs: Array, rhs: Array, *, is_float: bool) -> Array:
-    if op is Op.DIV and not is_float:
-        quotient = lhs // rhs
-        inexact = quotient * rhs != lhs
-        return np.asarray(quotient + (inexact & ((lhs < 0) != (rhs < 0))), quotient.dtype)
-    if op in (Op.MIN, Op.MAX) and not is_float:
-        return np.asarray((np.minimum if op is Op.MIN else np.maximum)(lhs, rhs))
-    return np.asarray(_BINARY[op](lhs, rhs))
-
-
-_BINARY: Mapping[Op, Callable[[Array, Array], Array]] = {
+_RULES: Mapping[Op, Callable[[Any, Any], Any]] = {
     Op.ADD: np.add,
     Op.SUB: np.subtract,
     Op.MUL: np.multiply,
@@ -287,21 +354,21 @@ _BINARY: Mapping[Op, Callable[[Array, Array], Array]] = {
     Op.AND: np.logical_and,
     Op.OR: np.logical_or,
 }
-_CALLS: Mapping[Fn, Callable[..., Array]] = {
+_INTEGER_RULES: Mapping[Op, Callable[[Any, Any], Any]] = {Op.DIV: _truncating_div}
+_FUNCTIONS: Mapping[Fn, Callable[..., Any]] = {
     Fn.ABS: np.abs,
     Fn.NEG: np.negative,
     Fn.NOT: np.logical_not,
     Fn.EXP: np.exp,
     Fn.LOG: np.log,
     Fn.SQRT: np.sqrt,
-    Fn.RSQRT: lambda x: 1.0 / np.sqrt(x),
+    Fn.RSQRT: lambda x: 1 / np.sqrt(x),
     Fn.SIN: np.sin,
     Fn.COS: np.cos,
     Fn.TANH: np.tanh,
-    Fn.ERF: np.vectorize(math.erf, otypes=[np.float64]),
+    Fn.ERF: lambda x: np.vectorize(math.erf, otypes=[np.float64])(x),
     Fn.FLOOR: np.floor,
     Fn.CEIL: np.ceil,
     Fn.ROUND: np.rint,
     Fn.POW: np.power,
 }
-
