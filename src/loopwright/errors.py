@@ -72,7 +72,7 @@ class CodegenError(InternalError):
     """The code generator met something that it cannot express."""
 
 
-class EnvironmentFailure(LoopwrightError):
+class EnvironmentFailure(LoopwrightError):  # noqa: N818  # the field says failure, not error
     """Compiler, device, process or file system failed; `retryable` says whether again may help."""
 
     exit_code = 69

@@ -1,8 +1,8 @@
 """Layouts: how the dimensions of a tensor are ordered and blocked in memory.
 
-A layout is a permutation of dimensions, each split any number of times: `Layout.parse("NCHW16c", "NCHW")`
-stores element (n, c, h, w) at [n][c // 16][h][w][c % 16]. A blocked extent is rounded up, so memory may
-hold elements that the tensor does not have; they are padding.
+A layout is a permutation of dimensions, each split any number of times: `Layout.parse("NCHW16c",
+"NCHW")` stores element (n, c, h, w) at [n][c // 16][h][w][c % 16]. A blocked extent is rounded up,
+so memory may hold elements that the tensor does not have; they are padding.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Array = npt.NDArray[np.generic]
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One physical dimension: `(index[dim] // stride) % extent`; the outermost part of a dim has extent 0.
+    """One physical dimension: `(index[dim] // stride) % extent`; the outermost part of a dim has
+    extent 0.
 
     `stride` and `extent` count logical elements of `dim`. Extent 0 means "all that is left".
     """
@@ -44,14 +45,18 @@ class Layout:
 
     @staticmethod
     def blocked(ndim: int, order: Sequence[int | tuple[int, int]]) -> Layout:
-        """A layout from `order`, outermost first: `d` is what is left of dim d, `(d, b)` a block of b of it.
+        """A layout from `order`, outermost first: `d` is what is left of dim d, `(d, b)` a block of
+        b of it.
 
-        `blocked(4, [0, 1, 2, 3, (1, 16)])` is NCHW16c. Of several blocks of a dim, the last is innermost.
+        `blocked(4, [0, 1, 2, 3, (1, 16)])` is NCHW16c. Of several blocks of a dim, the last is
+        innermost.
         Raises: ConfigError when a dimension is missing or repeated.
         """
         outer = [o for o in order if isinstance(o, int)]
         if sorted(outer) != list(range(ndim)):
-            raise ConfigError(f"layout {list(order)}: each of {ndim} dimensions must appear once unblocked")
+            raise ConfigError(
+                f"layout {list(order)}: each of {ndim} dimensions must appear once unblocked"
+            )
         parts: list[Part] = []
         inner = [1] * ndim  # product of the blocks of each dim that are further in
         for item in reversed(list(order)):
@@ -72,7 +77,9 @@ class Layout:
         order: list[int | tuple[int, int]] = []
         tokens = re.findall(r"[A-Z]|\d+[a-z]", text)
         if "".join(tokens) != text:
-            raise ConfigError(f"layout {text!r}: write capitals for dimensions and 16c for a block of C")
+            raise ConfigError(
+                f"layout {text!r}: write capitals for dimensions and 16c for a block of C"
+            )
         for token in tokens:
             dim = names.find(token[-1].upper())
             if dim < 0:
@@ -130,7 +137,9 @@ class Layout:
 
     def _split(self, padded: Sequence[int]) -> tuple[list[int], list[int]]:
         """The reshape that splits every dim (outermost block first) and the transpose after it."""
-        by_dim = sorted(range(len(self.parts)), key=lambda i: (self.parts[i].dim, -self.parts[i].stride))
+        by_dim = sorted(
+            range(len(self.parts)), key=lambda i: (self.parts[i].dim, -self.parts[i].stride)
+        )
         physical = self.physical_shape(padded)
         place = {index: position for position, index in enumerate(by_dim)}
         return [physical[i] for i in by_dim], [place[i] for i in range(len(self.parts))]

@@ -1,8 +1,9 @@
 """Targets: what kind of machine a kernel is made for.
 
-A target string is `cpu` (this machine), an architecture preset such as `x86-64-avx2`, or a preset with
-options: `x86-64-avx512 cores=8 l2=1048576`. A `Target` is pure data, so it can describe a machine that
-is not here; `host()` reads this machine.
+A target string is `cpu` (this machine), an architecture preset such as `x86-64-avx2`, or a preset
+with
+options: `x86-64-avx512 cores=8 l2=1048576`. A `Target` is pure data, so it can describe a machine
+    that is not here; `host()` reads this machine.
 """
 
 from __future__ import annotations
@@ -63,9 +64,15 @@ PRESETS = {
         "aarch64-neon", "aarch64-unknown-linux-gnu", ("neon", "fp-armv8"), 128, 32
     ),
 }
-_OPTIONS = {"cores": "cores", "l1": "l1", "l2": "l2", "l3": "l3"}
+_OPTIONS = ("cores", "l1", "l2", "l3")
 # What /proc/cpuinfo calls a feature, where LLVM calls it otherwise.
-_CPUINFO_NAMES = {"sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1", "lzcnt": "abm"}
+_CPUINFO_NAMES = {
+    "sse3": "pni",
+    "sse4.1": "sse4_1",
+    "sse4.2": "sse4_2",
+    "bmi": "bmi1",
+    "lzcnt": "abm",
+}
 
 
 def parse(text: str | Target) -> Target:
@@ -88,9 +95,10 @@ def parse(text: str | Target) -> Target:
         key, _, value = option.partition("=")
         if key not in _OPTIONS or not value.isdigit() or int(value) < 1:
             raise ConfigError(
-                f"target {text!r}: option {option!r} is not one of cores=N l1=BYTES l2=BYTES l3=BYTES"
+                f"target {text!r}: option {option!r} is not one of "
+                "cores=N l1=BYTES l2=BYTES l3=BYTES"
             )
-        target = replace(target, **{_OPTIONS[key]: int(value)})
+        target = _with_size(target, key, int(value))
     return target
 
 
@@ -110,8 +118,10 @@ def host() -> Target:
             ),
             PRESETS["x86-64-sse4"],
         )
-    caches = _cache_sizes()
-    return replace(preset, cores=len(os.sched_getaffinity(0)), **caches)
+    target = replace(preset, cores=len(os.sched_getaffinity(0)))
+    for level, size in _cache_sizes().items():
+        target = _with_size(target, level, size)
+    return target
 
 
 def from_fields(values: dict[str, object]) -> Target:
@@ -119,6 +129,19 @@ def from_fields(values: dict[str, object]) -> Target:
     known = {f.name for f in fields(Target)}
     data = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
     return Target(**data)  # type: ignore[arg-type]  # values come from our own JSON
+
+
+def _with_size(target: Target, option: str, value: int) -> Target:
+    """`target` with one of the options changed."""
+    match option:
+        case "cores":
+            return replace(target, cores=value)
+        case "l1":
+            return replace(target, l1=value)
+        case "l2":
+            return replace(target, l2=value)
+        case _:
+            return replace(target, l3=value)
 
 
 def _cpuinfo_flags() -> list[str]:

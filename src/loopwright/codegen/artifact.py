@@ -8,9 +8,9 @@ ABI of the entry point (C):
 
 `args` holds one pointer a parameter, inputs first, each aligned to 64 bytes and laid out as the
 parameter's `Param` says. `workspace` is 64-byte aligned, `workspace_shared + threads *
-workspace_per_thread` bytes, contents undefined. `parallel` runs `body` over disjoint ranges that cover
-[0, extent), each on some thread 0 <= thread < threads; a serial one calls `body(closure, 0, extent, 0)`.
-The object needs no symbol but those of libc and libm.
+workspace_per_thread` bytes, contents undefined. `parallel` runs `body` over disjoint ranges that
+cover [0, extent), each on some thread 0 <= thread < threads; a serial one calls `body(closure, 0,
+extent, 0)`. The object needs no symbol but those of libc and libm.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ def schedule_of(task: Task, config: Config) -> Schedule:
         task.template.schedule(schedule, config)
     except LoopwrightError:
         raise
-    except Exception as error:  # noqa: BLE001  # a template is a user's code: name it and go on
+    except Exception as error:  # a template is a user's code: name it and go on
         raise TemplateError(
             f"template {task.template.name}: {type(error).__name__}: {error} (scheduling {config})"
         ) from error

@@ -11,12 +11,12 @@
 
 Meaning
     Integers wrap around in two's complement. FLOORDIV and FLOORMOD round to minus infinity, as in
-    Python; a zero divisor is undefined. DIV is the division of floats, and truncates integers as C does.
-    Float arithmetic is IEEE; the code generator may contract `a * b + c` into one rounding, nothing else.
-    MIN and MAX of floats return the other operand when one is NaN. Comparisons and AND, OR give bool.
-    `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it may be
-    out of bounds (padding relies on that).
-    float16 and bfloat16 are storage: the code generator computes in float32 and rounds at each Binary.
+    Python; a zero divisor is undefined. DIV is the division of floats, and truncates integers as C
+    does. Float arithmetic is IEEE; the code generator may contract `a * b + c` into one rounding,
+    nothing else. MIN and MAX of floats return the other operand when one is NaN. Comparisons and
+    AND, OR give bool. `Select` evaluates like C's `?:`: a Load on the side that is not chosen is
+    not performed, so it may be out of bounds (padding relies on that). float16 and bfloat16 are
+    storage: the code generator computes in float32 and rounds at each Binary.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias, Union
+from typing import TypeAlias
 
 import numpy as np
 
@@ -60,7 +60,7 @@ LOGICAL = frozenset({Op.AND, Op.OR})
 
 
 class Fn(enum.Enum):
-    """Intrinsic functions; the value is how they print. All but ABS, NEG, NOT and POW take one float."""
+    """Intrinsic functions; the value is how they print. All but ABS, NEG, NOT, POW take a float."""
 
     ABS = "abs"
     NEG = "neg"
@@ -228,7 +228,7 @@ class Binary(Arithmetic):
 
     @property
     def dtype(self) -> DType:
-        """bool for comparisons and logic, else that of both sides."""
+        """Bool for comparisons and logic, else that of both sides."""
         return BOOL if self.op in COMPARISONS else self.lhs.dtype
 
 
@@ -314,10 +314,10 @@ class Reduce(Arithmetic):
 
 
 Expr: TypeAlias = Const | Var | Binary | Select | Cast | Load | Call | Reduce
-ExprLike: TypeAlias = Union[Arithmetic, int, float, bool, np.generic]
+ExprLike: TypeAlias = Arithmetic | int | float | bool | np.generic
 
 
-def const(value: float | bool, dtype: DType = I64) -> Const:
+def const(value: float | bool, dtype: DType = I64) -> Const:  # noqa: FBT001  # a number like any
     """A literal of `dtype`, the value converted to the matching Python type."""
     if dtype.is_float:
         return Const(float(value), dtype)
@@ -325,7 +325,7 @@ def const(value: float | bool, dtype: DType = I64) -> Const:
 
 
 def wrap(value: ExprLike, like: DType | None = None) -> Expr:
-    """`value` as an expression; Python numbers take the dtype `like` (int64, float32 or bool without)."""
+    """`value` as an expression; Python numbers take dtype `like` (int64, float32, bool without)."""
     if isinstance(value, ReduceAxis):
         return value.var
     if isinstance(value, Const | Var | Binary | Select | Cast | Load | Call | Reduce):
@@ -354,7 +354,8 @@ def binary(op: Op, lhs: ExprLike, rhs: ExprLike) -> Expr:
         left = wrap(lhs, right.dtype)
     if left.dtype != right.dtype:
         raise ShapeError(
-            f"{left.dtype} {op.value} {right.dtype}: the dtypes differ; write .astype(...) on one side"
+            f"{left.dtype} {op.value} {right.dtype}: the dtypes differ; "
+            "write .astype(...) on one side"
         )
     return Binary(op, left, right)
 

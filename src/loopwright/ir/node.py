@@ -12,6 +12,6 @@ T = TypeVar("T")
 def node(cls: type[T]) -> type[T]:
     """Declare an IR node: frozen, slotted, compared by identity.
 
-    Structural comparison is `walk.same(a, b)`; passes return the identical node when nothing changed.
+    Structural comparison is `walk.same(a, b)`; passes return the same node when nothing changed.
     """
     return dataclasses.dataclass(frozen=True, slots=True, eq=False)(cls)

@@ -1,12 +1,13 @@
 """Loop features of a nest, in closed form: nothing is lowered, N candidates are described at once.
 
-The features mean the same for every workload and have a fixed length. They follow the loop context of
-Chen et al., "Learning to Optimize Tensor Programs" (NeurIPS 2018): for loop lengths, touched memory and
-reuse, the context relation features "how much work happens while no more than 2^t bytes are touched".
-Added is what decides on CPUs: the register tile and what feeds it, the traffic beyond each cache, the
-waste of tails, the work of other stages, and the balance between threads.
+The features mean the same for every workload and have a fixed length. They follow the loop context
+of Chen et al., "Learning to Optimize Tensor Programs" (NeurIPS 2018): for loop lengths, touched
+memory and reuse, the context relation features "how much work happens while no more than 2^t bytes
+are touched". Added is what decides on CPUs: the register tile and what feeds it, the traffic beyond
+each cache, the waste of tails, the work of other stages, and the balance between threads.
 
-Counts and bytes are log2(1 + x), ratios are plain. Bytes and iterations are those of one kernel call.
+Counts and bytes are log2(1 + x), ratios are plain. Bytes and iterations are those of one kernel
+call.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def nest_of(task: Task, config: Configuration) -> Nest:
         task.template.schedule(schedule, config)
     except LoopwrightError:
         raise
-    except Exception as error:  # noqa: BLE001  # a template is a user's code: name it and go on
+    except Exception as error:  # a template is a user's code: name it and go on
         raise TemplateError(
             f"template {task.template.name}: {type(error).__name__}: {error} (scheduling {config})"
         ) from error
@@ -128,7 +129,9 @@ def _overall(values: dict[str, Column], view: StageView) -> None:
     iterations = view.product(view.path)
     useful = 1.0
     for axis in view.stage.axes:
-        useful = useful * (view.stage.tensor.shape[_dim(view, axis.name)] if not axis.is_reduce else 1)
+        useful = useful * (
+            view.stage.tensor.shape[_dim(view, axis.name)] if not axis.is_reduce else 1
+        )
     for reduce_axis in view.stage.tensor.reduce_axis:
         useful *= reduce_axis.extent
     values["flops"] = _log(useful)
@@ -182,8 +185,8 @@ def _tile(values: dict[str, Column], view: StageView, target: Target) -> None:
 def _memory(values: dict[str, Column], view: StageView, target: Target) -> None:
     """Work done within so many bytes, and estimated traffic beyond each cache.
 
-    The traffic of an access beyond a cache: what it touches in the largest nest of loops that fits, times
-    how often that nest is entered.
+    The traffic of an access beyond a cache: what it touches in the largest nest of loops that fits,
+    times how often that nest is entered.
     """
     depths = range(len(view.path) + 1)
     touched = [view.touched(depth) for depth in depths]
@@ -209,7 +212,7 @@ def _memory(values: dict[str, Column], view: StageView, target: Target) -> None:
 
 
 def _serial(values: dict[str, Column], view: StageView) -> None:
-    """The innermost loop that stays a loop: its length, what one run of it touches, and how it is reused."""
+    """The innermost loop that stays a loop: its length, what it touches, how that is reused."""
     depth = len(view.path)
     while depth > 0 and view.path[depth - 1].kind in TILE_KINDS:
         depth -= 1
@@ -222,16 +225,16 @@ def _serial(values: dict[str, Column], view: StageView) -> None:
     inner = view.path[max(depth - 1, 0) :]
     for number, role in enumerate(_ROLES):
         if number >= len(view.accesses):
-            values[f"serial_touched_{role}"] = values[f"serial_reuse_{role}"] = np.full(view.size, -1.0)
+            values[f"serial_touched_{role}"] = values[f"serial_reuse_{role}"] = np.full(
+                view.size, -1.0
+            )
             continue
         elements = view.elements(view.accesses[number], inner)
         values[f"serial_touched_{role}"] = _log(elements)
         values[f"serial_reuse_{role}"] = _log(view.product(inner) / elements)
 
 
-def _other_stage(
-    values: dict[str, Column], prefix: str, view: StageView | None, size: int
-) -> None:
+def _other_stage(values: dict[str, Column], prefix: str, view: StageView | None, size: int) -> None:
     """A stage beside the anchor: padding, packing, an epilogue."""
     if view is None:
         for name in _OTHER:

@@ -54,7 +54,7 @@ class StageView:
         return [self.elements(a, self.path[depth:]) * self._nbytes for a in self.accesses]
 
     def stride(self, number: int, loop: NestLoop) -> Column:
-        """How access `number` moves with `loop`: 0 not at all, 1 to the next element, 2 otherwise."""
+        """How access `number` moves with `loop`: 0 not at all, 1 to the next element, else 2."""
         result = np.zeros(self.size)
         for dim, terms in enumerate(self.accesses[number].dims):
             step = np.abs(np.asarray(_step(terms, loop.id), np.float64))

@@ -16,7 +16,7 @@ Attrs: TypeAlias = Mapping[str, AttrValue]
 
 @dataclass(frozen=True, slots=True)
 class Attr:
-    """One attribute: `length` for a tuple of integers (0: any), `default` None where it must be given."""
+    """One attribute: `length` of a tuple (0: any), `default` None where it must be given."""
 
     name: str
     kind: type[bool] | type[int] | type[str] | type[tuple[int, ...]]
@@ -75,11 +75,13 @@ def _integers(op: str, attr: Attr, value: object) -> tuple[int, ...]:
     for item in value:
         if isinstance(item, bool) or not isinstance(item, int):
             raise ShapeError(
-                f"{op}: {attr.name}={tuple(value)!r} holds {item!r}; every entry must be an integer "
-                "(dynamic shapes are not supported: give the extent it will have)"
+                f"{op}: {attr.name}={tuple(value)!r} holds {item!r}; every entry must be an "
+                "integer (dynamic shapes are not supported: give the extent it will have)"
             )
         if item < attr.least:
-            raise ShapeError(f"{op}: {attr.name}={tuple(value)} has an entry less than {attr.least}")
+            raise ShapeError(
+                f"{op}: {attr.name}={tuple(value)} has an entry less than {attr.least}"
+            )
     if attr.length and len(value) != attr.length:
         raise ShapeError(f"{op}: {attr.name}={tuple(value)} needs {attr.length} entries")
     return tuple(value)

@@ -19,7 +19,11 @@ _COMMON = (
     Attr("padding", tuple, (0, 0, 0, 0), length=4),
     Attr("dilation", tuple, (1, 1), length=2, least=1),
 )
-_EPILOGUE = (Attr("bias", bool, False), Attr("relu", bool, False), Attr("dtype", str, "float32"))  # noqa: FBT003  # a default value
+_EPILOGUE = (
+    Attr("bias", bool, default=False),
+    Attr("relu", bool, default=False),
+    Attr("dtype", str, "float32"),
+)
 
 
 def _tuple(value: AttrValue) -> tuple[int, ...]:
@@ -28,7 +32,9 @@ def _tuple(value: AttrValue) -> tuple[int, ...]:
     return value
 
 
-def output_extent(extent: int, kernel: int, stride: int, before: int, after: int, dilation: int) -> int:
+def output_extent(
+    extent: int, kernel: int, stride: int, before: int, after: int, dilation: int
+) -> int:
     """The extent of a convolution's output; less than 1 when the kernel does not fit."""
     return (extent + before + after - dilation * (kernel - 1) - 1) // stride + 1
 
@@ -114,8 +120,8 @@ def _conv2d(attrs: Attrs) -> Workload:
         )
     if data_shape[1] // groups != weight_shape[1]:
         raise ShapeError(
-            f"conv2d: data {data_shape} in {groups} groups has {data_shape[1] // groups} channels each, "
-            f"weight {weight_shape} expects {weight_shape[1]}"
+            f"conv2d: data {data_shape} in {groups} groups has {data_shape[1] // groups} channels "
+            f"each, weight {weight_shape} expects {weight_shape[1]}"
         )
     height, width = _spatial("conv2d", attrs)
     (sh, sw), (dh, dw) = _tuple(attrs["strides"]), _tuple(attrs["dilation"])
@@ -148,7 +154,8 @@ def _depthwise(attrs: Attrs) -> Workload:
     channels = data_shape[1]
     if weight_shape[0] % channels or weight_shape[1] != 1:
         raise ShapeError(
-            f"depthwise_conv2d: weight {weight_shape} must be (k*{channels}, 1, kh, kw) for data {data_shape}"
+            f"depthwise_conv2d: weight {weight_shape} must be (k*{channels}, 1, kh, kw) for data "
+            f"{data_shape}"
         )
     multiplier = weight_shape[0] // channels
     height, width = _spatial("depthwise_conv2d", attrs)

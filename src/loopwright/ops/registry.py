@@ -18,7 +18,8 @@ OPERATORS: Mapping[str, OpDef] = {
 def attributes(name: str, **attrs: object) -> tuple[tuple[str, AttrValue], ...]:
     """All attributes of an operator, checked, defaults filled in, in declared order.
 
-    Raises: UnsupportedError naming the operators there are; ShapeError for an attribute that is wrong.
+    Raises: UnsupportedError naming the operators there are; ShapeError for an attribute that is
+        wrong.
     """
     return tuple(checked(_operator(name), attrs).items())
 
@@ -26,7 +27,8 @@ def attributes(name: str, **attrs: object) -> tuple[tuple[str, AttrValue], ...]:
 def build(name: str, **attrs: object) -> Workload:
     """The workload of an operator: `build("conv2d", data=(1, 64, 56, 56), weight=(64, 64, 3, 3))`.
 
-    Raises: UnsupportedError naming the operators there are; ShapeError for an attribute that is wrong.
+    Raises: UnsupportedError naming the operators there are; ShapeError for an attribute that is
+        wrong.
     """
     return _operator(name).build(dict(attributes(name, **attrs)))
 

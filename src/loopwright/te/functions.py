@@ -1,14 +1,14 @@
 """What one writes bodies of tensor expressions with: reductions, intrinsics, conditions.
 
-Some names (`sum`, `max`, `abs`, ...) are those of Python's builtins on purpose: this module is used as
-`te.sum(...)`, and calls none of those builtins itself.
+Some names (`sum`, `max`, `abs`, ...) are those of Python's builtins on purpose: this module is used
+as `te.sum(...)`, and calls none of those builtins itself.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from loopwright.errors import ShapeError
 from loopwright.ir import dtype as dt
@@ -26,7 +26,6 @@ from loopwright.ir.expr import (
     Select,
     Var,
     binary,
-    cast,
     const,
     wrap,
 )
@@ -34,7 +33,14 @@ from loopwright.ir.expr import (
 Axis: TypeAlias = Var | ReduceAxis
 
 
-def _reduction(combiner: Combiner) -> Callable[[ExprLike, Axis | Sequence[Axis]], Expr]:
+class Reduction(Protocol):
+    """A reduction: `te.sum(expr, axis=k)`."""
+
+    def __call__(self, expr: ExprLike, axis: Axis | Sequence[Axis]) -> Expr:
+        """Fold `expr` over `axis`, one reduce_axis or several."""
+
+
+def _reduction(combiner: Combiner) -> Reduction:
     def reduce(expr: ExprLike, axis: Axis | Sequence[Axis]) -> Expr:
         body = wrap(expr)
         axes = (axis,) if isinstance(axis, Arithmetic) else tuple(axis)

@@ -3,8 +3,9 @@
     k = te.reduce_axis((0, K), name="k")
     C = te.compute((M, N), lambda y, x: te.sum(A[k, y] * B[k, x], axis=k), name="C")
 
-A body may read other tensors at any index expression; `if_then_else` guards reads that would be out of
-bounds. Shapes are fixed. Axis variables are unique by tensor: axis `y` of `C` is the variable `C.y`.
+A body may read other tensors at any index expression; `if_then_else` guards reads that would be out
+of bounds. Shapes are fixed. Axis variables are unique by tensor: axis `y` of `C` is the variable
+`C.y`.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ class Tensor(Buffer):
         indices = index if isinstance(index, tuple) else (index,)
         if len(indices) != self.ndim:
             raise ShapeError(
-                f"{self.name} has {self.ndim} dimensions {self.shape}, read with {len(indices)} indices"
+                f"{self.name} has {self.ndim} dimensions {self.shape}, "
+                f"read with {len(indices)} indices"
             )
         exprs = tuple(wrap(i) for i in indices)
         for position, expr in enumerate(exprs):
@@ -154,7 +156,7 @@ def _refuse_inner_reduce(name: str, body: Expr) -> None:
                     f"{name}: a reduction must be the whole body; give it a te.compute of its own"
                 )
             case expr:
-                pending.extend(walk.children(expr))
+                pending.extend(walk.exprs(expr))
 
 
 def _shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:

@@ -19,7 +19,8 @@ _ARITHMETIC = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX})
 class Workload:
     """What is to be computed: `args` in ABI order, inputs first, then the `n_outputs` outputs.
 
-    `constants` names the inputs that do not change between calls (weights), which may be packed once.
+    `constants` names the inputs that do not change between calls (weights), which may be packed
+    once.
     """
 
     name: str
@@ -59,7 +60,8 @@ def workload(
     name: str = "workload",
     constants: Iterable[str] = (),
 ) -> Workload:
-    """The workload that computes `outputs`; `args` are inputs then outputs (found by itself without).
+    """The workload that computes `outputs`; `args` are inputs then outputs (found by itself
+    without).
 
     Raises: ShapeError when an input is missing from `args`, or two tensors share a name.
     """
@@ -137,9 +139,8 @@ def _text(
         ranges = "".join(f" {a.var.name}<{a.extent}" for a in tensor.reduce_axis)
         body = tensor.op.body if isinstance(tensor.op, Compute) else None
         if body is not None:
-            lines.append(
-                f"{tensor.name}: {tensor.dtype}{list(tensor.shape)} at ({axes}){ranges} = {show(body)}"
-            )
+            kind = f"{tensor.dtype}{list(tensor.shape)}"
+            lines.append(f"{tensor.name}: {kind} at ({axes}){ranges} = {show(body)}")
     lines.append("return " + ", ".join(t.name for t in args[len(args) - n_outputs :]))
     return "\n".join(lines)
 
@@ -167,7 +168,7 @@ def _operations(body: Expr) -> int:
             continue
         if isinstance(expr, Call) or (isinstance(expr, Binary) and expr.op in _ARITHMETIC):
             count += 0 if expr.dtype.is_int and not _reads(expr) else 1
-        pending.extend(walk.children(expr))
+        pending.extend(walk.exprs(expr))
     return count
 
 
@@ -177,5 +178,5 @@ def _reads(expr: Expr) -> bool:
         current = pending.pop()
         if isinstance(current, Load):
             return True
-        pending.extend(walk.children(current))
+        pending.extend(walk.exprs(current))
     return False

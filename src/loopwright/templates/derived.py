@@ -1,11 +1,13 @@
 """The derived template: a space for any workload, from nothing but its tensor expressions.
 
-Stages that only rearrange or combine elements are inlined into elementwise readers. Of every stage that
-is left the last axis is vectorized, reductions get a register tile over the last two axes with the reduce
-loops outside of it, and the outermost axes run in parallel.
+Stages that only rearrange or combine elements are inlined into elementwise readers. Of every stage
+that is left the last axis is vectorized, reductions get a register tile over the last two axes with
+the reduce loops outside of it, and the outermost axes run in parallel.
 """
 
 from __future__ import annotations
+
+import numpy.typing as npt
 
 from loopwright.ir.expr import Reduce
 from loopwright.sched.schedule import Schedule
@@ -19,7 +21,7 @@ from loopwright.templates.template import Configuration, Template
 
 
 def space(workload: Workload, target: Target) -> Space:
-    """Knobs for every stage that is not inlined: `<stage>.x`, `<stage>.y`, `<stage>.k`, and `lanes`."""
+    """Knobs for every stage that is not inlined: `<stage>.x`, `.y` and `.k`, and `lanes`."""
     lanes = target.lanes(workload.outputs[0].dtype)
     room = target.registers - 2
     knobs: list[Knob] = [Choice("lanes", tuple(n for n in (lanes, lanes // 2) if n > 0))]
@@ -47,7 +49,7 @@ def _tile(name: str, extent: int, most: int) -> Split:
 
 
 def _fits(x: str, y: str, room: int) -> Constraint:
-    def within(columns: Columns) -> object:
+    def within(columns: Columns) -> npt.ArrayLike:
         return columns[x][1] * columns[y][1] <= room
 
     return Constraint((x, y), within, f"the tile does not fit {room} registers")
@@ -61,8 +63,8 @@ def is_reduction(tensor: Tensor) -> bool:
 def kept_stages(workload: Workload) -> tuple[Tensor, ...]:
     """The stages that are computed on their own; the others are inlined.
 
-    A stage is inlined when it is elementwise, not an output, and only elementwise stages read it: then
-    nothing is computed twice that costs more than a load.
+    A stage is inlined when it is elementwise, not an output, and only elementwise stages read it:
+    then nothing is computed twice that costs more than a load.
     """
     kept = []
     for tensor in workload.stages:

@@ -10,6 +10,7 @@ from loopwright.target import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.template import Template
 
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """What tuning works on. `operator` and `attrs` say how the workload was asked for.

@@ -1,4 +1,4 @@
-"""A template: the programs that compute a workload, as a space of knobs and a schedule over them."""
+"""A template: programs that compute a workload, as a space of knobs and a schedule over them."""
 
 from __future__ import annotations
 
@@ -19,11 +19,13 @@ Configuration: TypeAlias = Config | ConfigBatch
 class Template:
     """How to compute a workload fast, up to the knobs that tuning chooses.
 
-    `space(workload, target)` declares the knobs; `schedule(s, config)` applies a choice of them to `s`, a
-    schedule of that workload. The schedule function runs once for a whole batch of configs with one
+    `space(workload, target)` declares the knobs; `schedule(s, config)` applies a choice of them to
+    `s`, a schedule of that workload. The schedule function runs once for a whole batch of configs
+    with one
     structure: there split sizes are `Size`s, so it may branch on Choice, Reorder and Annotate knobs
-    only. Raise `version` with every change that changes what a config means: records of other versions
-    are then left alone. Both functions must be importable from a module, so that a template pickles.
+        only. Raise `version` with every change that changes what a config means: records of other
+        versions are then left alone. Both functions must be importable from a module, so that a
+        template pickles.
     """
 
     name: str

@@ -1,8 +1,8 @@
 """Direct convolution on CPUs: blocked channels, a register tile of width x output channels.
 
-Layouts. Data and output are NCHW with the channel blocked by the vector lanes (NCHW16c with AVX-512),
-data with few channels stays NCHW; the weight is packed as [O/t][I/b][kh][kw][b][t] with t output channels
-a tile and b input channels unrolled, so that the inner loops read it front to back.
+Layouts. Data and output are NCHW with the channel blocked by the vector lanes (NCHW16c with
+AVX-512), data with few channels stays NCHW; the weight is packed as [O/t][I/b][kh][kw][b][t] with t
+output channels a tile and b input channels unrolled, so that the inner loops read it front to back.
 
 Loops. Outermost blocks of output channels and rows in the order of knob `order`; inside, a tile of
 `tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run:
@@ -12,6 +12,9 @@ one weight vector a channel block, and one scalar broadcast a pixel, feed all of
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
 
 from loopwright.errors import TemplateError
 from loopwright.ir.expr import Reduce
@@ -52,7 +55,9 @@ def roles(workload: Workload) -> Roles:
     """
     reductions = [t for t in workload.stages if _is_reduction(t)]
     if len(reductions) != 1 or reductions[0].ndim != 4 or len(reductions[0].reduce_axis) != 3:
-        raise TemplateError(f"{workload.name} is not a convolution of NCHW data with an OIHW weight")
+        raise TemplateError(
+            f"{workload.name} is not a convolution of NCHW data with an OIHW weight"
+        )
     conv = reductions[0]
     if len(conv.inputs) != 2:
         raise TemplateError(f"{workload.name}: the convolution must read data and weight")
@@ -67,7 +72,7 @@ def _is_reduction(tensor: Tensor) -> bool:
 
 
 def space(workload: Workload, target: Target) -> Space:
-    """The knobs of a convolution; sizes are in vectors for output channels, in elements elsewhere."""
+    """The knobs of a convolution; sizes are vectors for output channels, else elements."""
     role = roles(workload)
     lanes = target.lanes(role.conv.dtype)
     _, channels, height, width = role.conv.shape
@@ -87,14 +92,14 @@ def space(workload: Workload, target: Target) -> Space:
     if role.pad is not None:
         knobs.append(Choice("pad", ("root", "rows")))
 
-    def fits(columns: Columns) -> object:
+    def fits(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
         return (tile <= room) & (tile >= min(4, width * height))
 
-    def not_too_long(columns: Columns) -> object:
+    def not_too_long(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
         unrolled = tile * columns["ic"][1]
-        taps = 1 + (kernel_width - 1) * columns["unroll_kw"].astype("int64")
+        taps = np.where(columns["unroll_kw"], kernel_width, 1)
         return unrolled * taps <= MAX_UNROLLED
 
     return Space(
@@ -120,7 +125,7 @@ def _tiles(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _rows(height: int) -> tuple[tuple[int, ...], ...]:
-    """(rows a block, rows a tile): blocks that divide the height or nearly so, tiles of few rows."""
+    """(rows a block, rows a tile): blocks that divide the tiles, tiles of few rows."""
     found = []
     for tile in (1, 2, 3, 4, 7):
         if not divides_nearly(tile, height):
@@ -159,7 +164,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
 def _outer_loops(
     s: Schedule, role: Roles, config: Configuration, lanes: int
 ) -> tuple[Loop, Loop, Loop]:
-    """Tile the output stage. Returns the loop over blocks of rows, that over tiles, the parallel one."""
+    """Tile the output stage. Returns its loops over blocks of rows, over tiles, and in parallel."""
     stage = s[role.output]
     n, o, y, x = role.output.axis
     _, oc_inner, oc_vectors = config.sizes("oc")
@@ -208,7 +213,13 @@ def _inner_loops(
 
 
 def _place_pad(
-    s: Schedule, role: Roles, config: Configuration, rows_loop: Loop, lanes: int, *, vectorized: bool
+    s: Schedule,
+    role: Roles,
+    config: Configuration,
+    rows_loop: Loop,
+    lanes: int,
+    *,
+    vectorized: bool,
 ) -> None:
     """The padded copy of the data: all of it first, or the rows that a block of rows reads."""
     if role.pad is None:
@@ -232,4 +243,3 @@ def _place_pad(
 
 
 TEMPLATE = Template("cpu.conv2d_direct", 1, space, schedule)
-

@@ -1,10 +1,13 @@
 """Depthwise convolution on CPUs: one vector of channels, a register tile of rows x width.
 
-Data and output are NCHW with the channel blocked by the lanes, the weight is [C/l][1][kh][kw][l]. Memory
-traffic decides here, so the knobs are the tile, what is unrolled, and where the padded copy is made.
+Data and output are NCHW with the channel blocked by the lanes, the weight is [C/l][1][kh][kw][l].
+Memory traffic decides here, so the knobs are the tile, what is unrolled, and where the padded copy
+is made.
 """
 
 from __future__ import annotations
+
+import numpy.typing as npt
 
 from loopwright.errors import TemplateError
 from loopwright.ir.expr import Reduce
@@ -57,7 +60,7 @@ def space(workload: Workload, target: Target) -> Space:
     if role.pad is not None:
         knobs.append(Choice("pad", ("rows", "channel", "root")))
 
-    def fits(columns: Columns) -> object:
+    def fits(columns: Columns) -> npt.ArrayLike:
         return columns["tile_w"][1] * columns["rows"][2] <= room
 
     return Space(
@@ -69,7 +72,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
     """Apply the knobs."""
     role = roles(s.workload)
     lanes = config.integer("lanes")
-    blocked = [0, 1, 2, 3, (1, lanes)]
+    blocked = (0, 1, 2, 3, (1, lanes))
     same_channels = role.data.shape[1] == role.conv.shape[1]
     if same_channels:
         s.set_layout(role.data, blocked)
@@ -99,7 +102,9 @@ def schedule(s: Schedule, config: Configuration) -> None:
         s[role.conv].set_scope("register")
         own = s[role.conv]
         loops = {loop.name: loop for loop in own.loops}
-        yi, xi, cl = (loops[v.name] for v in (role.conv.axis[2], role.conv.axis[3], role.conv.axis[1]))
+        yi, xi, cl = (
+            loops[v.name] for v in (role.conv.axis[2], role.conv.axis[3], role.conv.axis[1])
+        )
         _reduce_loops(own, role.conv, config, [yi, xi, cl])
     if role.pad is not None:
         _place_pad(s, role.pad, role.output, config, shared, yo, same_channels=same_channels)
@@ -129,7 +134,7 @@ def _place_pad(
     *,
     same_channels: bool,
 ) -> None:
-    """The padded copy: all of it first, a block of channels, or the rows that a block of rows reads."""
+    """The padded copy: all first, a block of channels, or the rows that a block of rows reads."""
     stage = s[pad]
     lanes = config.integer("lanes")
     where = config.text("pad")

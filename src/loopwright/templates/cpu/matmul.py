@@ -1,19 +1,22 @@
 """Matrix products on CPUs (dense, matmul, batch_matmul): packed panels and a register tile.
 
-The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n` vectors
-columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`: all of it
-first, or by blocks of columns right before they are used). The other one, A, is broadcast element by
-element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With
-`k[0] > 1` blocks of K run outside the tiles, and partial sums go through the output.
+The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n`
+vectors
+columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`: all of
+    it first, or by blocks of columns right before they are used). The other one, A, is broadcast
+    element by element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With `k[0] >
+    1` blocks of K run outside the tiles, and partial sums go through the output.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy.typing as npt
+
 from loopwright.errors import TemplateError
 from loopwright.ir import walk
-from loopwright.ir.expr import Load, Reduce
+from loopwright.ir.expr import Reduce
 from loopwright.sched.extent import SizeLike
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
@@ -29,7 +32,7 @@ MAX_UNROLLED = 512
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """An input of the product: which of its dimensions runs along the output, and which is summed."""
+    """An input: which of its dimensions runs along the output, and which is summed."""
 
     tensor: Tensor
     along: int
@@ -38,7 +41,7 @@ class Operand:
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Which tensor of a product is which; `a` runs along the rows of the output, `b` along its columns."""
+    """Which tensor is which; `a` runs along the rows of the output, `b` along its columns."""
 
     a: Operand
     b: Operand
@@ -65,7 +68,9 @@ def roles(workload: Workload) -> Roles:
             if axis.name in dims and summed.name in dims and isinstance(load.buffer, Tensor):
                 found[axis.name] = Operand(load.buffer, dims[axis.name], dims[summed.name])
     if set(found) != {row.name, column.name}:
-        raise TemplateError(f"{workload.name}: a product needs one operand by rows and one by columns")
+        raise TemplateError(
+            f"{workload.name}: a product needs one operand by rows and one by columns"
+        )
     return Roles(
         found[row.name], found[column.name], product, workload.outputs[0], workload.constants
     )
@@ -84,18 +89,24 @@ def space(workload: Workload, target: Target) -> Space:
     knobs: list[Knob] = [
         Choice("lanes", (lanes,)),
         Split("m", rows, 3, policy="listed", candidates=_blocks(rows, min(room, 16))),
-        Split("n", -(-columns // lanes), 3, policy="listed", candidates=_blocks(-(-columns // lanes), 8)),
+        Split(
+            "n",
+            -(-columns // lanes),
+            3,
+            policy="listed",
+            candidates=_blocks(-(-columns // lanes), 8),
+        ),
         Split("k", depth, 3, policy="listed", candidates=_depths(depth, blocked=blocked)),
         Choice("order", ("n,m", "m,n")),
         Choice("pack_b", ("none",) if role.b.tensor.name in role.constants else packs_b),
         Choice("pack_a", ("none", "all", "block") if rows > 1 else ("none",)),
     ]
 
-    def fits(columns_of: Columns) -> object:
+    def fits(columns_of: Columns) -> npt.ArrayLike:
         tile = columns_of["m"][2] * columns_of["n"][2]
         return (tile <= room) & (columns_of["m"][2] + columns_of["n"][2] + tile <= room + 16)
 
-    def not_too_long(columns_of: Columns) -> object:
+    def not_too_long(columns_of: Columns) -> npt.ArrayLike:
         return columns_of["m"][2] * columns_of["n"][2] * columns_of["k"][2] <= MAX_UNROLLED
 
     return Space(
@@ -112,7 +123,7 @@ def space(workload: Workload, target: Target) -> Space:
 
 
 def _blocks(extent: int, most: int) -> tuple[tuple[int, ...], ...]:
-    """(tiles a block, tile): tiles that waste at most an eighth, blocks of 1, 2, 4, ... or all tiles."""
+    """(tiles a block, tile): tiles that waste an eighth at most, blocks of 1, 2, 4, ... or all."""
     found: list[tuple[int, ...]] = []
     for tile in range(1, min(extent, most) + 1):
         tiles = -(-extent // tile)
