@@ -104,3 +104,8 @@ class Kernel:
     def with_body(self, body: Stmt) -> Kernel:
         """The same kernel with another body; itself if it is the same body."""
         return self if body is self.body else replace(self, body=body)
+
+    def __str__(self) -> str:
+        from loopwright.ir.printer import show_kernel  # the printer knows every class of this file
+
+        return show_kernel(self)
