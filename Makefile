@@ -12,7 +12,8 @@ demo: $(VENV)/.demo
 	mkdir -p out
 	$(VENV)/bin/loopwright tune resnet18 --time-budget 160s --compare onnxruntime \
 		--records sqlite:///out/demo.db
-	$(VENV)/bin/loopwright plot --records sqlite:///out/demo.db --out out/demo
+	$(VENV)/bin/loopwright plot --records sqlite:///out/demo.db --compare onnxruntime \
+		--out out/demo
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -q

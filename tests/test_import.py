@@ -34,9 +34,20 @@ def test_every_public_name_can_be_used() -> None:
 
 
 def test_lower_is_the_function_after_its_package_was_imported() -> None:
-    import loopwright.lower.pipeline as pipeline
+    from loopwright.lower import pipeline
 
     assert lw.lower is pipeline.lower
+
+
+def test_a_schedule_is_made_and_lowered_by_the_public_names() -> None:
+    a = lw.te.placeholder((8, 32), name="A")
+    b = lw.te.compute((8, 32), lambda y, x: a[y, x] + 1.0, name="B")
+    s = lw.create_schedule(b)
+    _, inner = s[b].split(s[b].loops[1], 8)
+    s[b].vectorize(inner)
+    text = str(lw.lower(s))
+    assert "for B.x.o in 0..4:" in text
+    assert "vectorized B.x.i in 0..8:" in text
 
 
 def test_the_expression_language_is_at_te() -> None:
