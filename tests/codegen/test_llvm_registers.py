@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
 
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
+from loopwright.codegen.object_code import assembly
 from loopwright.codegen.storage import Home, plan_storage
 from loopwright.ir.dtype import F16, F32, I64
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Var
@@ -102,6 +104,52 @@ def test_the_loads_of_a_tile_are_shared() -> None:
     text = emit(kernel, _params(kernel), PRESETS["x86-64-avx512"]).text
     assert text.count(" = load <16 x float>") == 2
     assert text.count(" = load float") == 6
+
+
+def row_tile(width: int, taps: int) -> Kernel:
+    """out[w, 16] = sum over k of data[w + k] weight[k, 16], all taps unrolled around a wide tile."""
+    data, weight, out = (
+        Buffer(name, F32, (size,))
+        for name, size in (("data", 8 * 64), ("weight", 8 * taps * 16), ("out", width * 16))
+    )
+    acc = Buffer("acc", F32, (width * 16,), Scope.REGISTER)
+    c, k = Var("c"), Var("k")
+
+    def tile(tag: str, make: Callable[[Expr, Expr], Stmt]) -> Stmt:
+        w, lane = Var("w" + tag), Var("l" + tag)
+        return nest(make(w, lane), (w, width, U), (lane, 16, V))
+
+    def update(w: Expr, lane: Expr) -> Stmt:
+        product = Load(data, (c * 64 + w + k,)) * Load(weight, ((c * taps + k) * 16 + lane,))
+        return Store(acc, (w * 16 + lane,), Load(acc, (w * 16 + lane,)) + product)
+
+    body = block(
+        tile("z", lambda w, lane: Store(acc, (w * 16 + lane,), ZERO)),
+        nest(tile("u", update), (c, 8, S), (k, taps, U)),
+        tile("s", lambda w, lane: Store(out, (w * 16 + lane,), Load(acc, (w * 16 + lane,)))),
+    )
+    return Kernel("row", (data, weight, out), 1, Alloc(acc, body))
+
+
+def test_operands_that_return_late_are_loaded_again_rather_than_spilled(
+    compiler: ProcessPoolExecutor,
+) -> None:
+    target = PRESETS["x86-64-avx512"]
+    kernel = row_tile(28, 3)
+    text = emit(kernel, _params(kernel), target).text
+    assembled = compiler.submit(assembly, text, target).result()
+    vectors = [line for line in assembled.splitlines() if "zmm" in line and "vmov" in line]
+    assert vectors
+    assert not [line for line in vectors if "(%rsp)" in line or "(%rbp)" in line]
+
+
+def test_a_wide_tile_with_unrolled_taps_is_right(run: Run) -> None:
+    data, weight = f32(8 * 64), f32(8 * 3 * 16, 1)
+    (got,) = run(row_tile(28, 3), data, weight, f32(28 * 16))
+    rows = data.reshape(8, 64)
+    windows = np.lib.stride_tricks.sliding_window_view(rows, 3, axis=1)[:, :28]
+    want = np.einsum("cwk,ckl->wl", windows, weight.reshape(8, 3, 16))
+    np.testing.assert_allclose(got.reshape(28, 16), want, rtol=1e-5, atol=1e-5)
 
 
 def carried(initial: bool, conditional: bool) -> Kernel:

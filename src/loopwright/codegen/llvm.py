@@ -61,7 +61,7 @@ class _Emitter:
         self._functions: list[str] = []
         self._indices = Indices(FunctionText(self._names))
         self._arith = Arithmetic(self._indices, frozenset(target.features), target.arch)
-        self._expressions = Expressions(self._indices, self._arith, storage)
+        self._expressions = Expressions(self._indices, self._arith, storage, target)
         self._memory = self._expressions.memory
         self._memory.params = {b: f"%p{i}" for i, b in enumerate(kernel.params)}
         self._registers = self._memory.registers

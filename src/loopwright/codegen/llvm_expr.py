@@ -34,6 +34,7 @@ from loopwright.ir.expr import (
     Var,
 )
 from loopwright.ir.stmt import Stmt, Store
+from loopwright.target import Target
 
 
 class _Way(enum.Enum):
@@ -47,13 +48,15 @@ class _Way(enum.Enum):
 class Expressions:
     """Emits expressions where emission stands."""
 
-    def __init__(self, indices: Indices, arith: Arithmetic, storage: Storage) -> None:
+    def __init__(
+        self, indices: Indices, arith: Arithmetic, storage: Storage, target: Target
+    ) -> None:
         self._indices = indices
         self._arith = arith
         self._storage = storage
         indices.value_of = self.compute
         self.conditions = Conditions(indices, self.compute)
-        self.memory = Memory(indices, arith, self.conditions, storage)
+        self.memory = Memory(indices, arith, self.conditions, storage, target)
         self._functions = Functions(indices, arith)
         self._pure: dict[Expr, bool] = {}
         self._ways: dict[Binary, _Way] = {}

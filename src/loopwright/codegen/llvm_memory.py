@@ -23,10 +23,12 @@ from loopwright.codegen.llvm_types import (
     vector_literal,
 )
 from loopwright.codegen.registers import Registers
+from loopwright.codegen.reuse import ReuseWindow
 from loopwright.codegen.storage import ALIGN, Home, Storage
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
+from loopwright.target import Target
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
@@ -54,7 +56,12 @@ class Memory:
     """Emits loads and stores where emission stands; `mask` says which lanes are active."""
 
     def __init__(
-        self, indices: Indices, arith: Arithmetic, conditions: Conditions, storage: Storage
+        self,
+        indices: Indices,
+        arith: Arithmetic,
+        conditions: Conditions,
+        storage: Storage,
+        target: Target,
     ) -> None:
         self._indices = indices
         self._arith = arith
@@ -64,6 +71,8 @@ class Memory:
         self.params: dict[Buffer, str] = {}
         self.mask: Cond | None = None
         self.constants: dict[str, str] = {}
+        self._vector_bits = target.vector_bits
+        self._window = ReuseWindow(target.registers)
         self._accesses: dict[Expr | Store, Access] = {}
         self._versions: dict[Buffer, int] = {}
 
@@ -82,11 +91,14 @@ class Memory:
         key = (access.key, offset, self._versions.get(buffer, 0), mask)
         lanes = 1 if access.lane == 0 and access.vec is None else self._indices.lanes
         found = text.recall(key)
-        if found is None:
-            value = self._read(buffer, access, offset, lanes)
-            text.layers[-1][key] = value.text
-            return value
-        return Value(found, buffer.dtype, lanes)
+        if found is not None and self._window.use(key):
+            return Value(found, buffer.dtype, lanes)
+        self._window.before_load(key, text)
+        value = self._read(buffer, access, offset, lanes)
+        text.layers[-1][key] = value.text
+        cost = -(-lanes * buffer.dtype.bits // self._vector_bits)
+        self._window.keep(key, cost, self.registers.count(self._vector_bits))
+        return value
 
     def load_or(self, node: Load, cond: Cond, other: Value) -> Value | None:
         """`node if cond else other` without a branch: the address is chosen, not the value.

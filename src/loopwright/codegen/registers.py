@@ -34,6 +34,7 @@ class Registers:
         self._arith = arith
         self._slots: dict[Buffer, list[Value]] = {}
         self._lanes: dict[Buffer, int] = {}
+        self._count: int | None = None
 
     def declare(self, buffer: Buffer, place: Place) -> None:
         """Begin the life of `buffer`: every slot is undefined."""
@@ -41,10 +42,21 @@ class Registers:
         empty = Value("poison", buffer.dtype, place.lanes)
         self._slots[buffer] = [empty] * (size // place.lanes)
         self._lanes[buffer] = place.lanes
+        self._count = None
 
     def forget(self, buffer: Buffer) -> None:
         """End the life of `buffer`."""
         del self._slots[buffer]
+        self._count = None
+
+    def count(self, vector_bits: int) -> int:
+        """Vector registers that all slots take together."""
+        if self._count is None:
+            self._count = sum(
+                len(slots) * -(-self._lanes[buffer] * buffer.dtype.bits // vector_bits)
+                for buffer, slots in self._slots.items()
+            )
+        return self._count
 
     def read(self, buffer: Buffer, element: int) -> Value:
         """The slot that begins at `element`."""
