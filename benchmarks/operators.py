@@ -133,7 +133,10 @@ def _tuned(case: Case, options: Options) -> tuple[lw.Program, int]:
         policy=options.policy,
         seed=options.seed,
     )
-    harness.progress(f"{case.name}: {result.gflops:.1f} GFLOP/s after {result.trials} trials")
+    failed = sum(result.failures.values())
+    harness.progress(
+        f"{case.name}: {result.gflops:.1f} GFLOP/s after {result.trials} trials, {failed} failed"
+    )
     return lw.build(case.task, records=options.records), result.trials
 
 
