@@ -1,6 +1,6 @@
 """The search of AutoTVM's model-based tuner, kept as the baseline that ours is compared with.
 
-Batches of 64 with a barrier: the first is random, and nothing is learned before it is back. Then
+Batches of 64: the first is random, and nothing is learned before most of it is back. Then
 128 chains walk up to 500 steps of one random change of one knob, temperature 1 to 0, and stop
 when 50 steps brought nothing new among the best 64; of each batch the last twentieth is random.
 The model is trees of depth 3 with step 0.3 and a rank objective.
@@ -67,12 +67,10 @@ class AutotvmPolicy:
         self._batch: list[IntArray] = []
 
     def ask(self, n: int) -> list[Config]:
-        """Up to `n` configs of the current batch; of the next one only when it is used up."""
+        """Up to `n` configs of the current batch, and of the next one when that is used up."""
         asked: list[Config] = []
         while len(asked) < n:
             if not self._batch:
-                if asked:
-                    break  # the barrier: what was asked for comes back first
                 self._next_batch()
             if not self._batch:
                 break

@@ -139,5 +139,5 @@ class Ledger:
 
 def normalised(scores: Floats) -> npt.NDArray[np.float64]:
     """`scores` with mean 0 and deviation 1; all 0 where they are all the same."""
-    spread = float(scores.std())
-    return np.asarray((scores - scores.mean()) / spread if spread > 0 else np.zeros(len(scores)))
+    spread = float(scores.std()) if scores.size else 0.0
+    return np.asarray((scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores))

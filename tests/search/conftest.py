@@ -1,0 +1,16 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from loopwright.measure.landscape import Landscape
+from loopwright.measure.synthetic import synthetic
+
+
+@pytest.fixture(scope="session")
+def scape() -> Landscape:
+    return synthetic(0)
