@@ -57,6 +57,13 @@ class Layout:
             raise ConfigError(
                 f"layout {list(order)}: each of {ndim} dimensions must appear once unblocked"
             )
+        seen: set[int] = set()
+        for item in order:
+            if not isinstance(item, int) and item[0] not in seen:
+                raise ConfigError(
+                    f"layout {list(order)}: put the block {item} behind dimension {item[0]}"
+                )
+            seen.add(item if isinstance(item, int) else item[0])
         parts: list[Part] = []
         inner = [1] * ndim  # product of the blocks of each dim that are further in
         for item in reversed(list(order)):

@@ -178,14 +178,17 @@ def _refuse_layout(state: State, step: SetLayout) -> Reason | None:
     if step.tensor not in names:
         return f"there is no tensor {step.tensor}; the tensors are {', '.join(names)}"
     ndim = names[step.tensor]
-    plain = sorted(o for o in step.order if isinstance(o, int))
-    if plain != list(range(ndim)):
+    plain = [o for o in step.order if isinstance(o, int)]
+    if sorted(plain) != list(range(ndim)):
         return f"the order must name each of the {ndim} dimensions of {step.tensor} once unblocked"
-    for item in step.order:
-        if not isinstance(item, int):
-            dim, block = item
-            if not 0 <= dim < ndim or (np.asarray(block) < 1).any():
-                return f"the block {item} is not (dimension, size >= 1)"
+    for place, item in enumerate(step.order):
+        if isinstance(item, int):
+            continue
+        dim, block = item
+        if not 0 <= dim < ndim or (np.asarray(block) < 1).any():
+            return f"the block {item} is not (dimension, size >= 1)"
+        if dim not in step.order[:place]:
+            return f"the block {item} stands in front of dimension {dim}, of which it is a part"
     return None
 
 

@@ -1,0 +1,34 @@
+"""What every folder of tests may use: golden files, and one device for kernels compiled here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from loopwright.runtime.cpu import CpuDevice
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
+    """Compares a text with `golden/<name>.txt` beside the test; writes it with --update-golden."""
+
+    def compare(name: str, text: str) -> None:
+        path = Path(request.path).parent / "golden" / f"{name}.txt"
+        if request.config.getoption("--update-golden"):
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text)
+        assert path.exists(), f"{path} is missing: run pytest --update-golden and look at it"
+        assert text == path.read_text()
+
+    return compare
+
+
+@pytest.fixture(scope="session")
+def cpu() -> Iterator[CpuDevice]:
+    with CpuDevice(1) as device:
+        yield device
