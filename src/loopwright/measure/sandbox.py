@@ -64,6 +64,17 @@ def adopt_orphans() -> None:
     _libc().prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
 
+def set_priority(nice: int) -> None:
+    """Go before other processes (negative) or after them, where this user may.
+
+    A kernel that groups sessions weighs this process's whole session, which must be its own.
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123
+        file.write(str(nice))
+
+
 def limit(*, memory: int, cpu_s: float) -> None:
     """Allow `memory` more bytes of address space, `cpu_s` seconds, a little output, no core."""
     pages = int(_first_word("/proc/self/statm"))
