@@ -8,6 +8,7 @@ from dataclasses import replace
 import measure_kernels as kernels
 import numpy as np
 import pytest
+
 from loopwright.codegen.artifact import Artifact
 from loopwright.ir.dtype import F32
 from loopwright.layout import Array, Layout
