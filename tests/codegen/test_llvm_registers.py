@@ -107,7 +107,7 @@ def test_the_loads_of_a_tile_are_shared() -> None:
 
 
 def row_tile(width: int, taps: int) -> Kernel:
-    """out[w, 16] = sum over k of data[w + k] weight[k, 16], all taps unrolled around a wide tile."""
+    """out[w, 16] = sum over k of data[w + k] weight[k, 16], taps unrolled around a wide tile."""
     data, weight, out = (
         Buffer(name, F32, (size,))
         for name, size in (("data", 8 * 64), ("weight", 8 * taps * 16), ("out", width * 16))
