@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WINDOW = 24  # the fewest trials over which recent progress is measured
+_LITTLE = 0.1  # what is hoped for where nothing has worked, in times at the peak
 _HOPE = 0.5  # the share of the gap to the peak that doubling a task's trials is hoped to close
 
 
@@ -59,7 +60,7 @@ def expected_gain(task: Progress, peak_gflops: float) -> float:
     floor = task.flops / max(peak_gflops, 1e-9)
     best = task.best_ns[-1] if task.best_ns else math.inf
     if math.isinf(best):
-        return task.count * floor / (1 + task.trials)  # nothing has worked: hope for little
+        return task.count * _LITTLE * floor / (1 + task.trials)
     window = max(_WINDOW, len(task.best_ns) // 3)
     before = task.best_ns[max(0, len(task.best_ns) - 1 - window)]
     if math.isinf(before):
