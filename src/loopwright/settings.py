@@ -4,7 +4,7 @@
 |----------------------|-----------|---------------------------------------------------------------|
 | LOOPWRIGHT_CACHE_DIR | cache_dir | folder for what can be made again (measured machine figures)  |
 | LOOPWRIGHT_RECORDS   | records   | URL of the records when a command is not given `--records`    |
-| LOOPWRIGHT_TRACE     | trace     | folder that pass and trial events are written to; else none   |
+| LOOPWRIGHT_TRACE     | trace     | folder that each trial is written to as JSON; else nowhere    |
 | LOOPWRIGHT_TRACEBACK | traceback | 1 shows the whole traceback of an error on the command line   |
 """
 

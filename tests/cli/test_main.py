@@ -27,7 +27,7 @@ def test_every_command_is_in_the_help(run: Run) -> None:
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from loopwright.cli.main import main; main(['--help']); heavy = {'numpy', "
-        "'llvmlite', 'sqlalchemy', 'lightgbm', 'onnx', 'matplotlib'}; "
+        "'llvmlite', 'msgspec', 'sqlalchemy', 'lightgbm', 'onnx', 'matplotlib'}; "
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

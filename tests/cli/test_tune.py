@@ -82,6 +82,17 @@ def test_the_tuned_programs_are_timed_beside_a_peer(run: Run) -> None:
     assert data["geometric_mean_ratio"]["onnxruntime"] > 0
 
 
+def test_each_trial_is_traced_when_the_settings_say_where(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOOPWRIGHT_TRACE", str(tmp_path / "trace"))
+    run(*TUNE, "--trials", "2")
+    lines = (tmp_path / "trace" / "trace.jsonl").read_text().splitlines()
+    events = [json.loads(line) for line in lines]
+    assert sum(event["event"] == "trial" and not event["again"] for event in events) == 2
+    assert events[-1]["best_ns"] > 0
+
+
 def test_the_tasks_of_a_model_are_listed(run: Run) -> None:
     data = json.loads(run("tasks", "net.onnx", "-o", "json").out)
     assert data["flops"] == data["tasks"][0]["flops"]

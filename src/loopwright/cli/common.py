@@ -79,8 +79,13 @@ CompareOption = Annotated[
 
 def records_url(context: typer.Context, given: str | None) -> str:
     """The records to use: what the option says, else the settings."""
+    return given or settings_of(context).records
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """The settings that `main` read."""
     session = context.find_object(Session)
-    return given or (session or Session()).settings.records
+    return (session or Session()).settings
 
 
 def print_json(value: object) -> None:

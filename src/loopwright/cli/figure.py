@@ -66,10 +66,10 @@ def draw(panels: Sequence[Panel], out: Path) -> tuple[str, ...]:
         size = (4.4 * columns + 0.6, 3.1 * rows + 0.4)
         figure = Figure(figsize=size, layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(rows, columns, squeeze=False).flat
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
         for axis, panel in zip(axes, panels, strict=False):
             _draw_panel(axis, panel)
-        for axis in list(axes)[len(panels) :]:
+        for axis in axes[len(panels) :]:
             axis.set_visible(False)
         files = [stem.with_name(stem.name + suffix) for suffix in (".png", ".svg")]
         try:
@@ -82,6 +82,8 @@ def draw(panels: Sequence[Panel], out: Path) -> tuple[str, ...]:
 
 
 def _draw_panel(axis: Axes, panel: Panel) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     spare = iter(_MORE)
     for line in panel.lines:
         colour = _COLOURS.get(line.label) or next(spare, "#000000")
@@ -96,7 +98,9 @@ def _draw_panel(axis: Axes, panel: Panel) -> None:
     axis.set_title("\n".join(textwrap.wrap(panel.title, 52)), loc="left")
     axis.set_xlabel("trials")
     axis.set_ylabel("best so far, GFLOP/s")
-    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
+    reached = [max(line.high, default=0.0) for line in panel.lines]
+    axis.set_ylim(0, 1.08 * max(*reached, *(gflops for _, gflops in panel.bases), 1e-9))
     axis.set_xlim(left=0)
     axis.spines[["top", "right"]].set_visible(False)
     axis.grid(axis="y", lw=0.5, alpha=0.4)

@@ -86,11 +86,10 @@ def _panel(curves: list[Curve], engines: Sequence[str]) -> Panel:
 
 
 def _peer_gflops(engine: str, curve: Curve) -> float:
-    """What `engine` reaches on the task of `curve`, measured now."""
-    from loopwright.peers.interleave import Timing
+    """The best that `engine` reaches on the task of `curve`, measured now."""
     from loopwright.peers.peer import Peer
     from loopwright.peers.wire import OpSpec
 
     with Peer(engine, curve.key.threads) as peer:
         peer.load(OpSpec(curve.operator, dict(curve.attrs)))
-        return curve.flops / Timing(peer.time(15)).median_ns
+        return curve.flops / min(peer.time(15))

@@ -20,7 +20,7 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
 def as_table(label: str, threads: int, rows: Sequence[Row]) -> Table:
     """One line a task; ratios above 1 mean that ours is faster than a whole call of the peer."""
     peers = sorted({name for row in rows for name in row.comparison.peers})
-    columns = ["#", "task", ">kernel", ">GFLOP/s", ">plain"]
+    columns = ["", "task", ">kernel", ">GFLOP/s", ">plain"]
     for peer in peers:
         columns += [f">{peer}", ">GFLOP/s", ">ratio"]
     lines = []

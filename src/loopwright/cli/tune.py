@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,7 @@ from loopwright.cli.common import (
     print_json,
     records_url,
     select,
+    settings_of,
 )
 from loopwright.errors import UnsupportedError
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from loopwright.cli.bench import Row
     from loopwright.cli.tuned import TuneRun
     from loopwright.search.result import Event
+    from loopwright.trace import Tracer
 
 DEFAULT_TRIALS = 128
 INTERRUPTED = 130
@@ -81,6 +84,7 @@ def tune(
     from loopwright.api.tune import TuneSettings
     from loopwright.runtime.machine import measure_fma_peak
     from loopwright.search.result import Budget
+    from loopwright.trace import open_tracer
 
     found = load_model(model, target=target, threads=threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
@@ -89,7 +93,8 @@ def tune(
     url = records_url(context, records)
     settings = TuneSettings(Budget(trials, seconds), policy, seed, measure_fma_peak(threads))
     try:
-        run = _run(found.label, parts, settings, url)
+        with closing(open_tracer(settings_of(context).trace)) as tracer:
+            run = _run(found.label, parts, settings, url, tracer)
         if engines and not run.interrupted:
             run = replace(run, rows=_compared(parts, url, engines, threads))
     except KeyboardInterrupt:  # before the first trial, or while comparing
@@ -104,7 +109,9 @@ def tune(
         raise typer.Exit(FAILED)
 
 
-def _run(label: str, parts: Sequence[Part], settings: TuneSettings, url: str) -> TuneRun:
+def _run(
+    label: str, parts: Sequence[Part], settings: TuneSettings, url: str, tracer: Tracer
+) -> TuneRun:
     """Tune `parts`, showing on standard error how it goes."""
     from loopwright.api.tune import tune_many
     from loopwright.cli.board import Board, TaskState
@@ -128,6 +135,8 @@ def _run(label: str, parts: Sequence[Part], settings: TuneSettings, url: str) ->
         def on_event(event: Event) -> None:
             board.take(event)
             view.changed()
+            if tracer.enabled:
+                _trace(tracer, event)
 
         results = tune_many(
             [part.task for part in parts],
@@ -138,6 +147,28 @@ def _run(label: str, parts: Sequence[Part], settings: TuneSettings, url: str) ->
         )
     whys = tuple(task.why for task in board.tasks)
     return TuneRun(label, url, settings, tuple(parts), results, whys)
+
+
+def _trace(tracer: Tracer, event: Event) -> None:
+    """Write `event` as a line of the trace."""
+    from loopwright.measure.types import Timed
+    from loopwright.search.result import TaskResumed
+
+    best_ns = None if event.best is None else event.best.ns
+    if isinstance(event, TaskResumed):
+        tracer.event("resumed", task=event.task.name, trials=event.trials, best_ns=best_ns)
+        return
+    outcome = event.outcome
+    tracer.event(
+        "trial",
+        task=event.task.name,
+        config=event.config.key,
+        ns=outcome.best_ns if isinstance(outcome, Timed) else None,
+        failure=None if isinstance(outcome, Timed) else f"{outcome.kind.value}: {outcome.detail}",
+        best_ns=best_ns,
+        again=event.recheck,
+        elapsed_s=event.elapsed_s,
+    )
 
 
 def _compared(

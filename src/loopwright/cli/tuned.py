@@ -66,7 +66,7 @@ class TuneRun:
         }
 
     def _table(self) -> Table:
-        columns = ["#", "task", ">time", ">GFLOP/s", ">of peak", ">trials", ">failed"]
+        columns = ["", "task", ">time", ">GFLOP/s", ">of peak", ">trials", ">failed"]
         lines = [
             _cells(part, result, self.settings.peak_gflops)
             for part, result in zip(self.parts, self.results, strict=True)
