@@ -44,28 +44,30 @@ if TYPE_CHECKING:
 DEFAULT_TRIALS = 128
 INTERRUPTED = 130
 FAILED = 1  # no task has a program
+TrialsOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Trials a task on average, shared by expected gain [128, or no limit with "
+        "--time-budget].",
+    ),
+]
+TimeOption = Annotated[str | None, typer.Option(help="Stop after this long, as 90s, 5m or 1h30m.")]
+PolicyOption = Annotated[str, typer.Option(help="model, genetic, random, grid or autotvm.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the search.")]
 
 
 def tune(
     context: typer.Context,
     model: ModelArgument,
     *,
-    trials: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Trials a task on average, shared by expected gain [128, or no limit with "
-            "--time-budget].",
-        ),
-    ] = None,
-    time_budget: Annotated[
-        str | None, typer.Option(help="Stop after this long, as 90s, 5m or 1h30m.")
-    ] = None,
+    trials: TrialsOption = None,
+    time_budget: TimeOption = None,
     tasks: TasksOption = None,
     threads: ThreadsOption = 1,
     records: RecordsOption = None,
-    policy: Annotated[str, typer.Option(help="model, genetic, random, grid or autotvm.")] = "model",
-    seed: Annotated[int, typer.Option(help="Seed of the search.")] = 0,
+    policy: PolicyOption = "model",
+    seed: SeedOption = 0,
     compare: CompareOption = None,
     target: TargetOption = "cpu",
     shape: ShapeOption = None,
