@@ -45,6 +45,11 @@ class PeerTime:
     spread: float
     kernel_ns: float | None
 
+    @property
+    def best_ns(self) -> float:
+        """The smaller of the call's time and the kernel's."""
+        return self.ns if self.kernel_ns is None else min(self.ns, self.kernel_ns)
+
 
 @dataclass(frozen=True, slots=True)
 class OperatorRow:
@@ -176,7 +181,7 @@ def _row(
         )
         for name, timing in found.peers.items()
     )
-    best = min(peers, key=lambda p: min(p.ns, p.kernel_ns or p.ns), default=None)
+    best = min(peers, key=lambda peer: peer.best_ns, default=None)
     gflops = found.gflops(ours)
     return OperatorRow(
         name=case.name,

@@ -22,6 +22,10 @@ from loopwright import jsonio
 from loopwright.errors import UserError
 from operators import OperatorRow
 
+_NOTE = (
+    "In brackets: a peer's kernel without layout changes, where it tells. The ratio is that of the "
+    "smallest of the peers' times to our kernel's."
+)
 BEGIN, END = "<!-- result: begin -->", "<!-- result: end -->"
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -82,12 +86,12 @@ def replaced(readme: str, text: str) -> str:
 
 def _comparison(result: OperatorResult) -> str:
     engines = list(dict.fromkeys(peer.peer for row in result.rows for peer in row.peers))
-    columns = ["", "operator", "ms", "GFLOP/s", "of FMA peak", "plain, ms"]
+    columns = ["", "operator", "kernel, ms", "GFLOP/s", "of FMA peak", "plain, ms"]
     columns += [f"{engine}, ms" for engine in engines]
     columns.append("ratio to the best")
     lines = [_row(columns), _row(["---"] * 2 + ["---:"] * (len(columns) - 2))]
     lines += [_row(_cells(row, engines)) for row in result.rows]
-    return "\n".join([_source(result), "", *lines, "", *_list(result.figures)])
+    return "\n".join([_source(result), "", *lines, "", _NOTE, "", *_list(result.figures)])
 
 
 def _cells(row: OperatorRow, engines: Sequence[str]) -> list[str]:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -162,13 +161,3 @@ def test_the_best_peer_is_the_one_with_the_smallest_figure(modules: dict[str, Mo
     row = modules["operators"]._row(case, program, 8, found, 125.0)
     assert (row.best_peer, row.ratio, row.plain_ratio) == ("a", 1.5, 0.5)
     assert (row.gflops, row.share, row.figures) == (100.0, 0.8, 2)
-
-
-@pytest.mark.parametrize("name", ["conv", "matmul", "features", "throughput", "readme_table"])
-def test_each_benchmark_says_how_it_is_used(name: str) -> None:
-    script = BENCHMARKS / f"{name}.py"
-    result = subprocess.run(
-        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=False
-    )
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "usage:" in result.stdout

@@ -1,0 +1,60 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from loopwright.records.store import SqlStore
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+SMALL = {
+    "features": ["--layers", "C3", "--candidates", "64", "--compared", "4", "--repeats", "3"],
+    "throughput": ["--trials", "3", "--builds", "2"],
+    "conv": ["--trials", "3", "--layers", "C11", "--peers", "", "--rounds", "1"],
+    "matmul": ["--trials", "3", "--size", "64", "--peers", "", "--rounds", "1"],
+}
+
+
+def run(name: str, *arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """A benchmark, run in `folder`."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("name", [*SMALL, "readme_table"])
+def test_each_benchmark_says_how_it_is_used(name: str, tmp_path: Path) -> None:
+    done = run(name, "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "usage:" in done.stdout
+
+
+@pytest.mark.parametrize("name", ["features", "throughput", "matmul"])
+def test_each_benchmark_prints_one_json_object(name: str, tmp_path: Path) -> None:
+    keep = ["--records", f"sqlite:///{tmp_path}/r.db"] if name == "matmul" else []
+    done = run(name, *SMALL[name], *keep, "-o", "json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["benchmark"].startswith(name)
+    assert report["command"].startswith(f"python benchmarks/{name}.py {SMALL[name][0]}")
+    assert report["rows"]
+    assert report["machine"]["fma_gflops"] > 0
+    assert all(figure["value"] >= 0 for figure in report["figures"])
+
+
+def test_a_second_run_makes_no_further_trials(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/r.db"
+    arguments = [*SMALL["conv"], "--records", url, "-o", "json"]
+    first, second = (json.loads(run("conv", *arguments, folder=tmp_path).stdout) for _ in range(2))
+    assert first["rows"][0]["trials"] == second["rows"][0]["trials"] == 3
+    with SqlStore(url, create=False) as store:
+        assert {record.trial for record in store.query()} == {0, 1, 2}
+
+
+def test_a_layer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run("features", "--layers", "C99", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no layer 'C99'; there are C1, C2")
+    assert done.stderr.count("\n") == 1
