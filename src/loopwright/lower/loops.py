@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from loopwright.errors import LoweringError, ScheduleError
+from loopwright.errors import LoweringError
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval, prove
 from loopwright.ir.dtype import DType
@@ -319,19 +319,3 @@ def _spatial_guards(stage: StageNest, guards: Sequence[Expr]) -> list[Expr]:
     """The guards that hold for an element whatever the reduce loops are at."""
     reduces = {loop.var.name for loop in stage.loops if loop.is_reduce}
     return [g for g in guards if not any(v.name in reduces for v in walk.free_vars(g))]
-
-
-def refuse_register_misuse(kernel: Kernel) -> None:
-    """Raise ScheduleError when a register buffer is indexed by a loop that stays a loop."""
-    fixed = {loop.var.name for loop in walk.loops(kernel.body) if loop.kind in _TILE_KINDS}
-    accesses: tuple[Load | Store, ...] = (*walk.loads(kernel.body), *walk.stores(kernel.body))
-    for access in accesses:
-        if access.buffer.scope is not Scope.REGISTER:
-            continue
-        used = [var.name for index in access.indices for var in walk.free_vars(index)]
-        loose = [name for name in used if name not in fixed]
-        if loose:
-            raise ScheduleError(
-                f"{kernel.name}: {access.buffer.name} is kept in registers but is indexed by the "
-                f"loop {loose[0]}; unroll or vectorize that loop, or set_scope('local')"
-            )

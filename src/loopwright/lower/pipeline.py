@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from loopwright.ir.stmt import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.flatten import flatten_storage
-from loopwright.lower.loops import build_loops, refuse_register_misuse
+from loopwright.lower.loops import build_loops
+from loopwright.lower.refuse import refuse_loops_in_lanes, refuse_register_misuse
 from loopwright.sched.schedule import Schedule
 
 
@@ -30,6 +31,7 @@ def lower(schedule: Schedule, name: str | None = None) -> Kernel:
     Raises: ScheduleError when the schedule has no meaning as loops.
     """
     kernel = build_loops(schedule, name)
+    refuse_loops_in_lanes(kernel)
     refuse_register_misuse(kernel)
     return kernel
 

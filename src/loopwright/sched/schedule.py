@@ -108,7 +108,7 @@ class Schedule:
         return self.tensor(cache)
 
     def set_layout(self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]) -> None:
-        """Store `tensor` in `order`, outermost first: `d` is what is left of d, `(d, b)` a block."""
+        """Store `tensor` in `order`, outermost first: `d` is the rest of it, `(d, b)` a block."""
         extents = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
         self.apply(SetLayout(_name(tensor), extents))
 

@@ -134,13 +134,17 @@ def count(term: Term, extent: Extent) -> Extent:
     return choose(_flag(term.mod == 0), steps, minimum(steps, term.mod))
 
 
+def span(term: Term, extent: Extent) -> Extent:
+    """The distance from the least to the greatest value of the term while its loop runs."""
+    return maximum(term.coeff, -term.coeff) * (count(term, extent) - 1)
+
+
 def reach(terms: Terms, extents: Mapping[LoopId, Extent], loops: Collection[LoopId]) -> Extent:
     """The distance from the least to the greatest value of the index while `loops` run."""
     total: Extent = 0
     for term in terms:
         if term.loop in loops:
-            size = maximum(term.coeff, -term.coeff)
-            total = total + size * (count(term, extents[term.loop]) - 1)
+            total = total + span(term, extents[term.loop])
     return total
 
 
