@@ -188,27 +188,19 @@ def _memory(values: dict[str, Column], view: StageView, target: Target) -> None:
     The traffic of an access beyond a cache: what it touches in the largest nest of loops that fits,
     times how often that nest is entered.
     """
-    depths = range(len(view.path) + 1)
-    touched = [view.touched(depth) for depth in depths]
-    totals = np.stack([np.sum(t, axis=0) for t in touched])
-    inside = np.stack([view.product(view.path[depth:]) for depth in depths])
-    outside = np.stack([view.product(view.path[:depth]) for depth in depths])
+    totals = view.touched.sum(axis=0)
     for threshold in _THRESHOLDS:
         fits = totals <= 2.0**threshold
-        values[f"work_within_2^{threshold}"] = _log(np.where(fits, inside, 0.0).max(axis=0))
+        values[f"work_within_2^{threshold}"] = _log(np.where(fits, view.inside, 0.0).max(axis=0))
     columns = np.arange(view.size)
     for cache in _CACHES:
         fits = totals <= float(getattr(target, cache))
         level = np.where(fits.any(axis=0), np.argmax(fits, axis=0), len(view.path))
-        entered = outside[level, columns]
-        traffic = [
-            np.stack([t[number] for t in touched])[level, columns] * entered
-            for number in range(len(view.accesses))
-        ]
-        values[f"traffic_{cache}"] = _log(np.sum(traffic, axis=0))
-        values[f"worst_{cache}"] = _log(np.max(traffic, axis=0))
+        traffic = view.touched[:, level, columns] * view.outside[level, columns]
+        values[f"traffic_{cache}"] = _log(traffic.sum(axis=0))
+        values[f"worst_{cache}"] = _log(traffic.max(axis=0))
         values[f"written_{cache}"] = _log(traffic[0])
-        values[f"work_{cache}"] = _log(inside[level, columns])
+        values[f"work_{cache}"] = _log(view.inside[level, columns])
 
 
 def _serial(values: dict[str, Column], view: StageView) -> None:
@@ -245,7 +237,7 @@ def _other_stage(values: dict[str, Column], prefix: str, view: StageView | None,
     last = len(view.accesses) - 1
     values[f"{prefix}_iterations"] = _log(iterations)
     values[f"{prefix}_recompute"] = iterations / float(view.stage.tensor.size)
-    values[f"{prefix}_bytes"] = _log(np.sum(view.touched(len(view.stage.around)), axis=0))
+    values[f"{prefix}_bytes"] = _log(view.touched[:, len(view.stage.around)].sum(axis=0))
     values[f"{prefix}_vector_stride"] = (
         view.stride(last, vector) if vector is not None else np.full(size, -1.0)
     )

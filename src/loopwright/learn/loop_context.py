@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
@@ -12,7 +13,7 @@ from loopwright.ir.expr import Reduce, Scope
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent
 from loopwright.sched.nest import Access, Nest, NestLoop, StageNest
-from loopwright.sched.terms import LoopId, Terms, reach, step_of
+from loopwright.sched.terms import LoopId, Terms, reach, span, step_of
 
 Column: TypeAlias = npt.NDArray[np.float64]
 TILE_KINDS = (LoopKind.UNROLLED, LoopKind.VECTORIZED)
@@ -49,9 +50,34 @@ class StageView:
             total = total * (1 + reach(dim, self._extents, inside))
         return np.minimum(np.asarray(total, np.float64), self.product(loops))
 
-    def touched(self, depth: int) -> list[Column]:
-        """Bytes by access while the loops from `depth` inwards run."""
-        return [self.elements(a, self.path[depth:]) * self._nbytes for a in self.accesses]
+    @functools.cached_property
+    def inside(self) -> Column:
+        """[depth, N]: iterations while the loops from `depth` inwards run once."""
+        return _suffix_products(self._matrix([loop.extent for loop in self.path]))
+
+    @functools.cached_property
+    def outside(self) -> Column:
+        """[depth, N]: how often the loops from `depth` inwards are entered."""
+        return self.inside[0] / self.inside
+
+    @functools.cached_property
+    def touched(self) -> Column:
+        """[access, depth, N]: bytes touched while the loops from `depth` inwards run once."""
+        place = {loop.id: depth for depth, loop in enumerate(self.path)}
+        result = np.empty((len(self.accesses), len(self.path) + 1, self.size))
+        for number, access in enumerate(self.accesses):
+            elements = np.ones((len(self.path) + 1, self.size))
+            for dim in access.dims:
+                moves = np.zeros((len(self.path) + 1, self.size))
+                for term in dim:
+                    moves[place[term.loop]] += span(term, self._extents[term.loop])
+                elements *= 1.0 + np.cumsum(moves[::-1], axis=0)[::-1]
+            result[number] = np.minimum(elements, self.inside) * self._nbytes
+        return result
+
+    def _matrix(self, extents: Sequence[Extent]) -> Column:
+        rows = [np.broadcast_to(np.asarray(e, np.float64), (self.size,)) for e in extents]
+        return np.stack(rows) if rows else np.ones((0, self.size))
 
     def stride(self, number: int, loop: NestLoop) -> Column:
         """How access `number` moves with `loop`: 0 not at all, 1 to the next element, else 2."""
@@ -69,6 +95,12 @@ class StageView:
     def tile(self) -> tuple[NestLoop, ...]:
         """The unrolled and vectorized loops."""
         return tuple(loop for loop in self.path if loop.kind in TILE_KINDS)
+
+
+def _suffix_products(rows: Column) -> Column:
+    """[L + 1, N]: the product of the rows from each one on; 1 behind the last."""
+    ones = np.ones((1, rows.shape[1]))
+    return np.concatenate([np.cumprod(rows[::-1], axis=0)[::-1], ones])
 
 
 def _step(terms: Terms, loop: LoopId) -> Extent:
