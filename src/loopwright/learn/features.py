@@ -109,8 +109,10 @@ def features(analysed: Nest, target: Target, threads: int = 1) -> FeatureMatrix:
     for place, prefix in enumerate(("other", "second")):
         _other_stage(values, prefix, others[place] if place < len(others) else None, size)
     _parallel(values, stages, threads)
-    columns = [np.broadcast_to(values[name], size) for name in NAMES]
-    return np.stack(columns, axis=1).astype(np.float32)
+    result = np.empty((size, len(NAMES)), np.float32)
+    for column, name in enumerate(NAMES):
+        result[:, column] = values[name]
+    return result
 
 
 def _importance(view: StageView) -> tuple[bool, int, str]:

@@ -76,8 +76,10 @@ class StageView:
         return result
 
     def _matrix(self, extents: Sequence[Extent]) -> Column:
-        rows = [np.broadcast_to(np.asarray(e, np.float64), (self.size,)) for e in extents]
-        return np.stack(rows) if rows else np.ones((0, self.size))
+        rows = np.empty((len(extents), self.size))
+        for number, extent in enumerate(extents):
+            rows[number] = extent
+        return rows
 
     def stride(self, number: int, loop: NestLoop) -> Column:
         """How access `number` moves with `loop`: 0 not at all, 1 to the next element, else 2."""

@@ -95,9 +95,10 @@ def expand(terms: Terms, stage: str, relation: Split | Fuse, inner_extent: Exten
 def _split_term(term: Term, stage: str, split: Split) -> tuple[Term, Term]:
     """The term of `outer * factor + inner`; exact where factor, div and mod divide each other."""
     factor, div, mod = split.factor, term.div, term.mod
+    inner = (stage, split.inner)
     if isinstance(div, int) and isinstance(mod, int) and (div, mod) == (1, 0):  # nothing was fused
         outer = Term((stage, split.outer), term.coeff * factor, exact=term.exact)
-        return outer, replace(term, loop=(stage, split.inner))
+        return outer, Term(inner, term.coeff, term.div, term.mod, term.exact)
     step = maximum(factor // div, 1)
     unbounded = _flag(mod == 0)
     aligned = divides(div, factor) | divides(factor, div)
@@ -110,7 +111,7 @@ def _split_term(term: Term, stage: str, split: Split) -> tuple[Term, Term]:
         choose(unbounded, 0, maximum(mod // step, 1)),
         exact,
     )
-    return outer, replace(term, loop=(stage, split.inner), exact=exact)
+    return outer, Term(inner, term.coeff, term.div, term.mod, exact)
 
 
 def _second_term(term: Term, fused: LoopId, extent: Extent) -> Term:
@@ -125,7 +126,7 @@ def _second_term(term: Term, fused: LoopId, extent: Extent) -> Term:
 
 def scaled(terms: Terms, factor: Extent) -> Terms:
     """Every term times `factor`."""
-    return tuple(replace(t, coeff=t.coeff * factor) for t in terms)
+    return tuple(Term(t.loop, t.coeff * factor, t.div, t.mod, t.exact) for t in terms)
 
 
 def count(term: Term, extent: Extent) -> Extent:
