@@ -5,7 +5,7 @@ kernel conv(data: float32[3136], weight: float32[64]) -> (out: float32[3136]):
         alloc acc: float32[16] in register
         for k in 0..64:
             vectorized x in 0..16:
-                acc[x] = acc[x] + data[k*16 + x]*weight[oc]
+                acc[x] = acc[x] + data[k*16 + x] * weight[oc]
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _BINDING: Mapping[Op, int] = {
     Op.MIN: _ATOM,
     Op.MAX: _ATOM,
 }
-# Products are written tight, the rest with spaces, so that precedence can be seen.
+# Products of integers are written tight, so that an index reads as a sum; the rest has spaces.
 _SPACED = {op: op.value if level == _PRODUCT else f" {op.value} " for op, level in _BINDING.items()}
 # Operators that may be regrouped in print, for integers and bools; for floats the order is meaning.
 _REGROUPS = frozenset({Op.ADD, Op.MUL, Op.AND, Op.OR})
@@ -167,7 +167,8 @@ def _show_binary(expr: Binary, kids: list[_Piece]) -> _Piece:
     left = _within(kids[0], level + 1 if level == _COMPARE else level)
     loose = op in _REGROUPS and not expr.dtype.is_float and _op_of(expr.rhs) is op
     right = _within(kids[1], level if loose else level + 1)
-    return f"{left}{_SPACED[op]}{right}", level
+    between = f" {op.value} " if expr.dtype.is_float else _SPACED[op]
+    return f"{left}{between}{right}", level
 
 
 def _op_of(expr: Expr) -> Op | None:

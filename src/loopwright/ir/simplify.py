@@ -54,7 +54,12 @@ def simplify(expr: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
 def linear(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear:
     """The linear form of the int64 expression `expr`; `.expr()` is the way back."""
     forms = Forms(ranges)
-    return forms.linear(_form(forms, _evaluate(forms, expr)))
+    return forms.linear(form_of(forms, expr))
+
+
+def form_of(forms: Forms, expr: Expr) -> Form:
+    """The form of the int64 expression `expr` among other `forms` of the same ranges."""
+    return _form(forms, _evaluate(forms, expr))
 
 
 def simplify_stmt(stmt: Stmt, ranges: Ranges = _NO_RANGES) -> Stmt:
