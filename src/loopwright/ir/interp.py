@@ -314,11 +314,12 @@ class _Program:
 
 
 def _inside(places: Sequence[str], shape: Sequence[int]) -> str:
-    return " & ".join(f"(0 <= {p} < {n})" for p, n in zip(places, shape, strict=True))
+    tests = [f"(0 <= {p} < {n})" for p, n in zip(places, shape, strict=True)]
+    return " & ".join(tests) or "True"
 
 
 def _offset(places: Sequence[str], shape: Sequence[int]) -> str:
-    text = places[0]
+    text = places[0] if places else "0"
     for place, extent in zip(places[1:], shape[1:], strict=True):
         text = f"({text})*{extent} + {place}"
     return text
