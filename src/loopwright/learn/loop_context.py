@@ -58,7 +58,8 @@ class StageView:
     @functools.cached_property
     def outside(self) -> Column:
         """[depth, N]: how often the loops from `depth` inwards are entered."""
-        return self.inside[0] / self.inside
+        entered: Column = self.inside[0] / self.inside
+        return entered
 
     @functools.cached_property
     def touched(self) -> Column:
