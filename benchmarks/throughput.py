@@ -93,6 +93,8 @@ def tuning(task: lw.Task, trials: int, seed: int) -> Row:
         with SqlStore(url, create=False) as store:
             outcomes = [record.outcome for record in store.query()]
     timed = [outcome for outcome in outcomes if isinstance(outcome, Timed)]
+    if not timed:
+        raise InternalError(f"none of {len(outcomes)} trials of C2 worked: {outcomes[:1]}")
     return Row(
         "trials, policy model",
         result.trials,
