@@ -1,9 +1,8 @@
 """Targets: what kind of machine a kernel is made for.
 
 A target string is `cpu` (this machine), an architecture preset such as `x86-64-avx2`, or a preset
-with
-options: `x86-64-avx512 cores=8 l2=1048576`. A `Target` is pure data, so it can describe a machine
-    that is not here; `host()` reads this machine.
+with options: `x86-64-avx512 cores=8 l2=1048576`. A `Target` is pure data, so it can describe a
+machine that is not here; `host()` reads this machine.
 """
 
 from __future__ import annotations

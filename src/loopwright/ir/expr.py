@@ -1,22 +1,26 @@
 """Expressions, of tensor expressions and of the loop IR.
 
-    Expr ::= Const(value, dtype)                    a number or truth value
-           | Var(name, dtype)                       a loop variable or tensor axis (int64)
-           | Binary(op, lhs, rhs)                   both sides have the same dtype
-           | Select(cond, yes, no)                  only the chosen side is meaningful; see below
+    Expr ::= Const(value, dtype)           a number or truth value
+           | Var(name, dtype)              a loop variable or tensor axis (int64)
+           | Binary(op, lhs, rhs)          both sides have the same dtype
+           | Select(cond, yes, no)         only the chosen side is meaningful; see below
            | Cast(dtype, value)
-           | Load(buffer, indices)                  one element; one int64 index per dimension
-           | Call(fn, args)                         an intrinsic function
-           | Reduce(combiner, body, axes)           tensor expressions only, at the top of a body
+           | Load(buffer, indices)         one element; one int64 index per dimension
+           | Call(fn, args)                an intrinsic function
+           | Reduce(combiner, body, axes)  tensor expressions only, at the top of a body
 
 Meaning
-    Integers wrap around in two's complement. FLOORDIV and FLOORMOD round to minus infinity, as in
-    Python; a zero divisor is undefined. DIV is the division of floats, and truncates integers as C
-    does. Float arithmetic is IEEE; the code generator may contract `a * b + c` into one rounding,
-    nothing else. MIN and MAX of floats return the other operand when one is NaN. Comparisons and
-    AND, OR give bool. `Select` evaluates like C's `?:`: a Load on the side that is not chosen is
-    not performed, so it may be out of bounds (padding relies on that). float16 and bfloat16 are
-    storage: the code generator computes in float32 and rounds at each Binary.
+
+- Integers wrap around in two's complement. FLOORDIV and FLOORMOD round to minus infinity, as in
+  Python; a zero divisor is undefined. DIV divides floats, and truncates integers as C does.
+- Float arithmetic is IEEE, but for two liberties of the code generator: it may contract `a * b + c`
+  into one rounding, and it takes a product with a literal 0 as 0 and leaves out a literal 0 that is
+  added, so that the zeros of a constant table cost nothing.
+- MIN and MAX of floats return the other operand when one is NaN.
+- Comparisons, AND and OR give bool.
+- `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it
+  may be out of bounds (padding relies on that).
+- float16 and bfloat16 are storage: the code generator computes in float32 and rounds at each Binary.
 """
 
 from __future__ import annotations
@@ -221,15 +225,13 @@ class Binary(Arithmetic):
     op: Op
     lhs: Expr
     rhs: Expr
+    dtype: DType = field(init=False)
+    """Bool for comparisons, else that of both sides; stored, since chains may be thousands deep."""
 
     def __post_init__(self) -> None:
         if self.lhs.dtype != self.rhs.dtype:
             raise InternalError(f"{self.op.name}: {self.lhs.dtype} with {self.rhs.dtype}")
-
-    @property
-    def dtype(self) -> DType:
-        """Bool for comparisons and logic, else that of both sides."""
-        return BOOL if self.op in COMPARISONS else self.lhs.dtype
+        object.__setattr__(self, "dtype", BOOL if self.op in COMPARISONS else self.lhs.dtype)
 
 
 @node

@@ -1,16 +1,17 @@
 """Statements of the loop IR, and the kernel that holds them.
 
-    Stmt ::= For(var, extent, kind, body)         var runs from 0 to extent - 1
-           | If(cond, then)                       then, when cond holds | Store(buffer, indices,
-           value) | Alloc(buffer, body)                  a buffer that lives while body runs;
-           contents undefined | Block(stmts)                         in order
+    Stmt ::= For(var, extent, kind, body)     var runs from 0 to extent - 1
+           | If(cond, then, otherwise)        then when cond holds, else otherwise (if any)
+           | Store(buffer, indices, value)
+           | Alloc(buffer, body)              a buffer that lives while body runs, undefined at first
+           | Block(stmts)                     in order
 
 Meaning
-    VECTORIZED loops have constant extents and run in lock step: one lane an iteration, with no
-    dependence between lanes. UNROLLED loops have constant extents. PARALLEL iterations run in any
-    order, or at once, and share nothing they write. Buffers of scope REGISTER are indexed with
-    constants, unrolled and vectorized variables only. `lower` leaves one-dimensional buffers
-    (`flatten_storage`); before that indices are per dimension.
+
+- VECTORIZED loops run in lock step: one lane an iteration, with no dependence between lanes.
+- PARALLEL iterations run in any order, or at once, and share nothing that they write.
+- Buffers of scope REGISTER are indexed with constants, unrolled and vectorized variables only.
+- `lower` leaves indices by dimension; `flatten_storage` makes all buffers one-dimensional.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
 """Matrix products on CPUs (dense, matmul, batch_matmul): packed panels and a register tile.
 
 The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n`
-vectors
-columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`: all of
-    it first, or by blocks of columns right before they are used). The other one, A, is broadcast
-    element by element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With `k[0] >
-    1` blocks of K run outside the tiles, and partial sums go through the output.
+vectors columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`:
+all of it first, or by blocks of columns right before they are used). The other one, A, is broadcast
+element by element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With `k[0] > 1`
+blocks of K run outside the tiles, and partial sums go through the output.
 """
 
 from __future__ import annotations
