@@ -20,7 +20,7 @@ Meaning
 - Comparisons, AND and OR give bool.
 - `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it
   may be out of bounds (padding relies on that).
-- float16 and bfloat16 are storage: the code generator computes in float32 and rounds at each Binary.
+- float16 and bfloat16 are storage: code computes in float32 and rounds at each Binary.
 """
 
 from __future__ import annotations

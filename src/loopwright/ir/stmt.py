@@ -3,7 +3,7 @@
     Stmt ::= For(var, extent, kind, body)     var runs from 0 to extent - 1
            | If(cond, then, otherwise)        then when cond holds, else otherwise (if any)
            | Store(buffer, indices, value)
-           | Alloc(buffer, body)              a buffer that lives while body runs, undefined at first
+           | Alloc(buffer, body)              a buffer that lives while body runs
            | Block(stmts)                     in order
 
 Meaning
