@@ -82,7 +82,7 @@ def curve(
         [task], runner, made, budget=Budget(trials), seed=seed, options=options, on_event=note
     )
     best = np.minimum.accumulate(np.array(times))
-    return np.asarray(np.pad(best, (0, trials - len(best)), mode="edge"))
+    return np.concatenate([best, np.full(trials - len(best), best[-1])])
 
 
 def first(curves: Floats, goals: Floats) -> Floats:
