@@ -81,15 +81,17 @@ def curve(
     tune_tasks(
         [task], runner, made, budget=Budget(trials), seed=seed, options=options, on_event=note
     )
-    best = np.minimum.accumulate(np.array(times))
-    return np.concatenate([best, np.full(trials - len(best), best[-1])])
+    best: Floats = np.minimum.accumulate(np.array(times))
+    rest = np.full(trials - len(best), best[-1])
+    return np.concatenate([best, rest])
 
 
 def first(curves: Floats, goals: Floats) -> Floats:
     """The trial, from 1, at which each run is as fast as its goal; beyond the last if never."""
     there = curves <= goals[:, None]
     found = there.argmax(axis=1) + 1
-    return np.where(there.any(axis=1), found, curves.shape[1] + 1).astype(np.float64)
+    trial: Floats = np.where(there.any(axis=1), found, curves.shape[1] + 1).astype(np.float64)
+    return trial
 
 
 def row(scape: Landscape, policy: str, curves: Floats, goals: Floats) -> SearchRow:

@@ -20,8 +20,8 @@ class AnnealOptions:
     cheap. The temperature falls linearly from `heat` deviations of the scores to 0.
     """
 
-    steps: int = 10
-    tries: int = 3
+    steps: int = 4
+    tries: int = 8
     heat: float = 0.5
 
 
