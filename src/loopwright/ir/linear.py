@@ -350,7 +350,8 @@ class Forms:
         Orderings come out as `<` and `>=` only, divided by what all coefficients share.
         """
         difference = self.add(a, b, -1)
-        if difference.terms and not (self.opens(a) and self.opens(b) and self.opens(difference)):
+        is_same = not difference.terms and not difference.const
+        if not is_same and not (self.opens(a) and self.opens(b) and self.opens(difference)):
             return Binary(op, self.expr(a), self.expr(b))
         found = self.bounds(difference)
         known = None if found is None else intervals.compare(op, found)
