@@ -9,7 +9,7 @@ for full tiles.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import LoweringError
@@ -33,7 +33,7 @@ from loopwright.ir.expr import (
 from loopwright.ir.simplify import simplify
 from loopwright.ir.stmt import Alloc, For, Kernel, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
-from loopwright.lower.tails import guarded, specialise
+from loopwright.lower.tails import Maker, guarded, specialise
 from loopwright.sched.nest import Nest, NestLoop, StageNest, nest
 from loopwright.sched.schedule import Schedule
 from loopwright.sched.terms import LoopId
@@ -62,6 +62,16 @@ class _Cut:
     outer: tuple[NestLoop, ...]
     tile: tuple[NestLoop, ...]
     guards: tuple[Expr, ...]
+
+    @property
+    def loops(self) -> tuple[NestLoop, ...]:
+        """All loops, outermost first."""
+        return (*self.outer, *self.tile)
+
+    @property
+    def tile_guards(self) -> list[Expr]:
+        """The guards that use a loop of the tile."""
+        return [g for g in self.guards if _innermost(g, self.loops) in self.tile]
 
     @property
     def spatial(self) -> tuple[NestLoop, ...]:
@@ -192,10 +202,10 @@ class _Builder:
         body = self._reduction(cut) if is_reduction else self._elementwise(cut)
         reduces = [depth for depth, loop in enumerate(cut.outer) if _reduces(loop)]
         for depth in range(len(cut.outer) - 1, -1, -1):
-            body = self._loop(cut.outer[depth], body)
+            body = self._loop(cut, cut.outer[depth], body, cut.guards)
             if reduces and depth == reduces[0]:
-                body = block(self._start(cut, (*cut.outer[depth:], *cut.tile)), body)
-        return body
+                body = block(self._start(cut, cut.loops[depth:]), body)
+        return guarded([g for g in cut.guards if _innermost(g, cut.loops) is None], body)
 
     def _cut(self, stage: StageNest) -> _Cut:
         loops = [n for n in stage.loops if n.extent != 1 or n.id in self.attached]
@@ -205,34 +215,34 @@ class _Builder:
         guards = tuple(self._guards(stage))
         return _Cut(stage, tuple(loops[:inner]), tuple(loops[inner:]), guards)
 
-    def _loop(self, loop: NestLoop, body: Stmt) -> Stmt:
-        """`body` in `loop`, behind the stages computed there; one iteration needs no loop."""
+    def _loop(self, cut: _Cut, loop: NestLoop, body: Stmt, guards: Sequence[Expr]) -> Stmt:
+        """`body` in `loop`, behind the stages computed there; one iteration needs no loop.
+
+        Of `guards`, those are tested in it that need its variable and none further in.
+        """
         producers = self.attached.get(loop.id, [])
         body = block(*(self._stage(p) for p in producers), body)
         for producer in reversed(producers):
             body = Alloc(self.buffers[producer.name], body)
+        body = guarded([g for g in guards if _innermost(g, cut.loops) is loop], body)
         return body if loop.extent == 1 else For(loop.var, int(loop.extent), loop.kind, body)
 
-    def _tile(
-        self,
-        cut: _Cut,
-        make: Callable[[Sequence[Expr]], Stmt],
-    ) -> Stmt:
-        """What `make` makes for a tile under guards, full tiles without any."""
-        names = {loop.var.name for loop in cut.spatial}
+    def _tile(self, cut: _Cut, make: Maker) -> Stmt:
+        """What `make` makes for a tile under guards; full tiles without any."""
+        bound = {loop.var.name for loop in cut.tile}
+        spatial = {loop.var.name for loop in cut.spatial}
         number = self.numbers[cut.stage.name]
-        return specialise(make, cut.guards, names, self.ranges, number)
+        return specialise(make, cut.tile_guards, bound, spatial, self.ranges, number)
 
-    def _through(self, cut: _Cut, body: Stmt) -> Stmt:
+    def _through(self, cut: _Cut, body: Stmt, guards: Sequence[Expr]) -> Stmt:
         """`body` in the loops of the tile."""
         for loop in reversed(cut.tile):
-            body = self._loop(loop, body)
+            body = self._loop(cut, loop, body, guards)
         return body
 
     def _elementwise(self, cut: _Cut) -> Stmt:
-        buffer, indices = self._target(cut.stage)
-        store = Store(buffer, indices, self._value(cut.stage, cut.stage.body))
-        return self._tile(cut, lambda kept: self._through(cut, guarded(kept, store)))
+        store = Store(*self._target(cut.stage), self._value(cut.stage, cut.stage.body))
+        return self._tile(cut, lambda kept: self._through(cut, store, kept))
 
     def _reduction(self, cut: _Cut) -> Stmt:
         if cut.fits_registers:
@@ -241,7 +251,7 @@ class _Builder:
         buffer, indices = self._target(cut.stage)
         value = self._value(cut.stage, reduce.body)
         update = Store(buffer, indices, _fold(reduce, Load(buffer, indices), value))
-        body = self._tile(cut, lambda kept: self._through(cut, guarded(kept, update)))
+        body = self._tile(cut, lambda kept: self._through(cut, update, kept))
         return body if cut.continues else block(self._start(cut, cut.tile), body)
 
     def _start(self, cut: _Cut, inside: Sequence[NestLoop]) -> Stmt:
@@ -249,9 +259,7 @@ class _Builder:
         reduce = _reduce_of(cut.stage)
         store = Store(*self._target(cut.stage), identity(reduce.combiner, reduce.dtype))
         spatial = [loop for loop in inside if not loop.is_reduce and loop.extent != 1]
-        return self._nest_of(
-            spatial, guarded(_spatial_guards(cut.stage, cut.guards), store), ".start"
-        )
+        return self._nest_of(spatial, store, cut.guards, ".start")
 
     def _accumulate_in_registers(self, cut: _Cut) -> Stmt:
         reduce = _reduce_of(cut.stage)
@@ -261,32 +269,39 @@ class _Builder:
         shape = tuple(int(loop.extent) for loop in spatial) or (1,)
         registers = Buffer(f"{cut.stage.name}.acc", buffer.dtype, shape, Scope.REGISTER)
         slots: tuple[Expr, ...] = tuple(loop.var for loop in spatial) or (const(0),)
-        begin: Stmt = Store(registers, slots, identity(reduce.combiner, reduce.dtype))
+        begin = Store(registers, slots, identity(reduce.combiner, reduce.dtype))
         load = Store(registers, slots, Load(buffer, indices))
         update = Store(registers, slots, _fold(reduce, Load(registers, slots), value))
         finish = Store(buffer, indices, Load(registers, slots))
 
         def make(kept: Sequence[Expr]) -> Stmt:
-            own = _spatial_guards(cut.stage, kept)
-            first = guarded(own, load) if cut.continues else begin
+            before = (load, kept) if cut.continues else (begin, ())
             body = block(
-                self._nest_of(cut.spatial, first, ".load"),
-                self._through(cut, guarded(kept, update)),
-                self._nest_of(cut.spatial, guarded(own, finish), ".store"),
+                self._nest_of(cut.spatial, *before, ".load"),
+                self._through(cut, update, kept),
+                self._nest_of(cut.spatial, finish, kept, ".store"),
             )
             return Alloc(registers, body)
 
         return self._tile(cut, make)
 
-    def _nest_of(self, loops: Sequence[NestLoop], body: Stmt, suffix: str) -> Stmt:
-        """`body` inside copies of `loops` with variables of their own."""
+    def _nest_of(
+        self, loops: Sequence[NestLoop], body: Stmt, guards: Sequence[Expr], suffix: str
+    ) -> Stmt:
+        """`body` inside copies of `loops` with variables of their own, and the guards on them."""
         fresh = {loop.var.name: Var(loop.var.name + suffix) for loop in loops}
         for old, new in fresh.items():
             self.ranges[new.name] = self.ranges[old]
-        body = walk.substitute(body, fresh)
         for loop in reversed(loops):
+            body = guarded([g for g in guards if _innermost(g, loops) is loop], body)
             body = For(fresh[loop.var.name], int(loop.extent), loop.kind, body)
-        return body
+        return walk.substitute(body, fresh)
+
+
+def _innermost(guard: Expr, loops: Sequence[NestLoop]) -> NestLoop | None:
+    """The innermost of `loops` that `guard` depends on."""
+    names = {var.name for var in walk.free_vars(guard)}
+    return next((loop for loop in reversed(loops) if loop.var.name in names), None)
 
 
 def _in_tile(loop: NestLoop) -> bool:
@@ -313,9 +328,3 @@ def _reduce_of(stage: StageNest) -> Reduce:
 
 def _fold(reduce: Reduce, total: Expr, value: Expr) -> Expr:
     return Binary(COMBINER_OP[reduce.combiner], total, value)
-
-
-def _spatial_guards(stage: StageNest, guards: Sequence[Expr]) -> list[Expr]:
-    """The guards that hold for an element whatever the reduce loops are at."""
-    reduces = {loop.var.name for loop in stage.loops if loop.is_reduce}
-    return [g for g in guards if not any(v.name in reduces for v in walk.free_vars(g))]

@@ -38,25 +38,25 @@ def guarded(conditions: Sequence[Expr], body: Stmt) -> Stmt:
 
 def specialise(
     make: Maker,
-    conditions: Sequence[Expr],
-    tile: Set[str],
+    guards: Sequence[Expr],
+    bound: Set[str],
+    spatial: Set[str],
     ranges: dict[str, Interval],
     number: int = 0,
 ) -> Stmt:
-    """What `make` makes, guarded by `conditions`, with guard-free code for full tiles.
+    """What `make` makes under `guards`, with code free of them for full tiles.
 
-    `tile` names the spatial variables bound inside what `make` makes; guards that use none of them
-    and no other variable bound inside are tested around it. `number` tells the guarded tiles of one
-    stage from those of others, whose names would clash when one is made inside the other.
+    Args:
+        bound: the variables of the tile's loops; each guard uses one of them.
+        spatial: those of them that run over elements, not over what is folded into one.
+        number: tells the guarded tiles of one stage from those of others, whose names would clash
+            when one is made inside the other.
     """
-    inner = _bound_vars(make([]))
-    outside = [c for c in conditions if not _names(c) & inner]
-    inside = [c for c in conditions if _names(c) & inner]
-    plans = [(c, _full(c, tile, inner, ranges)) for c in inside]
-    chosen = [(c, f) for c, f in plans if f is not None][:MAX_SPECIALISED]
-    dynamic = [c for c in inside if not any(c is d for d, _ in chosen)]
+    plans = [(g, _full(g, bound, spatial, ranges)) for g in guards]
+    chosen = [(g, f) for g, f in plans if f is not None][:MAX_SPECIALISED]
+    dynamic = [g for g in guards if not any(g is c for c, _ in chosen)]
     suffixes = [f".t{number * MAX_SPECIALISED + place}" for place in range(len(chosen))]
-    return guarded(outside, _Choice(make, dynamic, ranges, suffixes).choose(chosen, [], ""))
+    return _Choice(make, dynamic, ranges, suffixes).choose(chosen, [], "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +86,13 @@ class _Choice:
 
 
 def _full(
-    condition: Expr, tile: Set[str], inner: Set[str], ranges: Mapping[str, Interval]
+    condition: Expr, bound: Set[str], spatial: Set[str], ranges: Mapping[str, Interval]
 ) -> Expr | None:
-    """The condition for the whole tile, free of inner variables; None where it cannot be told."""
+    """The condition for the whole tile, free of its variables; None where it cannot be told."""
     if not isinstance(condition, Binary) or condition.op not in (Op.LT, Op.GE):
         return None
-    used = _names(condition) & inner
-    if not used <= tile:
+    used = _names(condition) & bound
+    if not used <= spatial:
         return None
     if not _monotone(condition.lhs, used) or not isinstance(condition.rhs, Const):
         return None
@@ -155,10 +155,6 @@ def _renamed(stmt: Stmt, suffix: str, ranges: dict[str, Interval]) -> Stmt:
         return node
 
     return walk.substitute_buffers(walk.rewrite(renamed, turn), buffers)
-
-
-def _bound_vars(stmt: Stmt) -> set[str]:
-    return {loop.var.name for loop in walk.loops(stmt)}
 
 
 def _names(expr: Expr) -> set[str]:
