@@ -8,29 +8,12 @@ from __future__ import annotations
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
 from loopwright.codegen.object_code import assemble
-from loopwright.errors import LoopwrightError, TemplateError
 from loopwright.lower.pipeline import finish, lower
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.target import Target
+from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
-
-
-def schedule_of(task: Task, config: Config) -> Schedule:
-    """The schedule that the task's template makes of a config.
-
-    Raises: ScheduleError for an illegal step; TemplateError when the template itself raises.
-    """
-    schedule = Schedule(task.workload)
-    try:
-        task.template.schedule(schedule, config)
-    except LoopwrightError:
-        raise
-    except Exception as error:  # a template is a user's code: name it and go on
-        raise TemplateError(
-            f"template {task.template.name}: {type(error).__name__}: {error} (scheduling {config})"
-        ) from error
-    return schedule
 
 
 def compile_schedule(schedule: Schedule, target: Target, name: str | None = None) -> Artifact:
@@ -44,4 +27,4 @@ def compile_schedule(schedule: Schedule, target: Target, name: str | None = None
 
 def compile_config(task: Task, config: Config) -> Artifact:
     """The object code of one config of a task."""
-    return compile_schedule(schedule_of(task, config), task.target)
+    return compile_schedule(scheduled(task, config), task.target)

@@ -15,16 +15,14 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.errors import LoopwrightError, TemplateError
 from loopwright.ir.stmt import LoopKind
 from loopwright.learn.loop_context import READS, TILE_KINDS, Column, StageView
 from loopwright.sched.extent import IntArray
 from loopwright.sched.nest import Nest, nest
-from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.target import Target
+from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
-from loopwright.templates.template import Configuration
 
 FeatureMatrix = npt.NDArray[np.float32]
 
@@ -70,30 +68,13 @@ def featurize(task: Task, points: IntArray) -> FeatureMatrix:
     """
     result = np.zeros((len(points), len(NAMES)), np.float32)
     for rows, batch in task.space.batches(points):
-        result[rows] = features(nest_of(task, batch), task.target, task.threads)
+        result[rows] = features(nest(scheduled(task, batch)), task.target, task.threads)
     return result
 
 
 def features_of(task: Task, config: Config) -> FeatureMatrix:
     """float32 [1, len(NAMES)] of one config, through a schedule with plain ints."""
-    return features(nest_of(task, config), task.target, task.threads)
-
-
-def nest_of(task: Task, config: Configuration) -> Nest:
-    """The nest of a config, or of a batch of configs.
-
-    Raises: TemplateError naming the template when its schedule function raises.
-    """
-    schedule = Schedule(task.workload)
-    try:
-        task.template.schedule(schedule, config)
-    except LoopwrightError:
-        raise
-    except Exception as error:  # a template is a user's code: name it and go on
-        raise TemplateError(
-            f"template {task.template.name}: {type(error).__name__}: {error} (scheduling {config})"
-        ) from error
-    return nest(schedule)
+    return features(nest(scheduled(task, config)), task.target, task.threads)
 
 
 def features(analysed: Nest, target: Target, threads: int = 1) -> FeatureMatrix:
