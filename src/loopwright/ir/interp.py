@@ -383,7 +383,7 @@ def _truncdiv(a: int, b: int) -> int:
 
 def _trunc(x: float) -> int:
     """The integer part; what x86 gives for what has none."""
-    return math.trunc(x) if math.isfinite(x) else -(1 << 63)
+    return int(x) if math.isfinite(x) else -(1 << 63)
 
 
 _RUNTIME: Mapping[str, Callable[..., Any]] = {
