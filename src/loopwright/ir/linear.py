@@ -104,6 +104,7 @@ class Forms:
         self._atoms: dict[str, Expr] = {}
         self._quotients: dict[str, _Quotient] = {}
         self._held: dict[str, Interval | None] = {}
+        self._whole: dict[str, Form] = {}  # of an atom `x % c`, the form of `x // c`
         self._wild: set[str] = set()  # unbounded atoms that may hold any int64
 
     # --- making forms -------------------------------------------------------------------------
@@ -127,9 +128,26 @@ class Forms:
         return Form({key: 1}, 0)
 
     def _quotient(self, op: Op, numerator: Form, divisor: int) -> Form:
-        form = self.atom(Binary(op, self.expr(numerator), Const(divisor, I64)))
-        self._quotients[next(iter(form.terms))] = _Quotient(op, numerator, divisor)
-        return form
+        """The atom `numerator op divisor` for `//` or `%` and a positive divisor."""
+        terms = sorted(numerator.terms.items())
+        inner = "+".join([f"{c}*{k}" for k, c in terms])
+        key = f"({inner}+{numerator.const}){op.value}{divisor}"
+        if key not in self._atoms:
+            self._atoms[key] = Binary(op, self.expr(numerator), Const(divisor, I64))
+            self._quotients[key] = _Quotient(op, numerator, divisor)
+            self._held[key] = held = self._quotient_bounds(op, numerator, divisor)
+            if held is None and not self._wild.isdisjoint(numerator.terms):
+                self._wild.add(key)
+        return Form({key: 1}, 0)
+
+    def _quotient_bounds(self, op: Op, numerator: Form, divisor: int) -> Interval | None:
+        found = self.bounds(numerator)
+        if found is not None and not (found[0] >= _LOWEST and found[1] <= _HIGHEST):
+            found = None
+        if op is Op.FLOORDIV:
+            return None if found is None else (found[0] // divisor, found[1] // divisor)
+        is_small = found is not None and found[0] >= 0 and found[1] < divisor
+        return found if is_small else (0, divisor - 1)
 
     # --- reading forms ------------------------------------------------------------------------
 
@@ -217,7 +235,9 @@ class Forms:
 
     def _join(self, form: Form, mod: _Quotient, key: str, coeff: int) -> Form | None:
         """`coeff*(x % c) + coeff*c*(x // c) -> coeff*x`."""
-        div = self.floordiv(mod.numerator, mod.divisor)
+        div = self._whole.get(key)
+        if div is None:
+            div = self._whole[key] = self.floordiv(mod.numerator, mod.divisor)
         if div.const or len(div.terms) != 1:
             return None
         ((other, one),) = div.terms.items()

@@ -104,16 +104,24 @@ def _evaluate(forms: Forms, expr: Expr) -> _Value:
     while todo:
         current = todo.pop()
         order.append(current)
-        if type(current) is Reduce:
-            inner = {a.var.name: (0, a.extent - 1) for a in current.axes}
-            forms.ranges = {**forms.ranges, **inner}
-        todo.extend(walk.exprs(current))
+        if type(current) is Binary:  # most nodes are of these three classes
+            todo.append(current.lhs)
+            todo.append(current.rhs)
+        elif type(current) is not Var and type(current) is not Const:
+            if isinstance(current, Reduce):
+                inner = {a.var.name: (0, a.extent - 1) for a in current.axes}
+                forms.ranges = {**forms.ranges, **inner}
+            todo.extend(walk.exprs(current))
     done: list[_Value] = []
     for current in reversed(order):
-        count = len(walk.exprs(current))
+        cls = type(current)
+        if cls is Var or cls is Const:
+            done.append(_LEAVES[cls](forms, current))
+            continue
+        count = 2 if cls is Binary else len(walk.exprs(current))
         kids = done[len(done) - count :]
         del done[len(done) - count :]
-        done.append(_RULES[type(current)](forms, current, kids))
+        done.append(_RULES[cls](forms, current, kids))
     return done[0]
 
 
@@ -146,12 +154,16 @@ def _closed(forms: Forms, expr: Expr) -> _Value:
 # --- one rule a class ---------------------------------------------------------------------------
 
 
-def _simplify_const(_: Forms, expr: Const, __: list[_Value]) -> _Value:
-    return Form({}, int(expr.value)) if expr.dtype == I64 else expr
+def _simplify_const(_: Forms, expr: Const) -> _Value:
+    return Form({}, int(expr.value)) if _is_index(expr.dtype) else expr
 
 
-def _simplify_var(forms: Forms, expr: Var, _: list[_Value]) -> _Value:
-    return forms.var(expr) if expr.dtype == I64 else expr
+def _simplify_var(forms: Forms, expr: Var) -> _Value:
+    return forms.var(expr) if _is_index(expr.dtype) else expr
+
+
+def _is_index(dtype: DType) -> bool:
+    return dtype is I64 or dtype == I64  # a dtype that was pickled is another object
 
 
 def _simplify_binary(forms: Forms, expr: Binary, kids: list[_Value]) -> _Value:
@@ -299,9 +311,11 @@ def _simplify_reduce(forms: Forms, expr: Reduce, kids: list[_Value]) -> _Value:
     return _closed(forms, _rebuilt(forms, expr, kids))
 
 
-_RULES: Mapping[type, Callable[[Forms, Any, list[_Value]], _Value]] = {
+_LEAVES: Mapping[type, Callable[[Forms, Any], _Value]] = {
     Const: _simplify_const,
     Var: _simplify_var,
+}
+_RULES: Mapping[type, Callable[[Forms, Any, list[_Value]], _Value]] = {
     Binary: _simplify_binary,
     Select: _simplify_select,
     Cast: _simplify_cast,

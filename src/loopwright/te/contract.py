@@ -173,7 +173,9 @@ def _product(
     left: _Operand, right: _Operand, spatial: Sequence[_Axis], reduced: Sequence[_Axis]
 ) -> Array:
     """The sum over `reduced` of left * right, with one dimension for each of `spatial`."""
-    batch, rows, columns = [], [], []
+    batch: list[_Axis] = []
+    rows: list[_Axis] = []
+    columns: list[_Axis] = []
     for axis in spatial:
         in_left, in_right = left.strides.get(axis.name, 0), right.strides.get(axis.name, 0)
         (batch if in_left and in_right else columns if in_right else rows).append(axis)
@@ -192,5 +194,5 @@ def _product(
         total = np.concatenate(
             [np.matmul(p.reshape(-1, depth), b) for p in np.array_split(a, pieces, axis=0)]
         )
-    shaped = total.reshape([axis.extent for axis in order])
+    shaped: Array = total.reshape([axis.extent for axis in order])
     return shaped.transpose([order.index(axis) for axis in spatial])
