@@ -2,20 +2,69 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, given, settings
+from loopwright.ir.verify import verify
+from loopwright.lower.pipeline import PASSES, lower
 from loopwright.runtime.cpu import CpuDevice
-from running import check_compiled
+from loopwright.target import parse
+from running import check_compiled, check_interpreted
 from schedules import Case, cases
+from workloads import chains, convolutions, pipelines, products, reductions
 
-QUICK = settings(
-    max_examples=120,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
-)
+QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+STRATEGIES = {
+    "chains": chains(),
+    "reductions": reductions(),
+    "products": products(),
+    "convolutions": convolutions(),
+    "pipelines": pipelines(),
+}
+each_kind = pytest.mark.parametrize("kind", sorted(STRATEGIES))
 
 
-@QUICK
+@each_kind
+def test_loops_compute_the_expression_in_any_order_and_within_bounds(kind: str) -> None:
+    @settings(QUICK, max_examples=80)
+    @given(cases(STRATEGIES[kind]))
+    def check(case: Case) -> None:
+        check_interpreted(case.schedule)
+
+    check()
+
+
+@each_kind
+def test_generated_code_computes_the_expression(kind: str, cpu: CpuDevice) -> None:
+    @settings(QUICK, max_examples=30)
+    @given(cases(STRATEGIES[kind]))
+    def check(case: Case) -> None:
+        check_compiled(case.schedule, cpu)
+
+    check()
+
+
+@pytest.mark.parametrize("target", ["x86-64-sse4", "x86-64-avx2"])
+def test_narrower_targets_compute_the_same(target: str, cpu: CpuDevice) -> None:
+    @settings(QUICK, max_examples=25)
+    @given(cases())
+    def check(case: Case) -> None:
+        check_compiled(case.schedule, cpu, parse(target))
+
+    check()
+
+
+@settings(QUICK, max_examples=60)
 @given(cases())
-def test_generated_code_computes_the_expression(cpu: CpuDevice, case: Case) -> None:
-    check_compiled(case.schedule, cpu)
+def test_the_kernel_is_well_formed_after_each_pass(case: Case) -> None:
+    kernel = lower(case.schedule)
+    verify(kernel)
+    for step in PASSES:
+        kernel = step.run(kernel)
+        verify(kernel)
+    verify(kernel, flat=True)
+
+
+@settings(QUICK, max_examples=40)
+@given(cases())
+def test_flat_loops_compute_the_same(case: Case) -> None:
+    check_interpreted(case.schedule, flat=True)

@@ -60,7 +60,9 @@ def interpreted(
     return tuple(layout.unpack(memory, t.shape) for layout, memory, t in plain)
 
 
-def differences(workload: Workload, actual: Sequence[Array], expected: Sequence[Array]) -> list[str]:
+def differences(
+    workload: Workload, actual: Sequence[Array], expected: Sequence[Array]
+) -> list[str]:
     """What is wrong with each output that is wrong."""
     pairs = zip(workload.outputs, actual, expected, strict=True)
     found = [(t.name, compare(workload, a, e)) for t, a, e in pairs]

@@ -46,7 +46,9 @@ def _next_in_chain(draw: DrawFn, source: Tensor, name: str) -> Tensor:
     if how == "window" and n > 2:
         wide = draw(st.integers(1, 2))
         return te.compute(
-            (*lead, n - wide), lambda *i: te.maximum(source[i], source[(*i[:-1], i[-1] + wide)]), name
+            (*lead, n - wide),
+            lambda *i: te.maximum(source[i], source[(*i[:-1], i[-1] + wide)]),
+            name,
         )
     if how == "turn" and len(shape) > 1:
         return te.compute(shape[::-1], lambda *i: source[i[::-1]], name=name)
