@@ -171,3 +171,12 @@ def test_a_select_guards_its_side_only() -> None:
     assert unproven(loop(safe, X, 70), FLAT) == []
     swapped = put(Select(inside, ZERO, read), const(0))
     assert len(unproven(loop(swapped, X, 70), FLAT)) == 1
+
+
+def test_a_guard_bounds_a_variable_inside_a_quotient() -> None:
+    above = If(XO * 2 + X < 6, put(ZERO, X // 2 + 61))
+    assert unproven(loop(loop(above), XO)) == []
+    assert len(unproven(loop(loop(If(XO * 2 + X < 7, put(ZERO, X // 2 + 61))), XO))) == 1
+    below = If(X >= 4, put(ZERO, X // 2 - 2))
+    assert unproven(loop(below)) == []
+    assert len(unproven(loop(If(X >= 3, put(ZERO, X // 2 - 2))))) == 1

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
-from loopwright.ir.expr import Binary, Buffer, Call, Expr, Fn, Load, Op, Select
+from loopwright.ir.expr import Binary, Buffer, Call, Expr, Fn, Load, Op, Select, Var
 from loopwright.ir.linear import Form, Forms
 from loopwright.ir.printer import show
 from loopwright.ir.simplify import form_of, simplify
@@ -53,6 +53,10 @@ def unproven_accesses(kernel: Kernel) -> tuple[Unproven, ...]:
     """
     ranges = {loop.var.name: (0, loop.extent - 1) for loop in walk.loops(kernel.body)}
     return tuple(_Prover(Forms(ranges)).stmts(kernel.body))
+
+
+def _within(interval: Interval | None, extent: int) -> bool:
+    return interval is not None and interval[0] >= 0 and interval[1] < extent
 
 
 class _Prover:
@@ -96,7 +100,11 @@ class _Prover:
     ) -> Iterator[Unproven]:
         for dimension, (index, extent) in enumerate(zip(indices, buffer.shape, strict=True)):
             interval = self._bounds(form_of(self._forms, index), facts)
-            if interval is None or interval[0] < 0 or interval[1] >= extent:
+            if facts and not _within(interval, extent):
+                # A variable inside a quotient does not cancel; its own range has to shrink.
+                narrow, known = self._narrowed(facts)
+                interval = narrow._bounds(form_of(narrow._forms, index), known)
+            if not _within(interval, extent):
                 yield Unproven(buffer.name, dimension, show(index), interval, extent)
 
     # conditions
@@ -140,6 +148,24 @@ class _Prover:
             Op.EQ: [below, above],
         }
         return rules.get(cond.op, [])
+
+    def _narrowed(self, facts: _Facts) -> tuple[_Prover, _Facts]:
+        """A prover with the ranges of variables cut by `facts`, and the facts it can use."""
+        ranges = dict(self._forms.ranges)
+        linear = tuple(f for f in facts if ranges.keys() >= f.terms.keys())
+        for fact in (*linear, *linear):  # twice: one cut may allow another
+            lows = {k: min(c * ranges[k][0], c * ranges[k][1]) for k, c in fact.terms.items()}
+            for name, coeff in fact.terms.items():
+                room = -fact.const - sum(lows.values()) + lows[name]  # coeff * name <= room
+                low, high = ranges[name]
+                if coeff > 0:
+                    ranges[name] = (low, max(low, min(high, room // coeff)))
+                else:
+                    ranges[name] = (min(high, max(low, -(room // -coeff))), high)
+        narrow = _Prover(Forms(ranges))
+        for name in {k for fact in linear for k in fact.terms}:
+            narrow._forms.var(Var(name))
+        return narrow, linear
 
     # indices
 
