@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Self
 
-from loopwright.codegen.artifact import Artifact
+import numpy as np
+
+from loopwright.api.relayout import Relayout, relayouts
+from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.compile import compile_config
 from loopwright.errors import (
     CodegenError,
@@ -23,7 +28,7 @@ from loopwright.records.best import lookup
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import RecordStore, SqlStore
-from loopwright.runtime.cpu import BoundCall, CpuDevice, Module
+from loopwright.runtime.cpu import BoundCall, CpuDevice, Module, aligned_copy, aligned_empty
 from loopwright.settings import from_environment
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
@@ -33,52 +38,78 @@ class Program:
     """A kernel of `task`, called with plain arrays: `program(data, weight)` returns the output.
 
     `bind(weight=w)` lays weights out once; the program that comes back takes the other inputs.
+    Any number of threads may call a program. Each keeps memory for the arguments that the kernel
+    has in a layout of its own.
     """
 
     def __init__(
-        self, task: Task, config: Config, module: Module, bound: Mapping[str, Array] | None = None
+        self,
+        task: Task,
+        config: Config,
+        module: Module,
+        relayouts: Mapping[str, Relayout],
+        bound: Mapping[str, Array] | None = None,
     ) -> None:
         self.task = task
         self.config = config
         self._module = module
+        self._relayouts = relayouts
         self._bound = dict(bound or {})  # in memory layout
+        self._local = threading.local()
 
     @property
     def inputs(self) -> tuple[str, ...]:
         """The names of the inputs that a call takes, in order."""
         return tuple(p.name for p in self._module.inputs if p.name not in self._bound)
 
-    def __call__(self, *arrays: Array) -> Array | tuple[Array, ...]:
-        """The output (a tuple of them when there are several) for plain arrays, one an input.
+    def __call__(self, *arrays: Array) -> Array:
+        """The output for plain arrays, one an input.
+
+        Raises: ShapeError if number, shape or dtype of the arrays is not that of `inputs`, or
+            there are several outputs.
+        """
+        if len(self._module.outputs) != 1:
+            names = ", ".join(param.name for param in self._module.outputs)
+            raise ShapeError(f"{self.task.name} has the outputs {names}; call .outputs(...)")
+        return self.outputs(*arrays)[0]
+
+    def outputs(self, *arrays: Array) -> tuple[Array, ...]:
+        """All outputs for plain arrays, one an input.
 
         Raises: ShapeError if number, shape or dtype of the arrays is not that of `inputs`.
         """
-        if not self._bound:
-            return self._module(*arrays)
-        memory = self._memory(arrays)
-        results = self._module.empty_outputs()
-        self._module.call(*memory, *results)
-        plain = tuple(
-            param.layout.unpack(result, param.shape)
+        memory = self._memory(arrays, self._kept)
+        results = [
+            self._kept(p) if p.name in self._relayouts else _new(p) for p in self._module.outputs
+        ]
+        BoundCall(self._module, (*memory, *results))()
+        return tuple(
+            self._relayouts[param.name].plain(result)
+            if param.name in self._relayouts
+            else result.reshape(param.shape)
             for param, result in zip(self._module.outputs, results, strict=True)
         )
-        return plain[0] if len(plain) == 1 else plain
 
     def bind(self, **arrays: Array) -> Program:
         """This program with the named inputs laid out once and for all.
 
         Raises: ShapeError for a name that is no input, or another shape or dtype.
         """
+        params = {param.name: param for param in self._module.inputs}
         packed = dict(self._bound)
         for name, array in arrays.items():
-            packed[name] = self._pack(name, array)
-        return Program(self.task, self.config, self._module, packed)
+            if name not in params:
+                raise ShapeError(
+                    f"{self.task.name}: there is no input {name!r}; there are {', '.join(params)}"
+                )
+            packed[name] = self._pack(params[name], array, _new)
+        return Program(self.task, self.config, self._module, self._relayouts, packed)
 
     def timed_call(self, *arrays: Array) -> BoundCall:
         """The kernel alone on `arrays`, everything laid out ahead: what is timed."""
-        return self._module.bind(*self._memory(arrays), *self._module.empty_outputs())
+        return self._module.bind(*self._memory(arrays, _new), *self._module.empty_outputs())
 
-    def _memory(self, arrays: Sequence[Array]) -> list[Array]:
+    def _memory(self, arrays: Sequence[Array], memory_for: Callable[[Param], Array]) -> list[Array]:
         names = self.inputs
         if len(arrays) != len(names):
             raise ShapeError(
@@ -87,16 +118,36 @@ class Program:
             )
         given = dict(zip(names, arrays, strict=True))
         return [
-            self._bound[p.name] if p.name in self._bound else self._module.pack(p, given[p.name])
+            self._bound[p.name]
+            if p.name in self._bound
+            else self._pack(p, given[p.name], memory_for)
             for p in self._module.inputs
         ]
 
-    def _pack(self, name: str, array: Array) -> Array:
-        for param in self._module.inputs:
-            if param.name == name:
-                return self._module.pack(param, array)
-        known = ", ".join(p.name for p in self._module.inputs)
-        raise ShapeError(f"{self.task.name}: there is no input {name!r}; there are {known}")
+    def _pack(self, param: Param, array: Array, memory_for: Callable[[Param], Array]) -> Array:
+        """`array` laid out for the kernel, in new memory only where it is not so already."""
+        plain = self._module.plain(param, array)
+        relayout = self._relayouts.get(param.name)
+        if relayout is None:
+            return aligned_copy(plain).reshape(param.physical_shape)
+        memory = memory_for(param)
+        relayout.into(memory, plain)
+        return memory
+
+    def _kept(self, param: Param) -> Array:
+        """Memory for `param` that this thread uses in every call; its padding is zero."""
+        kept: dict[str, Array] = self._local.__dict__
+        if param.name not in kept:
+            kept[param.name] = _new(param)
+        return kept[param.name]
+
+
+def _new(param: Param) -> Array:
+    """New memory for `param`; padding is zero."""
+    memory = aligned_empty(param.physical_shape, param.dtype.numpy)
+    if math.prod(param.physical_shape) != math.prod(param.shape):
+        memory.view(np.uint8).fill(0)
+    return memory
 
 
 class Compiler:
@@ -105,6 +156,7 @@ class Compiler:
     def __init__(self) -> None:
         self._pool = BuilderPool(compile_config, 1)
         self._devices: dict[int, CpuDevice] = {}
+        self._changes: dict[tuple[str, str, int, Config], Module] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -122,11 +174,23 @@ class Compiler:
         Raises: TemplateError or ScheduleError for a config that makes no program, ConfigError for
             one of another target, CodegenError or EnvironmentFailure if it cannot be built.
         """
+        module = self._module(task, config)
+        found = relayouts(module, task.target, task.threads, self._cached)
+        return Program(task, config, module, found)
+
+    def _cached(self, task: Task, config: Config) -> Module:
+        """The kernel of a layout change, made once: the layers of a model share many."""
+        key = (task.key, task.target.key, task.threads, config)
+        if key not in self._changes:
+            self._changes[key] = self._module(task, config)
+        return self._changes[key]
+
+    def _module(self, task: Task, config: Config) -> Module:
         artifact = self._artifact(task, config)
         device = self._devices.get(task.threads)
         if device is None:
             device = self._devices[task.threads] = CpuDevice(task.threads)
-        return Program(task, config, device.load(artifact))
+        return device.load(artifact)
 
     def _artifact(self, task: Task, config: Config) -> Artifact:
         built: Built = self._pool.submit(task, config, MeasurePlan(threads=task.threads)).result()

@@ -6,8 +6,8 @@ ABI of the entry point (C):
     typedef void (*parallel_for_t)(void *pool, void (*body)(void *closure, int64_t begin,
                                    int64_t end, int64_t thread), void *closure, int64_t extent);
 
-`args` holds one pointer a parameter, inputs first, each aligned to 64 bytes and laid out as the
-parameter's `Param` says. `workspace` is 64-byte aligned, `workspace_shared + threads *
+`args` holds one pointer a parameter, inputs first, each aligned and laid out as the parameter's
+`Param` says. `workspace` is 64-byte aligned, `workspace_shared + threads *
 workspace_per_thread` bytes, contents undefined. `parallel` runs `body` over disjoint ranges that
 cover [0, extent), each on some thread 0 <= thread < threads; a serial one calls `body(closure, 0,
 extent, 0)`. The object needs no symbol but those of libc and libm.
@@ -24,12 +24,16 @@ from loopwright.layout import Layout
 
 @dataclass(frozen=True, slots=True)
 class Param:
-    """One argument: its plain (logical) shape and how it is laid out in memory."""
+    """One argument: its plain (logical) shape and how it is laid out in memory.
+
+    `alignment` is bytes, a power of two of at most 64.
+    """
 
     name: str
     dtype: DType
     shape: tuple[int, ...]
     layout: Layout
+    alignment: int = 64
 
     @property
     def physical_shape(self) -> tuple[int, ...]:

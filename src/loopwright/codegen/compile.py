@@ -5,6 +5,8 @@ Runs in builder processes only: an error inside LLVM ends the process.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
 from loopwright.codegen.object_code import assemble
@@ -16,15 +18,26 @@ from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
 
 
-def compile_schedule(schedule: Schedule, target: Target, name: str | None = None) -> Artifact:
-    """The object code of a schedule. Raises: ScheduleError when it has no meaning as loops."""
+def compile_schedule(
+    schedule: Schedule, target: Target, name: str | None = None, *, any_address: bool = False
+) -> Artifact:
+    """The object code of a schedule; with `any_address` it takes plain inputs at any address.
+
+    Raises: ScheduleError when it has no meaning as loops.
+    """
     kernel = finish(lower(schedule, name))
-    params = tuple(
-        Param(t.name, t.dtype, t.shape, schedule.layout(t.name)) for t in schedule.workload.args
-    )
-    return assemble(emit(kernel, params, target), target)
+    loose = schedule.workload.inputs if any_address else ()
+    params = []
+    for tensor in schedule.workload.args:
+        layout = schedule.layout(tensor.name)
+        param = Param(tensor.name, tensor.dtype, tensor.shape, layout)
+        if layout.is_plain and tensor in loose:
+            param = replace(param, alignment=tensor.dtype.nbytes)
+        params.append(param)
+    return assemble(emit(kernel, tuple(params), target), target)
 
 
 def compile_config(task: Task, config: Config) -> Artifact:
     """The object code of one config of a task."""
-    return compile_schedule(scheduled(task, config), task.target)
+    schedule = scheduled(task, config)
+    return compile_schedule(schedule, task.target, any_address=task.template.any_address)

@@ -39,7 +39,7 @@ def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSourc
     if len(params) != len(kernel.params):
         raise CodegenError(f"{kernel.name}: {len(params)} params for {len(kernel.params)} buffers")
     storage = plan_storage(kernel)
-    emitter = _Emitter(kernel, storage, target)
+    emitter = _Emitter(kernel, params, storage, target)
     emitter.main()
     return LlvmSource(
         emitter.module(),
@@ -52,7 +52,9 @@ def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSourc
 
 
 class _Emitter:
-    def __init__(self, kernel: Kernel, storage: Storage, target: Target) -> None:
+    def __init__(
+        self, kernel: Kernel, params: tuple[Param, ...], storage: Storage, target: Target
+    ) -> None:
         self._kernel = kernel
         self._storage = storage
         self._target = target
@@ -64,6 +66,8 @@ class _Emitter:
         self._expressions = Expressions(self._indices, self._arith, storage, target)
         self._memory = self._expressions.memory
         self._memory.params = {b: f"%p{i}" for i, b in enumerate(kernel.params)}
+        alignments = (param.alignment for param in params)
+        self._memory.alignments = dict(zip(kernel.params, alignments, strict=True))
         self._registers = self._memory.registers
         self._in_parallel = False
         self._in_lanes = False
@@ -76,7 +80,11 @@ class _Emitter:
     def main(self) -> None:
         """Write the function that does the work, and the entry that unpacks its arguments."""
         self._stmt(self._kernel.body)
-        pointers = [f"ptr noalias align 64 {name}" for name in self._memory.params.values()]
+        alignments = self._memory.alignments
+        pointers = [
+            f"ptr noalias align {alignments[buffer]} {name}"
+            for buffer, name in self._memory.params.items()
+        ]
         signature = ", ".join([*pointers, "ptr noalias %shared", "ptr %parallel", "ptr %pool"])
         self._define(f"{self.entry}.main", signature, self._text)
         lines = []

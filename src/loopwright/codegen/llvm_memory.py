@@ -69,6 +69,7 @@ class Memory:
         self._storage = storage
         self.registers = Registers(indices, arith)
         self.params: dict[Buffer, str] = {}
+        self.alignments: dict[Buffer, int] = {}  # of params
         self.mask: Cond | None = None
         self.constants: dict[str, str] = {}
         self._vector_bits = target.vector_bits
@@ -298,7 +299,8 @@ class Memory:
             total = indices.add(total, Idx(0, unit // place.expand))
         base, align = "", ALIGN
         if not in_registers:
-            align = math.gcd(ALIGN, *(coef for _, coef in total.terms))
+            known = self.alignments.get(buffer, ALIGN)
+            align = math.gcd(known, *(coef for _, coef in total.terms))
             base = self._advance(self._base(buffer), total.terms)
         elif total.terms or total.vec is not None:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")

@@ -37,9 +37,9 @@ def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
     return memory[start : start + nbytes].view(kind).reshape(tuple(shape))
 
 
-def aligned_copy(array: Array) -> Array:
+def aligned_copy(array: Array, alignment: int = ALIGNMENT) -> Array:
     """`array` itself if it is contiguous and aligned, else a copy that is."""
-    if array.flags.c_contiguous and array.ctypes.data % ALIGNMENT == 0:
+    if array.flags.c_contiguous and array.ctypes.data % alignment == 0:
         return array
     copy = aligned_empty(array.shape, array.dtype)
     np.copyto(copy, array)
@@ -117,8 +117,7 @@ class Module:
     def call(self, *arguments: Array) -> None:
         """Run on `arguments`, inputs then outputs, each in its memory layout; nothing is copied.
 
-        Raises: ShapeError if one has another shape or dtype, is not contiguous or not 64-byte
-        aligned.
+        Raises: ShapeError if one has another shape or dtype, is not contiguous or not aligned.
         """
         self._run(self._checked(arguments))
 
@@ -131,10 +130,17 @@ class Module:
 
         Raises: ShapeError if its shape or dtype is not the param's.
         """
+        return aligned_copy(param.layout.pack(self.plain(param, array)), param.alignment)
+
+    def plain(self, param: Param, array: Array) -> Array:
+        """`array`, which is what `param` is in plain layout.
+
+        Raises: ShapeError if its shape or dtype is not the param's.
+        """
         array = np.asarray(array)
         if array.shape != param.shape or array.dtype != param.dtype.numpy:
             raise ShapeError(f"{self._name()}: {_describe(param)} was given {_shown(array)}")
-        return aligned_copy(param.layout.pack(array))
+        return array
 
     def empty_outputs(self) -> tuple[Array, ...]:
         """New arrays for the outputs, in their memory layouts."""
@@ -191,8 +197,8 @@ def _unfit(param: Param, array: Array, *, writes: bool) -> str | None:
         return f"is {_shown(array)}, wanted {wanted} (layout {param.layout})"
     if not array.flags.c_contiguous:
         return "is not contiguous: pass np.ascontiguousarray of it"
-    if array.ctypes.data % ALIGNMENT:
-        return f"is not aligned to {ALIGNMENT} bytes: make it with aligned_empty"
+    if array.ctypes.data % param.alignment:
+        return f"is not aligned to {param.alignment} bytes: make it with aligned_empty"
     if writes and not array.flags.writeable:
         return "is an output and read-only"
     return None

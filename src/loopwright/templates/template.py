@@ -26,9 +26,13 @@ class Template:
         only. Raise `version` with every change that changes what a config means: records of other
         versions are then left alone. Both functions must be importable from a module, so that a
         template pickles.
+
+    With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
+    at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
     """
 
     name: str
     version: int
     space: Callable[[Workload, Target], Space]
     schedule: Callable[[Schedule, Configuration], None]
+    any_address: bool = False

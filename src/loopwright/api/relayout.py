@@ -1,0 +1,102 @@
+"""Arrays between row-major memory and a kernel's layouts, by generated code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loopwright.codegen.artifact import Param
+from loopwright.layout import Array, Layout, Part
+from loopwright.runtime.cpu import BoundCall, Module, aligned_copy, aligned_empty
+from loopwright.space.config import Config
+from loopwright.target import Target
+from loopwright.templates.cpu import relayout
+from loopwright.templates.task import Task, make
+
+Build: TypeAlias = Callable[[Task, Config], Module]
+
+
+@dataclass(frozen=True, slots=True)
+class Relayout:
+    """Changes the layout of the arrays of `param` with `module`, which sees fewer dimensions."""
+
+    param: Param
+    module: Module
+
+    def into(self, memory: Array, array: Array) -> None:
+        """Lay `array`, which is plain, out in `memory`; padding is left as it is."""
+        source, target = self.module.artifact.params
+        plain = aligned_copy(array, source.alignment)
+        self._run(plain.reshape(source.physical_shape), memory.reshape(target.physical_shape))
+
+    def plain(self, memory: Array) -> Array:
+        """The plain array that is laid out in `memory`."""
+        source, target = self.module.artifact.params
+        array = aligned_empty(self.param.shape, self.param.dtype.numpy)
+        self._run(memory.reshape(source.physical_shape), array.reshape(target.physical_shape))
+        return array
+
+    def _run(self, source: Array, target: Array) -> None:
+        BoundCall(self.module, (source, target))()
+
+
+def relayouts(module: Module, target: Target, threads: int, build: Build) -> dict[str, Relayout]:
+    """What changes the layouts of the arguments of `module`, by their names.
+
+    There is none for an argument that is the same memory in both layouts.
+    """
+    found = {}
+    for place, param in enumerate(module.artifact.params):
+        shape, layout = merged(param.shape, param.layout)
+        if not is_row_major(shape, layout):
+            packs = place < len(module.inputs)
+            task = _task(shape, layout, param, target, threads, packs=packs)
+            config = relayout.good_config(task.workload, target, packs=packs)
+            found[param.name] = Relayout(param, build(task, config))
+    return found
+
+
+def _task(
+    shape: tuple[int, ...],
+    layout: Layout,
+    param: Param,
+    target: Target,
+    threads: int,
+    *,
+    packs: bool,
+) -> Task:
+    template = relayout.template(layout, packs=packs)
+    return make(relayout.copy(shape, param.dtype), template, target, threads=threads)
+
+
+def merged(shape: Sequence[int], layout: Layout) -> tuple[tuple[int, ...], Layout]:
+    """The same change of layout with as few dimensions as can be.
+
+    Dimensions that stay neighbours become one; one of a single element is left out.
+    """
+    blocked = {part.dim for part in layout.parts if part.extent}
+    parts = [p for p in layout.parts if shape[p.dim] > 1 or p.dim in blocked]
+    order = [p.dim for p in parts]
+    dims = sorted(set(order))
+    groups: list[list[int]] = []
+    for dim in dims:
+        last = groups[-1][-1] if groups else None
+        if last is not None and not {last, dim} & blocked:
+            where = order.index(last)
+            if order[where + 1 : where + 2] == [dim]:
+                groups[-1].append(dim)
+                continue
+        groups.append([dim])
+    number = {group[0]: n for n, group in enumerate(groups)}
+    kept = tuple(Part(number[p.dim], p.stride, p.extent) for p in parts if p.dim in number)
+    extents = tuple(math.prod(shape[dim] for dim in group) for group in groups)
+    return extents, Layout(kept)
+
+
+def is_row_major(shape: Sequence[int], layout: Layout) -> bool:
+    """Whether the memory of a tensor is that of its plain layout."""
+    order = [(part.dim, -part.stride) for part in layout.parts]
+    padded = math.prod(layout.physical_shape(shape)) != math.prod(shape)
+    return order == sorted(order) and not padded
