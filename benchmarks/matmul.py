@@ -23,16 +23,12 @@ from operators import Case
 def cases(size: int, threads: int) -> list[Case]:
     """The product with and without a constant second operand."""
     shape = (size, size)
-    spec = OpSpec("matmul", {"data": shape, "weight": shape})
-    return [
-        Case(
-            name,
-            f"{size}x{size}x{size}",
-            lw.task("matmul", a=shape, b=shape, constant_b=constant, threads=threads),
-            spec,
-        )
-        for name, constant in (("matmul", False), ("matmul, constant b", True))
-    ]
+    found = []
+    for name, constant in (("matmul", False), ("matmul, constant b", True)):
+        task = lw.task("matmul", a=shape, b=shape, constant_b=constant, threads=threads)
+        spec = OpSpec(task.operator, dict(task.attrs))
+        found.append(Case(name, f"{size}x{size}x{size}", task, spec))
+    return found
 
 
 def main(argv: list[str]) -> int:

@@ -150,6 +150,11 @@ def test_a_product_of_computed_values_is_a_batch_of_products(save_model: SaveMod
     assert dict(task.attrs) == {"a": (6, 4, 8), "b": (6, 8, 5)}
 
 
+def test_a_batch_of_weights_may_be_packed_ahead(save_model: SaveModel) -> None:
+    path = save_model([node("MatMul", ["x", "w"], ["y"])], {"x": (2, 4, 8), "w": (2, 8, 5)}, rank=3)
+    assert only_attrs(path) == {"a": (2, 4, 8), "b": (2, 8, 5), "constant_b": True}
+
+
 @pytest.mark.parametrize("alpha", [{"alpha": 2.0}, {"transA": 1}])
 def test_a_gemm_that_no_task_describes_is_left_out(
     save_model: SaveModel, alpha: dict[str, float]

@@ -137,6 +137,8 @@ def _matmul(graph: Graph, node: Node) -> _Found | None:
     for extent in lhs[:-2]:
         batch *= extent
     attrs: dict[str, AttrValue] = {"a": (batch, rows, depth), "b": (batch, *rhs[-2:])}
+    if node.inputs[1] not in graph.computed:
+        attrs["constant_b"] = True
     return _Found("batch_matmul", _with_dtype(attrs, _dtype(graph, node)))
 
 
