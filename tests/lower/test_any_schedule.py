@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from running import check_compiled, check_interpreted
+from schedules import Case, cases
+from workloads import chains, convolutions, pipelines, products, reductions
+
 from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
 from loopwright.runtime.cpu import CpuDevice
 from loopwright.target import parse
-from running import check_compiled, check_interpreted
-from schedules import Case, cases
-from workloads import chains, convolutions, pipelines, products, reductions
 
 QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 STRATEGIES = {

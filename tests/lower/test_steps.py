@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from running import check_compiled, differences, interpreted, random_inputs
+
 from loopwright.ir.printer import show_kernel
 from loopwright.lower.pipeline import finish, lower
 from loopwright.runtime.cpu import CpuDevice
@@ -13,10 +15,9 @@ from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
 from loopwright.te.reference import evaluate
 from loopwright.te.workload import Workload
-from running import check_compiled, differences, interpreted, random_inputs
 
 
-def product(relu: bool = False) -> Workload:
+def product(*, relu: bool = False) -> Workload:
     """C = A B with extents that no tile divides, and D = max(C, 0) behind it."""
     a, b = te.placeholder((10, 7), name="A"), te.placeholder((7, 21), name="B")
     k = te.reduce_axis(7, name="k")

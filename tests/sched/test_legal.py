@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+
 from loopwright.errors import ScheduleError
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
@@ -171,7 +172,7 @@ def test_a_stage_with_another_inside_cannot_be_inlined() -> None:
     schedule = fresh()
     copy = schedule.cache_read("A", ["pre"])
     schedule[copy].compute_at("pre", "pre.i")
-    with pytest.raises(ScheduleError, match="A.local is computed inside pre"):
+    with pytest.raises(ScheduleError, match=r"A.local is computed inside pre"):
         schedule["pre"].compute_inline()
 
 

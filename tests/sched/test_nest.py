@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schedules import Case, cases
+
 from loopwright.errors import ScheduleError
 from loopwright.ir.expr import Binary, Const, Expr, Op, Var
 from loopwright.lower.pipeline import lower
@@ -17,7 +19,6 @@ from loopwright.sched.steps import Split
 from loopwright.sched.terms import Term, Terms, all_exact
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
-from schedules import Case, cases
 
 LAW = settings(
     max_examples=80, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck]
@@ -72,7 +73,7 @@ def test_a_fused_loop_split_at_whole_rows_keeps_the_region_small() -> None:
 
 
 def test_a_fused_loop_split_across_rows_needs_whole_rows() -> None:
-    """Iterations 12..23 of rows of 16 read columns 12..15 and 0..7: no interval from the first on."""
+    """Iterations 12..23 of rows of 16 read columns 12..15, then 0..7: below the first one."""
     s = windows()
     fo, _ = s["out"].split(s["out"].fuse("out.y", "out.x"), 12)
     s["mid"].compute_at("out", fo)
@@ -196,7 +197,7 @@ def total(terms: Terms, env: dict[str, np.ndarray], stages: Nest) -> np.ndarray:
 
 
 def iterations(stage: StageNest, most: int = 3000) -> dict[str, np.ndarray]:
-    """Values of all loops around a stage: every iteration, or the first `most` of a random order."""
+    """Values of all loops around a stage in every iteration, or in `most` random ones."""
     extents = [int(loop.extent) for loop in stage.path]
     count = int(np.prod(extents))
     chosen = (

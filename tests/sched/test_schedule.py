@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Size
@@ -55,7 +56,7 @@ def test_tile_splits_both_and_puts_the_outer_loops_first(s: Schedule) -> None:
     assert names(s["C"].loops) == ["C.y.o", "C.x.o", "C.y.i", "C.x.i", "k"]
 
 
-def test_fuse_joins_any_number_of_loops(s: Schedule) -> None:
+def test_fuse_joins_any_number_of_loops() -> None:
     k = te.reduce_axis(2)
     a = te.placeholder((2, 3, 4, 2), name="A")
     three = te.compute((2, 3, 4), lambda x, y, z: te.sum(a[x, y, z, k], axis=k), name="T")

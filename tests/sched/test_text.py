@@ -5,6 +5,8 @@ import pickle
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from schedules import Case, cases
+
 from loopwright.errors import ScheduleError
 from loopwright.ir.expr import Scope
 from loopwright.ir.printer import show_kernel
@@ -27,7 +29,6 @@ from loopwright.sched.steps import (
 )
 from loopwright.sched.text import parse, parse_all, show
 from loopwright.te import language as te
-from schedules import Case, cases
 
 SHOWN: list[tuple[Step, str]] = [
     (Split("C", "C.y", 8, "yo", "yi"), "split C C.y by 8 into yo yi"),
@@ -116,7 +117,7 @@ def test_a_schedule_without_steps_reads_back() -> None:
 def test_loading_names_the_illegal_step() -> None:
     a = te.placeholder((3,), name="A")
     workload = te.workload(te.compute((3,), lambda i: a[i] + 1.0, name="B"), name="small")
-    with pytest.raises(ScheduleError, match="small: cannot `unroll B B.j`: B has no loop B.j"):
+    with pytest.raises(ScheduleError, match=r"small: cannot `unroll B B.j`: B has no loop B.j"):
         load(workload, "unroll B B.i\nunroll B B.j")
 
 

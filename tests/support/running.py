@@ -1,10 +1,11 @@
-"""Programs run three ways, to be compared: NumPy on the expression, generated code, the interpreter."""
+"""Programs run three ways: NumPy on the expression, generated code, the interpreter."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+
 from loopwright.codegen.compile import compile_schedule
 from loopwright.ir import interp
 from loopwright.layout import Array
@@ -44,7 +45,7 @@ def compiled(
 def interpreted(
     schedule: Schedule, inputs: Sequence[Array], *, flat: bool = False, seed: int = 0
 ) -> tuple[Array, ...]:
-    """The plain outputs of the lowered loops, every access checked, unordered loops in random order."""
+    """The plain outputs of the loops, every access checked, unordered loops in random order."""
     kernel = lower(schedule)
     if flat:
         kernel = finish(kernel)

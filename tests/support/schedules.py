@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+from workloads import workloads
+
 from loopwright.errors import ScheduleError
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
@@ -25,7 +27,6 @@ from loopwright.sched.steps import (
     Step,
 )
 from loopwright.te.workload import Workload
-from workloads import workloads
 
 _KINDS = ("split",) * 4 + ("fuse", "fuse", "reorder", "reorder") + ("annotate",) * 3 + ("at",) * 4
 _RARE = ("inline", "scope", "layout", "layout", "cache_read", "cache_write")

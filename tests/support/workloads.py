@@ -1,9 +1,10 @@
-"""Random small workloads for hypothesis: chains, products, convolutions, reductions, several stages."""
+"""Random small workloads: chains, products, convolutions, reductions, several stages."""
 
 from __future__ import annotations
 
 from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
+
 from loopwright.ir.expr import Expr
 from loopwright.ops.registry import build
 from loopwright.te import language as te
@@ -17,7 +18,7 @@ extents = st.integers(1, 9)
 
 @st.composite
 def chains(draw: DrawFn) -> Workload:
-    """Elementwise stages, each reading the one before: as it is, shifted, strided or turned around."""
+    """Stages that each read the one before: as it is, shifted, strided or turned around."""
     dtype = draw(st.sampled_from(NUMBERS))
     shape = tuple(draw(st.lists(extents, min_size=1, max_size=3)))
     last = te.placeholder(shape, dtype, "A")
@@ -61,7 +62,7 @@ def _next_in_chain(draw: DrawFn, source: Tensor, name: str) -> Tensor:
 
 @st.composite
 def reductions(draw: DrawFn) -> Workload:
-    """Sum, product, minimum or maximum over one or two axes, read in some order, and an epilogue."""
+    """Sum, product, minimum or maximum over one or two axes, and perhaps an epilogue."""
     dtype = draw(st.sampled_from(NUMBERS))
     kept = draw(st.lists(extents, max_size=2))
     folded = draw(st.lists(extents, min_size=1, max_size=2))

@@ -208,6 +208,16 @@ class _Verifier:
         raise LoweringError(f"kernel {self._kernel.name}{where}: {reason}")
 
 
+def meaningless(expr: Expr) -> str | None:
+    """What has no meaning in `expr`: an operator on a wrong dtype, a constant that does not fit."""
+    for node in walk.visit(expr):
+        rule = _REASONS.get(type(node))
+        reason = None if rule is None else rule(node)
+        if reason is not None:
+            return f"{reason} in {_short(expr)}"
+    return None
+
+
 def _short(expr: Expr) -> str:
     text = show(expr)
     return text if len(text) <= 80 else f"{text[:77]}..."

@@ -133,6 +133,9 @@ class Schedule:
     def __str__(self) -> str:
         return "\n".join(show(step) for step in self.steps) or "# no steps"
 
+    def __repr__(self) -> str:
+        return f"Schedule({self.workload!r}, {len(self.steps)} steps)"
+
     def _note_axes(self, tensor: Tensor) -> None:
         for var, size in zip(tensor.axis, tensor.shape, strict=True):
             self._extents[(tensor.name, var.name)] = size

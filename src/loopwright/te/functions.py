@@ -63,7 +63,7 @@ max = _reduction(Combiner.MAX)  # noqa: A001
 def _intrinsic(fn: Fn) -> Callable[[ExprLike], Expr]:
     def call(x: ExprLike) -> Expr:
         expr = wrap(x)
-        if not expr.dtype.is_float and fn not in (Fn.ABS, Fn.NEG):
+        if not expr.dtype.is_float and not (fn is Fn.ABS and expr.dtype.is_int):
             raise ShapeError(f"te.{fn.value} takes a float, got {expr.dtype}; cast it first")
         return Call(fn, (expr,))
 
@@ -93,8 +93,13 @@ def sigmoid(x: ExprLike) -> Expr:
 
 def power(x: ExprLike, y: ExprLike) -> Expr:
     """`x ** y` of floats, by element."""
-    base = wrap(x)
-    return Call(Fn.POW, (base, wrap(y, base.dtype)))
+    base = wrap(x) if isinstance(x, Arithmetic) else wrap(x, wrap(y).dtype)
+    exponent = wrap(y, base.dtype)
+    if not base.dtype.is_float or exponent.dtype != base.dtype:
+        raise ShapeError(
+            f"te.power takes floats of one dtype, got {base.dtype} and {exponent.dtype}; cast first"
+        )
+    return Call(Fn.POW, (base, exponent))
 
 
 def minimum(a: ExprLike, b: ExprLike) -> Expr:
@@ -121,6 +126,8 @@ def _chain(op: Op, conditions: Sequence[ExprLike], *, empty: bool) -> Expr:
     result: Expr | None = None
     for condition in conditions:
         expr = wrap(condition)
+        if not expr.dtype.is_bool:
+            raise ShapeError(f"te.{op.value}: a condition is {expr.dtype}, not bool")
         result = expr if result is None else binary(op, result, expr)
     return const(empty, dt.BOOL) if result is None else result
 
@@ -138,5 +145,8 @@ def if_then_else(cond: ExprLike, yes: ExprLike, no: ExprLike) -> Expr:
 
 
 def float_min(dtype: str | DType = "float32") -> Expr:
-    """Minus infinity of `dtype`."""
-    return const(-math.inf, dt.parse(dtype))
+    """Minus infinity of `dtype`, a float."""
+    kept = dt.parse(dtype)
+    if not kept.is_float:
+        raise ShapeError(f"te.float_min: {kept} is no float")
+    return const(-math.inf, kept)

@@ -14,6 +14,8 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from loopwright.errors import ShapeError
 from loopwright.ir import dtype as dt
 from loopwright.ir import walk
@@ -29,6 +31,7 @@ from loopwright.ir.expr import (
     cast,
     wrap,
 )
+from loopwright.te.check import reason_against
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,6 +57,9 @@ class Tensor(Buffer):
     """A buffer that knows how it comes about. `T[i, j]` reads an element."""
 
     op: Placeholder | Compute = field(default_factory=Placeholder)
+
+    def __repr__(self) -> str:
+        return f"Tensor({self.name}: {self.dtype}{list(self.shape)})"
 
     @property
     def buffer(self) -> Buffer:
@@ -109,16 +115,17 @@ def placeholder(
 
 def reduce_axis(domain: int | tuple[int, int], name: str = "k") -> ReduceAxis:
     """An axis to reduce over; `domain` is its extent or `(0, extent)`."""
-    low, high = (0, domain) if isinstance(domain, int) else domain
-    if low != 0 or not isinstance(high, int) or high < 1:
+    low, *rest = domain if isinstance(domain, tuple) else (0, domain)
+    if low != 0 or len(rest) != 1 or not isinstance(rest[0], int | np.integer) or rest[0] < 1:
         raise ShapeError(f"reduce_axis {name}: the domain {domain} is not (0, n) with n >= 1")
-    return ReduceAxis(Var(name), high)
+    return ReduceAxis(Var(name), int(rest[0]))
 
 
 def compute(shape: Sequence[int], fn: Callable[..., ExprLike], name: str = "compute") -> Tensor:
     """The tensor of `shape` whose element at (i, j, ...) is `fn(i, j, ...)`.
 
-    Raises: ShapeError when `fn` takes another number of indices, or a reduction is not at the top.
+    Raises: ShapeError when `fn` takes another number of indices, or gives what has no meaning: a
+        reduction inside of something, operators on dtypes they are not for, a read out of bounds.
     """
     extents = _shape(name, shape)
     parameters = list(inspect.signature(fn).parameters.values())
@@ -132,38 +139,25 @@ def compute(shape: Sequence[int], fn: Callable[..., ExprLike], name: str = "comp
         )
     axes = tuple(Var(f"{name}.{n}") for n in names)
     body = wrap(fn(*axes))
-    if isinstance(body, Reduce):
-        _refuse_repeated_axes(name, body)
-    _refuse_inner_reduce(name, body)
+    sizes = {var.name: extent for var, extent in zip(axes, extents, strict=True)}
+    reason = reason_against(body, sizes)
+    if reason is not None:
+        raise ShapeError(f"{name}: {reason}")
     result = Tensor(name, body.dtype, extents, op=Compute(axes, body))
     if any(read.name == name for read in result.inputs):
         raise ShapeError(f"{name} reads a tensor of the same name; give them different names")
     return result
 
 
-def _refuse_repeated_axes(name: str, body: Reduce) -> None:
-    names = [a.var.name for a in body.axes]
-    if len(set(names)) != len(names):
-        raise ShapeError(f"{name}: two reduce axes are called the same: {', '.join(names)}")
-
-
-def _refuse_inner_reduce(name: str, body: Expr) -> None:
-    pending: list[Expr] = [body.body] if isinstance(body, Reduce) else [body]
-    while pending:
-        match pending.pop():
-            case Reduce():
-                raise ShapeError(
-                    f"{name}: a reduction must be the whole body; give it a te.compute of its own"
-                )
-            case expr:
-                pending.extend(walk.exprs(expr))
-
-
 def _shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    for extent in shape:
-        if isinstance(extent, bool) or not isinstance(extent, int) or extent < 1:
-            raise ShapeError(
-                f"{name}: the shape {tuple(shape)} has the extent {extent!r}; "
-                "every extent must be a positive integer (dynamic shapes are not supported)"
-            )
-    return tuple(shape)
+    return tuple(_extent(name, shape, extent) for extent in shape)
+
+
+def _extent(name: str, shape: Sequence[int], extent: object) -> int:
+    number = int(extent) if isinstance(extent, int | np.integer) else 0
+    if isinstance(extent, bool) or number < 1:
+        raise ShapeError(
+            f"{name}: the shape {tuple(shape)} has the extent {extent!r}; "
+            "every extent must be a positive integer (dynamic shapes are not supported)"
+        )
+    return number

@@ -52,6 +52,9 @@ class Workload:
     def __str__(self) -> str:
         return self.text
 
+    def __repr__(self) -> str:
+        return f"Workload({self.name} {self.key})"
+
 
 def workload(
     outputs: Tensor | Sequence[Tensor],
@@ -60,12 +63,13 @@ def workload(
     name: str = "workload",
     constants: Iterable[str] = (),
 ) -> Workload:
-    """The workload that computes `outputs`; `args` are inputs then outputs (found by itself
-    without).
+    """The workload that computes `outputs`; `args` are inputs then outputs (found without it).
 
-    Raises: ShapeError when an input is missing from `args`, or two tensors share a name.
+    Raises: ShapeError when an input is missing from `args`, an output is an input, or two tensors
+        share a name.
     """
     results = (outputs,) if isinstance(outputs, Tensor) else tuple(outputs)
+    _refuse_outputs(name, results)
     order = _topological(results)
     stages = tuple(t for t in order if isinstance(t.op, Compute))
     found = tuple(t for t in order if isinstance(t.op, Placeholder))
@@ -111,6 +115,16 @@ def _topological(outputs: Sequence[Tensor]) -> list[Tensor]:
             pending.append((tensor, True))
             pending.extend((t, False) for t in reversed(tensor.inputs))
     return order
+
+
+def _refuse_outputs(name: str, outputs: Sequence[Tensor]) -> None:
+    if not outputs:
+        raise ShapeError(f"{name}: a workload computes at least one output")
+    for place, tensor in enumerate(outputs):
+        if isinstance(tensor.op, Placeholder):
+            raise ShapeError(f"{name}: the output {tensor.name} is an input; compute a copy of it")
+        if any(tensor is other for other in outputs[:place]):
+            raise ShapeError(f"{name}: the output {tensor.name} is given twice")
 
 
 def _refuse_clashes(name: str, tensors: Sequence[Tensor]) -> None:

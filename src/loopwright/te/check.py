@@ -1,0 +1,71 @@
+"""What a body of `te.compute` may not be: each reason on one line, found when the body is given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from loopwright.ir import walk
+from loopwright.ir.expr import Expr, Load, Reduce, Select
+from loopwright.ir.printer import show
+from loopwright.ir.verify import meaningless
+from loopwright.te.affine import affine
+
+
+def reason_against(body: Expr, axes: Mapping[str, int]) -> str | None:
+    """Why `body` cannot be computed for the axes, variable name -> extent; None if it can."""
+    folded = {axis.var.name: axis.extent for axis in body.axes} if isinstance(body, Reduce) else {}
+    element = body.body if isinstance(body, Reduce) else body
+    return (
+        _repeated(body, axes)
+        or _inner_reduce(element)
+        or _unbound(element, axes, folded)
+        or meaningless(element)
+        or _outside(element, {**axes, **folded})
+    )
+
+
+def _repeated(body: Expr, axes: Mapping[str, int]) -> str | None:
+    names = [axis.var.name for axis in body.axes] if isinstance(body, Reduce) else []
+    taken = [name for name in names if names.count(name) > 1 or name in axes]
+    return f"two axes are called {taken[0]}; give each a name of its own" if taken else None
+
+
+def _inner_reduce(element: Expr) -> str | None:
+    if any(isinstance(node, Reduce) for node in walk.visit(element)):
+        return "a reduction must be the whole body; give it a te.compute of its own"
+    return None
+
+
+def _unbound(element: Expr, axes: Mapping[str, int], folded: Mapping[str, int]) -> str | None:
+    for var in walk.free_vars(element):
+        if var.name not in axes and var.name not in folded:
+            return f"the body reads {var.name}, which is no axis of it; reduce over it, or drop it"
+    return None
+
+
+def _outside(element: Expr, extents: Mapping[str, int]) -> str | None:
+    """An index that certainly leaves its tensor; reads that a condition guards are passed over."""
+    for load in _certain_loads(element):
+        for dim, index in enumerate(load.indices):
+            form = affine(index)
+            if form is None or any(name not in extents for name in form[0]):
+                continue
+            ends = [(coeff * (extents[name] - 1)) for name, coeff in form[0].items()]
+            low = form[1] + sum(min(end, 0) for end in ends)
+            high = form[1] + sum(max(end, 0) for end in ends)
+            if low < 0 or high >= load.buffer.shape[dim]:
+                return (
+                    f"{show(load)} reads {low}..{high} of dimension {dim}, which has "
+                    f"{load.buffer.shape[dim]} elements; guard the read with te.if_then_else"
+                )
+    return None
+
+
+def _certain_loads(element: Expr) -> Iterator[Load]:
+    """The loads that are performed for every element."""
+    pending = [element]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, Load):
+            yield node
+        pending.extend((node.cond,) if isinstance(node, Select) else walk.exprs(node))
