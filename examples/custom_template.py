@@ -14,20 +14,17 @@ import tempfile
 import numpy as np
 
 import loopwright as lw
-from loopwright import te
-from loopwright.space.knobs import Choice, Split
-from loopwright.templates.template import Configuration
 
 
 def box_blur(height: int, width: int) -> lw.Workload:
     """The mean of 3x3 pixels of an image that has a border of one pixel."""
-    image = te.placeholder((height + 2, width + 2), name="image")
-    rows = te.compute(
+    image = lw.te.placeholder((height + 2, width + 2), name="image")
+    rows = lw.te.compute(
         (height + 2, width),
         lambda y, x: image[y, x] + image[y, x + 1] + image[y, x + 2],
         name="rows",
     )
-    blurred = te.compute(
+    blurred = lw.te.compute(
         (height, width),
         lambda y, x: (rows[y, x] + rows[y + 1, x] + rows[y + 2, x]) * (1 / 9),
         name="blurred",
@@ -41,14 +38,14 @@ def space(workload: lw.Workload, target: lw.Target) -> lw.Space:
     lanes = target.lanes(workload.outputs[0].dtype)
     return lw.Space(
         (
-            Split("strip", height, policy="factors"),
-            Choice("vector", (lanes // 2, lanes, 2 * lanes, 4 * lanes)),
-            Choice("sums", ("first", "each strip")),
+            lw.Split("strip", height, policy="factors"),
+            lw.Choice("vector", (lanes // 2, lanes, 2 * lanes, 4 * lanes)),
+            lw.Choice("sums", ("first", "each strip")),
         )
     )
 
 
-def schedule(s: lw.Schedule, config: Configuration) -> None:
+def schedule(s: lw.Schedule, config: lw.Configuration) -> None:
     """Apply the knobs; runs once for many configs, so it may branch on a choice, not on a size."""
     rows, blurred = s["rows"], s["blurred"]
     y, x = blurred.loops
@@ -75,7 +72,7 @@ def main() -> None:
 
     image = np.random.default_rng(0).random((512, 1024), dtype=np.float32)
     shifted = [image[y : y + 510, x : x + 1022] for y in range(3) for x in range(3)]
-    np.testing.assert_allclose(np.asarray(blur(image)), np.mean(shifted, axis=0), rtol=1e-5)
+    np.testing.assert_allclose(blur(image), np.mean(shifted, axis=0), rtol=1e-5)
     print("equal to NumPy")
 
 

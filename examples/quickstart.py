@@ -35,7 +35,7 @@ def main(trials: int = 64) -> None:
     data = rng.standard_normal((1, 64, 28, 28), dtype=np.float32)
     weight = rng.standard_normal((64, 64, 3, 3), dtype=np.float32)
     conv = lw.build(task, records=RECORDS).bind(weight=weight)  # weights are laid out once
-    output = np.asarray(conv(data), np.float32)  # NCHW in, NCHW out
+    output = conv(data)  # NCHW in, NCHW out
 
     wanted = reference(data, weight)
     np.testing.assert_allclose(output, wanted, atol=1e-5 * float(np.abs(wanted).max()))

@@ -56,3 +56,23 @@ def test_the_expression_language_is_at_te() -> None:
     b = lw.te.placeholder((4, 6), name="B")
     c = lw.te.compute((8, 6), lambda y, x: lw.te.sum(a[k, y] * b[k, x], axis=k), name="C")
     assert c.shape == (8, 6)
+
+
+def test_a_template_needs_the_public_names_only() -> None:
+    def space(workload: lw.Workload, _target: lw.Target) -> lw.Space:
+        columns = workload.outputs[0].shape[1]
+        knobs = (
+            lw.Split("x", columns, policy="factors"),
+            lw.Choice("unroll", (True, False)),
+            lw.Reorder("order", ("y", "x")),
+            lw.Annotate("how", ("y", "x"), ("none", "unroll")),
+        )
+        return lw.Space(knobs, (lw.Constraint(("x",), lambda c: c["x"][1] > 1, "too narrow"),))
+
+    def schedule(s: lw.Schedule, config: lw.Configuration) -> None:
+        s["B"].split("B.x", config.sizes("x")[1])
+
+    a = lw.te.placeholder((8, 32), name="A")
+    b = lw.te.compute((8, 32), lambda y, x: a[y, x] + 1.0, name="B")
+    task = lw.task(lw.workload(b), template=lw.Template("t", 1, space, schedule))
+    assert task.space.cardinality == 6 * 2 * 2 * 4

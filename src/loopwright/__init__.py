@@ -24,12 +24,18 @@ if TYPE_CHECKING:
     from loopwright.lower.pipeline import lower as lower
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
+    from loopwright.space.constraints import Constraint as Constraint
+    from loopwright.space.knobs import Annotate as Annotate
+    from loopwright.space.knobs import Choice as Choice
+    from loopwright.space.knobs import Reorder as Reorder
+    from loopwright.space.knobs import Split as Split
     from loopwright.space.space import Space as Space
     from loopwright.target import Target as Target
     from loopwright.te import language as te
     from loopwright.te.workload import Workload as Workload
     from loopwright.te.workload import workload as workload
     from loopwright.templates.task import Task as Task
+    from loopwright.templates.template import Configuration as Configuration
     from loopwright.templates.template import Template as Template
     from loopwright.version import __version__ as __version__
 
@@ -42,18 +48,30 @@ _LAZY = {
     "lower": "loopwright.lower.pipeline",
     "Schedule": "loopwright.sched.schedule",
     "create_schedule": "loopwright.sched.schedule",
+    "Constraint": "loopwright.space.constraints",
+    "Annotate": "loopwright.space.knobs",
+    "Choice": "loopwright.space.knobs",
+    "Reorder": "loopwright.space.knobs",
+    "Split": "loopwright.space.knobs",
     "Space": "loopwright.space.space",
     "Target": "loopwright.target",
     "te": "loopwright.te.language",
     "Workload": "loopwright.te.workload",
     "workload": "loopwright.te.workload",
     "Task": "loopwright.templates.task",
+    "Configuration": "loopwright.templates.template",
     "Template": "loopwright.templates.template",
 }
 __all__ = [
+    "Annotate",
+    "Choice",
+    "Configuration",
+    "Constraint",
     "Program",
+    "Reorder",
     "Schedule",
     "Space",
+    "Split",
     "Target",
     "Task",
     "Template",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Self
+from typing import Any, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
 from loopwright.api.relayout import Relayout, relayouts
 from loopwright.codegen.artifact import Artifact, Param
@@ -32,6 +33,9 @@ from loopwright.runtime.cpu import BoundCall, CpuDevice, Module, aligned_copy, a
 from loopwright.settings import from_environment
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
+
+Output: TypeAlias = npt.NDArray[Any]
+"""An array of the dtype that the task says, which is not known to the type checker."""
 
 
 class Program:
@@ -62,7 +66,7 @@ class Program:
         """The names of the inputs that a call takes, in order."""
         return tuple(p.name for p in self._module.inputs if p.name not in self._bound)
 
-    def __call__(self, *arrays: Array) -> Array:
+    def __call__(self, *arrays: Array) -> Output:
         """The output for plain arrays, one an input.
 
         Raises: ShapeError if number, shape or dtype of the arrays is not that of `inputs`, or
@@ -73,7 +77,7 @@ class Program:
             raise ShapeError(f"{self.task.name} has the outputs {names}; call .outputs(...)")
         return self.outputs(*arrays)[0]
 
-    def outputs(self, *arrays: Array) -> tuple[Array, ...]:
+    def outputs(self, *arrays: Array) -> tuple[Output, ...]:
         """All outputs for plain arrays, one an input.
 
         Raises: ShapeError if number, shape or dtype of the arrays is not that of `inputs`.
