@@ -9,6 +9,7 @@ from loopwright.ir.stmt import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.flatten import flatten_storage
 from loopwright.lower.loops import build_loops
+from loopwright.lower.partition import partition_copies
 from loopwright.lower.refuse import refuse_loops_in_lanes, refuse_register_misuse
 from loopwright.sched.schedule import Schedule
 
@@ -22,7 +23,10 @@ class Pass:
     establishes: str
 
 
-PASSES: tuple[Pass, ...] = (Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),)
+PASSES: tuple[Pass, ...] = (
+    Pass("partition_copies", partition_copies, "no test for each element of a padded copy"),
+    Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),
+)
 
 
 def lower(schedule: Schedule, name: str | None = None) -> Kernel:

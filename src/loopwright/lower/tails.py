@@ -17,9 +17,10 @@ from dataclasses import dataclass
 
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval, prove
-from loopwright.ir.expr import Binary, Buffer, Const, Expr, Op, Var, const
+from loopwright.ir.expr import Binary, Const, Expr, Op, Var, const
 from loopwright.ir.simplify import simplify
-from loopwright.ir.stmt import For, If, Stmt
+from loopwright.ir.stmt import If, Stmt
+from loopwright.lower.rename import renamed
 
 Maker = Callable[[Sequence[Expr]], Stmt]
 MAX_SPECIALISED = 2
@@ -73,7 +74,9 @@ class _Choice:
     ) -> Stmt:
         """The tile behind the tests that are left, under the guards `kept` so far."""
         if not chosen:
-            return _renamed(self.make([*kept, *self.dynamic]), suffix, self.ranges)
+            body = renamed(self.make([*kept, *self.dynamic]), suffix)
+            self.ranges.update({n.var.name: (0, n.extent - 1) for n in walk.loops(body)})
+            return body
         (condition, full), rest = chosen[0], chosen[1:]
         holds = prove(full, self.ranges)
         if holds is True:
@@ -133,28 +136,6 @@ def _fixed(stmt: Stmt, last: tuple[str, int], ranges: Mapping[str, Interval]) ->
     name, value = last
     fixed = walk.substitute(stmt, {name: const(value)})
     return walk.rewrite_exprs(fixed, lambda e: simplify(e, ranges))
-
-
-def _renamed(stmt: Stmt, suffix: str, ranges: dict[str, Interval]) -> Stmt:
-    """`stmt` with its loop variables and buffers renamed: names stay unique in the kernel."""
-    if not suffix:
-        return stmt
-    variables: dict[str, Expr] = {}
-    buffers: dict[Buffer, Buffer] = {}
-    for loop in walk.loops(stmt):
-        variables[loop.var.name] = Var(loop.var.name + suffix)
-        ranges[loop.var.name + suffix] = (0, loop.extent - 1)
-    for alloc in walk.allocs(stmt):
-        old = alloc.buffer
-        buffers[old] = Buffer(old.name + suffix, old.dtype, old.shape, old.scope)
-    renamed = walk.rewrite_exprs(stmt, lambda e: walk.substitute(e, variables))
-
-    def turn(node: Stmt) -> Stmt:
-        if isinstance(node, For):
-            return For(Var(node.var.name + suffix), node.extent, node.kind, node.body)
-        return node
-
-    return walk.substitute_buffers(walk.rewrite(renamed, turn), buffers)
 
 
 def _names(expr: Expr) -> set[str]:
