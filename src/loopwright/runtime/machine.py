@@ -75,6 +75,28 @@ def measure_fma_peak(
     return probe.flops(iterations) * threads / (best * 1e9)
 
 
+@dataclass(frozen=True, slots=True)
+class FmaBurst:
+    """The kernel of `measure_fma_peak` on the calling thread, to be timed in turns with others."""
+
+    run: Callable[[], None]
+    flops: int
+
+
+def fma_burst(target: Target | None = None, cache_dir: Path | None = None) -> FmaBurst:
+    """A burst of fused multiply-adds in registers, about as long as one of `measure_fma_peak`."""
+    probe = probes.fma_probe(targets.host() if target is None else target)
+    code = _linked(probe.text, (probe.entry,), target, cache_dir)
+    entry = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(code[probe.entry])
+    sink = _zeros(_SINK_FLOATS)
+    iterations = _calibrate(lambda n: entry(n, sink.ctypes.data))
+
+    def run(_code: Linked = code) -> None:  # the code must outlive its entry
+        entry(iterations, sink.ctypes.data)
+
+    return FmaBurst(run, probe.flops(iterations))
+
+
 def measure_bandwidth(
     nbytes: int = _DEFAULT_STREAM_BYTES, target: Target | None = None, cache_dir: Path | None = None
 ) -> Bandwidth:
