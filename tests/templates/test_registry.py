@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from loopwright.errors import TemplateError
+from loopwright.ops.registry import build
+from loopwright.target import parse
+from loopwright.te import language as te
+from loopwright.te.workload import Workload
+from loopwright.templates import derived
+from loopwright.templates.cpu import conv2d_direct, depthwise, matmul
+from loopwright.templates.registry import CPU, by_name, template_for
+from loopwright.templates.task import make
+from loopwright.templates.template import Template
+from operators import OPERATORS
+
+AVX2 = parse("x86-64-avx2")
+
+
+def elementwise() -> Workload:
+    a = te.placeholder((4, 6), name="A")
+    return te.workload(te.compute((4, 6), lambda y, x: a[y, x] * 2.0, name="B"), name="twice")
+
+
+def two_products() -> Workload:
+    a = te.placeholder((4, 4), name="A")
+    k, l = te.reduce_axis(4, name="k"), te.reduce_axis(4, name="l")  # noqa: E741  # as in k, l
+    b = te.compute((4, 4), lambda y, x: te.sum(a[y, k] * a[k, x], axis=k), name="B")
+    c = te.compute((4, 4), lambda y, x: te.sum(b[y, l] * a[l, x], axis=l), name="C")
+    return te.workload(c, name="two")
+
+
+def row_sums() -> Workload:
+    a = te.placeholder((4, 6), name="A")
+    k = te.reduce_axis(6, name="k")
+    return te.workload(te.compute((4,), lambda y: te.sum(a[y, k], axis=k), name="S"), name="sums")
+
+
+def one_operand() -> Workload:
+    a = te.placeholder((4, 6), name="A")
+    k = te.reduce_axis(6, name="k")
+    s = te.compute((4, 5), lambda *i: te.sum(a[i[0], k], axis=k), name="S")
+    return te.workload(s, name="one")
+
+
+def integers() -> Workload:
+    a, b = te.placeholder((4, 4), "int32", name="A"), te.placeholder((4, 4), "int32", name="B")
+    k = te.reduce_axis(4, name="k")
+    c = te.compute((4, 4), lambda y, x: te.sum(a[y, k] * b[k, x], axis=k), name="C")
+    return te.workload(c, name="integers")
+
+
+def test_operators_have_handcrafted_templates() -> None:
+    for operator, shapes in OPERATORS.items():
+        workload = build(operator, **next(iter(shapes.values())))
+        assert template_for(operator, workload) is CPU[operator]
+
+
+def test_what_has_none_gets_the_derived_template() -> None:
+    assert template_for("twice", elementwise()) is derived.TEMPLATE
+    assert template_for("matmul", integers()) is derived.TEMPLATE
+
+
+def test_templates_are_found_by_their_names() -> None:
+    for template in (*CPU.values(), derived.TEMPLATE):
+        assert by_name(template.name) is template
+    assert by_name("cpu.unheard_of") is None
+
+
+@pytest.mark.parametrize(
+    "template", [*{t.name: t for t in CPU.values()}.values(), derived.TEMPLATE]
+)
+def test_templates_pickle_by_reference(template: Template) -> None:
+    again = pickle.loads(pickle.dumps(template))
+    assert again == template
+    assert again.schedule is template.schedule
+
+
+@pytest.mark.parametrize(
+    ("template", "make_workload", "reason"),
+    [
+        (conv2d_direct.TEMPLATE, elementwise, "twice is not a convolution of NCHW data"),
+        (conv2d_direct.TEMPLATE, row_sums, "sums is not a convolution"),
+        (depthwise.TEMPLATE, elementwise, "twice is not a depthwise convolution"),
+        (matmul.TEMPLATE, elementwise, "twice is not a matrix product"),
+        (matmul.TEMPLATE, row_sums, "sums is not a matrix product"),
+        (matmul.TEMPLATE, two_products, "two is not a matrix product"),
+        (
+            matmul.TEMPLATE,
+            one_operand,
+            "one: a product needs one operand by rows and one by columns",
+        ),
+    ],
+)
+def test_a_template_refuses_what_it_is_not_for(
+    template: Template, make_workload: Callable[[], Workload], reason: str
+) -> None:
+    with pytest.raises(TemplateError, match=reason):
+        make(make_workload(), template, AVX2)
+
+
+@pytest.mark.parametrize(
+    "make_workload", [elementwise, two_products, row_sums, one_operand, integers]
+)
+def test_the_derived_template_has_a_space_for_anything(
+    make_workload: Callable[[], Workload],
+) -> None:
+    assert make(make_workload(), derived.TEMPLATE, AVX2).space.cardinality >= 1
+
+
+def test_a_task_survives_pickling_and_has_a_key() -> None:
+    task = make(elementwise(), derived.TEMPLATE, AVX2, operator="twice", attrs=(("n", 4),))
+    again = pickle.loads(pickle.dumps(task))
+    assert again.key == task.key == f"{task.workload.key}:derived@{derived.TEMPLATE.version}"
+    assert again.space.knobs == task.space.knobs
+    assert task.name == "twice n=4"
+    assert task.flops == 24
