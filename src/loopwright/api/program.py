@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -82,17 +83,30 @@ class Program:
 
         Raises: ShapeError if number, shape or dtype of the arrays is not that of `inputs`.
         """
-        memory = self._memory(arrays, self._kept)
-        results = [
-            self._kept(p) if p.name in self._relayouts else _new(p) for p in self._module.outputs
-        ]
-        BoundCall(self._module, (*memory, *results))()
-        return tuple(
-            self._relayouts[param.name].plain(result)
-            if param.name in self._relayouts
-            else result.reshape(param.shape)
-            for param, result in zip(self._module.outputs, results, strict=True)
-        )
+        calls = self._calls()
+        kept = []  # until the kernel ran
+        for param, plain in self._given(arrays):
+            pack = calls.changes.get(param.name)
+            if pack is None:
+                kept.append(aligned_copy(plain))
+                calls.kernel.redirect(calls.places[param.name], kept[-1])
+            else:
+                kept.append(aligned_copy(plain, self._relayouts[param.name].plain_alignment))
+                pack.redirect(0, kept[-1])
+                pack()
+        results = []
+        for param in self._module.outputs:
+            results.append(aligned_empty(param.shape, param.dtype.numpy))
+            unpack = calls.changes.get(param.name)
+            if unpack is None:
+                calls.kernel.redirect(calls.places[param.name], results[-1])
+            else:
+                unpack.redirect(1, results[-1])
+        calls.kernel()
+        for param in self._module.outputs:
+            if param.name in calls.changes:
+                calls.changes[param.name]()
+        return tuple(results)
 
     def bind(self, **arrays: Array) -> Program:
         """This program with the named inputs laid out once and for all.
@@ -106,44 +120,68 @@ class Program:
                 raise ShapeError(
                     f"{self.task.name}: there is no input {name!r}; there are {', '.join(params)}"
                 )
-            packed[name] = self._pack(params[name], array, _new)
+            packed[name] = self._packed(params[name], self._module.plain(params[name], array))
         return Program(self.task, self.config, self._module, self._relayouts, packed)
 
     def timed_call(self, *arrays: Array) -> BoundCall:
         """The kernel alone on `arrays`, everything laid out ahead: what is timed."""
-        return self._module.bind(*self._memory(arrays, _new), *self._module.empty_outputs())
+        memory = dict(self._bound)
+        memory |= {param.name: self._packed(param, plain) for param, plain in self._given(arrays)}
+        inputs = (memory[param.name] for param in self._module.inputs)
+        return self._module.bind(*inputs, *self._module.empty_outputs())
 
-    def _memory(self, arrays: Sequence[Array], memory_for: Callable[[Param], Array]) -> list[Array]:
-        names = self.inputs
-        if len(arrays) != len(names):
+    def _given(self, arrays: Sequence[Array]) -> list[tuple[Param, Array]]:
+        """The inputs of a call, checked, in order."""
+        params = [p for p in self._module.inputs if p.name not in self._bound]
+        if len(arrays) != len(params):
             raise ShapeError(
-                f"{self.task.name}: got {len(arrays)} inputs, takes {len(names)}: "
-                + ", ".join(names)
+                f"{self.task.name}: got {len(arrays)} inputs, takes {len(params)}: "
+                + ", ".join(self.inputs)
             )
-        given = dict(zip(names, arrays, strict=True))
-        return [
-            self._bound[p.name]
-            if p.name in self._bound
-            else self._pack(p, given[p.name], memory_for)
-            for p in self._module.inputs
-        ]
+        return [(p, self._module.plain(p, a)) for p, a in zip(params, arrays, strict=True)]
 
-    def _pack(self, param: Param, array: Array, memory_for: Callable[[Param], Array]) -> Array:
-        """`array` laid out for the kernel, in new memory only where it is not so already."""
-        plain = self._module.plain(param, array)
+    def _packed(self, param: Param, plain: Array) -> Array:
+        """`plain` laid out for the kernel, in new memory only where it is not so already."""
         relayout = self._relayouts.get(param.name)
         if relayout is None:
             return aligned_copy(plain).reshape(param.physical_shape)
-        memory = memory_for(param)
+        memory = _new(param)
         relayout.into(memory, plain)
         return memory
 
-    def _kept(self, param: Param) -> Array:
-        """Memory for `param` that this thread uses in every call; its padding is zero."""
-        kept: dict[str, Array] = self._local.__dict__
-        if param.name not in kept:
-            kept[param.name] = _new(param)
-        return kept[param.name]
+    def _calls(self) -> _Calls:
+        """The calls of this thread."""
+        calls: _Calls | None = getattr(self._local, "calls", None)
+        if calls is None:
+            calls = self._local.calls = _Calls.of(self._module, self._relayouts, self._bound)
+        return calls
+
+
+@dataclass(frozen=True, slots=True)
+class _Calls:
+    """What one thread calls, bound to memory of its own: the kernel and the changes of layout.
+
+    `places` has the place of each argument of the kernel.
+    """
+
+    kernel: BoundCall
+    changes: Mapping[str, BoundCall]
+    places: Mapping[str, int]
+
+    @staticmethod
+    def of(module: Module, relayouts: Mapping[str, Relayout], bound: Mapping[str, Array]) -> _Calls:
+        """The calls of `module`; arguments that are plain and not bound are to be redirected."""
+        arrays, changes = [], {}
+        for param in module.artifact.params:
+            if param.name in bound:
+                arrays.append(bound[param.name])
+            elif param.name in relayouts:
+                arrays.append(_new(param))
+                changes[param.name] = relayouts[param.name].bound(arrays[-1])
+            else:
+                arrays.append(np.empty(0))
+        places = {param.name: place for place, param in enumerate(module.artifact.params)}
+        return _Calls(BoundCall(module, arrays), changes, places)
 
 
 def _new(param: Param) -> Array:

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from loopwright.codegen.artifact import Param
 from loopwright.layout import Array, Layout, Part
-from loopwright.runtime.cpu import BoundCall, Module, aligned_copy, aligned_empty
+from loopwright.runtime.cpu import BoundCall, Module, aligned_copy
 from loopwright.space.config import Config
 from loopwright.target import Target
 from loopwright.templates.cpu import relayout
@@ -20,26 +22,29 @@ Build: TypeAlias = Callable[[Task, Config], Module]
 
 @dataclass(frozen=True, slots=True)
 class Relayout:
-    """Changes the layout of the arrays of `param` with `module`, which sees fewer dimensions."""
+    """Changes a layout with `module`, which sees fewer dimensions: to that of a kernel (`packs`),
+    or back.
+    """
 
-    param: Param
     module: Module
+    packs: bool
 
     def into(self, memory: Array, array: Array) -> None:
         """Lay `array`, which is plain, out in `memory`; padding is left as it is."""
-        source, target = self.module.artifact.params
-        plain = aligned_copy(array, source.alignment)
-        self._run(plain.reshape(source.physical_shape), memory.reshape(target.physical_shape))
+        call = self.bound(memory)
+        plain = aligned_copy(array, self.plain_alignment)
+        call.redirect(0, plain)
+        call()
 
-    def plain(self, memory: Array) -> Array:
-        """The plain array that is laid out in `memory`."""
-        source, target = self.module.artifact.params
-        array = aligned_empty(self.param.shape, self.param.dtype.numpy)
-        self._run(memory.reshape(source.physical_shape), array.reshape(target.physical_shape))
-        return array
+    def bound(self, memory: Array) -> BoundCall:
+        """The change into `memory`, or out of it. Redirect the plain side: 0 into it, else 1."""
+        nothing = np.empty(0)
+        return BoundCall(self.module, (nothing, memory) if self.packs else (memory, nothing))
 
-    def _run(self, source: Array, target: Array) -> None:
-        BoundCall(self.module, (source, target))()
+    @property
+    def plain_alignment(self) -> int:
+        """Where the plain side may lie, in bytes."""
+        return self.module.artifact.params[0 if self.packs else 1].alignment
 
 
 def relayouts(module: Module, target: Target, threads: int, build: Build) -> dict[str, Relayout]:
@@ -54,7 +59,7 @@ def relayouts(module: Module, target: Target, threads: int, build: Build) -> dic
             packs = place < len(module.inputs)
             task = _task(shape, layout, param, target, threads, packs=packs)
             config = relayout.good_config(task.workload, target, packs=packs)
-            found[param.name] = Relayout(param, build(task, config))
+            found[param.name] = Relayout(build(task, config), packs)
     return found
 
 

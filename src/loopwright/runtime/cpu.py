@@ -168,7 +168,10 @@ class Module:
 
 @dataclass(slots=True, init=False)
 class BoundCall:
-    """A kernel with its arguments: calling it runs it. It keeps the arrays alive."""
+    """A kernel with its arguments: calling it runs it. It keeps the arrays alive.
+
+    Only one thread may use it after `redirect`.
+    """
 
     _arrays: tuple[Array, ...]
     _pointers: ctypes.Array[ctypes.c_void_p]
@@ -180,6 +183,10 @@ class BoundCall:
         self._pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
         self._module = module
         self._entry = module._entry
+
+    def redirect(self, place: int, array: Array) -> None:
+        """Pass `array` as argument `place` from now on; the caller checks it and keeps it alive."""
+        self._pointers[place] = array.ctypes.data
 
     def __call__(self) -> None:
         """Run the kernel once; the calling thread's workspace is used."""
