@@ -18,13 +18,19 @@ import numpy as np
 
 from loopwright.api.replay import origin_of
 from loopwright.api.task import task_of
-from loopwright.api.tune import TuneSettings, tune_many
+from loopwright.api.tune import ORACLE, software
+from loopwright.codegen.compile import compile_config
 from loopwright.errors import LoopwrightError
+from loopwright.measure.check import Checker
 from loopwright.measure.landscape import Attr, landscape, save
+from loopwright.measure.local import LocalRunner
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query, SqlStore
+from loopwright.search.journal import Journal
+from loopwright.search.random_search import RandomPolicy
 from loopwright.search.result import Budget, Event, TrialDone
+from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.knobs import KnobValue, narrowed
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
@@ -58,8 +64,7 @@ def main(argv: list[str]) -> int:
     points = small.enumerate()
     task = replace(full, space=RestrictedSpace(small, points))
     with SqlStore(f"sqlite:///{args.out / args.name}.db") as store:
-        settings = TuneSettings(Budget(len(points)), policy="random", seed=_SEED)
-        tune_many([task], settings, store, on_event=lambda event: tell(event, len(points)))
+        measure(task, store, len(points))
         key = task_key(task, fingerprint(task.target))
         first = first_of_each(list(store.query(Query.of(key))), task)
     scape = landscape(
@@ -74,6 +79,26 @@ def main(argv: list[str]) -> int:
     failed = len(scape.failures)
     sys.stdout.write(f"{path}: {len(scape)} configs, best {gflops:.1f} GFLOP/s, {failed} failed\n")
     return 0
+
+
+def measure(task: Task, store: SqlStore, total: int) -> None:
+    """Bring every config of `task` into `store`; those that are there are not measured again.
+
+    Nothing is abandoned: the time of a first, cold call is not the time of the config.
+    """
+    journal = Journal(store, fingerprint(task.target), "random", _SEED, software())
+    checker = Checker(ORACLE, _SEED)
+    with LocalRunner(compile_config, threads=task.threads, checker=checker) as runner:
+        tune_tasks(
+            [task],
+            runner,
+            lambda of, rng: RandomPolicy(of.space, rng),
+            budget=Budget(total),
+            journal=journal,
+            on_event=lambda event: tell(event, total),
+            seed=_SEED,
+            options=TuneOptions(abandon=None),
+        )
 
 
 def narrow(space: Space, limit: int, rng: np.random.Generator) -> Space:

@@ -21,7 +21,7 @@ def policy(name: str, space: Space, seed: int = 0) -> Policy:
     return make_policy(name, space, np.random.default_rng(seed), featurizer(space))
 
 
-def small(scape: Landscape, n: int) -> Space:
+def small(scape: Landscape, n: int) -> RestrictedSpace:
     return RestrictedSpace(Space(scape.space.knobs), scape.space.points[:n])
 
 

@@ -17,6 +17,7 @@ from loopwright.learn.dataset import Dataset, FeatureMatrix, Floats
 if TYPE_CHECKING:
     import lightgbm
 
+_PAIRS = 30_000  # pairs in a round at most: enough rows make up for few partners each
 Objective: TypeAlias = Literal["rank", "regression"]
 
 
@@ -67,9 +68,8 @@ class GbtModel:
         params = self._params()
         label = dataset.throughput
         if self.objective == "rank":
-            objective = PairwiseLogistic(
-                dataset, self.options.pairs, np.random.default_rng(self.seed)
-            )
+            pairs = max(2, min(self.options.pairs, _PAIRS // len(dataset)))
+            objective = PairwiseLogistic(dataset, pairs, np.random.default_rng(self.seed))
             params["objective"] = objective
             label = np.zeros(len(dataset))
         rows = lightgbm.Dataset(dataset.features, label=label, params=params, free_raw_data=True)

@@ -28,14 +28,16 @@ _OWN = "this"  # the workload that is being tuned, among those learned from
 class ModelOptions:
     """How the learned policy searches.
 
-    `first` space-filling trials, then batches of `batch`, of which each trial is random with
-    `epsilon`. A quarter of the `chains` starts anew from the `elites` fastest for each batch, and
-    all neighbours of the fastest are candidates too. The batch is picked from the `shortlist`
-    best with weight `alpha` (in deviations of the score) on variety.
+    `first` space-filling trials, then batches: an eighth of what is known, but `least` to `most`, of
+    which each trial is random with `epsilon`. For each batch a quarter of the `chains` starts anew
+    from the `elites` fastest and a quarter from anywhere, and all neighbours of the two fastest are
+    candidates too. The batch is picked from the `shortlist` best with weight `alpha` (in deviations
+    of the score) on variety.
     """
 
     first: int = 16
-    batch: int = 8
+    least: int = 4
+    most: int = 12
     epsilon: float = 0.05
     chains: int = 96
     elites: int = 8
@@ -65,6 +67,7 @@ class ModelPolicy:
         self._chains = np.empty((0, len(space.knobs)), dtype=np.int64)
         self._plan: list[IntArray] = []  # what to ask for next, last first
         self._planned_at = 0  # how much was known when it was planned
+        self._batch = options.least
 
     def ask(self, n: int) -> list[Config]:
         """Up to `n` configs, those with the best prospects first."""
@@ -83,17 +86,18 @@ class ModelPolicy:
         """Learn of `trials`; after a batch of news the plan is made anew."""
         self._ledger.tell(trials)
         known = self._ledger.told
-        if known >= self._options.first and known - self._planned_at >= self._options.batch:
+        if known >= self._options.first and known - self._planned_at >= self._batch:
             self._plan.clear()
 
     def _make_plan(self) -> None:
         o = self._options
         self._planned_at = self._ledger.told
+        self._batch = min(o.most, max(o.least, self._ledger.told // 8))
         missing = o.first - self._ledger.proposed
         if missing > 0:
             chosen = self._space_filling(missing)
         elif np.isfinite(self._ledger.ns).sum() < 2:
-            chosen = self._ledger.draw(self._rng, o.batch)  # nothing to learn from yet
+            chosen = self._ledger.draw(self._rng, self._batch)  # nothing to learn from yet
         else:
             chosen = self._search()
         self._plan = list(chosen[::-1])
@@ -117,7 +121,7 @@ class ModelPolicy:
         points, scores = points[fresh], scores[fresh]
         top = np.argsort(-scores, kind="stable")[: o.shortlist]
         points, scores = points[top], normalised(scores)[top]
-        chosen = points[pick(points, scores, o.batch, o.alpha)]
+        chosen = points[pick(points, scores, self._batch, o.alpha)]
         return self._with_random(chosen)
 
     def _with_random(self, chosen: IntArray) -> IntArray:
@@ -125,7 +129,7 @@ class ModelPolicy:
         o = self._options
         replaced = self._rng.random(len(chosen)) < o.epsilon
         kept = chosen[~replaced]
-        return np.concatenate([kept, self._ledger.draw(self._rng, o.batch - len(kept))])
+        return np.concatenate([kept, self._ledger.draw(self._rng, self._batch - len(kept))])
 
     def _fit(self) -> None:
         points = self._ledger.points

@@ -38,7 +38,9 @@ class TuneOptions:
         plan: how each candidate is measured; its threads are those of the tasks.
         check: whether outputs are compared with the oracle: of each new best before it counts as
             one, of each task's first trial, and of a `check_share` of the rest.
-        abandon: a candidate whose first call takes this many times the best is not repeated.
+        abandon: a candidate whose first call takes this many times the best is not repeated;
+            None to repeat every one. A first call is cold: it was seen to take up to six times as
+            long as later ones, so a small factor would condemn good candidates.
         warm_up: trials for each task before the budget is shared by expected gain.
         peak_gflops: what the machine could reach, for the allocator; by default the best so far.
     """
@@ -46,7 +48,7 @@ class TuneOptions:
     plan: MeasurePlan = field(default_factory=MeasurePlan)
     check: bool = True
     check_share: float = 0.05
-    abandon: float = 4.0
+    abandon: float | None = 12.0
     warm_up: int = 16
     peak_gflops: float | None = None
 
@@ -211,7 +213,7 @@ class _Tuner:
         fastest = progress.fastest_ns
         plan = self._options.plan
         # A time that may be the best is not cut short when it is measured again.
-        if np.isfinite(fastest) and not recheck:
+        if self._options.abandon is not None and np.isfinite(fastest) and not recheck:
             plan = replace(plan, abandon_ns=self._options.abandon * fastest)
         future = self._runner.submit(MeasureRequest(progress.task, config, plan, check))
         flight = _Flight(index, trial, config, recheck, future)
