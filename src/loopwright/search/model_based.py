@@ -28,7 +28,7 @@ _OWN = "this"  # the workload that is being tuned, among those learned from
 class ModelOptions:
     """How the learned policy searches.
 
-    `first` space-filling trials, then batches: an eighth of what is known, but `least` to `most`, of
+    `first` space-filling trials, then batches: an eighth of what is known, `least` to `most`, of
     which each trial is random with `epsilon`. For each batch a quarter of the `chains` starts anew
     from the `elites` fastest and a quarter from anywhere, and all neighbours of the two fastest are
     candidates too. The batch is picked from the `shortlist` best with weight `alpha` (in deviations
