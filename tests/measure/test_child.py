@@ -172,8 +172,14 @@ def test_a_kernel_that_is_always_disturbed_is_still_timed() -> None:
     assert len(kernel.counts) == 1 + 2 * 3
 
 
-def test_a_first_call_over_the_limit_is_the_figure() -> None:
-    kernel = Kernel(ns=100, first_ns=4000)
+def test_a_second_call_over_the_limit_is_the_figure() -> None:
+    kernel = Kernel(ns=4000, first_ns=9000)
 
     assert times(kernel, msgspec.structs.replace(PLAN, abandon_ns=3999.0)) == (4000.0,)
-    assert kernel.counts == [1]
+    assert kernel.counts == [1, 1]
+
+
+def test_a_slow_first_call_alone_condemns_nobody() -> None:
+    kernel = Kernel(ns=100, first_ns=4000)
+
+    assert set(times(kernel, msgspec.structs.replace(PLAN, abandon_ns=3999.0))) == {100.0}

@@ -78,7 +78,7 @@ class MeasurePlan:
     """How a candidate is measured.
 
     Warm up, then time `repeats` batches of at least `min_repeat_s` seconds each, one call at the
-    least. A candidate whose first call takes longer than `abandon_ns` is not repeated: that one
+    least. A candidate whose first two calls take longer than `abandon_ns` is not repeated: that one
     figure is its time.
     """
 

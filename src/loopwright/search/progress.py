@@ -70,6 +70,7 @@ class TaskProgress:
 
     def confirmed(self, trial: int, config: Config, outcome: Outcome) -> None:
         """Take in the second, checked measurement of a `config` that claimed to be the best."""
+        self._claims = [claim for claim in self._claims if claim[1] != trial]
         if isinstance(outcome, Timed):
             self.crown(trial, config, outcome)
             return

@@ -38,9 +38,8 @@ class TuneOptions:
         plan: how each candidate is measured; its threads are those of the tasks.
         check: whether outputs are compared with the oracle: of each new best before it counts as
             one, of each task's first trial, and of a `check_share` of the rest.
-        abandon: a candidate whose first call takes this many times the best is not repeated;
-            None to repeat every one. A first call is cold: it was seen to take up to six times as
-            long as later ones, so a small factor would condemn good candidates.
+        abandon: a candidate whose first two calls take this many times the best is not repeated;
+            None to repeat every one.
         warm_up: trials for each task before the budget is shared by expected gain.
         peak_gflops: what the machine could reach, for the allocator; by default the best so far.
     """
@@ -48,7 +47,7 @@ class TuneOptions:
     plan: MeasurePlan = field(default_factory=MeasurePlan)
     check: bool = True
     check_share: float = 0.05
-    abandon: float | None = 12.0
+    abandon: float | None = 4.0
     warm_up: int = 16
     peak_gflops: float | None = None
 
