@@ -74,13 +74,36 @@ def test_a_region_that_starts_below_zero_still_holds_what_is_read(cpu: CpuDevice
     p = te.compute((24,), lambda i: a[i] + 1.0, name="P")
     q = te.compute((10,), lambda i: p[i] * 2.0, name="Q")
     c = te.compute(
-        (3, 10),
+        (3, 11),
         lambda y, x: te.if_then_else(te.all(x >= 1), q[x - 1], 0.0) + te.cast("float32", y),
         name="C",
     )
     s = create_schedule(c)
     s["Q"].compute_at("C", "C.x")
     s["P"].compute_at("C", "C.y")
+    check(s, cpu)
+
+
+def test_more_than_the_last_tile_may_be_cut_off(cpu: CpuDevice) -> None:
+    """Rows y + 2 of P are read while there are any: one row of the tile before the last."""
+    a = te.placeholder((9, 4), name="A")
+    p = te.compute((9, 4), lambda y, x: a[y, x] + 1.0, name="P")
+    c = te.compute((9, 4), lambda y, x: te.if_then_else(y < 7, p[y + 2, x], 0.0), name="C")
+    s = create_schedule(c)
+    outer, _ = s["C"].split("C.y", 2)
+    s["P"].compute_at("C", outer)
+    s["P"].unroll("P.y")
+    s["P"].unroll("P.x")
+    check(s, cpu)
+
+
+def test_stages_in_one_loop_are_computed_in_order(cpu: CpuDevice) -> None:
+    a = te.placeholder((6, 5), name="A")
+    b = te.compute((6, 5), lambda y, x: a[y, x] + 1.0, name="B")
+    c = te.compute((6, 5), lambda y, x: b[y, 4 - x] * 2.0, name="C")
+    s = create_schedule(te.compute((6, 5), lambda y, x: c[y, 4 - x] - b[y, x], name="D"))
+    for name in ("C", "B"):
+        s[name].compute_at("D", "D.y")
     check(s, cpu)
 
 

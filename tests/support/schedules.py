@@ -104,7 +104,9 @@ def _step(draw: DrawFn, schedule: Schedule, number: int) -> Step | None:
     if how == "annotate":
         return Annotate(name, draw(st.sampled_from(leaves)), draw(st.sampled_from(LoopKind)))
     if how == "at":
-        consumer = draw(st.sampled_from(state.readers(name) or sorted(state.stages)))
+        order = list(state.stages)
+        later = order[order.index(name) + 1 :]
+        consumer = draw(st.sampled_from([*state.readers(name), *later] or order))
         inside = state.stages[consumer].leaves
         return ComputeAt(name, consumer, draw(st.sampled_from(inside))) if inside else None
     if how == "inline":
