@@ -94,7 +94,8 @@ def _step(draw: DrawFn, schedule: Schedule, number: int) -> Step | None:
         return None
     if how == "split":
         loop = draw(st.sampled_from(leaves))
-        return Split(name, loop, draw(st.integers(1, 9)), f"{loop}.o{number}", f"{loop}.i{number}")
+        factor = draw(st.one_of(st.integers(1, 9), st.sampled_from((16, 32))))
+        return Split(name, loop, factor, f"{loop}.o{number}", f"{loop}.i{number}")
     if how == "fuse":
         place = draw(st.integers(0, len(leaves) - 1))
         pair = leaves[place : place + 2]

@@ -20,7 +20,7 @@ extents = st.integers(1, 9)
 def chains(draw: DrawFn) -> Workload:
     """Stages that each read the one before: as it is, shifted, strided or turned around."""
     dtype = draw(st.sampled_from(NUMBERS))
-    shape = tuple(draw(st.lists(extents, min_size=1, max_size=3)))
+    shape = (*draw(st.lists(extents, max_size=2)), draw(st.integers(1, 40)))
     last = te.placeholder(shape, dtype, "A")
     for number in range(draw(st.integers(1, 3))):
         last = _next_in_chain(draw, last, f"S{number}")
@@ -87,7 +87,7 @@ def reductions(draw: DrawFn) -> Workload:
 @st.composite
 def products(draw: DrawFn) -> Workload:
     """A matrix product, operands transposed or not, batched or not."""
-    m, n, k = draw(extents), draw(st.integers(1, 20)), draw(extents)
+    m, n, k = draw(extents), draw(st.integers(1, 40)), draw(extents)
     flips = {"transpose_a": draw(st.booleans()), "transpose_b": draw(st.booleans())}
     a = (k, m) if flips["transpose_a"] else (m, k)
     b = (n, k) if flips["transpose_b"] else (k, n)
