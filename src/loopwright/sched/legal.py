@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from loopwright.ir.expr import Reduce, Scope
+from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.state import At, Inline, StageState, State, initial_loops
 from loopwright.sched.steps import (
@@ -126,7 +126,7 @@ def _refuse_inline(state: State, step: ComputeInline) -> Reason | None:
         return reason
     if state.is_output(name):
         return f"{name} is an output, which must be computed"
-    if isinstance(state.stages[name].op.body, Reduce):
+    if state.stages[name].tensor.is_reduction:
         return f"{name} is a reduction, which cannot be inlined; use compute_at"
     inside = [n for n, _ in _attached(state, name)]
     return f"{inside[0]} is computed inside {name}" if inside else None

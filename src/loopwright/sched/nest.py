@@ -16,7 +16,7 @@ import numpy as np
 
 from loopwright.errors import InternalError, ScheduleError
 from loopwright.ir import walk
-from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Reduce, Scope, Var, const
+from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Scope, Var, const
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.schedule import Schedule
@@ -436,7 +436,7 @@ def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[A
     terms = {axis.name: axis.terms for axis in axes}
     found: list[Access] = []
     seen: list[Load] = []
-    for load in walk.loads(body.body if isinstance(body, Reduce) else body):
+    for load in walk.loads(body):
         if any(walk.same(load, other) for other in seen):
             continue
         seen.append(load)

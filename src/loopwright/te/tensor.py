@@ -75,6 +75,11 @@ class Tensor(Buffer):
         return tuple(t for t in found.values() if isinstance(t, Tensor))
 
     @property
+    def is_reduction(self) -> bool:
+        """True when its elements are folded over reduce axes."""
+        return isinstance(self.op, Compute) and isinstance(self.op.body, Reduce)
+
+    @property
     def ndim(self) -> int:
         """Number of dimensions."""
         return len(self.shape)

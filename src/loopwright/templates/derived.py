@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from loopwright.ir.expr import Reduce
 from loopwright.sched.schedule import Schedule
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
-from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.template import Configuration, Template
 
@@ -31,7 +30,7 @@ def space(workload: Workload, target: Target) -> Space:
             continue
         x = f"{tensor.name}.x"
         knobs.append(_tile(x, -(-tensor.shape[-1] // lanes), 4))
-        if not is_reduction(tensor):
+        if not tensor.is_reduction:
             continue
         last = tensor.reduce_axis[-1].extent
         k = f"{tensor.name}.k"
@@ -55,11 +54,6 @@ def _fits(x: str, y: str, room: int) -> Constraint:
     return Constraint((x, y), within, f"the tile does not fit {room} registers")
 
 
-def is_reduction(tensor: Tensor) -> bool:
-    """True for a stage that folds over reduce axes."""
-    return isinstance(tensor.op, Compute) and isinstance(tensor.op.body, Reduce)
-
-
 def kept_stages(workload: Workload) -> tuple[Tensor, ...]:
     """The stages that are computed on their own; the others are inlined.
 
@@ -72,9 +66,9 @@ def kept_stages(workload: Workload) -> tuple[Tensor, ...]:
         is_output = any(t.name == tensor.name for t in workload.outputs)
         inlined = (
             not is_output
-            and not is_reduction(tensor)
+            and not tensor.is_reduction
             and len(readers) == 1
-            and not is_reduction(readers[0])
+            and not readers[0].is_reduction
         )
         if not inlined:
             kept.append(tensor)
@@ -99,7 +93,7 @@ def _tile_stage(s: Schedule, tensor: Tensor, config: Configuration) -> None:
     xt, xi = stage.split(last, config.sizes(f"{tensor.name}.x")[1] * lanes)
     xv, xl = stage.split(xi, lanes)
     outer = list(stage.loops[: len(others)])
-    if is_reduction(tensor):
+    if tensor.is_reduction:
         *reduces, deepest = tensor.reduce_axis
         ko, ki = stage.split(deepest, config.sizes(f"{tensor.name}.k")[1])
         tile = []

@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.errors import TemplateError
-from loopwright.ir.expr import Reduce
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
-from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import divides_nearly
 from loopwright.templates.template import Configuration, Template
@@ -53,7 +52,7 @@ def roles(workload: Workload) -> Roles:
 
     Raises: TemplateError when the workload is not a two-dimensional convolution.
     """
-    reductions = [t for t in workload.stages if _is_reduction(t)]
+    reductions = [t for t in workload.stages if t.is_reduction]
     if len(reductions) != 1 or reductions[0].ndim != 4 or len(reductions[0].reduce_axis) != 3:
         raise TemplateError(
             f"{workload.name} is not a convolution of NCHW data with an OIHW weight"
@@ -65,10 +64,6 @@ def roles(workload: Workload) -> Roles:
     pad = source if source.axis else None
     data = source.inputs[0] if pad is not None else source
     return Roles(data, weight, conv, pad, workload.outputs[0])
-
-
-def _is_reduction(tensor: Tensor) -> bool:
-    return isinstance(tensor.op, Compute) and isinstance(tensor.op.body, Reduce)
 
 
 def space(workload: Workload, target: Target) -> Space:

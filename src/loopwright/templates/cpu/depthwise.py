@@ -10,13 +10,12 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from loopwright.errors import TemplateError
-from loopwright.ir.expr import Reduce
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
-from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import divides_nearly
 from loopwright.templates.cpu.conv2d_direct import Roles
@@ -25,9 +24,7 @@ from loopwright.templates.template import Configuration, Template
 
 def roles(workload: Workload) -> Roles:
     """The roles of the tensors. Raises: TemplateError when it is not a depthwise convolution."""
-    found = [
-        t for t in workload.stages if isinstance(t.op, Compute) and isinstance(t.op.body, Reduce)
-    ]
+    found = [t for t in workload.stages if t.is_reduction]
     if len(found) != 1 or found[0].ndim != 4 or len(found[0].reduce_axis) != 2:
         raise TemplateError(f"{workload.name} is not a depthwise convolution of NCHW data")
     conv = found[0]

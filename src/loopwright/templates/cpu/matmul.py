@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from loopwright.errors import TemplateError
 from loopwright.ir import walk
-from loopwright.ir.expr import Reduce
 from loopwright.sched.extent import SizeLike
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
@@ -51,9 +50,7 @@ class Roles:
 
 def roles(workload: Workload) -> Roles:
     """The roles of the tensors. Raises: TemplateError when the workload is not a matrix product."""
-    products = [
-        t for t in workload.stages if isinstance(t.op, Compute) and isinstance(t.op.body, Reduce)
-    ]
+    products = [t for t in workload.stages if t.is_reduction]
     if len(products) != 1 or products[0].ndim < 2 or len(products[0].reduce_axis) != 1:
         raise TemplateError(f"{workload.name} is not a matrix product")
     product = products[0]
