@@ -102,6 +102,18 @@ def test_a_template_refuses_what_it_is_not_for(
         make(make_workload(), template, AVX2)
 
 
+def test_a_convolution_may_name_its_weight_first() -> None:
+    data, weight = te.placeholder((1, 8, 6, 6), name="D"), te.placeholder((8, 8, 3, 3), name="W")
+    i, r, c = (te.reduce_axis(n, name=x) for n, x in ((8, "i"), (3, "r"), (3, "c")))
+    conv = te.compute(
+        (1, 8, 4, 4),
+        lambda n, o, y, x: te.sum(weight[o, i, r, c] * data[n, i, y + r, x + c], axis=(i, r, c)),
+        name="C",
+    )
+    found = conv2d_direct.roles(te.workload(conv))
+    assert (found.data.name, found.weight.name) == ("D", "W")
+
+
 @pytest.mark.parametrize(
     "make_workload", [elementwise, two_products, row_sums, one_operand, integers]
 )

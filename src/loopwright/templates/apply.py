@@ -1,11 +1,10 @@
-"""The one place where a template's schedule function is called."""
+"""A template's schedule function is called here, and nowhere else."""
 
 from __future__ import annotations
 
-from loopwright.errors import LoopwrightError, TemplateError, UserError
 from loopwright.sched.schedule import Schedule
 from loopwright.templates.task import Task
-from loopwright.templates.template import Configuration
+from loopwright.templates.template import Configuration, errors_named
 
 
 def scheduled(task: Task, config: Configuration) -> Schedule:
@@ -15,14 +14,6 @@ def scheduled(task: Task, config: Configuration) -> Schedule:
         of a batch, or raises anything else. Both name the template.
     """
     schedule = Schedule(task.workload)
-    name = f"template {task.template.name}"
-    try:
+    with errors_named(task.template.name):
         task.template.schedule(schedule, config)
-    except UserError as error:
-        raise type(error)(f"{name}: {error}") from error
-    except LoopwrightError:
-        raise
-    except Exception as error:  # a template is a user's code: name it and go on
-        kind = type(error).__name__
-        raise TemplateError(f"{name}: {kind}: {error} (scheduling {config})") from error
     return schedule

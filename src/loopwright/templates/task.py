@@ -8,7 +8,7 @@ from loopwright.ops.attrs import AttrValue
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.workload import Workload
-from loopwright.templates.template import Template
+from loopwright.templates.template import Template, errors_named
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,12 @@ def make(
     operator: str | None = None,
     attrs: tuple[tuple[str, AttrValue], ...] = (),
 ) -> Task:
-    """The task of computing `workload` with `template`; its space is declared here, once."""
-    space = template.space(workload, target)
+    """The task of computing `workload` with `template`; its space is declared here, once.
+
+    Raises: TemplateError when the template is not for this workload, or raises.
+    """
+    with errors_named(template.name):
+        space = template.space(workload, target)
     return Task(operator or workload.name, attrs, workload, template, target, threads, space)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from loopwright.errors import LoopwrightError, TemplateError, UserError
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config, ConfigBatch
 from loopwright.space.space import Space
@@ -21,11 +23,10 @@ class Template:
 
     `space(workload, target)` declares the knobs; `schedule(s, config)` applies a choice of them to
     `s`, a schedule of that workload. The schedule function runs once for a whole batch of configs
-    with one
-    structure: there split sizes are `Size`s, so it may branch on Choice, Reorder and Annotate knobs
-        only. Raise `version` with every change that changes what a config means: records of other
-        versions are then left alone. Both functions must be importable from a module, so that a
-        template pickles.
+    with one structure: there split sizes are `Size`s, so it may branch on Choice, Reorder and
+    Annotate knobs only. Raise `version` with every change that changes what a config means: records
+    of other versions are then left alone. Both functions must be importable from a module, so that
+    a template pickles.
 
     With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
@@ -36,3 +37,20 @@ class Template:
     space: Callable[[Workload, Target], Space]
     schedule: Callable[[Schedule, Configuration], None]
     any_address: bool = False
+
+
+@contextmanager
+def errors_named(name: str) -> Iterator[None]:
+    """Whatever a template's function raises names the template: a template is a user's code.
+
+    Raises: the UserError raised inside with the template in front; TemplateError for anything else
+        but errors of our own.
+    """
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"template {name}: {error}") from error
+    except LoopwrightError:
+        raise
+    except Exception as error:
+        raise TemplateError(f"template {name}: {type(error).__name__}: {error}") from error

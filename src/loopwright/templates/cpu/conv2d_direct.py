@@ -11,12 +11,9 @@ one weight vector a channel block, and one scalar broadcast a pixel, feed all of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.errors import TemplateError
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
@@ -25,45 +22,16 @@ from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
 
 MAX_UNROLLED = 640
 """Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
-    """Which tensor of a convolution workload is which."""
-
-    data: Tensor
-    weight: Tensor
-    conv: Tensor
-    pad: Tensor | None
-    output: Tensor
-
-    @property
-    def padded(self) -> Tensor:
-        """What the convolution reads: the padded data, or the data itself."""
-        return self.data if self.pad is None else self.pad
-
-
 def roles(workload: Workload) -> Roles:
-    """The roles of the tensors.
-
-    Raises: TemplateError when the workload is not a two-dimensional convolution.
-    """
-    reductions = [t for t in workload.stages if t.is_reduction]
-    if len(reductions) != 1 or reductions[0].ndim != 4 or len(reductions[0].reduce_axis) != 3:
-        raise TemplateError(
-            f"{workload.name} is not a convolution of NCHW data with an OIHW weight"
-        )
-    conv = reductions[0]
-    if len(conv.inputs) != 2:
-        raise TemplateError(f"{workload.name}: the convolution must read data and weight")
-    source, weight = conv.inputs
-    pad = source if source.axis else None
-    data = source.inputs[0] if pad is not None else source
-    return Roles(data, weight, conv, pad, workload.outputs[0])
+    """The roles of the tensors. Raises: TemplateError when it is not a convolution."""
+    return find_roles(workload, 3, "a convolution of NCHW data with an OIHW weight")
 
 
 def space(workload: Workload, target: Target) -> Space:

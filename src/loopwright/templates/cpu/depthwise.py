@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy.typing as npt
 
-from loopwright.errors import TemplateError
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
@@ -18,20 +17,13 @@ from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import divides_nearly
-from loopwright.templates.cpu.conv2d_direct import Roles
+from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
 
 
 def roles(workload: Workload) -> Roles:
     """The roles of the tensors. Raises: TemplateError when it is not a depthwise convolution."""
-    found = [t for t in workload.stages if t.is_reduction]
-    if len(found) != 1 or found[0].ndim != 4 or len(found[0].reduce_axis) != 2:
-        raise TemplateError(f"{workload.name} is not a depthwise convolution of NCHW data")
-    conv = found[0]
-    source, weight = conv.inputs
-    pad = source if source.axis else None
-    data = source.inputs[0] if pad is not None else source
-    return Roles(data, weight, conv, pad, workload.outputs[0])
+    return find_roles(workload, 2, "a depthwise convolution of NCHW data")
 
 
 def space(workload: Workload, target: Target) -> Space:
