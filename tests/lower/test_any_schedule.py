@@ -65,7 +65,7 @@ def test_the_kernel_is_well_formed_after_each_pass(case: Case) -> None:
     verify(kernel, flat=True)
 
 
-@settings(QUICK, max_examples=40)
+@settings(QUICK, max_examples=120)
 @given(cases())
 def test_flat_loops_compute_the_same(case: Case) -> None:
     check_interpreted(case.schedule, flat=True)
