@@ -42,6 +42,11 @@ def figures(rows: list[OperatorRow], threads: int) -> list[Figure]:
             for row in rows
             if row.name in NEAR_PEAK
         ]
+        found += [
+            figure(f"{row.name}, share of the FMA peak at its own clock", row.clock_share)
+            for row in rows
+            if row.name in NEAR_PEAK and row.clock_share is not None
+        ]
         mean = geometric_mean(row.ratio for row in rows if row.ratio is not None)
         if mean is not None:
             found.append(figure("geometric mean against the best peer", mean, "x", at_least=1.0))

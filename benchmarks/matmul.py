@@ -44,6 +44,11 @@ def main(argv: list[str]) -> int:
     figures = [
         figure(f"{row.name}, share of the FMA peak", row.share, at_least=goal) for row in rows
     ]
+    figures += [
+        figure(f"{row.name}, share of the FMA peak at its own clock", row.clock_share)
+        for row in rows
+        if row.clock_share is not None
+    ]
     found = harness.report(f"matmul-{args.threads}", machine, figures, rows)
     harness.emit(found, operators.table(rows, options, "Matrix product"), args.output)
     return 0

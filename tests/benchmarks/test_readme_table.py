@@ -60,6 +60,8 @@ def a_report(modules: dict[str, ModuleType], machine: object) -> object:
         gflops=105.3,
         peak_gflops=110.0,
         share=0.957,
+        clock_share=0.97,
+        burst_gflops=130.0,
         plain_ns=2.4e6,
         peers=(peer,),
         best_peer="onnxruntime",
@@ -78,7 +80,7 @@ def test_a_report_survives_json_and_is_shown_as_a_table(
     text = jsonio.pretty(a_report(modules, machine)).encode()
     shown = table.render([table.read(text, "conv-1.json")])
     assert "`python benchmarks/conv.py` on Test CPU" in shown
-    expected = "| C2 | 56x56 64>64 3x3 | 1.900 | 105 | 96% | 2.400 | 2.500 (2.000) | **1.05** |"
+    expected = "| C2 | 56x56 64>64 3x3 | 1.900 | 105 | 96% | 97% | 2.400 | 2.500 (2.000) | **1.05** |"
     assert expected in shown.splitlines()
     assert "- C2, share of the FMA peak: 0.957  (goal >= 0.9, met)" in shown
 
@@ -158,6 +160,6 @@ def test_the_best_peer_is_the_one_with_the_smallest_figure(modules: dict[str, Mo
     )
     case = SimpleNamespace(name="C0", shape="1x1")
     program = SimpleNamespace(config="tile=1")
-    row = modules["operators"]._row(case, program, 8, found, 125.0)
+    row = modules["operators"]._row(case, program, 8, found, (125.0, 130.0, None))
     assert (row.best_peer, row.ratio, row.plain_ratio) == ("a", 1.5, 0.5)
     assert (row.gflops, row.share, row.figures) == (100.0, 0.8, 2)

@@ -33,7 +33,9 @@ class StageView:
         self.in_registers = stage.scope is Scope.REGISTER
         self._extents = analysed.extents
         self._unit_dims = tuple(_unit_dim(analysed, a) for a in self.accesses)
-        self._nbytes = stage.tensor.dtype.nbytes
+        sizes = {t.name: t.dtype.nbytes for t in analysed.inputs}
+        sizes |= {s.name: s.tensor.dtype.nbytes for s in analysed.stages}
+        self._nbytes = tuple(sizes[a.tensor] for a in self.accesses)
 
     def product(self, loops: Sequence[NestLoop]) -> Column:
         """The product of the loops' extents."""
@@ -73,7 +75,7 @@ class StageView:
                 for term in dim:
                     moves[place[term.loop]] += span(term, self._extents[term.loop])
                 elements *= 1.0 + np.cumsum(moves[::-1], axis=0)[::-1]
-            result[number] = np.minimum(elements, self.inside) * self._nbytes
+            result[number] = np.minimum(elements, self.inside) * self._nbytes[number]
         return result
 
     def _matrix(self, extents: Sequence[Extent]) -> Column:

@@ -83,13 +83,16 @@ class FmaBurst:
     flops: int
 
 
-def fma_burst(target: Target | None = None, cache_dir: Path | None = None) -> FmaBurst:
-    """A burst of fused multiply-adds in registers, about as long as one of `measure_fma_peak`."""
+def fma_burst(
+    seconds: float = _BURST_S, target: Target | None = None, cache_dir: Path | None = None
+) -> FmaBurst:
+    """A burst of fused multiply-adds in registers that takes about `seconds`."""
     probe = probes.fma_probe(targets.host() if target is None else target)
     code = _linked(probe.text, (probe.entry,), target, cache_dir)
     entry = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_void_p)(code[probe.entry])
     sink = _zeros(_SINK_FLOATS)
-    iterations = _calibrate(lambda n: entry(n, sink.ctypes.data))
+    burst = _calibrate(lambda n: entry(n, sink.ctypes.data))
+    iterations = max(1, int(burst * seconds / _BURST_S))
 
     def run(_code: Linked = code) -> None:  # the code must outlive its entry
         entry(iterations, sink.ctypes.data)
