@@ -80,7 +80,8 @@ def test_a_report_survives_json_and_is_shown_as_a_table(
     text = jsonio.pretty(a_report(modules, machine)).encode()
     shown = table.render([table.read(text, "conv-1.json")])
     assert "`python benchmarks/conv.py` on Test CPU" in shown
-    expected = "| C2 | 56x56 64>64 3x3 | 1.900 | 105 | 96% | 97% | 2.400 | 2.500 (2.000) | **1.05** |"
+    operator = "| C2 | 56x56 64>64 3x3 | 1.900 | 105 | 96% | 97% "
+    expected = operator + "| 2.400 | 2.500 (2.000) | **1.05** |"
     assert expected in shown.splitlines()
     assert "- C2, share of the FMA peak: 0.957  (goal >= 0.9, met)" in shown
 
