@@ -43,9 +43,9 @@ def figures(rows: list[OperatorRow], threads: int) -> list[Figure]:
             if row.name in NEAR_PEAK
         ]
         found += [
-            figure(f"{row.name}, share of the FMA peak at its own clock", row.clock_share)
+            figure(f"{row.name}, share of FMAs fed from the L1 cache", row.fed_share)
             for row in rows
-            if row.name in NEAR_PEAK and row.clock_share is not None
+            if row.name in NEAR_PEAK and row.fed_share is not None
         ]
         mean = geometric_mean(row.ratio for row in rows if row.ratio is not None)
         if mean is not None:

@@ -45,9 +45,9 @@ def main(argv: list[str]) -> int:
         figure(f"{row.name}, share of the FMA peak", row.share, at_least=goal) for row in rows
     ]
     figures += [
-        figure(f"{row.name}, share of the FMA peak at its own clock", row.clock_share)
+        figure(f"{row.name}, share of FMAs fed from the L1 cache", row.fed_share)
         for row in rows
-        if row.clock_share is not None
+        if row.fed_share is not None
     ]
     found = harness.report(f"matmul-{args.threads}", machine, figures, rows)
     harness.emit(found, operators.table(rows, options, "Matrix product"), args.output)

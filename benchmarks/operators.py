@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -23,18 +21,13 @@ import harness
 import loopwright as lw
 from loopwright.api.program import example_inputs
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on
-from loopwright.peers.engine import batch_size
 from loopwright.peers.peer import ENGINES, missing
 from loopwright.peers.wire import OpSpec
-from loopwright.runtime.machine import fma_burst, measure_fma_peak
+from loopwright.runtime.machine import FmaBurst, fed_fma_burst, fma_burst, measure_fma_peak
 
-PEAK = "fma peak"
-_CHANGE_S = 0.0001
-_SHORT_BURST_S = 0.0002
-_BEFORE_BURST_S = 0.005
-_TURNS = 25
+PEAK, FED = "fma peak", "fed fma"
 _Peaks: TypeAlias = tuple[float, float, float | None]
-"""GFLOP/s in turns, GFLOP/s at best, and our share at our clock."""
+"""GFLOP/s in turns, at best, and with operands from the L1 cache."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +64,9 @@ class OperatorRow:
     the others (median), on more the higher of a measurement before and one after. `burst_gflops` is
     always the latter, the best of short bursts. `share` is ours of `peak_gflops`.
 
-    A core may lower its clock under vector code that also loads and stores, and take milliseconds
-    to raise it again. `clock_share` is ours over an FMA burst too short for that, right behind it
-    (after 0.1 ms, which the change of code takes): the share of what the core can do at the clock
-    that the kernel leaves it. One thread only.
-    `ratio` is the best peer's time over our kernel's, `plain_ratio` the best peer call's over our
-    call on plain arrays.
+    `fed_gflops` is a register tile whose operands come from the L1 cache (`fed_fma_burst`), timed in
+    turns too: cores lower their clock under code that loads, so this is what a kernel can reach.
+    One thread only.
     """
 
     name: str
@@ -91,7 +81,8 @@ class OperatorRow:
     peak_gflops: float
     burst_gflops: float
     share: float
-    clock_share: float | None
+    fed_gflops: float | None
+    fed_share: float | None
     plain_ns: float
     peers: tuple[PeerTime, ...]
     best_peer: str | None
@@ -142,37 +133,16 @@ def tune_and_measure(cases: Sequence[Case], options: Options) -> list[OperatorRo
             before = measure_fma_peak(options.threads)
             plan = Plan(options.rounds)
             calls = dict(_calls(program))
-            burst = fma_burst() if options.threads == 1 else None
-            if burst is not None:
-                calls[PEAK] = burst.run
+            bursts: dict[str, FmaBurst] = {}
+            if options.threads == 1:
+                bursts = {PEAK: fma_burst(), FED: fed_fma_burst()}
+            calls |= {name: burst.run for name, burst in bursts.items()}
             found = compare(calls, peers, case.spec, case.task.flops, plan)
             best = max(before, measure_fma_peak(options.threads))
-            peak = best if burst is None else burst.flops / found.ours[PEAK].median_ns
-            shares = None if burst is None else _share_at_clock(calls[KERNEL], case.task.flops)
-            rows.append(_row(case, program, trials, found, (peak, best, shares)))
+            speeds = {n: b.flops / found.ours[n].median_ns for n, b in bursts.items()}
+            peaks = (speeds.get(PEAK, best), best, speeds.get(FED))
+            rows.append(_row(case, program, trials, found, peaks))
     return rows
-
-
-def _share_at_clock(call: Callable[[], object], flops: int) -> float:
-    """Our speed over that of a short FMA burst right behind it, the median of many turns."""
-    change, burst = fma_burst(_CHANGE_S), fma_burst(_SHORT_BURST_S)
-
-    def run() -> None:
-        call()
-
-    count = batch_size(run, _BEFORE_BURST_S)
-    shares = []
-    for _ in range(_TURNS):
-        start = time.perf_counter_ns()
-        for _ in range(count):
-            run()
-        ours = time.perf_counter_ns() - start
-        change.run()
-        start = time.perf_counter_ns()
-        burst.run()
-        peak = time.perf_counter_ns() - start
-        shares.append((count * flops / ours) / (burst.flops / peak))
-    return statistics.median(shares)
 
 
 def _tuned(case: Case, options: Options) -> tuple[lw.Program, int]:
@@ -219,7 +189,7 @@ def _calls(program: lw.Program) -> Mapping[str, Callable[[], object]]:
 def _row(
     case: Case, program: lw.Program, trials: int, found: Comparison, peaks: _Peaks
 ) -> OperatorRow:
-    peak, burst, clock_share = peaks
+    peak, burst, fed = peaks
     ours, plain = found.ours[KERNEL], found.ours[PLAIN]
     peers = tuple(
         PeerTime(
@@ -246,7 +216,8 @@ def _row(
         peak_gflops=peak,
         burst_gflops=burst,
         share=gflops / peak,
-        clock_share=clock_share,
+        fed_gflops=fed,
+        fed_share=None if fed is None else gflops / fed,
         plain_ns=plain.median_ns,
         peers=peers,
         best_peer=best.peer if best else None,
@@ -264,7 +235,7 @@ def table(rows: Sequence[OperatorRow], options: Options, title: str) -> Table:
         ">ms",
         ">GFLOP/s",
         ">of peak",
-        ">at its clock",
+        ">of fed",
         ">plain ms",
     ]
     columns += [f">{name} ms" for name in options.engines]
@@ -283,7 +254,7 @@ def _cells(row: OperatorRow, engines: Sequence[str]) -> list[str]:
         f"{row.ns / 1e6:.3f}",
         f"{row.gflops:.1f}",
         f"{row.share:.1%}",
-        "" if row.clock_share is None else f"{row.clock_share:.1%}",
+        "" if row.fed_share is None else f"{row.fed_share:.1%}",
         f"{row.plain_ns / 1e6:.3f}",
     ]
     shown += [_peer_cell(times[name]) if name in times else "-" for name in engines]

@@ -86,7 +86,7 @@ def replaced(readme: str, text: str) -> str:
 
 def _comparison(result: OperatorResult) -> str:
     engines = list(dict.fromkeys(peer.peer for row in result.rows for peer in row.peers))
-    columns = ["", "operator", "kernel, ms", "GFLOP/s", "of FMA peak", "at its clock", "plain, ms"]
+    columns = ["", "operator", "kernel, ms", "GFLOP/s", "of FMA peak", "of fed FMAs", "plain, ms"]
     columns += [f"{engine}, ms" for engine in engines]
     columns.append("ratio to the best")
     lines = [_row(columns), _row(["---"] * 2 + ["---:"] * (len(columns) - 2))]
@@ -97,7 +97,7 @@ def _comparison(result: OperatorResult) -> str:
 def _cells(row: OperatorRow, engines: Sequence[str]) -> list[str]:
     times = {peer.peer: peer for peer in row.peers}
     cells = [row.name, row.shape, f"{row.ns / 1e6:.3f}", f"{row.gflops:.0f}", f"{row.share:.0%}"]
-    cells.append("" if row.clock_share is None else f"{row.clock_share:.0%}")
+    cells.append("" if row.fed_share is None else f"{row.fed_share:.0%}")
     cells.append(f"{row.plain_ns / 1e6:.3f}")
     for engine in engines:
         peer = times.get(engine)

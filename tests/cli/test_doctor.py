@@ -25,6 +25,7 @@ MACHINE = Machine(
     l3=33554432,
     memory_bytes=8 << 30,
     fma_gflops={1: 117.4, 2: 232.0},
+    fed_gflops=110.2,
     read_gbs=15.0,
     triad_gbs=14.0,
     noise=0.02,

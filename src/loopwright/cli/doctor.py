@@ -17,8 +17,9 @@ NOISY = 0.05
 class Machine:
     """What this machine is and what it can do; speeds are measured now.
 
-    `fma_gflops` is the peak of float32 multiply-adds by number of threads, bandwidths are GB/s of
-    one thread, `noise` is how much slower the median of equal bursts is than the best.
+    `fma_gflops` is the peak of float32 multiply-adds by number of threads, `fed_gflops` that of one
+    thread whose operands come from the L1 cache; bandwidths are GB/s of one thread, `noise` is how
+    much slower the median of equal bursts is than the best.
     """
 
     model: str
@@ -33,6 +34,7 @@ class Machine:
     l3: int
     memory_bytes: int
     fma_gflops: dict[int, float]
+    fed_gflops: float
     read_gbs: float
     triad_gbs: float
     noise: float
@@ -93,6 +95,7 @@ def measure() -> Machine:
         l3=target.l3,
         memory_bytes=facts.memory_bytes,
         fma_gflops={n: machine.measure_fma_peak(n) for n in threads},
+        fed_gflops=machine.measure_fed_fma(),
         read_gbs=bandwidth.read,
         triad_gbs=bandwidth.triad,
         noise=machine.noise(),
@@ -116,6 +119,7 @@ def _lines(machine: Machine) -> list[tuple[str, str]]:
             f"{machine.l2 >> 10} KiB, {machine.l3 >> 20} MiB",
         ),
         ("FMA peak", f"{peaks} (float32)"),
+        ("FMA fed", f"{machine.fed_gflops:.0f} GFLOP/s on 1 thread, operands from the L1 cache"),
         ("bandwidth", f"{machine.read_gbs:.1f} GB/s read, {machine.triad_gbs:.1f} GB/s triad"),
         ("noise", f"{machine.noise:.1%}{advice}"),
     ]

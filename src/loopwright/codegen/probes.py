@@ -1,19 +1,30 @@
-"""Kernels that measure a machine: independent FMAs in registers, and streams through memory.
+"""Kernels that measure a machine: FMAs in registers, FMAs fed from the nearest cache, and streams.
 
-They are LLVM text with plain C entry points, for `loopwright doctor` and the benchmarks.
+They are for `loopwright doctor` and the benchmarks. The first and the last are LLVM text with plain
+C entry points; the second is a register tile of ours, since that is what it stands for.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from loopwright.codegen.artifact import Param
+from loopwright.codegen.llvm import emit
+from loopwright.codegen.llvm_source import LlvmSource
 from loopwright.ir.dtype import F32
+from loopwright.layout import Layout
+from loopwright.lower.pipeline import finish, lower
+from loopwright.sched.schedule import Schedule
 from loopwright.target import Target
+from loopwright.te import functions as te
+from loopwright.te.tensor import compute, placeholder, reduce_axis
+from loopwright.te.workload import workload
 
 _CHAINS_WIDE, _CHAINS = 24, 12
 """Independent accumulators: more than latency times units, fewer than registers (32 or 16)."""
 _UNROLL = 4
 _STREAM_UNROLL = 8
+_FED_DEPTH, _FED_REPEATS = 64, 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +98,43 @@ done:
 }}
 """
     return FmaProbe(text, "lw_fma", 2 * lanes * chains * _UNROLL)
+
+
+@dataclass(frozen=True, slots=True)
+class FedProbe:
+    """A tile of a matrix product over operands that stay in the L1 cache, as any kernel has it."""
+
+    source: LlvmSource
+    flops: int
+
+
+def fed_fma_probe(target: Target) -> FedProbe:
+    """A register tile that loads its operands: C[y, x] = sum over r, k of A[k, y] * B[k, x].
+
+    r repeats the sum over the same operands (12 KiB with AVX-512), so that nothing but the nearest
+    cache and the units that multiply and add can limit it.
+    """
+    rows, vectors = (14, 2) if target.registers >= 32 else (6, 2)
+    lanes = target.lanes(F32)
+    k, r = reduce_axis(_FED_DEPTH, "k"), reduce_axis(_FED_REPEATS, "r")
+    a = placeholder((_FED_DEPTH, rows), name="A")
+    b = placeholder((_FED_DEPTH, vectors * lanes), name="B")
+    tile = compute(
+        (rows, vectors * lanes), lambda y, x: te.sum(a[k, y] * b[k, x], axis=(r, k)), name="C"
+    )
+    schedule = Schedule(workload(tile, [a, b, tile], name="fed_fma"))
+    stage = schedule[tile]
+    outer, inner = stage.split(k, 8)
+    vector, lane = stage.split(tile.axis[1], lanes)
+    stage.reorder(r, outer, inner, tile.axis[0], vector, lane)
+    for loop in (inner, tile.axis[0], vector):
+        stage.unroll(loop)
+    stage.vectorize(lane)
+    params = tuple(
+        Param(t.name, t.dtype, t.shape, Layout.plain(t.ndim)) for t in schedule.workload.args
+    )
+    source = emit(finish(lower(schedule)), params, target)
+    return FedProbe(source, schedule.workload.flops)
 
 
 def stream_probe(target: Target) -> StreamProbe:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import math
 import os
 import platform
 import re
@@ -98,6 +99,42 @@ def fma_burst(
         entry(iterations, sink.ctypes.data)
 
     return FmaBurst(run, probe.flops(iterations))
+
+
+def fed_fma_burst(
+    seconds: float = _BURST_S, target: Target | None = None, cache_dir: Path | None = None
+) -> FmaBurst:
+    """A burst of multiply-adds whose operands come from the L1 cache, as those of kernels do.
+
+    What it reaches is the practical limit: many cores lower their clock under code that loads.
+    """
+    here = targets.host() if target is None else target
+    probe = probes.fed_fma_probe(here)
+    code = _linked(probe.source.text, (probe.source.entry,), target, cache_dir)
+    pointer = ctypes.c_void_p
+    entry = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer)(code[probe.source.entry])
+    arrays = [_zeros(math.prod(param.shape)) for param in probe.source.params]
+    arguments = (pointer * len(arrays))(*(array.ctypes.data for array in arrays))
+    address = ctypes.addressof(arguments)
+
+    def work(count: int, _keep: object = (code, arguments, arrays)) -> None:
+        for _ in range(count):
+            entry(address, None, None, None)
+
+    start = time.perf_counter()
+    work(4)
+    count = max(1, round(4 * seconds / (time.perf_counter() - start)))
+    return FmaBurst(lambda: work(count), probe.flops * count)
+
+
+def measure_fed_fma(target: Target | None = None, cache_dir: Path | None = None) -> float:
+    """Float32 GFLOP/s of one thread whose multiply-adds load their operands from the L1 cache.
+
+    The median over a tenth of a second: the clock needs some milliseconds to settle.
+    """
+    burst = fed_fma_burst(target=target, cache_dir=cache_dir)
+    times = _bursts(_cores(1), lambda _: burst.run(), bursts=25)
+    return burst.flops / (statistics.median(times) * 1e9)
 
 
 def measure_bandwidth(
