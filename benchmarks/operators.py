@@ -64,8 +64,8 @@ class OperatorRow:
     the others (median), on more the higher of a measurement before and one after. `burst_gflops` is
     always the latter, the best of short bursts. `share` is ours of `peak_gflops`.
 
-    `fed_gflops` is a register tile whose operands come from the L1 cache (`fed_fma_burst`), timed in
-    turns too: cores lower their clock under code that loads, so this is what a kernel can reach.
+    `fed_gflops` is a register tile whose operands come from the L1 cache (`fed_fma_burst`), in
+    turns too: cores lower their clock under code that loads, so a kernel can reach this at most.
     One thread only.
     """
 
