@@ -1,0 +1,46 @@
+"""The pipeline: every pass keeps a kernel valid, and what it says it establishes holds."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from loopwright.ir import walk
+from loopwright.ir.expr import Select
+from loopwright.ir.stmt import Kernel
+from loopwright.ir.verify import verify
+from loopwright.lower.pipeline import PASSES, lower
+from loopwright.target import PRESETS
+from loopwright.templates.apply import scheduled
+from loopwright.templates.registry import task_for
+
+OPERATORS = [
+    ("conv2d", {"data": (1, 20, 9, 11), "weight": (24, 20, 3, 3), "padding": (1, 1, 1, 1)}),
+    ("depthwise_conv2d", {"data": (1, 12, 9, 7), "weight": (12, 1, 3, 3), "padding": (0, 1, 1, 0)}),
+    ("matmul", {"a": (21, 18), "b": (18, 37), "transpose_a": False}),
+]
+
+
+def kernels(operator: str, attrs: dict[str, object]) -> list[Kernel]:
+    task = task_for(operator, attrs, PRESETS["x86-64-avx2"])
+    points = task.space.sample(np.random.default_rng(5), 12)
+    return [lower(scheduled(task, task.space.decode(point))) for point in points]
+
+
+@pytest.mark.parametrize(("operator", "attrs"), OPERATORS)
+def test_every_pass_leaves_a_valid_kernel(operator: str, attrs: dict[str, object]) -> None:
+    for kernel in kernels(operator, attrs):
+        verify(kernel)
+        for step in PASSES:
+            kernel = step.run(kernel)
+            verify(kernel)
+        verify(kernel, flat=True)
+
+
+def test_padded_copies_of_whole_vectors_lose_their_tests() -> None:
+    (partition,) = (step for step in PASSES if step.name == "partition_copies")
+    whole = {"data": (1, 16, 9, 11), "weight": (24, 16, 3, 3), "padding": (1, 1, 1, 1)}
+    for kernel in kernels("conv2d", whole):
+        assert any(isinstance(node, Select) for node in walk.visit(kernel.body))
+        after = partition.run(kernel)
+        assert not any(isinstance(node, Select) for node in walk.visit(after.body))
