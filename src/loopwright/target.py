@@ -11,7 +11,7 @@ import functools
 import hashlib
 import os
 import platform
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from loopwright.errors import ConfigError
@@ -121,13 +121,6 @@ def host() -> Target:
     for level, size in _cache_sizes().items():
         target = _with_size(target, level, size)
     return target
-
-
-def from_fields(values: dict[str, object]) -> Target:
-    """The target whose fields are in `values`, as read back from JSON."""
-    known = {f.name for f in fields(Target)}
-    data = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in known}
-    return Target(**data)  # type: ignore[arg-type]  # values come from our own JSON
 
 
 def _with_size(target: Target, option: str, value: int) -> Target:

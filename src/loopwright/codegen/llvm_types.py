@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from loopwright.ir.dtype import BOOL, F16, F32, F64, DType, Kind
+from loopwright.ir.dtype import F16, F32, F64, DType, Kind
 
 Number: TypeAlias = int | float | bool
 
@@ -102,10 +102,6 @@ def literal(value: Number, dtype: DType) -> Value:
     if dtype.is_bool:
         return Value("true" if held else "false", dtype, 1, held)
     return Value(str(held), dtype, 1, held)
-
-
-TRUE = literal(True, BOOL)
-FALSE = literal(False, BOOL)
 
 
 def splat_text(scalar_type: str, text: str) -> str:

@@ -26,7 +26,6 @@ Meaning
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -381,6 +380,3 @@ def identity(combiner: Combiner, dtype: DType) -> Const:
         return const(combiner is Combiner.MIN, dtype)
     info = np.iinfo(dtype.name)
     return const(int(info.max if combiner is Combiner.MIN else info.min), dtype)
-
-
-Unary = Callable[[ExprLike], Expr]

@@ -222,21 +222,10 @@ class _Program:
 
     def _expr(self, expr: Expr, indent: int) -> str:
         """Text for the value of `expr`; statements it needs are written first."""
-        order: list[Expr] = []
-        todo = [expr]
-        while todo:
-            current = todo.pop()
-            order.append(current)
-            todo.extend(walk.exprs(current))
-        done: list[_Piece] = []
-        for current in reversed(order):
-            count = len(walk.exprs(current))
-            kids = done[len(done) - count :]
-            del done[len(done) - count :]
-            done.append(self._piece(current, kids))
-        for line in done[0].before:
+        piece = walk.fold(expr, self._piece)
+        for line in piece.before:
             self._line(indent, line)
-        return done[0].text
+        return piece.text
 
     def _piece(self, expr: Expr, kids: list[_Piece]) -> _Piece:
         for kid in kids:

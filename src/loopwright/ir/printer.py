@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from loopwright.errors import InternalError
 from loopwright.ir import walk
 from loopwright.ir.dtype import BOOL, F32, I64
 from loopwright.ir.expr import (
@@ -65,19 +64,11 @@ _Piece: TypeAlias = tuple[str, int]  # text, and how tightly its outermost opera
 
 def show(expr: Expr) -> str:
     """`expr` as one line of text: `A[y*2 + ky, x] + 1.0`."""
-    order: list[Expr] = []
-    todo = [expr]
-    while todo:
-        current = todo.pop()
-        order.append(current)
-        todo.extend(walk.exprs(current))
-    done: list[_Piece] = []
-    for current in reversed(order):
-        count = len(walk.exprs(current))
-        kids = done[len(done) - count :]
-        del done[len(done) - count :]
-        done.append(_SHOW[type(current)](current, kids))
-    return done[0][0]
+    return walk.fold(expr, _piece)[0]
+
+
+def _piece(expr: Expr, kids: list[_Piece]) -> _Piece:
+    return _SHOW[type(expr)](expr, kids)
 
 
 def show_stmt(stmt: Stmt, indent: int = 0) -> str:
@@ -203,14 +194,3 @@ _SHOW: Mapping[type, Callable[[Any, list[_Piece]], _Piece]] = {
     Call: _show_call,
     Reduce: _show_reduce,
 }
-
-
-def show_any(node: Expr | Stmt | Kernel) -> str:
-    """The text of an expression, statement or kernel."""
-    if isinstance(node, Kernel):
-        return show_kernel(node)
-    if isinstance(node, For | If | Store | Alloc | Block):
-        return show_stmt(node)
-    if type(node) in _SHOW:
-        return show(node)
-    raise InternalError(f"{type(node).__name__} is no expression, statement or kernel")

@@ -11,7 +11,7 @@ A tree is walked as a tree: a node that occurs twice is visited twice.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeAlias, overload
+from typing import Any, TypeAlias, TypeVar, overload
 
 from loopwright.ir.expr import (
     Binary,
@@ -28,6 +28,7 @@ from loopwright.ir.expr import (
 from loopwright.ir.stmt import Alloc, Block, For, If, Stmt, Store
 
 Node: TypeAlias = Expr | Stmt
+T = TypeVar("T")
 ExprFn: TypeAlias = Callable[[Expr], Expr]
 StmtFn: TypeAlias = Callable[[Stmt], Stmt]
 
@@ -118,29 +119,34 @@ def children(node: Node) -> tuple[Node, ...]:
     return _EXPRS[cls](node)
 
 
-def rewrite_expr(expr: Expr, fn: ExprFn) -> Expr:
-    """`expr` with `fn` applied to every node, children first; itself when `fn` changed nothing."""
+def fold(expr: Expr, combine: Callable[[Expr, list[T]], T]) -> T:
+    """What `combine(node, results of its children)` makes of `expr`, bottom up, left to right."""
     order: list[Expr] = []
     todo = [expr]
     while todo:
         current = todo.pop()
         order.append(current)
         todo.extend(_EXPRS[type(current)](current))
-    # `order` read backwards is post-order, left to right: a node's children are the last results.
-    done: list[Expr] = []
+    # `order` read backwards is post-order: a node's children are the last results.
+    done: list[T] = []
     for current in reversed(order):
-        cls = type(current)
-        kids = _EXPRS[cls](current)
-        if kids:
-            count = len(kids)
-            new = done[-count:]
-            del done[-count:]
-            for a, b in zip(kids, new, strict=True):
-                if a is not b:
-                    current = _WITH_EXPRS[cls](current, new)
-                    break
-        done.append(fn(current))
+        first = len(done) - len(_EXPRS[type(current)](current))
+        kids = done[first:]
+        del done[first:]
+        done.append(combine(current, kids))
     return done[0]
+
+
+def rewrite_expr(expr: Expr, fn: ExprFn) -> Expr:
+    """`expr` with `fn` applied to every node, children first; itself when `fn` changed nothing."""
+
+    def rebuilt(node: Expr, kids: list[Expr]) -> Expr:
+        for old, new in zip(_EXPRS[type(node)](node), kids, strict=True):
+            if old is not new:
+                return fn(_WITH_EXPRS[type(node)](node, kids))
+        return fn(node)
+
+    return fold(expr, rebuilt)
 
 
 def rewrite(stmt: Stmt, fn: StmtFn) -> Stmt:

@@ -215,7 +215,7 @@ def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Call:
 def times(call: Call, request: RunRequest) -> tuple[float, ...]:
     """Nanoseconds a call, one figure a batch; one figure in all if two calls are too slow.
 
-    The first call is cold (page faults, caches), up to six times as slow as the next ones, so a
+    The first call is cold (page faults, caches), often several times as slow as the next ones, so a
     candidate is given up for its second.
 
     A batch during which something else had the processor is taken again, as often as there are
