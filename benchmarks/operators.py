@@ -65,7 +65,7 @@ class OperatorRow:
     always the latter, the best of short bursts. `share` is ours of `peak_gflops`.
 
     `fed_gflops` is a register tile whose operands come from the L1 cache (`fed_fma_burst`), in
-    turns too: cores lower their clock under code that loads, so a kernel can reach this at most.
+    turns too: what a kernel can reach just then, beside the neighbours that the host has.
     One thread only.
     """
 

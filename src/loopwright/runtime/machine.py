@@ -106,7 +106,8 @@ def fed_fma_burst(
 ) -> FmaBurst:
     """A burst of multiply-adds whose operands come from the L1 cache, as those of kernels do.
 
-    What it reaches is the practical limit: many cores lower their clock under code that loads.
+    It stands for what a kernel can reach just then: it falls when neighbours on the host are busy,
+    where a burst in registers hardly does.
     """
     here = targets.host() if target is None else target
     probe = probes.fed_fma_probe(here)
