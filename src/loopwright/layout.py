@@ -104,6 +104,11 @@ class Layout:
         """True when memory is row-major in the logical dimensions."""
         return self == Layout.plain(len(self.parts))
 
+    @property
+    def order(self) -> list[int | tuple[int, int]]:
+        """What `blocked` makes this layout of."""
+        return [(part.dim, part.extent) if part.extent else part.dim for part in self.parts]
+
     def physical_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The extents of the memory for a tensor of `shape`."""
         return tuple(p.extent if p.extent else -(-shape[p.dim] // p.stride) for p in self.parts)

@@ -19,9 +19,17 @@ from loopwright.templates.task import Task
 
 
 def compile_schedule(
-    schedule: Schedule, target: Target, name: str | None = None, *, any_address: bool = False
+    schedule: Schedule,
+    target: Target,
+    name: str | None = None,
+    *,
+    any_address: bool = False,
+    alignment: int = 64,
 ) -> Artifact:
     """The object code of a schedule; with `any_address` it takes plain inputs at any address.
+
+    Args:
+        alignment: bytes that the memory of arguments that are no constants is a multiple of.
 
     Raises: ScheduleError when it has no meaning as loops.
     """
@@ -30,7 +38,9 @@ def compile_schedule(
     params = []
     for tensor in schedule.workload.args:
         layout = schedule.layout(tensor.name)
-        param = Param(tensor.name, tensor.dtype, tensor.shape, layout)
+        fixed = tensor.name in schedule.workload.constants
+        at = 64 if fixed else alignment
+        param = Param(tensor.name, tensor.dtype, tensor.shape, layout, at)
         if layout.is_plain and tensor in loose:
             param = replace(param, alignment=tensor.dtype.nbytes)
         params.append(param)
@@ -39,5 +49,9 @@ def compile_schedule(
 
 def compile_config(task: Task, config: Config) -> Artifact:
     """The object code of one config of a task."""
-    schedule = scheduled(task, config)
-    return compile_schedule(schedule, task.target, any_address=task.template.any_address)
+    return compile_schedule(
+        scheduled(task, config),
+        task.target,
+        any_address=task.template.any_address,
+        alignment=task.alignment,
+    )

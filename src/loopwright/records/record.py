@@ -40,7 +40,7 @@ class TaskKey:
 def task_key(task: Task, device: str) -> TaskKey:
     """The key that trials of `task` on the machine `device` are filed under."""
     return TaskKey(
-        workload=task.workload.key,
+        workload=task.workload_key,
         template=task.template.name,
         version=task.template.version,
         target=task.target.key,

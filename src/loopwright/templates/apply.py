@@ -13,7 +13,11 @@ def scheduled(task: Task, config: Configuration) -> Schedule:
     Raises: ScheduleError for an illegal step; TemplateError when the function branches on the size
         of a batch, or raises anything else. Both name the template.
     """
-    schedule = Schedule(task.workload)
-    with errors_named(task.template.name):
-        task.template.schedule(schedule, config)
+    template = task.template
+    with errors_named(template.name):
+        rewrite = template.rewrite
+        schedule = Schedule(task.workload if rewrite is None else rewrite(task.workload, config))
+        for name, layout in task.layouts:
+            schedule.set_layout(name, layout.order)
+        template.schedule(schedule, config)
     return schedule

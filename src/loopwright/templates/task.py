@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 
+from loopwright.layout import Layout
 from loopwright.ops.attrs import AttrValue
 from loopwright.space.space import Space
 from loopwright.target import Target
@@ -15,7 +17,9 @@ from loopwright.templates.template import Template, errors_named
 class Task:
     """What tuning works on. `operator` and `attrs` say how the workload was asked for.
 
-    `threads` is how many threads the kernel is measured with.
+    `threads` is how many threads the kernel is measured with. `layouts` are those of arguments that
+    somebody else decided on; the template decides on the others. `alignment` is what the memory of
+    arguments that are no constants is a multiple of, in bytes.
     """
 
     operator: str
@@ -25,16 +29,26 @@ class Task:
     target: Target
     threads: int
     space: Space = field(compare=False, repr=False)
+    layouts: tuple[tuple[str, Layout], ...] = ()
+    alignment: int = 64
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle without the space, whose constraints are closures: it is declared again."""
         parts = (self.workload, self.template, self.target, self.threads, self.operator, self.attrs)
-        return _remade, parts
+        return _remade, (*parts, self.layouts, self.alignment)
 
     @property
     def key(self) -> str:
         """What records are filed under, beside target and threads."""
-        return f"{self.workload.key}:{self.template.name}@{self.template.version}"
+        return f"{self.workload_key}:{self.template.name}@{self.template.version}"
+
+    @property
+    def workload_key(self) -> str:
+        """The key of the workload, and of the layouts where some are given."""
+        if not self.layouts:
+            return self.workload.key
+        text = " ".join(f"{name}:{layout}" for name, layout in self.layouts)
+        return f"{self.workload.key}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     @property
     def flops(self) -> int:
@@ -56,6 +70,8 @@ def make(
     threads: int = 1,
     operator: str | None = None,
     attrs: tuple[tuple[str, AttrValue], ...] = (),
+    layouts: tuple[tuple[str, Layout], ...] = (),
+    alignment: int = 64,
 ) -> Task:
     """The task of computing `workload` with `template`; its space is declared here, once.
 
@@ -63,7 +79,8 @@ def make(
     """
     with errors_named(template.name):
         space = template.space(workload, target)
-    return Task(operator or workload.name, attrs, workload, template, target, threads, space)
+    name = operator or workload.name
+    return Task(name, attrs, workload, template, target, threads, space, layouts, alignment)
 
 
 def _remade(
@@ -73,8 +90,19 @@ def _remade(
     threads: int,
     operator: str,
     attrs: tuple[tuple[str, AttrValue], ...],
+    layouts: tuple[tuple[str, Layout], ...],
+    alignment: int,
 ) -> Task:
-    return make(workload, template, target, threads=threads, operator=operator, attrs=attrs)
+    return make(
+        workload,
+        template,
+        target,
+        threads=threads,
+        operator=operator,
+        attrs=attrs,
+        layouts=layouts,
+        alignment=alignment,
+    )
 
 
 def _show(value: AttrValue) -> str:

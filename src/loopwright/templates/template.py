@@ -28,6 +28,11 @@ class Template:
     of other versions are then left alone. Both functions must be importable from a module, so that
     a template pickles.
 
+    `default(workload, target)` is a config of the space that is good without tuning; without it the
+    space's first sample is taken. `rewrite(workload, config)` gives a workload with the same
+    arguments that computes the same in another way (Winograd), which is then what is scheduled; it
+    may look at categorical knobs only.
+
     With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
     """
@@ -37,6 +42,8 @@ class Template:
     space: Callable[[Workload, Target], Space]
     schedule: Callable[[Schedule, Configuration], None]
     any_address: bool = False
+    default: Callable[[Workload, Target], Config] | None = None
+    rewrite: Callable[[Workload, Configuration], Workload] | None = None
 
 
 @contextmanager

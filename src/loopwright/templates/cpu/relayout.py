@@ -67,10 +67,7 @@ def _lanes(of: Workload, target: Target, *, packs: bool) -> tuple[int, ...]:
 def schedule(s: Schedule, config: Configuration, *, layout: Layout, packs: bool) -> None:
     """Apply the knobs; see the head of this file for the loops."""
     (source,), (output,) = s.workload.inputs, s.workload.outputs
-    s.set_layout(
-        output if packs else source,
-        [(part.dim, part.extent) if part.extent else part.dim for part in layout.parts],
-    )
+    s.set_layout(output if packs else source, layout.order)
     stage = s[output]
     loops = _part_loops(stage, layout)
     if packs:
