@@ -109,6 +109,29 @@ class Layout:
         """What `blocked` makes this layout of."""
         return [(part.dim, part.extent) if part.extent else part.dim for part in self.parts]
 
+    def is_row_major(self, shape: Sequence[int]) -> bool:
+        """Whether a tensor of `shape` lies in memory as in a plain layout."""
+        return self.same_memory(Layout.plain(len(shape)), shape)
+
+    def same_memory(self, other: Layout, shape: Sequence[int]) -> bool:
+        """Whether a tensor of `shape` is the same bytes in `other`."""
+        return self._walk(shape) == other._walk(shape)
+
+    def _walk(self, shape: Sequence[int]) -> list[tuple[int, int, int]]:
+        """Dimension, stride and extent of the physical dimensions that are more than 1 long.
+
+        Parts of one dimension that follow each other are one.
+        """
+        found: list[tuple[int, int, int]] = []
+        for part, extent in zip(self.parts, self.physical_shape(shape), strict=True):
+            if extent == 1:
+                continue
+            if found and found[-1][0] == part.dim and found[-1][1] == part.stride * extent:
+                found[-1] = (part.dim, part.stride, found[-1][2] * extent)
+            else:
+                found.append((part.dim, part.stride, extent))
+        return found
+
     def physical_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
         """The extents of the memory for a tensor of `shape`."""
         return tuple(p.extent if p.extent else -(-shape[p.dim] // p.stride) for p in self.parts)

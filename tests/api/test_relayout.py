@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 
 import loopwright as lw
 from loopwright.api.program import Program, build, example_inputs
-from loopwright.api.relayout import is_row_major, merged
 from loopwright.errors import ShapeError
 from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
+from loopwright.templates.cpu.relayout import merged
 
 Order = list[int | tuple[int, int]]
 
@@ -49,7 +49,7 @@ def test_what_is_called_row_major_is_the_same_memory(
     case: tuple[tuple[int, ...], Layout],
 ) -> None:
     shape, layout = merged(*case)
-    if is_row_major(shape, layout):
+    if layout.is_row_major(shape):
         np.testing.assert_array_equal(layout.pack(numbers(shape)).ravel(), numbers(shape).ravel())
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
 
 from loopwright.codegen.artifact import Param
-from loopwright.layout import Array, Layout, Part
+from loopwright.layout import Array, Layout
 from loopwright.runtime.cpu import BoundCall, Module, aligned_copy
 from loopwright.space.config import Config
 from loopwright.target import Target
@@ -54,8 +53,8 @@ def relayouts(module: Module, target: Target, threads: int, build: Build) -> dic
     """
     found = {}
     for place, param in enumerate(module.artifact.params):
-        shape, layout = merged(param.shape, param.layout)
-        if not is_row_major(shape, layout):
+        shape, layout = relayout.merged(param.shape, param.layout)
+        if not layout.is_row_major(shape):
             packs = place < len(module.inputs)
             task = _task(shape, layout, param, target, threads, packs=packs)
             config = relayout.good_config(task.workload, target, packs=packs)
@@ -74,34 +73,3 @@ def _task(
 ) -> Task:
     template = relayout.template(layout, packs=packs)
     return make(relayout.copy(shape, param.dtype), template, target, threads=threads)
-
-
-def merged(shape: Sequence[int], layout: Layout) -> tuple[tuple[int, ...], Layout]:
-    """The same change of layout with as few dimensions as can be.
-
-    Dimensions that stay neighbours become one; one of a single element is left out.
-    """
-    blocked = {part.dim for part in layout.parts if part.extent}
-    parts = [p for p in layout.parts if shape[p.dim] > 1 or p.dim in blocked]
-    order = [p.dim for p in parts]
-    dims = sorted(set(order))
-    groups: list[list[int]] = []
-    for dim in dims:
-        last = groups[-1][-1] if groups else None
-        if last is not None and not {last, dim} & blocked:
-            where = order.index(last)
-            if order[where + 1 : where + 2] == [dim]:
-                groups[-1].append(dim)
-                continue
-        groups.append([dim])
-    number = {group[0]: n for n, group in enumerate(groups)}
-    kept = tuple(Part(number[p.dim], p.stride, p.extent) for p in parts if p.dim in number)
-    extents = tuple(math.prod(shape[dim] for dim in group) for group in groups)
-    return extents, Layout(kept)
-
-
-def is_row_major(shape: Sequence[int], layout: Layout) -> bool:
-    """Whether the memory of a tensor is that of its plain layout."""
-    order = [(part.dim, -part.stride) for part in layout.parts]
-    padded = math.prod(layout.physical_shape(shape)) != math.prod(shape)
-    return order == sorted(order) and not padded

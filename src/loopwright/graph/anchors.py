@@ -1,0 +1,288 @@
+"""Convolutions and matrix products of a graph, with what follows them, as operators by name.
+
+An anchor is a node that a handcrafted template is for. Its chain is what runs in its epilogue:
+elementwise nodes, each the only reader of the one before it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from loopwright.graph.ir import Array, Graph, Node, Value
+from loopwright.ops import registry
+from loopwright.ops.attrs import AttrValue
+from loopwright.ops.nodes.attributes import integer, integers, number, text
+from loopwright.te.workload import Workload
+
+
+@dataclass(frozen=True, slots=True)
+class Anchored:
+    """An operator with the graph's values for its inputs, in the order of the workload's."""
+
+    operator: str
+    attrs: tuple[tuple[str, AttrValue], ...]
+    workload: Workload
+    inputs: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Operator:
+    """An operator in the making: `values` are the graph's values by input name."""
+
+    name: str
+    attrs: dict[str, AttrValue]
+    values: dict[str, str]
+    shape: tuple[int, ...]
+    channel_dim: int
+    tokens: list[str] = field(default_factory=list)
+    extras: list[str] = field(default_factory=list)
+
+
+def is_anchor(graph: Graph, node: Node) -> bool:
+    """Whether a handcrafted template computes `node`."""
+    output = graph.values[node.outputs[0]]
+    if not output.dtype.is_float:
+        return False
+    match node.op:
+        case "conv":
+            return len(output.shape) == 4
+        case "gemm":
+            return _is_dense(graph, node)
+        case "matmul":
+            return _batches(graph, node) is not None
+        case _:
+            return False
+
+
+def chain(
+    graph: Graph, anchor: Node, readers: Mapping[str, tuple[Node, ...]], taken: set[str]
+) -> list[Node]:
+    """`anchor` and the nodes after it that its epilogue computes."""
+    members, whole = [anchor], 1
+    while True:
+        value = members[-1].outputs[0]
+        after = readers.get(value, ())
+        if value in graph.outputs or len(after) != 1 or after[0].name in taken:
+            return members[:whole]
+        if _token(graph, anchor, after[0], value) is not None:
+            members.append(after[0])
+            whole = len(members)
+        elif _looks_through(graph, anchor, after[0]):
+            members.append(after[0])
+        else:
+            return members[:whole]
+
+
+def _looks_through(graph: Graph, anchor: Node, node: Node) -> bool:
+    """Whether `node` reshapes rows of a product alone, so that an epilogue can go on behind it."""
+    if node.op != "reshape" or anchor.op == "conv":
+        return False
+    before, after = (graph.values[name].shape for name in (node.inputs[0], node.outputs[0]))
+    return bool(after) and before[-1] == after[-1]
+
+
+def kernel(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -> Anchored:
+    """The operator of an anchor and its chain; constants that it needs changed are added."""
+    anchor = members[0]
+    match anchor.op:
+        case "conv":
+            made = _conv(graph, anchor)
+        case "gemm":
+            made = _gemm(graph, anchor, constants)
+        case _:
+            made = _matmul(graph, anchor)
+    for before, node in zip(members, members[1:], strict=False):
+        found = _token(graph, anchor, node, before.outputs[0])
+        if found is None:
+            continue
+        token, extra = found
+        if token == "bias" and not made.tokens and not made.attrs.get("bias"):
+            made.attrs["bias"] = True
+            made.values["bias"] = _flat(graph.values, constants, extra)
+        else:
+            made.tokens.append("add" if token == "bias" else token)
+            if extra:
+                made.extras.append(extra)
+    if made.tokens and made.tokens[-1] == "relu":
+        made.tokens.pop()
+        made.attrs["relu"] = True
+    if made.tokens:
+        made.attrs["epilogue"] = ",".join(made.tokens)
+    return _finished(made, constants)
+
+
+def _finished(made: _Operator, constants: dict[str, Array]) -> Anchored:
+    workload = registry.build(made.name, **made.attrs)
+    extras = iter(made.extras)
+    inputs = []
+    for tensor in workload.inputs:
+        value = made.values[tensor.name] if tensor.name in made.values else next(extras)
+        if value in constants and constants[value].shape != tensor.shape:
+            value = _reshaped(constants, value, tensor.shape)
+        inputs.append(value)
+    shown = tuple(made.attrs.items())
+    return Anchored(made.name, shown, workload, tuple(inputs))
+
+
+def _flat(values: Mapping[str, Value], constants: dict[str, Array], name: str) -> str:
+    """The name of the constant or value `name` as a vector."""
+    if name in constants and constants[name].ndim != 1:
+        return _reshaped(constants, name, (constants[name].size,))
+    return name
+
+
+def _reshaped(constants: dict[str, Array], name: str, shape: tuple[int, ...]) -> str:
+    changed = f"{name}@{'x'.join(map(str, shape))}"
+    constants[changed] = np.ascontiguousarray(constants[name].reshape(shape))
+    return changed
+
+
+# what follows
+
+
+_PLAIN_TOKENS = frozenset(
+    {"relu", "sigmoid", "silu", "hard_swish", "tanh", "erf", "mish", "softplus"}
+)
+
+
+def _token(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[str, str] | None:
+    """How `node`, which reads `value`, is written in an epilogue, and the value that it adds."""
+    shape = graph.values[value].shape
+    if graph.values[node.outputs[0]] != graph.values[value]:
+        return None
+    if node.op in _PLAIN_TOKENS:
+        return node.op, ""
+    match node.op:
+        case "clip":
+            low, high = (
+                number(node.attrs, k, d) for k, d in (("min", -math.inf), ("max", math.inf))
+            )
+            return (f"clip({low!r},{high!r})", "") if math.isfinite(low + high) else None
+        case "leaky_relu":
+            return f"leaky_relu({number(node.attrs, 'alpha', 0.01)!r})", ""
+        case "elu":
+            return f"elu({number(node.attrs, 'alpha', 1.0)!r})", ""
+        case "hard_sigmoid":
+            alpha, beta = number(node.attrs, "alpha", 0.2), number(node.attrs, "beta", 0.5)
+            return f"hard_sigmoid({alpha!r},{beta!r})", ""
+        case "gelu":
+            return (
+                "gelu_tanh" if text(node.attrs, "approximate", "none") == "tanh" else "gelu"
+            ), ""
+        case "add" | "mul":
+            return _binary(graph, anchor, node, value, shape)
+        case _:
+            return None
+
+
+def _binary(
+    graph: Graph, anchor: Node, node: Node, value: str, shape: tuple[int, ...]
+) -> tuple[str, str] | None:
+    others = [name for name in node.inputs if name != value]
+    if len(others) != 1:
+        return None
+    other = others[0]
+    operand = graph.values[other]
+    if other in graph.constants and graph.constants[other].size == 1:
+        return f"{node.op}c({float(graph.constants[other].reshape(-1)[0])!r})", ""
+    if operand.shape == shape and other not in graph.constants:
+        return node.op, other
+    if other in graph.constants and _is_channels(anchor, operand.shape, shape):
+        return ("bias" if node.op == "add" else "scale"), other
+    return None
+
+
+def _is_channels(anchor: Node, shape: tuple[int, ...], output: tuple[int, ...]) -> bool:
+    """Whether a constant of `shape` has one element for each channel of the output."""
+    dim = 1 if anchor.op == "conv" else len(output) - 1
+    aligned = (1,) * (len(output) - len(shape)) + shape
+    wanted = tuple(e if d == dim else 1 for d, e in enumerate(output))
+    return aligned == wanted
+
+
+# anchors
+
+
+def _conv(graph: Graph, node: Node) -> _Operator:
+    data, weight = (graph.values[name].shape for name in node.inputs[:2])
+    groups = integer(node.attrs, "groups", 1)
+    attrs: dict[str, AttrValue] = {
+        "data": data,
+        "weight": weight,
+        "strides": integers(node.attrs, "strides", (1, 1)),
+        "padding": integers(node.attrs, "pads", (0, 0, 0, 0)),
+        "dilation": integers(node.attrs, "dilations", (1, 1)),
+    }
+    depthwise = groups > 1 and groups == data[1] and weight[1] == 1
+    if not depthwise:
+        attrs["groups"] = groups
+    values = {"data": node.inputs[0], "weight": node.inputs[1]}
+    if len(node.inputs) > 2 and node.inputs[2]:
+        attrs["bias"] = True
+        values["bias"] = node.inputs[2]
+    name = "depthwise_conv2d" if depthwise else "conv2d"
+    return _with_dtype(graph, node, _Operator(name, attrs, values, data, 1))
+
+
+def _is_dense(graph: Graph, node: Node) -> bool:
+    a, b = (graph.values[name] for name in node.inputs[:2])
+    plain = number(node.attrs, "alpha", 1.0) == 1.0 and not integer(node.attrs, "trans_a", 0)
+    if not plain or len(a.shape) != 2 or node.inputs[1] not in graph.constants:
+        return False
+    if len(node.inputs) < 3 or not node.inputs[2]:
+        return True
+    columns = b.shape[0] if integer(node.attrs, "trans_b", 0) else b.shape[1]
+    bias = node.inputs[2]
+    is_vector = graph.values[bias].shape in ((columns,), (1, columns))
+    return number(node.attrs, "beta", 1.0) == 1.0 and bias in graph.constants and is_vector
+
+
+def _gemm(graph: Graph, node: Node, constants: dict[str, Array]) -> _Operator:
+    a, weight = graph.values[node.inputs[0]].shape, node.inputs[1]
+    if not integer(node.attrs, "trans_b", 0):
+        transposed = f"{weight}@T"
+        constants[transposed] = np.ascontiguousarray(constants[weight].T)
+        weight = transposed
+    attrs: dict[str, AttrValue] = {"data": a, "weight": constants[weight].shape}
+    values = {"data": node.inputs[0], "weight": weight}
+    if len(node.inputs) > 2 and node.inputs[2]:
+        attrs["bias"] = True
+        values["bias"] = _flat(graph.values, constants, node.inputs[2])
+    return _with_dtype(graph, node, _Operator("dense", attrs, values, a, 1))
+
+
+def _batches(graph: Graph, node: Node) -> tuple[int, tuple[int, ...], tuple[int, ...]] | None:
+    """Batch, and the matrices of a matmul whose operands have the same leading dimensions."""
+    a, b = (graph.values[name].shape for name in node.inputs[:2])
+    if len(a) < 2 or len(b) < 2:
+        return None
+    if len(b) == 2:
+        return 1, (math.prod(a[:-1]), a[-1]), b
+    if a[:-2] != b[:-2]:
+        return None
+    return math.prod(a[:-2]), a[-2:], b[-2:]
+
+
+def _matmul(graph: Graph, node: Node) -> _Operator:
+    found = _batches(graph, node)
+    batch, a, b = found if found is not None else (1, (1, 1), (1, 1))
+    values = {"A": node.inputs[0], "B": node.inputs[1]}
+    attrs: dict[str, AttrValue]
+    if batch == 1:
+        name, attrs = "matmul", {"a": a, "b": b}
+    else:
+        name, attrs = "batch_matmul", {"a": (batch, *a), "b": (batch, *b)}
+    if node.inputs[1] in graph.constants:
+        attrs["constant_b"] = True
+    return _with_dtype(graph, node, _Operator(name, attrs, values, a, 1))
+
+
+def _with_dtype(graph: Graph, node: Node, made: _Operator) -> _Operator:
+    dtype = graph.values[node.inputs[0]].dtype.name
+    if dtype != "float32":
+        made.attrs["dtype"] = dtype
+    return made

@@ -1,0 +1,293 @@
+"""From nodes to kernels: what is computed together becomes one workload.
+
+- A convolution or matrix product takes in the elementwise operators that follow it, as far as they
+  can be written as its epilogue (`ops/epilogue.py`): bias, residual add, activation.
+- Other operators form groups: elementwise operators with the one reduction or rearrangement that
+  they follow, as long as every value between them is read once.
+- Reshapes move nothing (`View`), and a concatenation (`Join`) may be a matter of where its parts
+  are written.
+
+A value is computed once: groups never overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loopwright.graph import anchors
+from loopwright.graph.ir import Array, Graph, Node, Value, operand
+from loopwright.ir import dtype as dt
+from loopwright.ops.attrs import AttrValue
+from loopwright.ops.nodes.registry import NODES, Kind, define
+from loopwright.te.tensor import Tensor
+from loopwright.te.workload import Workload, workload
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """A workload with the values that it reads and writes, in the order of its arguments.
+
+    `operator` and `attrs` say what it is: an operator that can be asked for by name, or "fused"
+    without attributes. `nodes` are the names of the nodes it computes.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    operator: str
+    attrs: tuple[tuple[str, AttrValue], ...]
+    workload: Workload
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    keeps_channels: bool
+    """Whether dimension 1 of a 4-D output is that of its inputs, so that both may be blocked."""
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """`output` is the elements of `source` in row-major order, in another shape."""
+
+    name: str
+    source: str
+    output: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """`output` is its parts, one after another along `axis`; `kernel` copies them together."""
+
+    kernel: Kernel
+    axis: int
+
+
+Step: TypeAlias = Kernel | View | Join
+
+
+@dataclass(frozen=True, slots=True)
+class Fused:
+    """The steps of a graph in an order in which they can run.
+
+    `values` and `constants` are those of the graph, and the constants that were changed for a
+    kernel.
+    """
+
+    graph: Graph
+    steps: tuple[Step, ...]
+    values: Mapping[str, Value]
+    constants: Mapping[str, Array]
+
+    @property
+    def kernels(self) -> tuple[Kernel, ...]:
+        """The steps that compute, copies of a concatenation included."""
+        found = (step.kernel if isinstance(step, Join) else step for step in self.steps)
+        return tuple(step for step in found if isinstance(step, Kernel))
+
+
+def fuse(graph: Graph) -> Fused:
+    """The kernels of `graph`.
+
+    Raises: ModelError or UnsupportedError naming the node that cannot be computed.
+    """
+    groups = _groups(graph)
+    constants = dict(graph.constants)
+    steps: list[Step] = []
+    for members in groups:
+        steps.append(_step(graph, members, constants))
+    added = {name: array for name, array in constants.items() if name not in graph.constants}
+    values = dict(graph.values)
+    values.update({name: _value(array) for name, array in added.items()})
+    return Fused(graph, tuple(steps), values, constants)
+
+
+def _value(array: Array) -> Value:
+    return Value(array.shape, dt.parse(array.dtype.name))
+
+
+def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -> Step:
+    first, last = members[0], members[-1]
+    if len(members) == 1 and first.op == "reshape":
+        return View(first.name, first.inputs[0], first.outputs[0])
+    if anchors.is_anchor(graph, first):
+        found = anchors.kernel(graph, members, constants)
+        return Kernel(
+            last.name,
+            tuple(node.name for node in members),
+            found.operator,
+            found.attrs,
+            found.workload,
+            found.inputs,
+            last.outputs,
+            keeps_channels=True,
+        )
+    made = _composed(graph, members)
+    if len(members) == 1 and first.op == "concat":
+        axis = first.attrs["axis"]
+        if isinstance(axis, int):
+            return Join(made, axis)
+    return made
+
+
+# groups
+
+
+class _Groups:
+    """Which nodes are computed together; a group is named by its first node."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.place = {node.name: n for n, node in enumerate(graph.nodes)}
+        self.of: dict[str, str] = {}
+        self.members: dict[str, list[Node]] = {}
+        self.reductions: dict[str, int] = {}
+
+    def open(self, node: Node) -> None:
+        """Start a group with `node`."""
+        self.of[node.name] = node.name
+        self.members[node.name] = [node]
+        self.reductions[node.name] = _weight(node)
+
+    def join(self, node: Node, groups: Iterable[str]) -> None:
+        """Put `node` behind the members of `groups`, which become one."""
+        first, *others = dict.fromkeys(groups)
+        for other in others:
+            self.members[first] += self.members.pop(other)
+            self.reductions[first] += self.reductions.pop(other)
+        self.members[first] = sorted(self.members[first], key=lambda n: self.place[n.name])
+        self.members[first].append(node)
+        for member in self.members[first]:
+            self.of[member.name] = first
+
+
+def _weight(node: Node) -> int:
+    """How much else a group with `node` can hold: one operator that is not elementwise."""
+    return 0 if NODES[node.op].kind is Kind.ELEMENTWISE else 1
+
+
+def _groups(graph: Graph) -> list[list[Node]]:
+    """The nodes of each kernel, in an order in which kernels can run."""
+    groups = _Groups(graph)
+    producers, readers = graph.producers, graph.readers
+    taken: set[str] = set()
+    for node in graph.nodes:
+        if not anchors.is_anchor(graph, node):
+            continue
+        chain = anchors.chain(graph, node, readers, taken)
+        taken.update(member.name for member in chain)
+        groups.open(node)
+        for member in chain[1:]:
+            groups.join(member, [node.name])
+    for node in graph.nodes:
+        if node.name in groups.of:
+            continue
+        joined = _joinable(graph, node, groups, producers, readers, taken)
+        if joined:
+            groups.join(node, joined)
+        else:
+            groups.open(node)
+    found = list(groups.members.values())
+    return sorted(found, key=lambda members: groups.place[members[-1].name])
+
+
+def _joinable(
+    graph: Graph,
+    node: Node,
+    groups: _Groups,
+    producers: Mapping[str, Node],
+    readers: Mapping[str, tuple[Node, ...]],
+    taken: set[str],
+) -> list[str]:
+    """The groups that `node` becomes part of: those that make what it alone reads."""
+    if NODES[node.op].kind is not Kind.ELEMENTWISE or len(node.outputs) != 1:
+        return []
+    shape = graph.values[node.outputs[0]].shape
+    found: list[str] = []
+    for name in dict.fromkeys(node.inputs):
+        maker = producers.get(name)
+        if maker is None or maker.name in taken or maker.op in ("reshape", "concat"):
+            continue
+        alone = len(readers[name]) == 1 and name not in graph.outputs and len(maker.outputs) == 1
+        if not alone or graph.values[name].shape != shape:
+            continue
+        group = groups.of[maker.name]
+        weight = sum(groups.reductions[g] for g in {*found, group})
+        if weight <= 1 and len(groups.members[group]) < MAX_MEMBERS:
+            found.append(group)
+    return list(dict.fromkeys(found))
+
+
+MAX_MEMBERS = 24
+"""More elementwise operators than these in a kernel are cut: code grows and gains nothing."""
+
+
+# workloads
+
+
+def _composed(graph: Graph, members: Sequence[Node]) -> Kernel:
+    """The kernel of nodes that are not a known operator, by their definitions."""
+    tensors: dict[str, Tensor] = {}
+    inputs: dict[str, Tensor] = {}
+    for place, node in enumerate(members):
+        operands: list[Tensor | None] = []
+        for name in node.inputs:
+            if name and name not in tensors:
+                inputs[name] = tensors[name] = operand(graph.values[name], f"a{len(inputs)}")
+            operands.append(tensors[name] if name else None)
+        made = define(node.op, node.attrs, operands, f"t{place}")
+        tensors.update(zip(node.outputs, made, strict=True))
+    inside = {name for node in members for name in node.outputs}
+    readers = graph.readers
+    names = {node.name for node in members}
+    outputs = [
+        name
+        for node in members
+        for name in node.outputs
+        if name in graph.outputs or any(r.name not in names for r in readers.get(name, ()))
+    ]
+    if not outputs:
+        outputs = [members[-1].outputs[0]]
+    used = {name: t for name, t in inputs.items() if name not in inside}
+    results = [tensors[name] for name in outputs]
+    made_of = workload(
+        results,
+        [*used.values(), *results],
+        name=_label(members),
+        constants=[t.name for name, t in used.items() if name in graph.constants],
+    )
+    return Kernel(
+        members[-1].name,
+        tuple(node.name for node in members),
+        "fused",
+        (("ops", "+".join(node.op for node in members)),),
+        made_of,
+        tuple(used),
+        tuple(outputs),
+        keeps_channels=all(_keeps_channels(graph, node) for node in members),
+    )
+
+
+def _label(members: Sequence[Node]) -> str:
+    """A short name of what the members compute."""
+    main = [node.op for node in members if _weight(node)]
+    return main[0] if main else members[0].op
+
+
+def _keeps_channels(graph: Graph, node: Node) -> bool:
+    """Whether element (n, c, ...) of the output depends on channel c of 4-D inputs alone, or is a
+    concatenation of channels.
+    """
+    value = graph.values[node.outputs[0]]
+    if len(value.shape) != 4:
+        return False
+    kind = NODES[node.op].kind
+    if kind is Kind.ELEMENTWISE or node.op in ("max_pool", "average_pool", "batch_norm"):
+        return True
+    if node.op == "concat":
+        return node.attrs.get("axis") == 1
+    if node.op in ("reduce_mean", "reduce_max", "reduce_sum"):
+        axes = node.attrs.get("axes", ())
+        return isinstance(axes, tuple) and set(axes) <= {2, 3} and node.attrs.get("keepdims") == 1
+    if node.op in ("resize", "pad", "slice"):
+        source = graph.values[node.inputs[0]].shape
+        return source[:2] == value.shape[:2]
+    return False

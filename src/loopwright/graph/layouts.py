@@ -1,0 +1,275 @@
+"""Where every value of a model lies in memory, and the changes of layout between kernels.
+
+The template of a convolution or product says, with its config, how it wants its arguments. Other
+kernels follow: their output is blocked as their input is, where channels stay channels. What is
+left are changes of layout, one for each value and layout however many kernels read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
+
+from loopwright.graph.fuse import Fused, Join, Kernel, View
+from loopwright.graph.ir import Value
+from loopwright.layout import Layout
+from loopwright.space.config import Config
+from loopwright.target import Target
+from loopwright.templates.apply import scheduled
+from loopwright.templates.cpu import relayout
+from loopwright.templates.task import Task
+
+Layouts: TypeAlias = tuple[tuple[str, Layout], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How a kernel is computed. `origin` says where the config comes from: tuned, default, ..."""
+
+    task: Task
+    config: Config
+    origin: str
+    expected_ns: float | None = None
+
+    def layouts(self) -> Mapping[str, Layout]:
+        """How each argument lies in memory."""
+        schedule = scheduled(self.task, self.config)
+        return {tensor.name: schedule.layout(tensor.name) for tensor in schedule.workload.args}
+
+
+Choose: TypeAlias = Callable[[Kernel, Layouts], Chosen]
+"""The way to compute a kernel, given layouts that are fixed already (of fused kernels)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A value in memory: `key` names value and layout."""
+
+    key: str
+    value: Value
+    layout: Layout
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory, padding of blocked dimensions included."""
+        total = self.value.dtype.nbytes
+        for extent in self.layout.physical_shape(self.value.shape):
+            total *= extent
+        return total
+
+    @property
+    def is_row_major(self) -> bool:
+        """Whether the elements lie in row-major order."""
+        return self.layout.is_row_major(self.value.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One kernel with the memory that it reads and writes.
+
+    `constants` are the inputs that come ready from the file, by place.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    chosen: Chosen
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    constants: frozenset[int] = frozenset()
+    join_axis: int | None = None
+    """Of a concatenation: it need not run where its inputs are written into its output."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alias:
+    """`output` is the memory of `source`."""
+
+    source: str
+    output: str
+
+
+PlacedStep: TypeAlias = Call | Alias
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The steps of a model over stored values; `inputs` and `outputs` are keys of plain ones."""
+
+    steps: tuple[PlacedStep, ...]
+    stored: Mapping[str, Stored]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def place(fused: Fused, choose: Choose, target: Target, threads: int) -> Placed:
+    """The steps of `fused` with a layout for every value, and changes of layout between them."""
+    placer = _Placer(fused, choose, target, threads)
+    for name in fused.graph.inputs:
+        placer.put(name, Layout.plain(len(fused.values[name].shape)))
+    for step in fused.steps:
+        match step:
+            case View():
+                placer.view(step)
+            case Join(kernel=kernel, axis=axis):
+                placer.kernel(kernel, axis)
+            case Kernel():
+                placer.kernel(step, None)
+    outputs = tuple(placer.output(name) for name in fused.graph.outputs)
+    return Placed(tuple(placer.steps), placer.stored, tuple(fused.graph.inputs), outputs)
+
+
+@dataclass(slots=True)
+class _Placer:
+    fused: Fused
+    choose: Choose
+    target: Target
+    threads: int
+    steps: list[PlacedStep] = field(default_factory=list)
+    stored: dict[str, Stored] = field(default_factory=dict)
+    layouts: dict[str, Layout] = field(default_factory=dict)  # how a value was made
+
+    def put(self, name: str, layout: Layout) -> str:
+        """The key of the value `name` made in `layout`."""
+        self.layouts[name] = layout
+        self.stored[name] = Stored(name, self.fused.values[name], layout)
+        return name
+
+    def is_constant(self, name: str) -> bool:
+        """Whether the value comes with the model."""
+        return name in self.fused.constants
+
+    def view(self, step: View) -> None:
+        """Give the memory of a value another shape."""
+        source = self.row_major(step.source)
+        shape = self.fused.values[step.output].shape
+        self.put(step.output, Layout.plain(len(shape)))
+        self.steps.append(Alias(source, step.output))
+
+    def kernel(self, kernel: Kernel, axis: int | None) -> None:
+        """Compute a kernel; its inputs are brought into the layouts it wants."""
+        layouts = () if kernel.operator != "fused" else self._fixed(kernel, axis)
+        chosen = self.choose(kernel, layouts)
+        wanted = chosen.layouts()
+        workload = chosen.task.workload
+        inputs, constants = [], set()
+        for place_, (name, tensor) in enumerate(zip(kernel.inputs, workload.inputs, strict=True)):
+            if self.is_constant(name):
+                constants.add(place_)
+                inputs.append(name)
+            else:
+                inputs.append(self.read(name, tensor.shape, wanted[tensor.name]))
+        outputs = []
+        for name, tensor in zip(kernel.outputs, workload.outputs, strict=True):
+            layout = wanted[tensor.name]
+            if tensor.shape != self.fused.values[name].shape:
+                layout = Layout.plain(len(self.fused.values[name].shape))
+            outputs.append(self.put(name, layout))
+        self.steps.append(
+            Call(
+                kernel.name,
+                kernel.nodes,
+                chosen,
+                tuple(inputs),
+                tuple(outputs),
+                frozenset(constants),
+                axis,
+            )
+        )
+
+    def read(self, name: str, shape: Sequence[int], layout: Layout) -> str:
+        """The key of a value as an argument of `shape` in `layout`."""
+        if tuple(shape) != self.fused.values[name].shape:
+            return self.row_major(name)
+        return self.changed(name, layout)
+
+    def row_major(self, name: str) -> str:
+        """The key of a value in row-major order."""
+        return self.changed(name, Layout.plain(len(self.fused.values[name].shape)))
+
+    def changed(self, name: str, layout: Layout) -> str:
+        """The key of a value in `layout`; it is copied there if it is not so already."""
+        value = self.fused.values[name]
+        if name not in self.layouts:  # a constant that is not a kernel's argument
+            self.put(name, Layout.plain(len(value.shape)))
+        if layout.same_memory(self.layouts[name], value.shape):
+            return name
+        key = f"{name}%{layout}"
+        if key not in self.stored:
+            self.stored[key] = Stored(key, value, layout)
+            chosen = change(value, self.layouts[name], layout, self.target, self.threads)
+            self.steps.append(Call(key, (), chosen, (name,), (key,)))
+        return key
+
+    def output(self, name: str) -> str:
+        """The key of an output of the model: plain, and memory of its own."""
+        key = self.row_major(name)
+        if key in self.fused.graph.inputs or self.is_constant(name) or self._is_taken(key):
+            value = self.fused.values[name]
+            plain = Layout.plain(len(value.shape))
+            copied = f"{name}%copy"
+            self.stored[copied] = Stored(copied, value, plain)
+            chosen = change(value, plain, plain, self.target, self.threads)
+            self.steps.append(Call(copied, (), chosen, (key,), (copied,)))
+            return copied
+        return key
+
+    def _is_taken(self, key: str) -> bool:
+        """Whether the memory of `key` is also that of an input or another output."""
+        root = key
+        for step in reversed(self.steps):
+            if isinstance(step, Alias) and step.output == root:
+                root = step.source
+        taken = {*self.fused.graph.inputs, *self.fused.constants}
+        others = [name for name in self.fused.graph.outputs if name != key]
+        return root in taken or root in others or (root != key and root in others)
+
+    def _fixed(self, kernel: Kernel, axis: int | None) -> Layouts:
+        """The layouts of a fused kernel: its inputs as they are, its outputs as they best are."""
+        tensors = kernel.workload.inputs
+        found: dict[str, Layout] = {}
+        block = None
+        for name, tensor in zip(kernel.inputs, tensors, strict=True):
+            if self.is_constant(name):
+                continue
+            layout = self.layouts[name]
+            if tensor.shape != self.fused.values[name].shape:
+                continue
+            if block is None and tensor.ndim == 4 and not layout.is_row_major(tensor.shape):
+                block = layout
+            found[tensor.name] = layout
+        if block is not None and axis == 1:
+            self._join_blocked(kernel, block, found)
+        for tensor in kernel.workload.outputs:
+            if block is not None and kernel.keeps_channels and tensor.ndim == 4:
+                found[tensor.name] = block
+        return tuple((name, layout) for name, layout in found.items() if not layout.is_plain)
+
+    def _join_blocked(self, kernel: Kernel, block: Layout, found: dict[str, Layout]) -> None:
+        """Ask for the parts of a concatenation in one layout, if each fills whole blocks."""
+        size = max(part.extent for part in block.parts)
+        if all(tensor.shape[1] % size == 0 for tensor in kernel.workload.inputs):
+            for tensor in kernel.workload.inputs:
+                found[tensor.name] = block
+
+
+def change(value: Value, before: Layout, after: Layout, target: Target, threads: int) -> Chosen:
+    """How a value is copied from one layout into another."""
+    task, config = relayout.task_of(
+        value.shape, value.dtype, before, after, target, threads, alignment(target)
+    )
+    return Chosen(task, config, "copy")
+
+
+def alignment(target: Target) -> int:
+    """Bytes that values inside a model are aligned to: a vector, the size of a block of channels."""
+    return min(64, target.vector_bits // 8)
+
+
+def renamed(call: Call, keys: Mapping[str, str]) -> Call:
+    """`call` on other memory."""
+    return replace(
+        call,
+        inputs=tuple(keys.get(key, key) for key in call.inputs),
+        outputs=tuple(keys.get(key, key) for key in call.outputs),
+    )
