@@ -81,7 +81,8 @@ def test_dimensions_that_stay_neighbours_are_merged(
 def test_a_vector_in_blocks_needs_no_copy(
     shape: tuple[int, ...], order: Order, *, same: bool
 ) -> None:
-    assert is_row_major(*merged(shape, Layout.blocked(len(shape), order))) is same
+    extents, layout = merged(shape, Layout.blocked(len(shape), order))
+    assert layout.is_row_major(extents) is same
 
 
 def one_choice(_workload: lw.Workload, _target: lw.Target) -> lw.Space:

@@ -6,13 +6,14 @@ elementwise nodes, each the only reader of the one before it.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from loopwright.graph.ir import Array, Graph, Node, Value
+from loopwright.graph.ir import Array, Graph, Node
 from loopwright.ops import registry
 from loopwright.ops.attrs import AttrValue
 from loopwright.ops.nodes.attributes import integer, integers, number, text
@@ -95,14 +96,14 @@ def kernel(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -
             made = _gemm(graph, anchor, constants)
         case _:
             made = _matmul(graph, anchor)
-    for before, node in zip(members, members[1:], strict=False):
+    for before, node in itertools.pairwise(members):
         found = _token(graph, anchor, node, before.outputs[0])
         if found is None:
             continue
         token, extra = found
         if token == "bias" and not made.tokens and not made.attrs.get("bias"):
             made.attrs["bias"] = True
-            made.values["bias"] = _flat(graph.values, constants, extra)
+            made.values["bias"] = _flat(constants, extra)
         else:
             made.tokens.append("add" if token == "bias" else token)
             if extra:
@@ -128,7 +129,7 @@ def _finished(made: _Operator, constants: dict[str, Array]) -> Anchored:
     return Anchored(made.name, shown, workload, tuple(inputs))
 
 
-def _flat(values: Mapping[str, Value], constants: dict[str, Array], name: str) -> str:
+def _flat(constants: dict[str, Array], name: str) -> str:
     """The name of the constant or value `name` as a vector."""
     if name in constants and constants[name].ndim != 1:
         return _reshaped(constants, name, (constants[name].size,))
@@ -251,7 +252,7 @@ def _gemm(graph: Graph, node: Node, constants: dict[str, Array]) -> _Operator:
     values = {"data": node.inputs[0], "weight": weight}
     if len(node.inputs) > 2 and node.inputs[2]:
         attrs["bias"] = True
-        values["bias"] = _flat(graph.values, constants, node.inputs[2])
+        values["bias"] = _flat(constants, node.inputs[2])
     return _with_dtype(graph, node, _Operator("dense", attrs, values, a, 1))
 
 

@@ -91,13 +91,11 @@ def fuse(graph: Graph) -> Fused:
     """
     groups = _groups(graph)
     constants = dict(graph.constants)
-    steps: list[Step] = []
-    for members in groups:
-        steps.append(_step(graph, members, constants))
+    steps = tuple(_step(graph, members, constants) for members in groups)
     added = {name: array for name, array in constants.items() if name not in graph.constants}
     values = dict(graph.values)
     values.update({name: _value(array) for name, array in added.items()})
-    return Fused(graph, tuple(steps), values, constants)
+    return Fused(graph, steps, values, constants)
 
 
 def _value(array: Array) -> Value:

@@ -3,9 +3,9 @@
     Graph ::= inputs, nodes in order, outputs, constants
     Node  ::= outputs = op(inputs; attrs)
 
-Values go by name. Every value is an input, a constant, or an output of one node, and nodes come after what they
-read. What an operator means is a tensor expression, in `ops/nodes`: the shapes of a node's outputs are the shapes
-of those tensors.
+Values go by name. Every value is an input, a constant, or an output of one node, and nodes come
+after what they read. What an operator means is a tensor expression, in `ops/nodes`: the shapes of a
+node's outputs are the shapes of those tensors.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class Graph:
-    """A model. `inputs` and `outputs` are names, in the order of the model's arguments and results."""
+    """A model. `inputs` and `outputs` name its arguments and results, in order."""
 
     name: str
     inputs: tuple[str, ...]

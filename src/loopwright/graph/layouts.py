@@ -262,7 +262,7 @@ def change(value: Value, before: Layout, after: Layout, target: Target, threads:
 
 
 def alignment(target: Target) -> int:
-    """Bytes that values inside a model are aligned to: a vector, the size of a block of channels."""
+    """Bytes that values inside a model are aligned to: one vector, a block of channels."""
     return min(64, target.vector_bits // 8)
 
 
