@@ -41,6 +41,20 @@ CONV2D: Mapping[str, Attrs] = {
         "relu": True,
     },
     "float64": {"data": (1, 8, 6, 6), "weight": (12, 8, 3, 3), "dtype": "float64", "relu": True},
+    "residual": {
+        "data": (1, 16, 6, 7),
+        "weight": (24, 16, 3, 3),
+        "padding": (1, 1, 1, 1),
+        "bias": True,
+        "epilogue": "add",
+        "relu": True,
+    },
+    "odd epilogue": {
+        "data": (1, 9, 7, 7),
+        "weight": (13, 9, 1, 1),
+        "bias": True,
+        "epilogue": "silu,add,prelu,scale,clip(-1,1)",
+    },
 }
 DEPTHWISE: Mapping[str, Attrs] = {
     "3x3": {"data": (1, 32, 9, 9), "weight": (32, 1, 3, 3), "padding": (1, 1, 1, 1)},
@@ -56,12 +70,20 @@ DEPTHWISE: Mapping[str, Attrs] = {
     "multiplier": {"data": (1, 6, 8, 8), "weight": (18, 1, 3, 3), "padding": (1, 1, 1, 1)},
     "dilation": {"data": (1, 20, 9, 10), "weight": (20, 1, 3, 3), "dilation": (2, 2)},
     "no padding": {"data": (1, 5, 4, 4), "weight": (5, 1, 2, 3), "bias": True},
+    "epilogue": {
+        "data": (1, 16, 7, 7),
+        "weight": (16, 1, 3, 3),
+        "padding": (1, 1, 1, 1),
+        "bias": True,
+        "epilogue": "hard_swish,add,clip(0,6)",
+    },
 }
 DENSE: Mapping[str, Attrs] = {
     "one row": {"data": (1, 64), "weight": (50, 64)},
     "tails": {"data": (7, 37), "weight": (21, 37), "bias": True, "relu": True},
     "one column": {"data": (9, 16), "weight": (1, 16), "bias": True},
     "float64": {"data": (5, 24), "weight": (20, 24), "dtype": "float64"},
+    "epilogue": {"data": (5, 24), "weight": (20, 24), "bias": True, "epilogue": "gelu,add,prelu"},
 }
 MATMUL: Mapping[str, Attrs] = {
     "tails": {"a": (13, 29), "b": (29, 35)},
@@ -73,11 +95,14 @@ MATMUL: Mapping[str, Attrs] = {
     "one row": {"a": (1, 40), "b": (40, 70)},
     "one column": {"a": (40, 30), "b": (30, 1)},
     "one step": {"a": (9, 1), "b": (1, 18)},
+    "epilogue": {"a": (13, 20), "b": (20, 27), "bias": True, "relu": True, "epilogue": "add"},
 }
 BATCH_MATMUL: Mapping[str, Attrs] = {
     "tails": {"a": (3, 10, 22), "b": (3, 22, 19)},
     "transposed": {"a": (2, 16, 12), "b": (2, 24, 16), "transpose_a": True, "transpose_b": True},
     "one batch": {"a": (1, 8, 16), "b": (1, 16, 32)},
+    "one weight": {"a": (3, 9, 16), "b": (1, 16, 19), "bias": True, "constant_b": True},
+    "epilogue": {"a": (1, 9, 16), "b": (2, 16, 20), "epilogue": "mulc(0.125),add,tanh"},
 }
 OPERATORS: Mapping[str, Mapping[str, Attrs]] = {
     "conv2d": CONV2D,

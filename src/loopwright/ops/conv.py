@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopwright.errors import ShapeError
-from loopwright.ir.dtype import accumulator, parse
+from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Expr, ReduceAxis
 from loopwright.ops.attrs import Attr, Attrs, AttrValue, OpDef, float_dtype
+from loopwright.ops.epilogue import apply, extras, parse
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute, placeholder, reduce_axis
 from loopwright.te.workload import Workload, workload
@@ -23,6 +24,7 @@ _EPILOGUE = (
     Attr("bias", bool, default=False),
     Attr("relu", bool, default=False),
     Attr("dtype", str, "float32"),
+    Attr("epilogue", str, ""),
 )
 
 
@@ -61,23 +63,47 @@ def pad2d(data: Tensor, padding: tuple[int, ...], name: str) -> Tensor:
     return compute((batch, channels, h + top + bottom, w + left + right), body, name=name)
 
 
-def epilogue(product: Tensor, attrs: Attrs, channel_dim: int) -> tuple[Tensor, list[Tensor]]:
-    """The output after bias and relu, in the data's dtype, and the inputs that were added."""
+def epilogue(
+    product: Tensor, attrs: Attrs, channel_dim: int
+) -> tuple[Tensor, list[Tensor], list[str]]:
+    """The output after bias, epilogue and relu, in the data's dtype.
+
+    Returns: the output, the inputs that were added, and the names of those that are constants.
+    Raises: ShapeError for an epilogue that cannot be read.
+    """
     dtype = str(attrs["dtype"])
-    if not attrs["bias"] and not attrs["relu"] and product.dtype.name == dtype:
-        return product, []
-    added = [placeholder((product.shape[channel_dim],), dtype, "bias")] if attrs["bias"] else []
+    steps = parse(str(attrs["epilogue"]))
+    if not (attrs["bias"] or attrs["relu"] or steps) and product.dtype.name == dtype:
+        return product, [], []
+    extent = (product.shape[channel_dim],)
+    bias = placeholder(extent, dtype, "bias") if attrs["bias"] else None
+    read = [
+        None
+        if extra is None
+        else placeholder(extent if extra.per_channel else product.shape, dtype, extra.name)
+        for extra in extras(steps)
+    ]
+
+    def element(tensor: Tensor | None, index: tuple[Expr, ...]) -> Expr | None:
+        if tensor is None:
+            return None
+        at = index if tensor.ndim > 1 else (index[channel_dim],)
+        return tensor[at].astype(product.dtype)
 
     def body(*index: Expr) -> Expr:
         value = product[index]
-        if added:
-            value = value + added[0][index[channel_dim]].astype(product.dtype)
+        added = element(bias, index)
+        if added is not None:
+            value = value + added
+        value = apply(value, steps, [element(tensor, index) for tensor in read])
         if attrs["relu"]:
             value = te.maximum(value, 0.0)
         return value.astype(dtype)
 
     names = "n o y x" if product.ndim == 4 else "m n" if product.ndim == 2 else "b m n"
-    return compute(product.shape, _named(body, names.split()), name="out"), added
+    output = compute(product.shape, _named(body, names.split()), name="out")
+    inputs = [tensor for tensor in (bias, *read) if tensor is not None]
+    return output, inputs, [tensor.name for tensor in inputs if tensor.ndim == 1]
 
 
 def _named(body: Callable[..., Expr], names: list[str]) -> Callable[..., Expr]:
@@ -130,7 +156,7 @@ def _conv2d(attrs: Attrs) -> Workload:
     padded = pad2d(data, _tuple(attrs["padding"]), "data.pad")
     ic = reduce_axis(weight_shape[1], "ic")
     kh, kw = reduce_axis(weight_shape[2], "kh"), reduce_axis(weight_shape[3], "kw")
-    kept = accumulator(parse(dtype))
+    kept = dt.accumulator(dt.parse(dtype))
     per_group = weight_shape[0] // groups
 
     def body(n: Expr, o: Expr, y: Expr, x: Expr) -> Expr:
@@ -139,12 +165,12 @@ def _conv2d(attrs: Attrs) -> Workload:
         return te.sum(value * weight[o, ic, kh, kw].astype(kept), axis=(ic, kh, kw))
 
     conv = compute((data_shape[0], weight_shape[0], height, width), body, name="conv")
-    output, added = epilogue(conv, attrs, 1)
+    output, added, constants = epilogue(conv, attrs, 1)
     return workload(
         output,
         [data, weight, *added, output],
         name="conv2d",
-        constants=["weight", *(t.name for t in added)],
+        constants=["weight", *constants],
     )
 
 
@@ -164,7 +190,7 @@ def _depthwise(attrs: Attrs) -> Workload:
     weight = placeholder(weight_shape, dtype, "weight")
     padded = pad2d(data, _tuple(attrs["padding"]), "data.pad")
     kh, kw = reduce_axis(weight_shape[2], "kh"), reduce_axis(weight_shape[3], "kw")
-    kept = accumulator(parse(dtype))
+    kept = dt.accumulator(dt.parse(dtype))
 
     def body(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
         source = c if multiplier == 1 else c // multiplier
@@ -172,12 +198,12 @@ def _depthwise(attrs: Attrs) -> Workload:
         return te.sum(value * weight[c, 0, kh, kw].astype(kept), axis=(kh, kw))
 
     conv = compute((data_shape[0], weight_shape[0], height, width), body, name="conv")
-    output, added = epilogue(conv, attrs, 1)
+    output, added, constants = epilogue(conv, attrs, 1)
     return workload(
         output,
         [data, weight, *added, output],
         name="depthwise_conv2d",
-        constants=["weight", *(t.name for t in added)],
+        constants=["weight", *constants],
     )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import accumulator, parse
-from loopwright.ir.expr import Expr
+from loopwright.ir.expr import Expr, ExprLike
 from loopwright.ops.attrs import Attr, Attrs, AttrValue, OpDef, float_dtype
 from loopwright.ops.conv import epilogue
 from loopwright.te import functions as te
-from loopwright.te.tensor import compute, placeholder, reduce_axis
+from loopwright.te.tensor import Tensor, compute, placeholder, reduce_axis
 from loopwright.te.workload import Workload, workload
 
 _NO = False
@@ -33,12 +33,12 @@ def _dense(attrs: Attrs) -> Workload:
         return te.sum(data[i, axis].astype(kept) * weight[j, axis].astype(kept), axis=axis)
 
     product = compute((m, n), lambda m, n: body(m, n), name="dense")
-    output, added = epilogue(product, attrs, 1)
+    output, added, constants = epilogue(product, attrs, 1)
     return workload(
         output,
         [data, weight, *added, output],
         name="dense",
-        constants=["weight", *(t.name for t in added)],
+        constants=["weight", *constants],
     )
 
 
@@ -48,9 +48,11 @@ def _matmul(attrs: Attrs) -> Workload:
 
 def _batch_matmul(attrs: Attrs) -> Workload:
     a, b = _shape(attrs["a"]), _shape(attrs["b"])
-    if a[0] != b[0]:
-        raise ShapeError(f"batch_matmul: a {a} and b {b} have different batch extents")
-    return _product("batch_matmul", attrs, batch=a[:1])
+    if a[0] != b[0] and 1 not in (a[0], b[0]):
+        raise ShapeError(
+            f"batch_matmul: a {a} and b {b} have different batch extents, and none is 1"
+        )
+    return _product("batch_matmul", attrs, batch=(max(a[0], b[0]),))
 
 
 def _product(name: str, attrs: Attrs, batch: tuple[int, ...]) -> Workload:
@@ -68,19 +70,23 @@ def _product(name: str, attrs: Attrs, batch: tuple[int, ...]) -> Workload:
     axis = reduce_axis(k, "k")
     kept = accumulator(parse(dtype))
 
+    def element(x: Tensor, lead: tuple[Expr, ...], i: ExprLike, j: ExprLike) -> Expr:
+        own = (0,) if lead and x.shape[0] == 1 else lead
+        return x[(*own, i, j)].astype(kept)
+
     def body(lead: tuple[Expr, ...], i: Expr, j: Expr) -> Expr:
-        left = a[(*lead, axis, i)] if flip_a else a[(*lead, i, axis)]
-        right = b[(*lead, j, axis)] if flip_b else b[(*lead, axis, j)]
-        return te.sum(left.astype(kept) * right.astype(kept), axis=axis)
+        left = element(a, lead, axis, i) if flip_a else element(a, lead, i, axis)
+        right = element(b, lead, j, axis) if flip_b else element(b, lead, axis, j)
+        return te.sum(left * right, axis=axis)
 
     if batch:
         product = compute((*batch, m, n), lambda b, m, n: body((b,), m, n), name="product")
     else:
         product = compute((m, n), lambda m, n: body((), m, n), name="product")
-    plain: dict[str, AttrValue] = {"bias": False, "relu": False, "dtype": dtype}
-    output, _ = epilogue(product, plain, product.ndim - 1)
-    constants = ["B"] if attrs["constant_b"] else []
-    return workload(output, [a, b, output], name=name, constants=constants)
+    output, added, constants = epilogue(product, attrs, product.ndim - 1)
+    if attrs["constant_b"]:
+        constants = ["B", *constants]
+    return workload(output, [a, b, *added, output], name=name, constants=constants)
 
 
 DENSE = OpDef(
@@ -91,6 +97,7 @@ DENSE = OpDef(
         Attr("bias", bool, _NO),
         Attr("relu", bool, _NO),
         Attr("dtype", str, "float32"),
+        Attr("epilogue", str, ""),
     ),
     _dense,
     "data (m, k) times the transpose of weight (n, k), optional bias and relu",
@@ -100,6 +107,9 @@ _PRODUCT = (
     Attr("transpose_b", bool, _NO),
     Attr("constant_b", bool, _NO),
     Attr("dtype", str, "float32"),
+    Attr("bias", bool, _NO),
+    Attr("relu", bool, _NO),
+    Attr("epilogue", str, ""),
 )
 MATMUL = OpDef(
     "matmul",

@@ -58,7 +58,7 @@ class Task:
     @property
     def name(self) -> str:
         """One line for a person: the operator and its attributes."""
-        shown = " ".join(f"{k}={_show(v)}" for k, v in self.attrs)
+        shown = " ".join(f"{k}={_show(v)}" for k, v in self.attrs if v != "")
         return f"{self.operator} {shown}".strip()
 
 

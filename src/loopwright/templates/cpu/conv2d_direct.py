@@ -110,7 +110,8 @@ def schedule(s: Schedule, config: Configuration) -> None:
     if blocked and groups_of_lanes:
         s.set_layout(role.data, [0, 1, 2, 3, (1, lanes)])
     s.set_layout(role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
-    s.set_layout(role.output, [0, 1, 2, 3, (1, lanes)])
+    for tensor in (role.output, *role.added):
+        s.set_layout(tensor, [0, 1, 2, 3, (1, lanes)])
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()

@@ -12,13 +12,17 @@ from loopwright.te.workload import Workload
 
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """`pad` is the padded copy of `data`, if there is one; `output` is `conv` or its epilogue."""
+    """`pad` is the padded copy of `data`, if there is one; `output` is `conv` or its epilogue.
+
+    `added` are inputs of the output's shape that the epilogue reads.
+    """
 
     data: Tensor
     weight: Tensor
     conv: Tensor
     pad: Tensor | None
     output: Tensor
+    added: tuple[Tensor, ...]
 
     @property
     def padded(self) -> Tensor:
@@ -45,7 +49,10 @@ def find_roles(workload: Workload, reduce_axes: int, kind: str) -> Roles:
     if pad is not None and len(pad.inputs) != 1:
         raise TemplateError(f"{workload.name}: {pad.name} must read one tensor, the data")
     data = source if pad is None else pad.inputs[0]
-    return Roles(data, weights[0], conv, pad, workload.outputs[0])
+    output = workload.outputs[0]
+    read = output.inputs if output is not conv else ()
+    added = tuple(t for t in read if not t.axis and t.shape == output.shape)
+    return Roles(data, weights[0], conv, pad, output, added)
 
 
 def _read_along(conv: Tensor, axis: str) -> set[str]:

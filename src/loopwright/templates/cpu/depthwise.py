@@ -66,7 +66,8 @@ def schedule(s: Schedule, config: Configuration) -> None:
     if same_channels:
         s.set_layout(role.data, blocked)
     s.set_layout(role.weight, [0, 1, 2, 3, (0, lanes)])
-    s.set_layout(role.output, blocked)
+    for tensor in (role.output, *role.added):
+        s.set_layout(tensor, blocked)
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()
