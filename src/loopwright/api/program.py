@@ -11,6 +11,7 @@ from typing import Any, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from loopwright import weights
 from loopwright.api.relayout import Relayout, relayouts
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.compile import compile_config
@@ -120,7 +121,7 @@ class Program:
                 raise ShapeError(
                     f"{self.task.name}: there is no input {name!r}; there are {', '.join(params)}"
                 )
-            packed[name] = self._packed(params[name], self._module.plain(params[name], array))
+            packed[name] = self._packed(params[name], self._checked(params[name], array))
         return Program(self.task, self.config, self._module, self._relayouts, packed)
 
     def timed_call(self, *arrays: Array) -> BoundCall:
@@ -131,17 +132,21 @@ class Program:
         return self._module.bind(*inputs, *self._module.empty_outputs())
 
     def _given(self, arrays: Sequence[Array]) -> list[tuple[Param, Array]]:
-        """The inputs of a call, checked, in order."""
+        """The inputs of a call, checked and transformed, in order."""
         params = [p for p in self._module.inputs if p.name not in self._bound]
         if len(arrays) != len(params):
             raise ShapeError(
                 f"{self.task.name}: got {len(arrays)} inputs, takes {len(params)}: "
                 + ", ".join(self.inputs)
             )
-        return [(p, self._module.plain(p, a)) for p, a in zip(params, arrays, strict=True)]
+        return [(p, self._checked(p, a)) for p, a in zip(params, arrays, strict=True)]
+
+    def _checked(self, param: Param, array: Array) -> Array:
+        """The caller's `array`, transformed as the kernel wants it."""
+        return weights.apply(param.transform, self._module.plain(param, array))
 
     def _packed(self, param: Param, plain: Array) -> Array:
-        """`plain` laid out for the kernel, in new memory only where it is not so already."""
+        """`plain`, transformed, laid out for the kernel; in new memory only where it is not so."""
         relayout = self._relayouts.get(param.name)
         if relayout is None:
             return aligned_copy(plain).reshape(param.physical_shape)
@@ -187,7 +192,7 @@ class _Calls:
 def _new(param: Param) -> Array:
     """New memory for `param`; padding is zero."""
     memory = aligned_empty(param.physical_shape, param.dtype.numpy)
-    if math.prod(param.physical_shape) != math.prod(param.shape):
+    if math.prod(param.physical_shape) != math.prod(param.stored_shape):
         memory.view(np.uint8).fill(0)
     return memory
 
@@ -237,11 +242,12 @@ class Compiler:
     def _artifact(self, task: Task, config: Config) -> Artifact:
         built: Built = self._pool.submit(task, config, MeasurePlan(threads=task.threads)).result()
         if isinstance(built.result, Failed):
-            raise _error(task, config, built.result)
+            raise build_error(task, config, built.result)
         return built.result
 
 
-def _error(task: Task, config: Config, failed: Failed) -> Exception:
+def build_error(task: Task, config: Config, failed: Failed) -> Exception:
+    """What to raise when a config could not be built."""
     message = f"{task.name}: building [{config}] failed: {failed.detail}"
     match failed.kind:
         case FailureKind.TEMPLATE_ERROR:

@@ -18,15 +18,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
+from loopwright import weights
 from loopwright.ir.dtype import DType
-from loopwright.layout import Layout
+from loopwright.layout import Array, Layout
 
 
 @dataclass(frozen=True, slots=True)
 class Param:
     """One argument: its plain (logical) shape and how it is laid out in memory.
 
-    `alignment` is bytes, a power of two of at most 64.
+    `transform` names what is done to the caller's plain array before it is laid out (see
+    `loopwright.weights`), nothing when empty; `shape` is that of the caller's, `stored_shape` what
+    the layout is of. `alignment` is bytes, a power of two of at most 64.
     """
 
     name: str
@@ -34,11 +37,25 @@ class Param:
     shape: tuple[int, ...]
     layout: Layout
     alignment: int = 64
+    transform: str = ""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """The logical shape after the transform."""
+        return weights.stored_shape(self.transform, self.shape)
 
     @property
     def physical_shape(self) -> tuple[int, ...]:
         """The shape of the memory, blocked dimensions included."""
-        return self.layout.physical_shape(self.shape)
+        return self.layout.physical_shape(self.stored_shape)
+
+    def pack(self, array: Array) -> Array:
+        """The caller's plain `array`, transformed and laid out."""
+        return self.layout.pack(weights.apply(self.transform, array))
+
+    def pack(self, array: Array) -> Array:
+        """`array`, which is plain, as the kernel wants it in memory."""
+        return self.layout.pack(array)
 
     @property
     def nbytes(self) -> int:

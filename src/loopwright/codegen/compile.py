@@ -5,8 +5,10 @@ Runs in builder processes only: an error inside LLVM ends the process.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
+from loopwright import weights
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
 from loopwright.codegen.object_code import assemble
@@ -35,16 +37,25 @@ def compile_schedule(
     """
     kernel = finish(lower(schedule, name))
     loose = schedule.workload.inputs if any_address else ()
+    transforms = dict(schedule.workload.transforms)
     params = []
     for tensor in schedule.workload.args:
         layout = schedule.layout(tensor.name)
         fixed = tensor.name in schedule.workload.constants
         at = 64 if fixed else alignment
-        param = Param(tensor.name, tensor.dtype, tensor.shape, layout, at)
+        transform = transforms.get(tensor.name, "")
+        shape = weights.plain_shape(transform, tensor.shape)
+        param = Param(tensor.name, tensor.dtype, shape, layout, at, transform)
         if layout.is_plain and tensor in loose:
             param = replace(param, alignment=tensor.dtype.nbytes)
         params.append(param)
     return assemble(emit(kernel, tuple(params), target), target)
+
+
+def kernel_name(task: Task, config: Config) -> str:
+    """A name that no other kernel has: kernels of one model are linked together."""
+    text = f"{task.key} {task.target.key} {task.alignment} {config}"
+    return f"{task.workload.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def compile_config(task: Task, config: Config) -> Artifact:
@@ -52,6 +63,7 @@ def compile_config(task: Task, config: Config) -> Artifact:
     return compile_schedule(
         scheduled(task, config),
         task.target,
+        kernel_name(task, config),
         any_address=task.template.any_address,
         alignment=task.alignment,
     )

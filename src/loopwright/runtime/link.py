@@ -38,11 +38,21 @@ def link(code: bytes, symbols: Sequence[str]) -> Linked:
 
     Raises: EnvironmentFailure if the object is broken, or needs or lacks a symbol.
     """
+    return link_all([code], symbols)
+
+
+def link_all(objects: Sequence[bytes], symbols: Sequence[str]) -> Linked:
+    """Objects that may use each other in memory, with the addresses of `symbols`.
+
+    Raises: EnvironmentFailure if an object is broken, or needs or lacks a symbol.
+    """
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     try:
         jit = llvm.create_lljit_compiler(suppress_errors=True)
-        library = llvm.JITLibraryBuilder().add_object_img(code)
+        library = llvm.JITLibraryBuilder()
+        for code in objects:
+            library = library.add_object_img(code)
         for name in symbols:
             library = library.export_symbol(name)
         tracker = library.add_current_process().link(jit, f"object{next(_serial)}")
@@ -50,5 +60,11 @@ def link(code: bytes, symbols: Sequence[str]) -> Linked:
     except RuntimeError as e:
         reason = " ".join(str(e).split())
         raise EnvironmentFailure(
-            f"cannot link an object of {len(code)} bytes for {', '.join(symbols)}: {reason}"
+            f"cannot link {_size(objects)} for {', '.join(symbols)}: {reason}"
         ) from e
+
+
+def _size(objects: Sequence[bytes]) -> str:
+    if len(objects) == 1:
+        return f"an object of {len(objects[0])} bytes"
+    return f"{len(objects)} objects of {sum(map(len, objects))} bytes"

@@ -213,6 +213,13 @@ class Space:
             point[column] = index
         return point
 
+    def contains(self, config: Config) -> bool:
+        """Whether `config` is a config of this space."""
+        try:
+            return bool(self.valid(self.encode(config)[None])[0])
+        except ConfigError:
+            return False
+
     def batches(self, points: IntArray) -> list[tuple[IntArray, ConfigBatch]]:
         """`points` grouped by structure: the rows of each group and the batch of its configs."""
         structural = [i for i, knob in enumerate(self.knobs) if knob.categorical]

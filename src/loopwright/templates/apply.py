@@ -1,8 +1,11 @@
-"""A template's schedule function is called here, and nowhere else."""
+"""A template's functions that need a config are called here, and nowhere else."""
 
 from __future__ import annotations
 
+import numpy as np
+
 from loopwright.sched.schedule import Schedule
+from loopwright.space.config import Config
 from loopwright.templates.task import Task
 from loopwright.templates.template import Configuration, errors_named
 
@@ -21,3 +24,14 @@ def scheduled(task: Task, config: Configuration) -> Schedule:
             schedule.set_layout(name, layout.order)
         template.schedule(schedule, config)
     return schedule
+
+
+def good_config(task: Task) -> Config:
+    """A config to use without tuning: the template's own, or the first of a seeded sample.
+
+    Raises: TemplateError naming the template when it raises.
+    """
+    if task.template.default is not None:
+        with errors_named(task.template.name):
+            return task.template.default(task.workload, task.target)
+    return task.space.decode(task.space.sample(np.random.default_rng(0), 1)[0])

@@ -1,0 +1,111 @@
+"""Which program computes each kernel of a model: the best on record, or a good one without tuning."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from loopwright.graph.fuse import Kernel
+from loopwright.graph.layouts import Chosen, Layouts, alignment
+from loopwright.records.device import fingerprint
+from loopwright.records.record import Record, task_key
+from loopwright.records.store import Query, RecordStore
+from loopwright.target import Target
+from loopwright.templates import generic
+from loopwright.templates.apply import good_config
+from loopwright.templates.cpu import conv2d_winograd
+from loopwright.templates.registry import template_for
+from loopwright.templates.task import Task, make
+
+TUNED, TRANSFERRED, DEFAULT, COPY = "tuned", "transferred", "default", "copy"
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What may be chosen. `threads` is how many the kernels run on.
+
+    Without `winograd`, 3x3 convolutions are computed as they are written.
+    """
+
+    target: Target
+    threads: int = 1
+    winograd: bool = True
+
+
+@dataclass(slots=True)
+class Chooser:
+    """Chooses for kernels; asked again for the same kernel, it answers the same.
+
+    Of several ways to compute a kernel that have records, the fastest on this device is taken;
+    records of another device of the same instruction set are used where this one has none
+    (`transferred`). `stores` are asked in order.
+    """
+
+    options: Options
+    stores: Sequence[RecordStore] = ()
+    refused: frozenset[str] = frozenset()
+    """Keys of tasks that may not be used: too inexact, or slower than the default."""
+    use_records: bool = True
+    _known: dict[tuple[str, Layouts], Chosen] = field(default_factory=dict)
+
+    def __call__(self, kernel: Kernel, layouts: Layouts) -> Chosen:
+        """How `kernel` is computed, given the layouts that are fixed already."""
+        key = (kernel.workload.key, layouts)
+        if key not in self._known:
+            self._known[key] = self._choose(tasks(kernel, self.options, layouts))
+        return self._known[key]
+
+    def _choose(self, candidates: Sequence[Task]) -> Chosen:
+        allowed = [task for task in candidates if task.key not in self.refused]
+        found = [chosen for task in allowed if (chosen := self._recorded(task)) is not None]
+        own = [chosen for chosen in found if chosen.origin == TUNED]
+        best = min(own or found, key=lambda c: c.expected_ns or 0.0, default=None)
+        if best is not None:
+            return best
+        return Chosen(allowed[0], good_config(allowed[0]), DEFAULT)
+
+    def _recorded(self, task: Task) -> Chosen | None:
+        """The best record of a task: of this device, else of another with its instructions."""
+        if not self.use_records:
+            return None
+        key = task_key(task, fingerprint(task.target))
+        every = Query.of(key)
+        for query, origin in ((every, TUNED), (replace(every, device=None), TRANSFERRED)):
+            records: list[Record] = []
+            for store in self.stores:
+                records += store.best(query)
+            records.sort(key=lambda record: record.best_ns or 0.0)
+            for record in records:
+                if task.space.contains(record.config):
+                    return Chosen(task, record.config, origin, record.best_ns)
+        return None
+
+
+def tasks(kernel: Kernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
+    """The tasks that compute a kernel, the one that is usually fastest first."""
+    workload = kernel.workload
+    if kernel.operator == "fused":
+        templates = [generic.template_for(workload)]
+    else:
+        templates = [template_for(kernel.operator, workload)]
+        if options.winograd and conv2d_winograd.eligible(workload):
+            templates.insert(0, conv2d_winograd.TEMPLATE)
+    return tuple(
+        make(
+            workload,
+            template,
+            options.target,
+            threads=options.threads,
+            operator=kernel.operator,
+            attrs=kernel.attrs,
+            layouts=layouts,
+            alignment=alignment(options.target),
+        )
+        for template in templates
+    )
+
+
+def count_origins(chosen: Sequence[Chosen]) -> Counter[str]:
+    """How many kernels are tuned, transferred, default or copies."""
+    return Counter(choice.origin for choice in chosen)

@@ -1,0 +1,149 @@
+"""Models as programs: `lw.compile` makes one that runs, `lw.load` reads one from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from loopwright.api.choose import Chooser, Options
+from loopwright.api.program import build_error
+from loopwright.api.tune import software
+from loopwright.codegen.artifact import Artifact
+from loopwright.codegen.compile import compile_config, kernel_name
+from loopwright.graph.assemble import Assembled, assemble
+from loopwright.graph.fuse import Fused, fuse
+from loopwright.graph.import_onnx import import_model
+from loopwright.graph.ir import Graph
+from loopwright.graph.layouts import Chosen, place
+from loopwright.graph.passes.pipeline import simplify
+from loopwright.measure.build import Built
+from loopwright.measure.builders import BuilderPool
+from loopwright.measure.types import Failed, MeasurePlan
+from loopwright.records.device import fingerprint
+from loopwright.records.store import RecordStore, SqlStore
+from loopwright.runtime.model import Model, load_model
+from loopwright.runtime.native import compile_ir
+from loopwright.settings import from_environment
+from loopwright.target import Target, parse
+
+if TYPE_CHECKING:
+    import onnx
+
+Source: TypeAlias = "str | Path | Graph | onnx.ModelProto"
+"""A model: an ONNX file, the name of a bundled one, an ONNX model in memory, or a graph."""
+OnBuilt: TypeAlias = Callable[[int, int], None]
+"""Told how many kernels are built, of how many."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A model in the making: its kernels and how each is computed."""
+
+    fused: Fused
+    chooser: Chooser
+    assembled: Assembled
+
+    def model(self, threads: int | None = None) -> Model:
+        """The model, loaded into this process."""
+        return Model(self.assembled.manifest, self.assembled.sections, threads)
+
+
+def compile(  # noqa: A001  # the field's name for it
+    model: Source,
+    *,
+    threads: int = 1,
+    target: str | Target = "cpu",
+    records: str | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    winograd: bool = True,
+) -> Model:
+    """`model` as a program for this machine, made of the best programs on record.
+
+    Nothing is tuned: kernels without a record get a good program that needs no tuning.
+
+    Args:
+        records: the URL of records; LOOPWRIGHT_RECORDS when None. They need not be there.
+        input_shapes: the shapes of inputs that the model leaves open.
+        winograd: whether 3x3 convolutions may be computed so.
+
+    Raises: ModelError for a model that cannot be used, UnsupportedError for operators that are not
+        there, each with the node.
+    """
+    graph = import_graph(model, input_shapes)
+    options = Options(parse(target), threads, winograd)
+    with ExitStack() as stack:
+        chooser = Chooser(options, open_stores(records, stack))
+        return compile_graph(graph, chooser).model()
+
+
+def load(path: str | Path, threads: int | None = None) -> Model:
+    """The tuned model in a `.lw` file; see `loopwright.runtime.model.load_model`."""
+    return load_model(path, threads)
+
+
+def import_graph(model: Source, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+    """The graph of `model`, simplified.
+
+    Raises: ModelError or UnsupportedError.
+    """
+    graph = model if isinstance(model, Graph) else import_model(model, shapes)
+    return simplify(graph)
+
+
+def open_stores(records: str | None, stack: ExitStack) -> tuple[RecordStore, ...]:
+    """The records at a URL, if there are any, until `stack` closes."""
+    url = records or from_environment().records
+    try:
+        return (stack.enter_context(SqlStore(url, create=False)),)
+    except Exception:
+        if records is not None:
+            raise
+        return ()
+
+
+def compile_graph(graph: Graph, chooser: Chooser, on_built: OnBuilt | None = None) -> Compiled:
+    """The graph with every kernel chosen and compiled."""
+    options = chooser.options
+    fused = fuse(graph)
+    placed = place(fused, chooser, options.target, options.threads)
+    workers = len(os.sched_getaffinity(0))
+    with BuilderPool(compile_config, workers) as pool:
+        assembled = assemble(
+            fused,
+            placed,
+            options.target,
+            options.threads,
+            lambda chosen: _compile_all(pool, chosen, on_built),
+            lambda text: compile_ir(text, options.target.features),
+            software=software(),
+            device=fingerprint(options.target),
+        )
+    return Compiled(fused, chooser, assembled)
+
+
+def _compile_all(
+    pool: BuilderPool, chosen: Sequence[Chosen], on_built: OnBuilt | None
+) -> list[Artifact]:
+    """Object code for each choice; equal ones are compiled once."""
+    futures: dict[str, Future[Built]] = {}
+    names = [kernel_name(c.task, c.config) for c in chosen]
+    for name, choice in zip(names, chosen, strict=True):
+        if name not in futures:
+            plan = MeasurePlan(threads=choice.task.threads)
+            futures[name] = pool.submit(choice.task, choice.config, plan)
+    found: dict[str, Artifact] = {}
+    for name, choice in zip(names, chosen, strict=True):
+        if name in found:
+            continue
+        result = futures[name].result().result
+        if isinstance(result, Failed):
+            raise build_error(choice.task, choice.config, result)
+        found[name] = result
+        if on_built is not None:
+            on_built(len(found), len(futures))
+    return [found[name] for name in names]

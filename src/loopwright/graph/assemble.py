@@ -1,0 +1,162 @@
+"""From placed kernels to a model: object code, packed constants, the plan, the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+import numpy as np
+
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.driver import Address, Base, Invocation, driver_text
+from loopwright.graph.fuse import Fused
+from loopwright.graph.ir import Array, Value
+from loopwright.graph.layouts import Call, Chosen, Placed, alignment
+from loopwright.graph.plan import Plan, PlannedCall, Slot, Space, plan
+from loopwright.runtime.model import CONSTANTS, DRIVER
+from loopwright.runtime.model_file import CallInfo, Manifest, Port
+from loopwright.target import Target
+
+CompileAll: TypeAlias = Callable[[Sequence[Chosen]], Sequence[Artifact]]
+"""Object code for each choice, in order."""
+CompileText: TypeAlias = Callable[[str], bytes]
+"""Object code for the text of the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assembled:
+    """A model as it goes into a file: the manifest, and sections by name."""
+
+    manifest: Manifest
+    sections: Mapping[str, bytes]
+
+
+def assemble(
+    fused: Fused,
+    placed: Placed,
+    target: Target,
+    threads: int,
+    compile_all: CompileAll,
+    compile_text: CompileText,
+    *,
+    software: str,
+    device: str,
+) -> Assembled:
+    """The model that computes `placed`."""
+    planned = plan(placed, alignment(target))
+    artifacts = compile_all([call.call.chosen for call in planned.calls])
+    constants = _Constants()
+    calls = [
+        Invocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
+        for call, artifact in zip(planned.calls, artifacts, strict=True)
+    ]
+    sections = {artifact.entry: artifact.code for artifact in artifacts}
+    sections[DRIVER] = compile_text(driver_text(calls, target.triple))
+    sections[CONSTANTS] = constants.blob()
+    graph = fused.graph
+    infos = [_info(call, artifact) for call, artifact in zip(planned.calls, artifacts, strict=True)]
+    manifest = Manifest(
+        name=graph.name,
+        software=software,
+        target=target.key,
+        target_name=target.name,
+        device=device,
+        threads=threads,
+        inputs=tuple(_port(name, graph.values[name]) for name in graph.inputs),
+        outputs=tuple(_port(name, graph.values[name]) for name in graph.outputs),
+        calls=tuple(infos),
+        memory=planned.nbytes,
+        memory_sum=planned.sum_bytes,
+        workspace_shared=_workspace(artifacts)[0],
+        workspace_per_thread=_workspace(artifacts)[1],
+        notes={},
+    )
+    return Assembled(manifest, sections)
+
+
+def _workspace(artifacts: Sequence[Artifact]) -> tuple[int, int]:
+    """Bytes that any kernel needs besides its arguments: shared, and for each thread.
+
+    A kernel's part for a thread begins behind its own shared part, so the largest of each do for
+    all.
+    """
+    shared = max((a.workspace_shared for a in artifacts), default=0)
+    each = max((a.workspace_per_thread for a in artifacts), default=0)
+    return shared, each
+
+
+def _port(name: str, value: Value) -> Port:
+    return Port(name, value.shape, value.dtype.name)
+
+
+def _info(planned: PlannedCall, artifact: Artifact) -> CallInfo:
+    call = planned.call
+    chosen = call.chosen
+    return CallInfo(
+        name=call.name,
+        nodes=call.nodes,
+        operator=chosen.task.operator,
+        task=chosen.task.name,
+        template=chosen.task.template.name,
+        config=str(chosen.config),
+        origin=chosen.origin,
+        flops=chosen.task.flops,
+        nbytes=sum(param.nbytes for param in artifact.params),
+        section=artifact.entry,
+        expected_ns=chosen.expected_ns,
+    )
+
+
+def _addresses(
+    fused: Fused, placed: Placed, planned: PlannedCall, artifact: Artifact, constants: _Constants
+) -> tuple[Address, ...]:
+    call = planned.call
+    names = (*call.inputs, *call.outputs)
+    found = []
+    for name, slot, param in zip(names, planned.arguments, artifact.params, strict=True):
+        if slot.space is Space.CONSTANT:
+            found.append(
+                Address(Base.CONSTANTS, constants.place(name, param, fused.constants[name]))
+            )
+        else:
+            found.append(_address(slot, len(placed.inputs)))
+    return tuple(found)
+
+
+def _address(slot: Slot, inputs: int) -> Address:
+    match slot.space:
+        case Space.INPUT:
+            return Address(Base.IO, slot.offset, slot.index)
+        case Space.OUTPUT:
+            return Address(Base.IO, slot.offset, inputs + slot.index)
+        case _:
+            return Address(Base.MEMORY, slot.offset)
+
+
+@dataclass(slots=True)
+class _Constants:
+    """The constants of a model, packed as kernels want them, each once."""
+
+    offsets: dict[str, int] = field(default_factory=dict)
+    pieces: list[tuple[int, Array]] = field(default_factory=list)
+    nbytes: int = 0
+
+    def place(self, name: str, param: Param, array: Array) -> int:
+        """Bytes into the constants where `array` lies as `param` wants it."""
+        packed = param.pack(array)
+        memory = packed.reshape(-1).view(np.uint8)
+        key = hashlib.sha256(memory).hexdigest()
+        if key not in self.offsets:
+            self.offsets[key] = self.nbytes
+            self.pieces.append((self.nbytes, memory))
+            self.nbytes += -(-memory.nbytes // 64) * 64
+        return self.offsets[key]
+
+    def blob(self) -> bytes:
+        """All of them."""
+        found = np.zeros(self.nbytes, np.uint8)
+        for offset, memory in self.pieces:
+            found[offset : offset + memory.nbytes] = memory
+        return found.tobytes()

@@ -1,0 +1,215 @@
+"""The memory of a model: which values share it, and where each lies.
+
+Values that are parts of a concatenation are written where the concatenation wants them, if its
+parts are whole stretches of its memory; it then costs nothing. Of several concatenations that
+begin alike (DenseNet) all but the longest are stretches of that one. What remains is put into one
+block of memory, the largest first, each at the least offset that no value alive at the same time
+uses.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from loopwright.graph.layouts import Alias, Call, Placed, Stored
+
+ALIGNMENT = 64
+
+
+class Space(enum.Enum):
+    """Where an argument of a kernel lies."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    MEMORY = "memory"
+    CONSTANT = "constant"
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """An address: `offset` bytes into an input or output of the model, or into its memory.
+
+    `index` is the number of the input, output or constant.
+    """
+
+    space: Space
+    index: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedCall:
+    """A kernel and where each of its arguments lies; constants are named, in `constants`."""
+
+    call: Call
+    arguments: tuple[Slot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The calls in order. `constants` are the (call, place) of every constant argument.
+
+    `nbytes` is the memory that values between kernels take, `sum_bytes` what they would take
+    without sharing.
+    """
+
+    calls: tuple[PlannedCall, ...]
+    constants: tuple[tuple[int, int], ...]
+    nbytes: int
+    sum_bytes: int
+
+
+def plan(placed: Placed, alignment: int) -> Plan:
+    """Where everything lies; parts of concatenations are multiples of `alignment` bytes."""
+    homes = _Homes(placed)
+    for step in placed.steps:
+        if isinstance(step, Alias):
+            homes.move(step.output, step.source, 0)
+    joined = _join(placed, homes, alignment)
+    calls = [s for s in placed.steps if isinstance(s, Call) and s.name not in joined]
+    offsets, nbytes = _allocate(placed, homes, calls)
+    planned: list[PlannedCall] = []
+    constants: list[tuple[int, int]] = []
+    for number, call in enumerate(calls):
+        slots = []
+        for place, key in enumerate((*call.inputs, *call.outputs)):
+            if place in call.constants and place < len(call.inputs):
+                slots.append(Slot(Space.CONSTANT, len(constants), 0))
+                constants.append((number, place))
+                continue
+            root, offset = homes.find(key)
+            slots.append(_slot(placed, root, offset, offsets))
+        planned.append(PlannedCall(call, tuple(slots)))
+    return Plan(tuple(planned), tuple(constants), nbytes, _sum_bytes(placed))
+
+
+def _sum_bytes(placed: Placed) -> int:
+    """Bytes of all values that kernels write, each on its own, but the model's outputs."""
+    keys = {k for s in placed.steps if isinstance(s, Call) for k in s.outputs}
+    return sum(placed.stored[key].nbytes for key in keys if key not in placed.outputs)
+
+
+def _slot(placed: Placed, root: str, offset: int, offsets: Mapping[str, int]) -> Slot:
+    if root in placed.inputs:
+        return Slot(Space.INPUT, placed.inputs.index(root), offset)
+    if root in placed.outputs:
+        return Slot(Space.OUTPUT, placed.outputs.index(root), offset)
+    return Slot(Space.MEMORY, 0, offsets[root] + offset)
+
+
+@dataclass(slots=True)
+class _Homes:
+    """Which values lie inside of another one, and how many bytes into it."""
+
+    placed: Placed
+    inside: dict[str, tuple[str, int]] = field(default_factory=dict)
+
+    def find(self, key: str) -> tuple[str, int]:
+        """The value that has memory of its own, and the bytes into it where `key` begins."""
+        offset = 0
+        while key in self.inside:
+            key, more = self.inside[key]
+            offset += more
+        return key, offset
+
+    def move(self, key: str, home: str, offset: int) -> None:
+        """Let `key`, which has memory of its own, lie in `home`; an output keeps its own."""
+        if key in self.placed.outputs:
+            root, _ = self.find(home)
+            self.inside[root] = (key, 0)
+        else:
+            self.inside[key] = (home, offset)
+
+    def stored(self, key: str) -> Stored:
+        """The value called `key`."""
+        return self.placed.stored[key]
+
+
+def _join(placed: Placed, homes: _Homes, alignment: int) -> set[str]:
+    """Let parts of concatenations lie in them. Returns the calls that then need not run."""
+    joins = [s for s in placed.steps if isinstance(s, Call) and s.join_axis is not None]
+    joins.sort(key=lambda call: -homes.stored(call.outputs[0]).nbytes)
+    needless = set()
+    for call in joins:
+        if _is_in_stretches(call, homes, alignment) and _put_together(call, placed, homes):
+            needless.add(call.name)
+    return needless
+
+
+def _is_in_stretches(call: Call, homes: _Homes, alignment: int) -> bool:
+    """Whether the parts are stretches of the result, one after another."""
+    axis, whole = call.join_axis, homes.stored(call.outputs[0])
+    physical = whole.layout.physical_shape(whole.value.shape)
+    leading = next((n for n, extent in enumerate(physical) if extent > 1), 0)
+    if whole.layout.parts[leading].dim != axis or call.constants:
+        return False
+    parts = [homes.stored(key) for key in call.inputs]
+    same = all(part.layout == whole.layout for part in parts)
+    aligned = all(part.nbytes % alignment == 0 for part in parts)
+    return same and aligned and sum(part.nbytes for part in parts) == whole.nbytes
+
+
+def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
+    """Let the parts lie in the result, or the result where its parts lie; False if neither can."""
+    result = call.outputs[0]
+    found = [homes.find(key) for key in call.inputs]
+    sizes = [homes.stored(key).nbytes for key in call.inputs]
+    if len(set(call.inputs)) != len(call.inputs):
+        return False
+    root, begin = found[0]
+    expected = begin
+    for (other, offset), size in zip(found, sizes, strict=True):
+        if other != root or offset != expected:
+            break
+        expected += size
+    else:
+        if len(found) > 1 and result not in placed.outputs:
+            homes.move(result, root, begin)
+            return True
+    taken = {*placed.inputs, *placed.outputs}
+    fresh = all(
+        offset == 0 and own not in taken and homes.stored(own).nbytes == size
+        for (own, offset), size in zip(found, sizes, strict=True)
+    )
+    if not fresh or len({own for own, _ in found}) != len(found):
+        return False
+    target, offset = homes.find(result)
+    for (own, _), size in zip(found, sizes, strict=True):
+        if own == target:
+            return False
+        homes.inside[own] = (target, offset)
+        offset += size
+    return True
+
+
+def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dict[str, int], int]:
+    """An offset for every value with memory of its own, and the bytes of them all."""
+    lives: dict[str, tuple[int, int]] = {}
+    for number, call in enumerate(calls):
+        for place, key in enumerate((*call.inputs, *call.outputs)):
+            if place in call.constants and place < len(call.inputs):
+                continue
+            root, _ = homes.find(key)
+            first, _ = lives.get(root, (number, number))
+            lives[root] = (first, number)
+    own = [k for k in lives if k not in placed.inputs and k not in placed.outputs]
+    own.sort(key=lambda key: (-homes.stored(key).nbytes, lives[key]))
+    offsets: dict[str, int] = {}
+    ends: dict[str, int] = {}
+    for key in own:
+        size = -(-homes.stored(key).nbytes // ALIGNMENT) * ALIGNMENT
+        first, last = lives[key]
+        busy = sorted(
+            (offsets[other], ends[other])
+            for other in offsets
+            if lives[other][0] <= last and first <= lives[other][1]
+        )
+        at = 0
+        for begin, end in busy:
+            if at + size <= begin:
+                break
+            at = max(at, end)
+        offsets[key], ends[key] = at, at + size
+    return offsets, max(ends.values(), default=0)

@@ -1,0 +1,215 @@
+"""Tuned models as files: one file with the kernels as object code, packed weights and a manifest.
+
+Layout: 8 bytes of magic; format number and manifest length (little-endian u32, u64); SHA-256 of the
+manifest; the manifest as JSON; then sections, each at a multiple of 4096 bytes. The manifest says
+where each section is, and the SHA-256 of every piece of it, so that a truncated or altered file is
+refused. Weights are mapped, not read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import struct
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+
+from loopwright.errors import ModelError
+
+MAGIC = b"LWMODEL\0"
+FORMAT = 1
+"""Files of a later format are refused; raise it with every change of what the manifest means."""
+
+_HEAD = struct.Struct("<8sIQ32s")
+_ALIGNMENT = 4096
+_PIECE = 4 << 20
+Bytes: TypeAlias = bytes | memoryview
+
+
+class Port(msgspec.Struct, frozen=True):
+    """An input or output of the model, plain."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class Section(msgspec.Struct, frozen=True):
+    """A piece of the file. `digests` are the SHA-256 of every 4 MiB of it."""
+
+    name: str
+    offset: int
+    nbytes: int
+    digests: tuple[str, ...]
+
+
+class CallInfo(msgspec.Struct, frozen=True):
+    """One kernel as it is called: what a report and a profile say of it.
+
+    `origin` is tuned, default, transferred or copy; `expected_ns` what its record says.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    operator: str
+    task: str
+    template: str
+    config: str
+    origin: str
+    flops: int
+    nbytes: int
+    section: str
+    expected_ns: float | None = None
+
+
+class Manifest(msgspec.Struct, frozen=True):
+    """What a model file says of itself; byte sizes where not said otherwise.
+
+    `memory_sum` is what values between kernels would take if they shared nothing.
+    """
+
+    name: str
+    software: str
+    target: str
+    target_name: str
+    device: str
+    threads: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    calls: tuple[CallInfo, ...]
+    memory: int
+    memory_sum: int
+    workspace_shared: int
+    workspace_per_thread: int
+    notes: dict[str, str]
+    sections: tuple[Section, ...] = ()
+
+
+def write(path: Path, manifest: Manifest, contents: Sequence[tuple[str, Bytes]]) -> None:
+    """Write the file whole or not at all. Raises: ModelError when it cannot be written."""
+    sections = []
+    at = 0
+    for name, data in contents:
+        sections.append(Section(name, at, len(data), _digests(data)))
+        at += -(-len(data) // _ALIGNMENT) * _ALIGNMENT
+    body = msgspec.json.encode(msgspec.structs.replace(manifest, sections=tuple(sections)))
+    head = _HEAD.pack(MAGIC, FORMAT, len(body), hashlib.sha256(body).digest())
+    start = _start(len(body))
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(head + body)
+            for section, (_, data) in zip(sections, contents, strict=True):
+                file.seek(start + section.offset)
+                file.write(data)
+            file.truncate(start + at)
+        Path(temporary).replace(path)
+    except OSError as error:
+        Path(temporary).unlink(missing_ok=True)
+        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def read(path: Path) -> tuple[Manifest, dict[str, memoryview]]:
+    """The manifest and the sections of a file, checked; the sections are mapped, read-only.
+
+    Raises: ModelError for a file that is not there, not a tuned model, of a later format,
+        truncated, or altered.
+    """
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size < _HEAD.size:
+                raise ModelError(f"{path} is not a tuned model: it has {size} bytes")
+            memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    manifest, start = _manifest(path, memory)
+    found = {}
+    for section in manifest.sections:
+        begin = start + section.offset
+        found[section.name] = memory[begin : begin + section.nbytes]
+    _check(path, manifest, found)
+    return manifest, found
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The manifest alone. Raises: as `read`, but for what is wrong with sections."""
+    try:
+        head = path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    return _manifest(path, memoryview(head))[0]
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether the file begins as a tuned model does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) == MAGIC
+    except OSError:
+        return False
+
+
+def _manifest(path: Path, memory: memoryview) -> tuple[Manifest, int]:
+    if len(memory) < _HEAD.size or bytes(memory[: len(MAGIC)]) != MAGIC:
+        raise ModelError(f"{path} is not a tuned model; make one with loopwright optimize")
+    _, number, length, digest = _HEAD.unpack(memory[: _HEAD.size])
+    if number > FORMAT:
+        raise ModelError(
+            f"{path} has format {number}, this loopwright reads up to {FORMAT}; update loopwright"
+        )
+    body = memory[_HEAD.size : _HEAD.size + length]
+    if len(body) < length:
+        raise ModelError(f"{path} is truncated: its manifest is not whole; make or copy it again")
+    if hashlib.sha256(body).digest() != digest:
+        raise ModelError(f"{path} was altered: its manifest does not match; make or copy it again")
+    try:
+        manifest = msgspec.json.decode(body, type=Manifest)
+    except msgspec.DecodeError as error:
+        raise ModelError(f"{path}: its manifest cannot be read ({error}); make it again") from error
+    start = _start(length)
+    end = max((start + s.offset + s.nbytes for s in manifest.sections), default=0)
+    if end > len(memory):
+        raise ModelError(
+            f"{path} is truncated: {len(memory)} bytes of {end}; make or copy it again"
+        )
+    return manifest, start
+
+
+def _check(path: Path, manifest: Manifest, found: dict[str, memoryview]) -> None:
+    """Raise ModelError for a section that is not what was written. Hashing releases the lock."""
+    pieces = [
+        (section.name, found[section.name][at * _PIECE : (at + 1) * _PIECE], wanted)
+        for section in manifest.sections
+        for at, wanted in enumerate(section.digests)
+    ]
+    with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        digests = pool.map(_digest, (piece for _, piece, _ in pieces))
+        for (name, _, wanted), digest in zip(pieces, digests, strict=True):
+            if digest != wanted:
+                raise ModelError(
+                    f"{path} was altered: section {name} does not match; make or copy it again"
+                )
+
+
+def _digests(data: Bytes) -> tuple[str, ...]:
+    view = memoryview(data)
+    return tuple(_digest(view[at : at + _PIECE]) for at in range(0, len(view), _PIECE))
+
+
+def _digest(piece: memoryview) -> str:
+    return hashlib.sha256(piece).hexdigest()
+
+
+def _start(length: int) -> int:
+    """Where sections begin behind a manifest of so many bytes."""
+    return -(-(_HEAD.size + length) // _ALIGNMENT) * _ALIGNMENT
