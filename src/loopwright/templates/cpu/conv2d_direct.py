@@ -119,6 +119,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
     if role.output is not role.conv:
         s[role.conv].compute_at(role.output, tile_loop)
         s[role.conv].set_scope("register")
+        s.set_layout(role.conv, [0, 1, 2, 3, (1, lanes)])
         _inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(fused)
     if role.pad is not None:

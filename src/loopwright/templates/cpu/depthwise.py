@@ -90,6 +90,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
     if role.output is not role.conv:
         s[role.conv].compute_at(role.output, xo)
         s[role.conv].set_scope("register")
+        s.set_layout(role.conv, blocked)
         own = s[role.conv]
         loops = {loop.name: loop for loop in own.loops}
         yi, xi, cl = (
