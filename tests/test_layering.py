@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "loopwright"
 # Lowest first. A package imports rows below its own, and nothing beside it in its row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("settings", "jsonio", "layout"),
+    ("settings", "jsonio", "layout", "weights"),
     ("trace",),
     ("ir",),
     ("target",),

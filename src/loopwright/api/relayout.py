@@ -53,7 +53,7 @@ def relayouts(module: Module, target: Target, threads: int, build: Build) -> dic
     """
     found = {}
     for place, param in enumerate(module.artifact.params):
-        shape, layout = relayout.merged(param.shape, param.layout)
+        shape, layout = relayout.merged(param.stored_shape, param.layout)
         if not layout.is_row_major(shape):
             packs = place < len(module.inputs)
             task = _task(shape, layout, param, target, threads, packs=packs)

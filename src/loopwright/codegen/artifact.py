@@ -53,10 +53,6 @@ class Param:
         """The caller's plain `array`, transformed and laid out."""
         return self.layout.pack(weights.apply(self.transform, array))
 
-    def pack(self, array: Array) -> Array:
-        """`array`, which is plain, as the kernel wants it in memory."""
-        return self.layout.pack(array)
-
     @property
     def nbytes(self) -> int:
         """Bytes of the memory, padding of blocked dimensions included."""

@@ -190,7 +190,7 @@ def _request(
 
 def _wire(param: Param) -> WireParam:
     layout = tuple((p.dim, p.stride, p.extent) for p in param.layout.parts)
-    return WireParam(param.name, param.dtype.name, param.shape, layout)
+    return WireParam(param.name, param.dtype.name, param.shape, layout, param.transform)
 
 
 def _split(data: bytes, params: Sequence[Param]) -> tuple[Array, ...]:

@@ -20,6 +20,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
 from loopwright.layout import Layout, Part
 from loopwright.measure import child, inputs, sandbox
@@ -70,7 +71,7 @@ class InputCache:
 
     def _fill(self, seed: int, index: int, param: WireParam) -> Region:
         plain = inputs.generate(param.dtype, param.shape, seed, index)
-        packed = _layout(param).pack(plain)
+        packed = _layout(param).pack(weights.apply(param.transform, plain))
         region = allocate(param.name, packed.nbytes)
         region.view[:] = packed.reshape(-1).view("u1")
         region.arm()
@@ -275,7 +276,8 @@ def _layout(param: WireParam) -> Layout:
 
 def _nbytes(param: WireParam) -> int:
     total = inputs.STORAGE[param.dtype].itemsize
-    for extent in _layout(param).physical_shape(param.shape):
+    shape = weights.stored_shape(param.transform, param.shape)
+    for extent in _layout(param).physical_shape(shape):
         total *= extent
     return total
 

@@ -20,12 +20,16 @@ Message = TypeVar("Message")
 
 
 class WireParam(msgspec.Struct, frozen=True):
-    """One argument of a kernel; `layout` is (dim, stride, extent) for each physical dimension."""
+    """One argument of a kernel; `layout` is (dim, stride, extent) for each physical dimension.
+
+    `transform` names what is done to the plain data before it is laid out.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     layout: tuple[tuple[int, int, int], ...]
+    transform: str = ""
 
 
 class RunRequest(msgspec.Struct, frozen=True):

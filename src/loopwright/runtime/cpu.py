@@ -126,11 +126,11 @@ class Module:
         return BoundCall(self, self._checked(arguments))
 
     def pack(self, param: Param, array: Array) -> Array:
-        """Plain `array` in the memory layout of `param`; the array itself where that is what it is.
+        """Plain `array` as `param` is in memory; the array itself where that is what it is.
 
         Raises: ShapeError if its shape or dtype is not the param's.
         """
-        return aligned_copy(param.layout.pack(self.plain(param, array)), param.alignment)
+        return aligned_copy(param.pack(self.plain(param, array)), param.alignment)
 
     def plain(self, param: Param, array: Array) -> Array:
         """`array`, which is what `param` is in plain layout.

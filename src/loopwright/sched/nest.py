@@ -19,6 +19,7 @@ from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Scope, Var, const
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
+from loopwright.sched.index import IndexForm, index_form
 from loopwright.sched.schedule import Schedule
 from loopwright.sched.state import At, Inline, LayoutOrder, StageState, State
 from loopwright.sched.steps import Split
@@ -220,7 +221,7 @@ class _Builder:
             axes,
             guards,
             recovered,
-            _accesses(stage.tensor, axes, body),
+            _accesses(stage.tensor, axes, body, self.extents),
         )
 
     def _var(self, stage: str, leaf: str) -> Var:
@@ -277,26 +278,27 @@ class _Builder:
         their start.
         """
         everything = _Region(whole, (), 0, const(0))
-        forms = [affine(load.indices[dim]) for _, load in reads]
+        forms = [index_form(load.indices[dim]) for _, load in reads]
         reader, first = reads[0][0], forms[0]
-        if first is None or any(c < 0 for c in first[0].values()):
+        if first is None:
             return everything
-        coeffs, constants = first[0], []
+        constants = []
         for (other, _), form in zip(reads, forms, strict=True):
-            if other is not reader or form is None or form[0] != coeffs:
+            if other is not reader or form is None or not first.alike(form):
                 return everything
-            constants.append(form[1])
-        terms = _index_terms(reader, coeffs)
+            constants.append(form.const)
+        start: Extent = min(constants)
+        for name, coeff in first.coeffs.items():
+            start = start + coeff * reader.axis(name).low
+        terms, low = first.moved(_index_terms(reader, first.coeffs), start, self.extents)
         inner = frozenset(t.loop for t in terms) - fixed
-        span = minimum(1 + reach(terms, self.extents, inner), 1 + _whole_span(reader, coeffs))
+        last = first.last(min(constants) + _greatest(reader, first.coeffs))
+        span = minimum(1 + reach(terms, self.extents, inner), 1 + last - low)
         extent = span + (max(constants) - min(constants))
         partial = all_exact(terms) & (extent < whole)
         if partial is False:
             return everything
-        low: Extent = min(constants)
-        for name, coeff in coeffs.items():
-            low = low + coeff * reader.axis(name).low
-        base = _base(reader, coeffs, min(constants), fixed) if self.size is None else None
+        base = _base(reader, first, min(constants), fixed) if self.size is None else None
         outer = tuple(
             replace(t, coeff=choose(partial, t.coeff, 0)) for t in terms if t.loop in fixed
         )
@@ -398,19 +400,19 @@ def _recover(
     return values
 
 
-def _base(reader: StageNest, coeffs: Mapping[str, int], low: int, fixed: frozenset[LoopId]) -> Expr:
+def _base(reader: StageNest, form: IndexForm, low: int, fixed: frozenset[LoopId]) -> Expr:
     """The least index in one iteration of the fixed loops: every other loop at its start."""
     starts: dict[str, Expr] = {
         loop.var.name: const(0) for loop in reader.path if loop.id not in fixed
     }
     total: Expr = const(low)
-    for name, coeff in coeffs.items():
+    for name, coeff in form.coeffs.items():
         index = reader.axis(name).index
         if index is None:
             raise ScheduleError(f"{reader.name}.{name} has no index in a batch")
         start = walk.substitute(index, starts)
         total = _plus(total, Binary(Op.MUL, start, const(coeff)))
-    return total
+    return form.of(total)
 
 
 def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
@@ -420,20 +422,26 @@ def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
     return tuple(terms)
 
 
-def _whole_span(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
-    """How far an index moves while each axis runs to the end of its tensor; tails end there."""
+def _greatest(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
+    """The greatest sum of axes times `coeffs`: where each axis ends with its tensor, as tails do."""
     shape = zip(stage.tensor.axis, stage.tensor.shape, strict=True)
     whole = {var.name: extent for var, extent in shape}
     whole |= {axis.var.name: axis.extent for axis in stage.tensor.reduce_axis}
     total: Extent = 0
     for name, coeff in coeffs.items():
-        total = total + coeff * (whole[name] - 1 - stage.axis(name).low)
+        total = total + coeff * (whole[name] - 1)
     return total
 
 
-def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[Access, ...]:
+def _accesses(
+    tensor: Tensor,
+    axes: tuple[AxisNest, ...],
+    body: Expr,
+    extents: Mapping[LoopId, Extent],
+) -> tuple[Access, ...]:
     """The reads of the body, then the write; identical reads once."""
     terms = {axis.name: axis.terms for axis in axes}
+    lows = {axis.name: axis.low for axis in axes}
     found: list[Access] = []
     seen: list[Load] = []
     for load in walk.loads(body):
@@ -444,9 +452,20 @@ def _accesses(tensor: Tensor, axes: tuple[AxisNest, ...], body: Expr) -> tuple[A
         regular = True
         for index in load.indices:
             part = affine(index)
-            regular = regular and part is not None
+            form = index_form(index) if part is None else None
             coeffs = part[0] if part is not None else {v.name: 1 for v in walk.free_vars(index)}
-            dims.append(tuple(t for n, c in coeffs.items() for t in scaled(terms[n], c)))
+            if form is not None:
+                coeffs = dict(form.coeffs)
+            moved = tuple(t for n, c in coeffs.items() for t in scaled(terms[n], c))
+            if form is not None:
+                low: Extent = form.const
+                for name, coeff in coeffs.items():
+                    low = low + coeff * lows[name]
+                moved, _ = form.moved(moved, low, extents)
+            regular = regular and (
+                part is not None or (form is not None and bool(np.all(all_exact(moved))))
+            )
+            dims.append(moved)
         found.append(Access(load.buffer.name, False, tuple(dims), regular))
     write = tuple(axis.terms for axis in axes if not axis.is_reduce)
     found.append(Access(tensor.name, True, write, True))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import ShapeError
@@ -20,7 +20,8 @@ class Workload:
     """What is to be computed: `args` in ABI order, inputs first, then the `n_outputs` outputs.
 
     `constants` names the inputs that do not change between calls (weights), which may be packed
-    once.
+    once. `transforms` has, for those that are given in another form than the caller's, the name of
+    their transform in `loopwright.weights`.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Workload:
     text: str
     key: str
     flops: int
+    transforms: tuple[tuple[str, str], ...] = ()
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
@@ -62,6 +64,7 @@ def workload(
     *,
     name: str = "workload",
     constants: Iterable[str] = (),
+    transforms: Mapping[str, str] | None = None,
 ) -> Workload:
     """The workload that computes `outputs`; `args` are inputs then outputs (found without it).
 
@@ -98,6 +101,7 @@ def workload(
         text=text,
         key=hashlib.sha256(text.encode()).hexdigest()[:16],
         flops=sum(_flops(t) for t in stages),
+        transforms=tuple(sorted((transforms or {}).items())),
     )
 
 

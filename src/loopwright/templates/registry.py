@@ -8,7 +8,7 @@ from loopwright.ops import registry as ops
 from loopwright.target import Target
 from loopwright.te.workload import Workload
 from loopwright.templates import derived, task
-from loopwright.templates.cpu import conv2d_direct, depthwise, matmul
+from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul
 from loopwright.templates.template import Template
 
 CPU: dict[str, Template] = {
@@ -48,5 +48,5 @@ def task_for(
 
 def by_name(name: str) -> Template | None:
     """The template of that name, or None."""
-    known = {t.name: t for t in (*CPU.values(), derived.TEMPLATE)}
+    known = {t.name: t for t in (*CPU.values(), conv2d_winograd.TEMPLATE, derived.TEMPLATE)}
     return known.get(name)
