@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from loopwright.errors import ShapeError, UnsupportedError
-from loopwright.ops.nodes import binary, unary
+from loopwright.ops.nodes import (
+    binary,
+    conv,
+    gather,
+    matmul,
+    move,
+    normalize,
+    pool,
+    reduce,
+    unary,
+)
 from loopwright.ops.nodes.attributes import NodeAttrs
 from loopwright.ops.nodes.node import Inputs, Kind, NodeDef, Outputs
 from loopwright.te.tensor import Tensor
@@ -13,7 +23,9 @@ from loopwright.te.tensor import Tensor
 __all__ = ["NODES", "Kind", "NodeDef", "define", "node_def"]
 
 NODES: Mapping[str, NodeDef] = {
-    node.name: node for family in (unary.NODES, binary.NODES) for node in family
+    node.name: node
+    for family in (unary, binary, conv, matmul, pool, reduce, normalize, move, gather)
+    for node in family.NODES
 }
 
 
