@@ -92,8 +92,8 @@ def read_graph(path: Path, shapes: Shapes | None = None) -> Graph:
     """
     onnx = import_onnx()
     label = path.name
-    model = _load(onnx, path, label)
-    _set_shapes(model, label, shapes or {})
+    model = _load(path, label)
+    set_shapes(model, label, shapes or {})
     model = _inferred(onnx, model, label)
     graph = model.graph
     nodes = tuple(_node(onnx, node, place) for place, node in enumerate(graph.node))
@@ -111,25 +111,47 @@ def read_graph(path: Path, shapes: Shapes | None = None) -> Graph:
     )
 
 
-def _load(onnx: ModuleType, path: Path, label: str) -> onnx.ModelProto:
+def parse(path: Path) -> onnx.ModelProto:
+    """The model in the file `path`, external data left where they are.
+
+    Raises: ModelError when the file cannot be read or is not ONNX.
+    """
+    onnx = import_onnx()
     from google.protobuf.message import DecodeError
 
     try:
-        model = onnx.load(str(path), load_external_data=False)
-        onnx.checker.check_model(_without_weights(onnx, model))
+        return onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
     except DecodeError as error:
         raise ModelError(
-            f"{label} is not an ONNX model, or only part of one ({_one_line(error)}); get it again"
+            f"{path.name} is not an ONNX model, or only part of one ({one_line(error)}); "
+            "get it again"
         ) from error
+
+
+def refuse_invalid(model: onnx.ModelProto, label: str) -> None:
+    """Nothing, if `model` is a valid and whole model of operators that ONNX has.
+
+    Raises: ModelError saying what is wrong.
+    """
+    onnx = import_onnx()
+    try:
+        onnx.checker.check_model(_without_weights(onnx, model))
     except onnx.checker.ValidationError as error:
-        raise ModelError(f"{label} is not a valid ONNX model: {_one_line(error)}") from error
-    made = {name for node in model.graph.node for name in node.output}
-    missing = [value.name for value in model.graph.output if value.name not in made]
-    if missing or not model.graph.node:
+        raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
+    graph = model.graph
+    made = {name for node in graph.node for name in node.output}
+    made |= {value.name for value in graph.input} | {t.name for t in graph.initializer}
+    missing = [value.name for value in graph.output if value.name not in made]
+    if missing or not graph.node:
         what = f"nothing computes its output {missing[0]!r}" if missing else "it has no operators"
         raise ModelError(f"{label} is not a whole ONNX model: {what}; get it again")
+
+
+def _load(path: Path, label: str) -> onnx.ModelProto:
+    model = parse(path)
+    refuse_invalid(model, label)
     return model
 
 
@@ -138,22 +160,36 @@ def _without_weights(onnx: ModuleType, model: onnx.ModelProto) -> onnx.ModelProt
 
     Small ones stay, since shapes are computed from them.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    inputs = {value.name for value in copy.graph.input}
-    small = [t for t in copy.graph.initializer if _count(t.dims) <= 64 and not t.external_data]
-    for tensor in copy.graph.initializer:
-        if tensor not in small and tensor.name not in inputs:
-            copy.graph.input.append(
-                onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
-            )
-    del copy.graph.initializer[:]
-    copy.graph.initializer.extend(small)
+    graph = model.graph
+    kept = [t for t in graph.initializer if _count(t.dims) <= 64 and not t.external_data]
+    inputs = {value.name for value in graph.input} | {t.name for t in kept}
+    weights = [
+        onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
+        for t in graph.initializer
+        if t.name not in inputs
+    ]
+    copy = onnx.ModelProto(
+        ir_version=model.ir_version, opset_import=model.opset_import, functions=model.functions
+    )
+    copy.graph.CopyFrom(
+        onnx.GraphProto(
+            name=graph.name,
+            node=graph.node,
+            input=[*graph.input, *weights],
+            output=graph.output,
+            value_info=graph.value_info,
+            initializer=kept,
+            sparse_initializer=graph.sparse_initializer,
+        )
+    )
     return copy
 
 
-def _set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
-    """Write `shapes` into the inputs of `model`; no input may stay open."""
+def set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
+    """Write `shapes` into the inputs of `model`.
+
+    Raises: ModelError for a shape that fits no input, and for an input that stays open.
+    """
     inputs = {value.name: value.type.tensor_type.shape for value in model.graph.input}
     for name, wanted in shapes.items():
         if name not in inputs:
@@ -184,7 +220,7 @@ def _inferred(onnx: ModuleType, model: onnx.ModelProto, label: str) -> onnx.Mode
             _without_weights(onnx, model), strict_mode=True, data_prop=True
         )
     except onnx.shape_inference.InferenceError as error:
-        raise ModelError(f"{label}: its shapes do not fit together: {_one_line(error)}") from error
+        raise ModelError(f"{label}: its shapes do not fit together: {one_line(error)}") from error
 
 
 def _values(onnx: ModuleType, graph: onnx.GraphProto) -> dict[str, Value]:
@@ -231,7 +267,7 @@ def _count(dims: Sequence[int]) -> int:
     return total
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """The first line of what a library says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".")[:200] if lines else type(error).__name__

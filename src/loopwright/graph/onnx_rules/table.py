@@ -1,0 +1,24 @@
+"""The rule of each ONNX operator, by its name in the default domain."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loopwright.graph.onnx_rules import (
+    constants,
+    contracting,
+    elementwise,
+    moving,
+    recurrent,
+    reducing,
+)
+from loopwright.graph.onnx_rules.call import Rule
+
+RULES: Mapping[str, Rule] = {
+    **constants.RULES,
+    **contracting.RULES,
+    **elementwise.RULES,
+    **moving.RULES,
+    **recurrent.RULES,
+    **reducing.RULES,
+}
