@@ -1,4 +1,4 @@
-"""Which program computes each kernel of a model: the best on record, or a good one without tuning."""
+"""How each kernel of a model is computed: the best on record, or what is good untuned."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.driver import Address, Base, Invocation, driver_text
 from loopwright.graph.fuse import Fused
 from loopwright.graph.ir import Array, Value
-from loopwright.graph.layouts import Call, Chosen, Placed, alignment
-from loopwright.graph.plan import Plan, PlannedCall, Slot, Space, plan
+from loopwright.graph.layouts import Chosen, Placed, alignment
+from loopwright.graph.plan import PlannedCall, Slot, Space, plan
 from loopwright.runtime.model import CONSTANTS, DRIVER
 from loopwright.runtime.model_file import CallInfo, Manifest, Port
 from loopwright.target import Target
@@ -117,9 +117,7 @@ def _addresses(
     found = []
     for name, slot, param in zip(names, planned.arguments, artifact.params, strict=True):
         if slot.space is Space.CONSTANT:
-            found.append(
-                Address(Base.CONSTANTS, constants.place(name, param, fused.constants[name]))
-            )
+            found.append(Address(Base.CONSTANTS, constants.place(param, fused.constants[name])))
         else:
             found.append(_address(slot, len(placed.inputs)))
     return tuple(found)
@@ -143,7 +141,7 @@ class _Constants:
     pieces: list[tuple[int, Array]] = field(default_factory=list)
     nbytes: int = 0
 
-    def place(self, name: str, param: Param, array: Array) -> int:
+    def place(self, param: Param, array: Array) -> int:
         """Bytes into the constants where `array` lies as `param` wants it."""
         packed = param.pack(array)
         memory = packed.reshape(-1).view(np.uint8)
