@@ -14,6 +14,7 @@ from loopwright.ops.nodes import (
     normalize,
     pool,
     reduce,
+    resize,
     unary,
 )
 from loopwright.ops.nodes.attributes import NodeAttrs
@@ -24,7 +25,7 @@ __all__ = ["NODES", "Kind", "NodeDef", "define", "node_def"]
 
 NODES: Mapping[str, NodeDef] = {
     node.name: node
-    for family in (unary, binary, conv, matmul, pool, reduce, normalize, move, gather)
+    for family in (unary, binary, conv, matmul, pool, reduce, normalize, move, gather, resize)
     for node in family.NODES
 }
 
