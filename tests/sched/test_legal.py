@@ -24,6 +24,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 from loopwright.te import language as te
@@ -133,6 +134,11 @@ REFUSED: list[tuple[Callable[[Schedule], None], Step, str]] = [
         CacheWrite("C", "n", Scope.LOCAL),
         "pre is computed inside C; call cache_write before",
     ),
+    (nothing, SplitReduction("X", 4, "n"), "no stage X"),
+    (nothing, SplitReduction("C", 4, "B"), "there is a tensor B already"),
+    (nothing, SplitReduction("pre", 4, "n"), "pre is no reduction"),
+    (nothing, SplitReduction("C", 1, "n"), "1 lanes are less than 2"),
+    (split_before, SplitReduction("C", 4, "n"), "C has scheduled loops already"),
 ]
 
 
@@ -196,6 +202,7 @@ def test_there_is_a_rule_for_each_step() -> None:
         SetLayout("C", (1, 0, (0, 4))),
         CacheRead("A", ("pre",), "n", Scope.LOCAL),
         CacheWrite("C", "n", Scope.LOCAL),
+        SplitReduction("C", 4, "n"),
     )
     assert {type(s) for s in steps} == set(Step.__args__)
     assert [legal.refuse(fresh().state, s) for s in steps] == [None] * len(steps)

@@ -25,6 +25,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 from loopwright.sched.text import parse, parse_all, show
@@ -46,6 +47,7 @@ SHOWN: list[tuple[Step, str]] = [
     (SetLayout("S", ()), "store S as"),
     (CacheRead("A", ("C", "D"), "A.local", Scope.LOCAL), "read A through A.local for C D in local"),
     (CacheWrite("C", "C.global", Scope.GLOBAL), "write C through C.global in global"),
+    (SplitReduction("C", 8, "C.parts"), "fold C through C.parts by 8"),
     (ComputeAt("at", "in", "in"), "compute at at in in in"),
     (CacheRead("A", ("in", "for"), "in", Scope.LOCAL), "read A through in for in for in local"),
     (ComputeInline("my stage"), 'inline "my stage"'),

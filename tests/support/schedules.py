@@ -24,12 +24,13 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 from loopwright.te.workload import Workload
 
 _KINDS = ("split",) * 4 + ("fuse", "fuse", "reorder", "reorder") + ("annotate",) * 3 + ("at",) * 4
-_RARE = ("inline", "scope", "layout", "layout", "cache_read", "cache_write")
+_RARE = ("fold", "inline", "scope", "layout", "layout", "cache_read", "cache_write")
 
 
 class Case:
@@ -58,7 +59,9 @@ def schedules(draw: DrawFn, workload: Workload, most: int = 16) -> Schedule:
         if step is None or refuse(schedule.state, step) is not None:
             continue
         longer = replay(workload, (*schedule.steps, step))
-        if not isinstance(step, ComputeAt | CacheRead | CacheWrite) or _has_a_nest(longer):
+        if not isinstance(step, ComputeAt | CacheRead | CacheWrite | SplitReduction) or _has_a_nest(
+            longer
+        ):
             schedule = longer
     while not _lowers(schedule):
         schedule = replay(workload, schedule.steps[:-1])
@@ -129,6 +132,8 @@ def _storage_step(draw: DrawFn, schedule: Schedule, how: str, number: int) -> St
             block = (draw(st.integers(0, ndim - 1)), draw(st.integers(1, 5)))
             order.insert(draw(st.integers(0, len(order))), block)
         return SetLayout(name, tuple(order))
+    if how == "fold":
+        return SplitReduction(name, draw(st.integers(2, 5)), f"{name}.parts{number}")
     if how == "cache_read":
         readers = state.readers(name)
         some = tuple(r for r in readers if draw(st.booleans())) if readers else ()

@@ -25,6 +25,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 
@@ -157,19 +158,33 @@ def _refuse_cache_read(state: State, step: CacheRead) -> Reason | None:
 
 
 def _refuse_cache_write(state: State, step: CacheWrite) -> Reason | None:
-    reason = _unknown_stage(state, step.tensor)
+    return _refuse_new_stage(state, step.tensor, step.name, "cache_write")
+
+
+def _refuse_split_reduction(state: State, step: SplitReduction) -> Reason | None:
+    reason = _refuse_new_stage(state, step.tensor, step.name, "split_reduction")
     if reason is not None:
         return reason
-    if step.name in _tensor_names(state):
-        return f"there is a tensor {step.name} already"
-    stage = state.stages[step.tensor]
+    if not state.stages[step.tensor].tensor.is_reduction:
+        return f"{step.tensor} is no reduction"
+    return None if step.lanes > 1 else f"{step.lanes} lanes are less than 2"
+
+
+def _refuse_new_stage(state: State, tensor: str, name: str, call: str) -> Reason | None:
+    """Why the body of `tensor` cannot move to a new stage `name`."""
+    reason = _unknown_stage(state, tensor)
+    if reason is not None:
+        return reason
+    if name in _tensor_names(state):
+        return f"there is a tensor {name} already"
+    stage = state.stages[tensor]
     if isinstance(stage.attach, Inline):
-        return f"{step.tensor} is inlined"
+        return f"{tensor} is inlined"
     if stage.kinds or stage.leaves != initial_loops(stage.tensor):
-        return f"{step.tensor} has scheduled loops already; call cache_write before them"
-    inside = [n for n, _ in _attached(state, step.tensor)]
+        return f"{tensor} has scheduled loops already; call {call} before them"
+    inside = [n for n, _ in _attached(state, tensor)]
     if inside:
-        return f"{inside[0]} is computed inside {step.tensor}; call cache_write before compute_at"
+        return f"{inside[0]} is computed inside {tensor}; call {call} before compute_at"
     return None
 
 
@@ -205,6 +220,7 @@ _RULES: Mapping[type, Callable[[State, Any], Reason | None]] = {
     SetLayout: _refuse_layout,
     CacheRead: _refuse_cache_read,
     CacheWrite: _refuse_cache_write,
+    SplitReduction: _refuse_split_reduction,
 }
 
 

@@ -24,12 +24,14 @@ from loopwright.sched.schedule import Schedule
 from loopwright.sched.state import At, Inline, LayoutOrder, StageState, State
 from loopwright.sched.steps import Split
 from loopwright.sched.terms import (
+    Flag,
     LoopId,
     Term,
     Terms,
     all_exact,
     choose,
     expand,
+    maximum,
     minimum,
     reach,
     scaled,
@@ -198,6 +200,8 @@ class _Builder:
         around = self._around(stage)
         region = self._region(stage, around)
         extents, guards, terms = self._loops(stage, region)
+        for axis in (*stage.op.axes, *(a.var for a in stage.op.reduce_axes)):
+            self.extents[(name, axis.name)] = extents[axis.name]
         reduce_names = stage.reduce_names
         loops = []
         for leaf in stage.leaves:
@@ -273,36 +277,61 @@ class _Builder:
     ) -> _Region:
         """The part of dimension `dim` that `reads` need while the loops `fixed` stand still.
 
-        All of it, unless every read is the same sum of the reader's axes up to a constant, with
-        terms that are exact: only then is the least index the one where all other loops are at
-        their start.
+        All of it, unless the reads of each reader are the same sum of its axes up to a constant,
+        with terms that are exact (only then is the least index the one where all other loops are at
+        their start), and the fixed loops move all readers alike.
         """
         everything = _Region(whole, (), 0, const(0))
-        forms = [index_form(load.indices[dim]) for _, load in reads]
-        reader, first = reads[0][0], forms[0]
-        if first is None:
-            return everything
-        constants = []
-        for (other, _), form in zip(reads, forms, strict=True):
-            if other is not reader or form is None or not first.alike(form):
+        found: _Region | None = None
+        partial: Flag = True
+        for name in dict.fromkeys(reader.name for reader, _ in reads):
+            own = [(reader, load) for reader, load in reads if reader.name == name]
+            part = self._part_of_dim(own, dim, fixed)
+            if part is None:
                 return everything
+            region, exact = part
+            alike = True if found is None else _alike(found.outer, region.outer)
+            if alike is False:
+                return everything
+            found = region if found is None else _union(found, region)
+            partial = partial & exact & alike
+        if found is None:
+            return everything
+        partial = partial & (found.extent < whole)
+        if partial is False:
+            return everything
+        outer = tuple(replace(t, coeff=choose(partial, t.coeff, 0)) for t in found.outer)
+        extent, low = choose(partial, found.extent, whole), choose(partial, found.low, 0)
+        return _Region(extent, outer, low, found.base)
+
+    def _part_of_dim(
+        self, reads: Sequence[_Read], dim: int, fixed: frozenset[LoopId]
+    ) -> tuple[_Region, Flag] | None:
+        """The part of dimension `dim` that the reads of one reader need, and where that is exact.
+
+        None when they are no sums of its axes, or different ones.
+        """
+        reader = reads[0][0]
+        forms = [index_form(load.indices[dim]) for _, load in reads]
+        first = forms[0]
+        if first is None:
+            return None
+        constants = []
+        for form in forms:
+            if form is None or not first.alike(form):
+                return None
             constants.append(form.const)
         start: Extent = min(constants)
         for name, coeff in first.coeffs.items():
             start = start + coeff * reader.axis(name).low
-        terms, low = first.moved(_index_terms(reader, first.coeffs), start, self.extents)
+        terms, low = first.moved(_index_terms(reader, first.coeffs, fixed), start, self.extents)
         inner = frozenset(t.loop for t in terms) - fixed
         last = first.last(min(constants) + _greatest(reader, first.coeffs))
         span = minimum(1 + reach(terms, self.extents, inner), 1 + last - low)
         extent = span + (max(constants) - min(constants))
-        partial = all_exact(terms) & (extent < whole)
-        if partial is False:
-            return everything
         base = _base(reader, first, min(constants), fixed) if self.size is None else None
-        outer = tuple(
-            replace(t, coeff=choose(partial, t.coeff, 0)) for t in terms if t.loop in fixed
-        )
-        return _Region(choose(partial, extent, whole), outer, choose(partial, low, 0), base)
+        outer = tuple(t for t in terms if t.loop in fixed)
+        return _Region(extent, outer, low, base), all_exact(terms)
 
     def _loops(
         self, stage: StageState, region: list[_Region]
@@ -374,6 +403,24 @@ class _Region:
     base: Expr | None
 
 
+def _alike(a: Terms, b: Terms) -> Flag:
+    """True where the loops of both terms move an index in the same way."""
+    if [t.loop for t in a] != [t.loop for t in b]:
+        return False
+    flag: Flag = True
+    for x, y in zip(a, b, strict=True):
+        same = (x.coeff == y.coeff) & (x.div == y.div) & (x.mod == y.mod)
+        flag = flag & (same if isinstance(same, np.ndarray) else bool(same))
+    return flag
+
+
+def _union(a: _Region, b: _Region) -> _Region:
+    """The part that holds both, which the same loops move."""
+    low = minimum(a.low, b.low)
+    extent = maximum(a.low + a.extent, b.low + b.extent) - low
+    return _Region(extent, a.outer, low, a.base if np.all(a.low <= b.low) else b.base)
+
+
 def _plus(a: Expr, b: Expr) -> Expr:
     if isinstance(a, Const) and a.value == 0:
         return b
@@ -415,11 +462,22 @@ def _base(reader: StageNest, form: IndexForm, low: int, fixed: frozenset[LoopId]
     return form.of(total)
 
 
-def _index_terms(stage: StageNest, coeffs: Mapping[str, int]) -> Terms:
-    terms: list[Term] = []
+def _index_terms(
+    stage: StageNest, coeffs: Mapping[str, int], fixed: frozenset[LoopId]
+) -> Terms:
+    """How a sum of axes moves while the loops `fixed` stand still.
+
+    An axis none of whose loops is fixed runs over all of its part, however it was split.
+    """
+    found: list[Term] = []
     for name, coeff in coeffs.items():
-        terms += scaled(stage.axis(name).terms, coeff)
-    return tuple(terms)
+        terms = stage.axis(name).terms
+        own = [t for t in terms if t.loop[0] == stage.name]
+        if not any(t.loop in fixed for t in own):
+            outer = [t for t in terms if t.loop[0] != stage.name]
+            terms = (*outer, Term((stage.name, name), 1))
+        found += scaled(terms, coeff)
+    return tuple(found)
 
 
 def _greatest(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:

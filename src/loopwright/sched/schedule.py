@@ -37,6 +37,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 from loopwright.sched.terms import minimum
@@ -107,6 +108,15 @@ class Schedule:
         self.apply(CacheRead(_name(tensor), tuple(_name(r) for r in readers), cache, kept))
         return self.tensor(cache)
 
+    def split_reduction(self, tensor: Tensor | str, lanes: int) -> Tensor:
+        """The new stage that folds `tensor` in `lanes` parts, its last axis; `tensor` folds them.
+
+        So a reduction along contiguous memory is vectorized: along the parts.
+        """
+        name = _name(tensor)
+        self.apply(SplitReduction(name, lanes, f"{name}.parts"))
+        return self.tensor(f"{name}.parts")
+
     def set_layout(self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]) -> None:
         """Store `tensor` in `order`, outermost first: `d` is the rest of it, `(d, b)` a block."""
         extents = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
@@ -151,7 +161,7 @@ class Schedule:
             case Fuse(stage=stage):
                 first, second = (self._extents[(stage, n)] for n in (step.first, step.second))
                 self._extents[(stage, step.fused)] = first * second
-            case CacheRead() | CacheWrite():
+            case CacheRead() | CacheWrite() | SplitReduction():
                 self._note_axes(self.tensor(step.name))
             case _:
                 pass

@@ -13,6 +13,7 @@ from typing import TypeAlias, assert_never
 from loopwright.ir import walk
 from loopwright.ir.expr import Buffer, Expr, Load, Reduce, Scope, Var
 from loopwright.ir.stmt import LoopKind
+from loopwright.sched import reductions
 from loopwright.sched.extent import Extent
 from loopwright.sched.steps import (
     Annotate,
@@ -26,6 +27,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 from loopwright.te.tensor import Compute, Tensor
@@ -147,6 +149,8 @@ def apply(state: State, step: Step) -> State:
             return _cache_read(state, step)
         case CacheWrite():
             return _cache_write(state, step)
+        case SplitReduction():
+            return _split_reduction(state, step)
         case SetLayout():
             return replace(state, layouts={**state.layouts, step.tensor: step.order})
         case _:
@@ -221,6 +225,20 @@ def _cache_write(state: State, step: CacheWrite) -> State:
         if name == step.tensor:
             stages[step.name] = _fresh(cache, step.scope)
             stages[name] = replace(_fresh(copy), attach=stage.attach, scope=stage.scope)
+        else:
+            stages[name] = other
+    return replace(state, stages=stages)
+
+
+def _split_reduction(state: State, step: SplitReduction) -> State:
+    stage = state.stages[step.tensor]
+    parts = reductions.parts(stage.tensor, step.lanes, step.name)
+    whole = replace(_fresh(reductions.folded(stage.tensor, parts)), attach=stage.attach)
+    stages: dict[str, StageState] = {}
+    for name, other in state.stages.items():
+        if name == step.tensor:
+            stages[step.name] = _fresh(parts, Scope.LOCAL)
+            stages[name] = replace(whole, scope=stage.scope)
         else:
             stages[name] = other
     return replace(state, stages=stages)

@@ -116,6 +116,20 @@ class CacheWrite:
     scope: Scope
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class SplitReduction:
+    """The reduction `tensor` is folded in `lanes` parts by the new stage `name`, then as a whole.
+
+    Rewrite: T[i] = fold(k) f(i, k) -> N[i, l] = fold(o) f(i, o * lanes + l), T[i] = the fold of
+    N[i, 0], ..., N[i, lanes - 1] in one expression. k is all reduce axes as one, the last one
+    innermost.
+    """
+
+    tensor: str
+    lanes: int
+    name: str
+
+
 Step: TypeAlias = (
     Split
     | Fuse
@@ -128,4 +142,5 @@ Step: TypeAlias = (
     | SetLayout
     | CacheRead
     | CacheWrite
+    | SplitReduction
 )

@@ -11,6 +11,7 @@
            | store TENSOR as (DIM | DIM:BLOCK)...
            | read TENSOR through NAME for READER... in SCOPE
            | write TENSOR through NAME in SCOPE
+           | fold TENSOR through NAME by LANES
 
 Words stand apart by blanks; a name with blanks or quotes in it is written as a JSON string. A line
 that starts with # says nothing. `parse(show(step))` is the same step; sizes of a batch are shown by
@@ -41,6 +42,7 @@ from loopwright.sched.steps import (
     SetLayout,
     SetScope,
     Split,
+    SplitReduction,
     Step,
 )
 
@@ -85,6 +87,8 @@ def show(step: Step) -> str:
             )
         case CacheWrite(tensor, name, scope):
             return f"write {_names(tensor)} through {_names(name)} in {scope.value}"
+        case SplitReduction(tensor, lanes, name):
+            return f"fold {_names(tensor)} through {_names(name)} by {lanes}"
 
 
 def parse(line: str) -> Step:
@@ -192,6 +196,11 @@ def _write(words: Sequence[str]) -> Step:
     return CacheWrite(tensor, name, Scope(scope))
 
 
+def _fold(words: Sequence[str]) -> Step:
+    tensor, name, lanes = _take(words, "_ through _ by _")
+    return SplitReduction(tensor, int(lanes), name)
+
+
 _PARSERS: Mapping[str, Callable[[Sequence[str]], Step]] = {
     "split": _split,
     "fuse": _fuse,
@@ -204,4 +213,5 @@ _PARSERS: Mapping[str, Callable[[Sequence[str]], Step]] = {
     "store": _store,
     "read": _read,
     "write": _write,
+    "fold": _fold,
 }
