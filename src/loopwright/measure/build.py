@@ -20,7 +20,7 @@ from loopwright.errors import (
 )
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage
 from loopwright.space.config import Config
-from loopwright.templates.task import Task, make
+from loopwright.templates.task import Task
 
 BuildFunction: TypeAlias = Callable[[Task, Config], Artifact]
 """Space to object code. Runs in builder processes only and is pickled by reference."""
@@ -124,9 +124,8 @@ def pack_task(task: Task) -> bytes:
 
     Raises: TemplateError if the template cannot be pickled, which is by reference to its module.
     """
-    parts = (task.workload, task.template, task.target, task.threads, task.operator, task.attrs)
     try:
-        return pickle.dumps(parts, protocol=pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps(task, protocol=pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, AttributeError, TypeError) as e:
         raise TemplateError(
             f"template {task.template.name}: its functions must be at the top of a module: {e}"
@@ -135,8 +134,8 @@ def pack_task(task: Task) -> bytes:
 
 def unpack_task(packed: bytes) -> Task:
     """The task that was packed."""
-    workload, template, target, threads, operator, attrs = pickle.loads(packed)
-    return make(workload, template, target, threads=threads, operator=operator, attrs=attrs)
+    task: Task = pickle.loads(packed)
+    return task
 
 
 def unimportable(error: Exception) -> Failed:
