@@ -34,7 +34,7 @@ from loopwright.ir.simplify import simplify
 from loopwright.ir.stmt import Alloc, For, Kernel, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.lower.tails import Maker, guarded, specialise
-from loopwright.sched.nest import Nest, NestLoop, StageNest, nest
+from loopwright.sched.nest import AxisNest, Nest, NestLoop, StageNest, nest
 from loopwright.sched.schedule import Schedule
 from loopwright.sched.terms import LoopId
 
@@ -189,10 +189,17 @@ class _Builder:
             spatial = [a for a in stage.axes if not a.is_reduce]
             for axis, extent in zip(spatial, stage.tensor.shape, strict=True):
                 index = self._index(stage, axis.name)
-                conditions.append(Binary(Op.LT, index, const(extent)))
+                if not self._ends_within(axis, extent):
+                    conditions.append(Binary(Op.LT, index, const(extent)))
                 conditions.append(Binary(Op.GE, index, const(0)))
         simple = [self._simplify(c) for c in conditions]
         return [c for c in simple if prove(c, self.ranges) is not True]
+
+    def _ends_within(self, axis: AxisNest, extent: int) -> bool:
+        """True when the part of `axis` that is computed never ends past `extent`."""
+        base = const(0) if axis.base is None else axis.base
+        last = Binary(Op.ADD, base, const(int(axis.extent) - 1))
+        return prove(Binary(Op.LT, self._simplify(last), const(extent)), self.ranges) is True
 
     # statements
 
