@@ -17,11 +17,15 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from loopwright.api.compile import compile as compile  # noqa: A004  # the field's name for it
+    from loopwright.api.compile import load as load
+    from loopwright.api.optimize import optimize as optimize
     from loopwright.api.program import Program as Program
     from loopwright.api.program import build as build
     from loopwright.api.task import task as task
     from loopwright.api.tune import tune as tune
     from loopwright.lower.pipeline import lower as lower
+    from loopwright.runtime.model import Model as Model
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
     from loopwright.space.constraints import Constraint as Constraint
@@ -40,6 +44,10 @@ if TYPE_CHECKING:
     from loopwright.version import __version__ as __version__
 
 _LAZY = {
+    "compile": "loopwright.api.compile",
+    "load": "loopwright.api.compile",
+    "optimize": "loopwright.api.optimize",
+    "Model": "loopwright.runtime.model",
     "Program": "loopwright.api.program",
     "build": "loopwright.api.program",
     "task": "loopwright.api.task",
@@ -67,6 +75,7 @@ __all__ = [
     "Choice",
     "Configuration",
     "Constraint",
+    "Model",
     "Program",
     "Reorder",
     "Schedule",
@@ -78,8 +87,11 @@ __all__ = [
     "Workload",
     "__version__",
     "build",
+    "compile",
     "create_schedule",
+    "load",
     "lower",
+    "optimize",
     "task",
     "te",
     "tune",

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from loopwright.graph.fuse import Kernel
 from loopwright.graph.layouts import Chosen, Layouts, alignment
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
-from loopwright.records.store import Query, RecordStore
+from loopwright.records.store import Query
 from loopwright.target import Target
 from loopwright.templates import generic
 from loopwright.templates.apply import good_config
@@ -33,17 +34,25 @@ class Options:
     winograd: bool = True
 
 
+class BestRecords(Protocol):
+    """Whatever knows the fastest programs."""
+
+    def best(self, query: Query) -> tuple[Record, ...]:
+        """For each key within `query`, its fastest record that was compared with the oracle."""
+        ...
+
+
 @dataclass(slots=True)
 class Chooser:
     """Chooses for kernels; asked again for the same kernel, it answers the same.
 
     Of several ways to compute a kernel that have records, the fastest on this device is taken;
-    records of another device of the same instruction set are used where this one has none
-    (`transferred`). `stores` are asked in order.
+    records of another device of the same instruction set, or for another number of threads, are
+    used where there are none (`transferred`).
     """
 
     options: Options
-    stores: Sequence[RecordStore] = ()
+    stores: Sequence[BestRecords] = ()
     refused: frozenset[str] = frozenset()
     """Keys of tasks that may not be used: too inexact, or slower than the default."""
     use_records: bool = True
@@ -70,15 +79,17 @@ class Chooser:
         if not self.use_records:
             return None
         key = task_key(task, fingerprint(task.target))
-        every = Query.of(key)
-        for query, origin in ((every, TUNED), (replace(every, device=None), TRANSFERRED)):
+        own = Query.of(key)
+        elsewhere = replace(own, device=None)
+        anyhow = replace(elsewhere, threads=None)
+        for query, origin in ((own, TUNED), (elsewhere, TRANSFERRED), (anyhow, TRANSFERRED)):
             records: list[Record] = []
             for store in self.stores:
                 records += store.best(query)
             records.sort(key=lambda record: record.best_ns or 0.0)
             for record in records:
                 if task.space.contains(record.config):
-                    return Chosen(task, record.config, origin, record.best_ns)
+                    return Chosen(task, record.config, origin, record.best_ns, record.key.device)
         return None
 
 

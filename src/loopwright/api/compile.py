@@ -10,22 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from loopwright.api.choose import Chooser, Options
+from loopwright.api.choose import BestRecords, Chooser, Options
 from loopwright.api.program import build_error
 from loopwright.api.tune import software
 from loopwright.codegen.artifact import Artifact
 from loopwright.codegen.compile import compile_config, kernel_name
+from loopwright.errors import RecordsError
 from loopwright.graph.assemble import Assembled, assemble
+from loopwright.graph.fill import fill
 from loopwright.graph.fuse import Fused, fuse
-from loopwright.graph.import_onnx import import_model
+from loopwright.graph.import_onnx import import_onnx_model
 from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Chosen, place
+from loopwright.graph.models import bundled_paths, resolve
+from loopwright.graph.onnx_file import import_onnx
 from loopwright.graph.passes.pipeline import simplify
 from loopwright.measure.build import Built
 from loopwright.measure.builders import BuilderPool
 from loopwright.measure.types import Failed, MeasurePlan
 from loopwright.records.device import fingerprint
-from loopwright.records.store import RecordStore, SqlStore
+from loopwright.records.shipped import ShippedRecords
+from loopwright.records.store import SqlStore
 from loopwright.runtime.model import Model, load_model
 from loopwright.runtime.native import compile_ir
 from loopwright.settings import from_environment
@@ -77,7 +82,7 @@ def compile(  # noqa: A001  # the field's name for it
     graph = import_graph(model, input_shapes)
     options = Options(parse(target), threads, winograd)
     with ExitStack() as stack:
-        chooser = Chooser(options, open_stores(records, stack))
+        chooser = Chooser(options, open_stores(records, options.target, stack))
         return compile_graph(graph, chooser).model()
 
 
@@ -91,19 +96,32 @@ def import_graph(model: Source, shapes: Mapping[str, tuple[int, ...]] | None = N
 
     Raises: ModelError or UnsupportedError.
     """
-    graph = model if isinstance(model, Graph) else import_model(model, shapes)
-    return simplify(graph)
+    if isinstance(model, Graph):
+        return simplify(model)
+    if not isinstance(model, str | Path):
+        return simplify(import_onnx_model(model, shapes))
+    path = resolve(str(model))
+    if path in bundled_paths():
+        onnx = import_onnx()
+        filled = fill(onnx.load(str(path)))
+        filled.graph.name = path.stem
+        return simplify(import_onnx_model(filled, shapes))
+    return simplify(import_onnx_model(path, shapes))
 
 
-def open_stores(records: str | None, stack: ExitStack) -> tuple[RecordStore, ...]:
-    """The records at a URL, if there are any, until `stack` closes."""
-    url = records or from_environment().records
+def open_stores(records: str | None, target: Target, stack: ExitStack) -> tuple[BestRecords, ...]:
+    """The records at a URL until `stack` closes, and those that come with the package.
+
+    Raises: RecordsError for a URL that was given and cannot be used.
+    """
+    shipped = ShippedRecords(target)
     try:
-        return (stack.enter_context(SqlStore(url, create=False)),)
-    except Exception:
+        url = records or from_environment().records
+        return (stack.enter_context(SqlStore(url, create=False)), shipped)
+    except RecordsError:
         if records is not None:
             raise
-        return ()
+        return (shipped,)
 
 
 def compile_graph(graph: Graph, chooser: Chooser, on_built: OnBuilt | None = None) -> Compiled:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from loopwright.api.choose import DEFAULT, TUNED, Chooser, Options, tasks
+from loopwright.api.choose import DEFAULT, TUNED, BestRecords, Chooser, Options, tasks
 from loopwright.api.compile import Compiled, Source, compile_graph, import_graph, open_stores
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.errors import ModelError
@@ -45,6 +46,32 @@ class TuneOptions:
     trials: int | None = None
     policy: str = "model"
     seed: int = 0
+
+
+class Watcher(Protocol):
+    """Told how optimizing a model goes."""
+
+    def stage(self, name: str) -> None:
+        """`name` begins: importing, tuning, building."""
+
+    def tasks(self, parts: Sequence[ModelTask], tuning: TuneOptions) -> None:
+        """These will be tuned; events count them from 0."""
+
+    def event(self, event: Event) -> None:
+        """A trial is done."""
+
+
+class _Nobody:
+    """A watcher that does not care."""
+
+    def stage(self, name: str) -> None:
+        del name
+
+    def tasks(self, parts: Sequence[ModelTask], tuning: TuneOptions) -> None:
+        del parts, tuning
+
+    def event(self, event: Event) -> None:
+        del event
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +127,7 @@ def optimize(
     winograd: bool = True,
     policy: str = "model",
     seed: int = 0,
-    on_event: Callable[[Event], None] | None = None,
-    on_stage: Callable[[str], None] | None = None,
+    watcher: Watcher | None = None,
 ) -> Optimized:
     """Tune `model`, write it to `output`, and say what came of it.
 
@@ -112,14 +138,13 @@ def optimize(
             nothing.
         trials: trials a task on average.
         tolerance: largest difference of outputs, as a share of their scale.
-        on_event: told of each trial.
-        on_stage: told what begins.
+        watcher: told how it goes.
 
     Raises: ModelError, UnsupportedError, ConfigError or RecordsError for what cannot be used.
     """
     began = time.monotonic()
-    say = on_stage or (lambda _: None)
-    say("importing the model")
+    watch = watcher if watcher is not None else _Nobody()
+    watch.stage("importing")
     graph = import_graph(model, input_shapes)
     options = Options(parse(target), threads, winograd)
     tuning = TuneOptions(time_budget, trials, policy, seed)
@@ -128,10 +153,12 @@ def optimize(
     with ExitStack() as stack:
         if wants_tuning(tuning):
             store = stack.enter_context(SqlStore(url))
-            say("tuning")
-            results = tune_model(model_tasks(graph, options), tuning, store, on_event)
-        stores = open_stores(records, stack)
-        say("building")
+            parts = model_tasks(graph, options)
+            watch.stage("tuning")
+            watch.tasks(parts, tuning)
+            results = tune_model(parts, tuning, store, watch.event)
+        stores = open_stores(records if wants_tuning(tuning) else None, options.target, stack)
+        watch.stage("building")
         finished = finish(graph, options, stores, tolerance)
     finished.model.save(output)
     manifest = finished.model.manifest
@@ -205,7 +232,7 @@ class Finished:
 
 
 def finish(
-    graph: Graph, options: Options, stores: Sequence[RecordStore], tolerance: float = TOLERANCE
+    graph: Graph, options: Options, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
 ) -> Finished:
     """The fastest model that is right: of records, or without any.
 
@@ -233,7 +260,7 @@ def finish(
 def _tuned(
     graph: Graph,
     options: Options,
-    stores: Sequence[RecordStore],
+    stores: Sequence[BestRecords],
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
     tolerance: float,

@@ -16,7 +16,9 @@ from loopwright.cli import records
 from loopwright.cli.bench import bench
 from loopwright.cli.common import Session
 from loopwright.cli.doctor import doctor
+from loopwright.cli.optimize import optimize
 from loopwright.cli.plot import plot
+from loopwright.cli.run import profile, run
 from loopwright.cli.tasks import tasks
 from loopwright.cli.tune import tune
 from loopwright.errors import InternalError, LoopwrightError
@@ -33,6 +35,9 @@ app = typer.Typer(
 )
 app.command()(tasks)
 app.command()(tune)
+app.command()(optimize)
+app.command()(run)
+app.command()(profile)
 app.command()(bench)
 app.add_typer(records.app, name="records")
 app.command()(plot)

@@ -25,12 +25,17 @@ Layouts: TypeAlias = tuple[tuple[str, Layout], ...]
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """How a kernel is computed. `origin` says where the config comes from: tuned, default, ..."""
+    """How a kernel is computed.
+
+    `origin` says where the config comes from: tuned, transferred, default or copy; `device` is the
+    machine whose record it is, and `expected_ns` what it measured.
+    """
 
     task: Task
     config: Config
     origin: str
     expected_ns: float | None = None
+    device: str = ""
 
     def layouts(self) -> Mapping[str, Layout]:
         """How each argument lies in memory."""

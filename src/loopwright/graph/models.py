@@ -15,6 +15,11 @@ def bundled() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in _FOLDER.glob("*.onnx")))
 
 
+def bundled_paths() -> frozenset[Path]:
+    """The files of the models that come with the package; they have no weights."""
+    return frozenset(_FOLDER.glob("*.onnx"))
+
+
 def resolve(model: str) -> Path:
     """The file that `model` names: a path, or a bundled model with or without `.onnx`.
 

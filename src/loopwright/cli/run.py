@@ -1,0 +1,190 @@
+"""`loopwright run model.lw` and `loopwright profile model.lw`: call a tuned model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopwright.cli.common import Output, OutputOption, console, print_json, show_ns, table
+from loopwright.errors import ModelError, ShapeError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loopwright.layout import Array
+    from loopwright.runtime.model import KernelTime, Model
+
+FileArgument = Annotated[Path, typer.Argument(help="A tuned model, made by loopwright optimize.")]
+ThreadsOption = Annotated[
+    int | None, typer.Option(min=1, help="Threads to run on; as tuned when not given.")
+]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", "-i", help="An input as NAME=file.npy; seeded numbers if not given."),
+]
+SaveOption = Annotated[
+    Path | None, typer.Option("--save", help="Write the outputs to this .npz file.")
+]
+RunsOption = Annotated[int, typer.Option(min=1, help="How often the model is run.")]
+TraceOption = Annotated[
+    Path | None, typer.Option("--trace", help="Write a trace for chrome://tracing to this file.")
+]
+
+
+def run(
+    model: FileArgument,
+    *,
+    given: InputOption = None,
+    save: SaveOption = None,
+    runs: RunsOption = 20,
+    threads: ThreadsOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Run a tuned model and say how long it takes."""
+    import numpy as np
+
+    from loopwright.runtime.model import load_model
+
+    start = time.perf_counter()
+    with load_model(model, threads) as loaded:
+        load_s = time.perf_counter() - start
+        inputs = read_inputs(loaded, given)
+        results = loaded.run(inputs)
+        times = []
+        for _ in range(runs):
+            begin = time.perf_counter_ns()
+            loaded.run(inputs)
+            times.append(time.perf_counter_ns() - begin)
+        if save is not None:
+            with save.open("wb") as file:
+                np.savez(file, allow_pickle=False, **results)
+        median = float(np.median(times))
+        if output is Output.JSON:
+            print_json(
+                {
+                    "model": loaded.name,
+                    "threads": loaded.threads,
+                    "load_ms": load_s * 1e3,
+                    "median_ns": median,
+                    "min_ns": min(times),
+                    "runs": runs,
+                    "outputs": {n: [*a.shape] for n, a in results.items()},
+                }
+            )
+            return
+        screen = console()
+        screen.print(
+            f"{loaded.name}: {show_ns(median)} (least {show_ns(min(times))}) in {runs} runs on "
+            f"{loaded.threads} thread{'s' * (loaded.threads > 1)}; loaded in {load_s * 1e3:.0f} ms"
+        )
+        for name, array in results.items():
+            shape = "x".join(map(str, array.shape))
+            screen.print(f"  {name}: {array.dtype} {shape}", markup=False)
+
+
+def profile(
+    model: FileArgument,
+    *,
+    given: InputOption = None,
+    runs: RunsOption = 20,
+    threads: ThreadsOption = None,
+    trace: TraceOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show the time of every kernel of a tuned model."""
+    from loopwright.runtime.model import load_model
+
+    with load_model(model, threads) as loaded:
+        found = loaded.profile(read_inputs(loaded, given), runs)
+    if trace is not None:
+        write_trace(found, trace)
+    total = sum(kernel.median_ns for kernel in found)
+    if output is Output.JSON:
+        print_json(
+            {
+                "model": loaded.name,
+                "threads": loaded.threads,
+                "total_ns": total,
+                "kernels": [
+                    {
+                        "name": k.info.name,
+                        "task": k.info.task,
+                        "template": k.info.template,
+                        "origin": k.info.origin,
+                        "median_ns": k.median_ns,
+                        "gflops": k.info.flops / max(k.median_ns, 1.0),
+                    }
+                    for k in found
+                ],
+            }
+        )
+        return
+    lines = [
+        [
+            show_ns(k.median_ns),
+            f"{k.median_ns / total:.1%}",
+            f"{k.info.flops / max(k.median_ns, 1.0):.1f}",
+            k.info.origin,
+            k.info.task,
+        ]
+        for k in found
+    ]
+    title = f"{loaded.name}: {show_ns(total)} in {len(found)} kernels"
+    console().print(table([">time", ">share", ">GFLOP/s", "origin", "kernel"], lines, title=title))
+
+
+def read_inputs(model: Model, given: Sequence[str] | None) -> dict[str, Array]:
+    """The inputs of a call: of the files that are named, seeded numbers for the others.
+
+    Raises: ModelError for a file that cannot be read; ShapeError for an input that is not there.
+    """
+    import numpy as np
+
+    from loopwright.api.optimize import example_inputs
+
+    inputs = example_inputs(model.inputs)
+    for text in given or ():
+        name, _, file = text.partition("=")
+        if not file:
+            raise ShapeError(f"--input {text!r} is not NAME=file.npy")
+        if name not in inputs:
+            raise ShapeError(f"{model.name} has no input {name!r}; it has {', '.join(inputs)}")
+        try:
+            inputs[name] = np.load(file, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{file} is not a NumPy file that can be read: {error}") from error
+    return inputs
+
+
+def write_trace(kernels: Sequence[KernelTime], path: Path) -> None:
+    """Write every run of every kernel in the format of Chrome's tracing.
+
+    Raises: ModelError when the file cannot be written.
+    """
+    from loopwright import jsonio
+
+    events = []
+    at = 0.0
+    for turn in range(len(kernels[0].ns) if kernels else 0):
+        for kernel in kernels:
+            us = kernel.ns[turn] / 1e3
+            events.append(
+                {
+                    "name": kernel.info.operator,
+                    "cat": kernel.info.origin,
+                    "ph": "X",
+                    "ts": at,
+                    "dur": us,
+                    "pid": 0,
+                    "tid": 0,
+                    "args": {"task": kernel.info.task, "config": kernel.info.config},
+                }
+            )
+            at += us
+    try:
+        path.write_text(jsonio.pretty({"traceEvents": events}), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
