@@ -157,7 +157,7 @@ def optimize(
             watch.stage("tuning")
             watch.tasks(parts, tuning)
             results = tune_model(parts, tuning, store, watch.event)
-        stores = open_stores(records if wants_tuning(tuning) else None, options.target, stack)
+        stores = open_stores(records, options.target, stack)
         watch.stage("building")
         finished = finish(graph, options, stores, tolerance)
     finished.model.save(output)

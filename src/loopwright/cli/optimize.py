@@ -95,7 +95,7 @@ def optimize(
             target=target,
             time_budget=seconds,
             trials=trials,
-            records=records_url(context, records),
+            records=records or _given(context),
             input_shapes=parse_shapes(input_shape),
             tolerance=tolerance,
             winograd=winograd,
@@ -109,6 +109,14 @@ def optimize(
         show(made)
     if any(result.interrupted for result in made.results):
         raise typer.Exit(INTERRUPTED)
+
+
+def _given(context: typer.Context) -> str | None:
+    """The records of the settings, None where nobody set them."""
+    from loopwright.settings import Settings
+
+    url = records_url(context, None)
+    return None if url == Settings().records else url
 
 
 def budget_seconds(text: str | None, trials: int | None) -> float | None:
