@@ -21,6 +21,10 @@ _ON = frozenset({"1", "true", "yes", "on"})
 _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
+DEFAULT_RECORDS = "sqlite:///loopwright.db"
+"""Where records are kept when nobody says otherwise."""
+
+
 @dataclass(frozen=True, slots=True)
 class Settings:
     """What the environment decides; see the table of this module."""
@@ -42,7 +46,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     trace = values.get("LOOPWRIGHT_TRACE")
     return Settings(
         cache_dir=Path(values.get("LOOPWRIGHT_CACHE_DIR") or base / "loopwright"),
-        records=values.get("LOOPWRIGHT_RECORDS") or "sqlite:///loopwright.db",
+        records=values.get("LOOPWRIGHT_RECORDS") or DEFAULT_RECORDS,
         trace=Path(trace) if trace else None,
         traceback=_switch("LOOPWRIGHT_TRACEBACK", values.get("LOOPWRIGHT_TRACEBACK", "")),
     )

@@ -24,6 +24,7 @@ from loopwright.cli.common import (
     show_ns,
 )
 from loopwright.cli.tune import INTERRUPTED, PolicyOption, SeedOption
+from loopwright.settings import DEFAULT_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,10 +114,8 @@ def optimize(
 
 def _given(context: typer.Context) -> str | None:
     """The records of the settings, None where nobody set them."""
-    from loopwright.settings import Settings
-
     url = records_url(context, None)
-    return None if url == Settings().records else url
+    return None if url == DEFAULT_RECORDS else url
 
 
 def budget_seconds(text: str | None, trials: int | None) -> float | None:
