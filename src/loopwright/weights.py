@@ -54,15 +54,16 @@ def winograd(m: int) -> Winograd:
     """The tables for output tiles of width `m`. Requires: `m` is one of SIZES."""
     points = _POINTS[: m + TAPS - 2]
     others = [[q for q in points if q != p] for p in points]
-    scales = [math.prod((p - q for q in rest), start=Fraction(1)) for p, rest in zip(points, others, strict=True)]
+    scales = [
+        math.prod((p - q for q in rest), start=Fraction(1))
+        for p, rest in zip(points, others, strict=True)
+    ]
     inverse = [[p**i for p in points] + [Fraction(i == m - 1)] for i in range(m)]
     kernel = [[p**i / s for i in range(TAPS)] for p, s in zip(points, scales, strict=True)]
     kernel.append([Fraction(i == TAPS - 1) for i in range(TAPS)])
     data = [[*_polynomial(rest), Fraction(0)] for rest in others]
     data.append(_polynomial(points))
-    return Winograd(
-        tuple(float(p) for p in points), _table(inverse), _table(kernel), _table(data)
-    )
+    return Winograd(tuple(float(p) for p in points), _table(inverse), _table(kernel), _table(data))
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:

@@ -12,6 +12,7 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.layout import Array
 from loopwright.measure.inputs import generate
 from loopwright.measure.types import Failed, FailureKind, Stage
+from loopwright.te.reference import compare_scaled
 from loopwright.te.workload import Workload
 
 _KEPT_WORKLOADS = 4
@@ -44,13 +45,25 @@ class Checker:
         self._lock = threading.Lock()
 
     def check(
-        self, workload: Workload, artifact: Artifact, outputs: Sequence[Array]
+        self,
+        workload: Workload,
+        artifact: Artifact,
+        outputs: Sequence[Array],
+        error: float | None = None,
     ) -> Failed | None:
-        """None if `outputs`, in the artifact's layouts, are right; else WRONG_OUTPUT and why."""
+        """None if `outputs`, in the artifact's layouts, are right; else WRONG_OUTPUT and why.
+
+        Args:
+            error: what is right is within this of the largest output, as the template says; None:
+                as the oracle compares.
+        """
         params = artifact.params[len(artifact.params) - artifact.n_outputs :]
         for param, memory, expected in zip(params, outputs, self.expected(workload), strict=True):
             actual = param.layout.unpack(memory, param.shape)
-            reason = self._oracle.compare(workload, actual, expected)
+            if error is None:
+                reason = self._oracle.compare(workload, actual, expected)
+            else:
+                reason = compare_scaled(actual, expected, error)
             if reason is not None:
                 detail = f"output {param.name}: {reason}"[:_DETAIL]
                 return Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, detail)

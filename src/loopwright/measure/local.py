@@ -227,8 +227,9 @@ class LocalRunner:
                 continue
             try:
                 with guard:
-                    workload = trial.request.task.workload
-                    wrong = checker.check(workload, trial.artifact, measured.outputs)
+                    task = trial.request.task
+                    error = task.template.error
+                    wrong = checker.check(task.workload, trial.artifact, measured.outputs, error)
             except BaseException as e:  # noqa: BLE001  # a future carries whatever it was
                 self._raise(trial.future, e)
                 continue

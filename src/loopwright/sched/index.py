@@ -42,8 +42,10 @@ class IndexForm:
             return total
         if self.op is Op.FLOORDIV:
             return total // self.divisor
-        return np.minimum(total, self.divisor - 1) if isinstance(total, np.ndarray) else min(
-            total, self.divisor - 1
+        return (
+            np.minimum(total, self.divisor - 1)
+            if isinstance(total, np.ndarray)
+            else min(total, self.divisor - 1)
         )
 
     def moved(
@@ -62,7 +64,8 @@ class IndexForm:
         kept: Flag = rest < self.divisor
         if self.op is Op.FLOORDIV:
             coeffs = [
-                choose(even, t.coeff // self.divisor, 0) for t, even in zip(terms, whole, strict=True)
+                choose(even, t.coeff // self.divisor, 0)
+                for t, even in zip(terms, whole, strict=True)
             ]
         else:
             coeffs = [choose(even, 0, t.coeff) for t, even in zip(terms, whole, strict=True)]

@@ -462,9 +462,7 @@ def _base(reader: StageNest, form: IndexForm, low: int, fixed: frozenset[LoopId]
     return form.of(total)
 
 
-def _index_terms(
-    stage: StageNest, coeffs: Mapping[str, int], fixed: frozenset[LoopId]
-) -> Terms:
+def _index_terms(stage: StageNest, coeffs: Mapping[str, int], fixed: frozenset[LoopId]) -> Terms:
     """How a sum of axes moves while the loops `fixed` stand still.
 
     An axis none of whose loops is fixed runs over all of its part, however it was split.
@@ -481,7 +479,7 @@ def _index_terms(
 
 
 def _greatest(stage: StageNest, coeffs: Mapping[str, int]) -> Extent:
-    """The greatest sum of axes times `coeffs`: where each axis ends with its tensor, as tails do."""
+    """The greatest sum of axes times `coeffs`: each axis at the end of its tensor, as in a tail."""
     shape = zip(stage.tensor.axis, stage.tensor.shape, strict=True)
     whole = {var.name: extent for var, extent in shape}
     whole |= {axis.var.name: axis.extent for axis in stage.tensor.reduce_axis}

@@ -154,6 +154,29 @@ def compare(workload: Workload, actual: Array, expected: Array) -> str | None:
     return check(actual, expected, tolerance(workload))
 
 
+def scale_error(actual: Array, expected: Array) -> float:
+    """The largest error of an output, relative to the largest expected number; infinite for NaN.
+
+    Requires: floats of one shape.
+    """
+    wanted = expected.astype(np.float64)
+    off = float(np.max(np.abs(actual.astype(np.float64) - wanted), initial=0.0))
+    scale = float(np.max(np.abs(wanted), initial=0.0))
+    if off == 0.0:
+        return 0.0
+    return off / scale if scale > 0 and math.isfinite(off) else math.inf
+
+
+def compare_scaled(actual: Array, expected: Array, error: float) -> str | None:
+    """None if the `scale_error` of an output is at most `error`, else what it is."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return check(actual, expected, Tolerance(0.0))
+    found = scale_error(actual, expected)
+    if found <= error:
+        return None
+    return f"the largest error is {found:.3g} of the largest output, more than {error:.3g}"
+
+
 def _roundoff(dtype: DType) -> float:
     """Half the distance from 1 to the next number of a float dtype."""
     return float(2.0 ** -_DIGITS[dtype])

@@ -33,6 +33,9 @@ class Template:
     arguments that computes the same in another way (Winograd), which is then what is scheduled; it
     may look at categorical knobs only.
 
+    `error` is how far an output may be from the precise one, relative to the largest, where an
+    algorithm rounds more than the expression as written; None: by what rounding explains.
+
     With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
     """
@@ -44,6 +47,7 @@ class Template:
     any_address: bool = False
     default: Callable[[Workload, Target], Config] | None = None
     rewrite: Callable[[Workload, Configuration], Workload] | None = None
+    error: float | None = None
 
 
 @contextmanager

@@ -7,27 +7,32 @@ Loops. The output is computed by blocks of `rows x cols` tiles and blocks of out
 `loops` has their order). For each block, the a x a matrix products run over a flattened index of
 its tiles, with `tile x oc vectors` accumulators in registers; then each tile is transformed back
 where it is stored. The transformed input is made for a block of tiles before its first block of
-channels (`loops` = block), so that it stays in the second-level cache, or all of it ahead.
+channels (`loops` = block), so that it stays in the second-level cache, or all of it ahead. Knob `v`
+is what is outermost in it: channels, so that the positions of a tile lie together, or positions.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from loopwright.errors import TemplateError
-from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.sched.extent import SizeLike
+from loopwright.sched.schedule import Loop, LoopLike, Schedule
 from loopwright.space.config import Config
-from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Split
+from loopwright.space.constraints import BoolArray, Columns, Constraint
+from loopwright.space.knobs import Choice, Knob, KnobValue, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
+from loopwright.templates.cpu import winograd_cost
 from loopwright.templates.cpu import winograd_expr as expr
 from loopwright.templates.cpu.conv_roles import find_roles
 from loopwright.templates.template import Configuration, Template
-from loopwright.weights import SIZES, TAPS
+from loopwright.weights import SIZES
 
 ERROR = 1e-4
 """The error, relative to the largest output, that a kernel of this template may have."""
@@ -55,10 +60,11 @@ def space(workload: Workload, target: Target) -> Space:
     vectors = -(-outputs // lanes)
     sizes = tuple(m for m in SIZES if m == SIZES[0] or m <= max(height, width))
     limit = target.registers
-    knobs = [
+    knobs: list[Knob] = [
         Choice("m", sizes),
         Choice("lanes", (lanes,)),
         Choice("loops", ("block", "tiles,oc", "oc,tiles")),
+        Choice("v", ("channel", "position")),
         Split("rows", height, policy="listed", candidates=_divisors(height, sizes)),
         Split("cols", width, policy="listed", candidates=_divisors(width, sizes)),
         Split("tile", limit, policy="listed", candidates=_ones(range(1, limit - 1))),
@@ -89,16 +95,20 @@ def _unrolled(channels: int, lanes: int) -> tuple[tuple[int, ...], ...]:
 
 def _constraints(height: int, width: int, registers: int) -> tuple[Constraint, ...]:
     def whole_blocks(columns: Columns) -> npt.ArrayLike:
-        m = columns["m"]
+        m = np.asarray(columns["m"])
         high, wide = -(-height // m), -(-width // m)
         rows, cols = columns["rows"][1], columns["cols"][1]
-        return (high % rows == 0) & (wide % cols == 0) & (rows * cols <= MAX_TILES)
+        found: BoolArray = (
+            np.asarray(high % rows == 0) & (wide % cols == 0) & (rows * cols <= MAX_TILES)
+        )
+        return found
 
     def flat(columns: Columns) -> npt.ArrayLike:
         """Tiles of a block lie side by side in the transformed input."""
-        wide = -(-width // columns["m"])
+        wide = -(-width // np.asarray(columns["m"]))
         rows, cols = columns["rows"][1], columns["cols"][1]
-        return (columns["loops"] == "block") | (rows == 1) | (cols == wide)
+        found: BoolArray = np.asarray(columns["loops"] == "block") | (rows == 1) | (cols == wide)
+        return found
 
     def fits(columns: Columns) -> npt.ArrayLike:
         tiles, vectors = columns["tile"][1], columns["oc"][2]
@@ -139,42 +149,45 @@ def schedule(s: Schedule, config: Configuration) -> None:
     for tensor in stages.epilogue:
         s[tensor].compute_inline()
     loops = _output_loops(s, stages, config, lanes)
-    _back(s, stages, loops, lanes)
+    _back(s, stages, loops)
     _products(s, stages, config, loops, lanes)
-    _forward(s, stages, config, loops, lanes)
+    _forward(s, stages, loops, lanes)
 
 
 def _set_layouts(s: Schedule, stages: expr.Stages, config: Configuration, lanes: int) -> None:
-    blocked = [0, 1, 2, 3, (1, lanes)]
+    blocked: list[int | tuple[int, SizeLike]] = [0, 1, 2, 3, (1, lanes)]
     arguments = [t for t in s.workload.args if t.shape == stages.output.shape and t.ndim == 4]
     if stages.data.shape[1] % lanes == 0:
         arguments.append(stages.data)
     for tensor in arguments:
         if tensor.name not in s.state.layouts:
             s.set_layout(tensor, blocked)
-    s.set_layout(stages.weight, [2, 0, 1, 3, (2, config.sizes("oc")[2] * lanes)])
+    _, groups, vectors = config.sizes("oc")
+    s.set_layout(stages.weight, [2, 0, 1, (2, groups), 3, (2, vectors * lanes)])
     s.set_layout(stages.padded, blocked)
     s.set_layout(stages.rows, [0, 2, 3, 4, 1, (2, lanes)])
-    s.set_layout(stages.v, [0, 3, 1, 2, 4, 5, (3, lanes)])
+    by_channel = config.text("v") == "channel"
+    outer = (3, 1, 2) if by_channel else (1, 2, 3)
+    s.set_layout(stages.v, [0, *outer, 4, 5, (3, lanes)])
     s.set_layout(stages.products, [0, 3, 1, 2, 4, 5, (3, lanes)])
     s.set_layout(stages.back, [0, 3, 4, 5, 1, 2, (3, lanes)])
 
 
+@dataclass(frozen=True, slots=True)
 class _Loops:
-    """The loops of the output that other stages are computed in."""
+    """The loops of the output that other stages are computed in.
 
-    __slots__ = ("block", "channels", "row", "tile")
+    Those over blocks of tiles (None where all of the transformed input is made ahead), blocks of
+    output channels, tiles, and the rows of a tile.
+    """
 
-    def __init__(self, block: Loop | None, channels: Loop, tile: Loop, row: Loop) -> None:
-        self.block = block
-        self.channels = channels
-        self.tile = tile
-        self.row = row
+    block: Loop | None
+    channels: Loop
+    tile: Loop
+    row: Loop
 
 
-def _output_loops(
-    s: Schedule, stages: expr.Stages, config: Configuration, lanes: int
-) -> _Loops:
+def _output_loops(s: Schedule, stages: expr.Stages, config: Configuration, lanes: int) -> _Loops:
     """The loops of the output: blocks of tiles and channels, tiles, and what is in a tile."""
     stage = s[stages.output]
     n, o, y, x = stages.output.axis
@@ -187,7 +200,8 @@ def _output_loops(
     oo, oi = stage.split(o, groups * vectors * lanes)
     om, ol = stage.split(oi, lanes)
     order = config.text("loops")
-    outer = [oo, n, tyo, txo] if order == "oc,tiles" else [n, tyo, txo, oo]
+    tiles: list[LoopLike] = [n, tyo, txo]
+    outer = [oo, *tiles] if order == "oc,tiles" else [*tiles, oo]
     stage.reorder(*outer, om, tyi, txi, yi, xi, ol)
     stage.unroll(yi)
     stage.unroll(xi)
@@ -196,12 +210,12 @@ def _output_loops(
         block = stage.fuse(n, tyo, txo)
         stage.parallel(block)
         return _Loops(block, oo, txi, yi)
-    every = stage.fuse(*outer)
+    every = stage.fuse(outer[0], outer[1], *outer[2:])
     stage.parallel(every)
     return _Loops(None, every, txi, yi)
 
 
-def _back(s: Schedule, stages: expr.Stages, loops: _Loops, lanes: int) -> None:
+def _back(s: Schedule, stages: expr.Stages, loops: _Loops) -> None:
     """The inverse transform: columns of a tile in memory, then each of its rows in registers."""
     output = stages.output
     back = s[stages.back]
@@ -242,17 +256,15 @@ def _products(
     co, ci = stage.split(c, config.sizes("ic")[1])
     og, oi = stage.split(o, config.sizes("oc")[2] * lanes)
     ov, ol = stage.split(oi, lanes)
-    stage.reorder(n, og, a, b, ty, tx, co, ci, ov, ol)
+    stage.reorder(n, a, b, og, ty, tx, co, ci, ov, ol)
     to, ti = stage.split(stage.fuse(ty, tx), config.sizes("tile")[1])
-    stage.reorder(n, og, a, b, to, co, ci, ti, ov, ol)
+    stage.reorder(n, a, b, og, to, co, ci, ti, ov, ol)
     for loop in (ci, ti, ov):
         stage.unroll(loop)
     stage.vectorize(ol)
 
 
-def _forward(
-    s: Schedule, stages: expr.Stages, config: Configuration, loops: _Loops, lanes: int
-) -> None:
+def _forward(s: Schedule, stages: expr.Stages, loops: _Loops, lanes: int) -> None:
     """The input transform: a row of tiles of one vector of channels at a time."""
     stage = s[stages.v]
     n, a, b, c, ty, tx = stages.v.axis
@@ -268,7 +280,7 @@ def _forward(
         place = stage.fuse(n, co)
         stage.parallel(place)
     _half(s, stages.v_half, stages.v, a.name)
-    _rows(s, stages, ty.name, lanes)
+    _rows(s, stages, ty.name)
     padded = s[stages.padded]
     padded.compute_at(stages.v, ty.name)
     padded.set_scope("local")
@@ -277,7 +289,7 @@ def _forward(
     padded.vectorize(channel)
 
 
-def _rows(s: Schedule, stages: expr.Stages, at: str, lanes: int) -> None:
+def _rows(s: Schedule, stages: expr.Stages, at: str) -> None:
     """The transform along columns, for a row of tiles."""
     stage = s[stages.rows]
     stage.compute_at(stages.v, at)
@@ -290,11 +302,37 @@ def _rows(s: Schedule, stages: expr.Stages, at: str, lanes: int) -> None:
 
 
 def default(workload: Workload, target: Target) -> Config:
-    """A config that is good without tuning."""
+    """A config that is good without tuning: the one that `winograd_cost` puts first."""
     found = space(workload, target)
-    return found.decode(found.sample(np.random.default_rng(0), 1)[0])
+    role = find_roles(workload, 3, "a convolution")
+    lanes = target.lanes(role.conv.dtype)
+    batch, outputs, height, width = role.conv.shape
+    inputs = role.data.shape[1]
+    shape = winograd_cost.Shape(batch, inputs, outputs, height, width)
+    knobs = {knob.name: knob for knob in found.knobs}
+    sizes = tuple(m for m in SIZES if m in knobs["m"].values)
+    plan = winograd_cost.best(shape, target, lanes, MAX_TILES, sizes)
+    if plan is None:
+        return found.decode(found.sample(np.random.default_rng(0), 1)[0])
+    unrolled = [value[1] for value in _splits(knobs["ic"]) if value[1] <= lanes]
+    inner = {
+        "rows": (plan.rows,),
+        "cols": (plan.cols,),
+        "tile": (plan.tile,),
+        "oc": (plan.groups, plan.vectors),
+        "ic": (max(unrolled),),
+    }
+    values: dict[str, KnobValue] = {"m": plan.m, "lanes": lanes, "loops": plan.loops}
+    values["v"] = "channel"
+    for name, sizes_inside in inner.items():
+        values[name] = next(v for v in _splits(knobs[name]) if v[1:] == sizes_inside)
+    return Config.of(values)
+
+
+def _splits(knob: Knob) -> tuple[tuple[int, ...], ...]:
+    return knob.values if isinstance(knob, Split) else ()
 
 
 TEMPLATE = Template(
-    "cpu.conv2d_winograd", 1, space, schedule, default=default, rewrite=rewrite
+    "cpu.conv2d_winograd", 1, space, schedule, default=default, rewrite=rewrite, error=ERROR
 )

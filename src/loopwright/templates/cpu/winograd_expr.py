@@ -21,7 +21,7 @@ from loopwright import weights
 from loopwright.errors import LoopwrightError, TemplateError
 from loopwright.ir import walk
 from loopwright.ir.dtype import F32
-from loopwright.ir.expr import Binary, Cast, Const, Expr, Load, Op, Reduce, Select, Var, const
+from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Reduce, Select, const
 from loopwright.te import functions as te
 from loopwright.te.affine import affine
 from loopwright.te.tensor import Compute, Tensor, compute, placeholder, reduce_axis
@@ -105,9 +105,7 @@ def _padding(role: Roles) -> tuple[int, int] | None:
     _, _, height, width = role.data.shape
     wanted = _inside(pad.axis[2], pad.axis[3], above, left, height, width, pad.shape)
     given = _terms(body.cond)
-    if len(given) != len(wanted) or any(
-        not any(walk.same(a, b) for b in given) for a in wanted
-    ):
+    if len(given) != len(wanted) or any(not any(walk.same(a, b) for b in given) for a in wanted):
         return None
     return above, left
 
@@ -286,16 +284,12 @@ def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
     )
     v_half = compute(
         (batch, a, a, channels, high, wide),
-        lambda n, a, h, c, ty, tx: _combined(
-            h, halves, lambda j: rows[n, a, c, ty, tx * m + j]
-        ),
+        lambda n, a, h, c, ty, tx: _combined(h, halves, lambda j: rows[n, a, c, ty, tx * m + j]),
         name=f"{name}.v.half",
     )
     return compute(
         (batch, a, a, channels, high, wide),
-        lambda n, a, b, c, ty, tx: _combined(
-            b, joined, lambda h: v_half[n, a, h, c, ty, tx]
-        ),
+        lambda n, a, b, c, ty, tx: _combined(b, joined, lambda h: v_half[n, a, h, c, ty, tx]),
         name=f"{name}.v",
     )
 
