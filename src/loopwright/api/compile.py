@@ -17,7 +17,7 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.codegen.compile import compile_config, kernel_name
 from loopwright.errors import RecordsError
 from loopwright.graph.assemble import Assembled, assemble
-from loopwright.graph.fill import fill
+from loopwright.graph.fill import shapes_of, weights_of
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.import_onnx import import_onnx_model
 from loopwright.graph.ir import Graph
@@ -91,8 +91,13 @@ def load(path: str | Path, threads: int | None = None) -> Model:
     return load_model(path, threads)
 
 
-def import_graph(model: Source, shapes: Mapping[str, tuple[int, ...]] | None = None) -> Graph:
+def import_graph(
+    model: Source, shapes: Mapping[str, tuple[int, ...]] | None = None, *, hollow: bool = False
+) -> Graph:
     """The graph of `model`, simplified.
+
+    Args:
+        hollow: zeros do for the weights of a bundled model, which are made up in any case.
 
     Raises: ModelError or UnsupportedError.
     """
@@ -102,10 +107,10 @@ def import_graph(model: Source, shapes: Mapping[str, tuple[int, ...]] | None = N
         return simplify(import_onnx_model(model, shapes))
     path = resolve(str(model))
     if path in bundled_paths():
-        onnx = import_onnx()
-        filled = fill(onnx.load(str(path)))
-        filled.graph.name = path.stem
-        return simplify(import_onnx_model(filled, shapes))
+        loaded = import_onnx().load(str(path))
+        loaded.graph.name = path.stem
+        weights = shapes_of(loaded) if hollow else weights_of(loaded)
+        return simplify(import_onnx_model(loaded, shapes, weights))
     return simplify(import_onnx_model(path, shapes))
 
 

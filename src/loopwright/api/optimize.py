@@ -15,11 +15,11 @@ from typing import Protocol
 
 import numpy as np
 
-from loopwright.api.choose import DEFAULT, TUNED, BestRecords, Chooser, Options, tasks
+from loopwright.api.choose import DEFAULT, TUNED, BestRecords, Chooser, Options
 from loopwright.api.compile import Compiled, Source, compile_graph, import_graph, open_stores
+from loopwright.api.model import Part, model_of
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.errors import ModelError
-from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
 from loopwright.ir import dtype as dt
 from loopwright.layout import Array
@@ -30,7 +30,6 @@ from loopwright.runtime.model_file import Manifest, Port
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.settings import from_environment
 from loopwright.target import Target, parse
-from loopwright.templates.task import Task
 
 TOLERANCE = 1e-4
 """How far outputs may be off, as a share of the largest of them."""
@@ -54,7 +53,7 @@ class Watcher(Protocol):
     def stage(self, name: str) -> None:
         """`name` begins: importing, tuning, building."""
 
-    def tasks(self, parts: Sequence[ModelTask], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
         """These will be tuned; events count them from 0."""
 
     def event(self, event: Event) -> None:
@@ -67,20 +66,11 @@ class _Nobody:
     def stage(self, name: str) -> None:
         del name
 
-    def tasks(self, parts: Sequence[ModelTask], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
         del parts, tuning
 
     def event(self, event: Event) -> None:
         del event
-
-
-@dataclass(frozen=True, slots=True)
-class ModelTask:
-    """A task of a model and how often the model computes it."""
-
-    task: Task
-    count: int
-    kernels: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +143,7 @@ def optimize(
     with ExitStack() as stack:
         if wants_tuning(tuning):
             store = stack.enter_context(SqlStore(url))
-            parts = model_tasks(graph, options)
+            parts = model_of(graph, options).parts
             watch.stage("tuning")
             watch.tasks(parts, tuning)
             results = tune_model(parts, tuning, store, watch.event)
@@ -184,28 +174,8 @@ def wants_tuning(tuning: TuneOptions) -> bool:
     return bool(tuning.time_budget) or bool(tuning.trials)
 
 
-def model_tasks(graph: Graph, options: Options) -> tuple[ModelTask, ...]:
-    """What there is to tune in a graph: each convolution and product once, the first way to
-    compute it.
-    """
-    return tasks_of(fuse(graph), options)
-
-
-def tasks_of(fused: Fused, options: Options) -> tuple[ModelTask, ...]:
-    """What there is to tune in kernels."""
-    found: dict[str, ModelTask] = {}
-    for kernel in fused.kernels:
-        if kernel.operator == "fused":
-            continue
-        task = tasks(kernel, options)[0]
-        before = found.get(task.key)
-        names = (*before.kernels, kernel.name) if before else (kernel.name,)
-        found[task.key] = ModelTask(task, len(names), names)
-    return tuple(found.values())
-
-
 def tune_model(
-    parts: Sequence[ModelTask],
+    parts: Sequence[Part],
     tuning: TuneOptions,
     store: RecordStore,
     on_event: Callable[[Event], None] | None = None,

@@ -114,7 +114,7 @@ def timed(
                 KERNEL: bound.timed_call(*data),
                 PLAIN: functools.partial(bound, *data),
             }
-            spec = OpSpec(task.operator, dict(task.attrs))
+            spec = OpSpec(task.operator, part.peer_attrs)
             comparison = compare(ours, peers, spec, task.flops, plan)
             rows.append(Row(part, str(program.config), comparison))
     return rows, missing

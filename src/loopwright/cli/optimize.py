@@ -29,7 +29,8 @@ from loopwright.settings import DEFAULT_RECORDS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loopwright.api.optimize import ModelTask, Optimized, TuneOptions
+    from loopwright.api.model import Part
+    from loopwright.api.optimize import Optimized, TuneOptions
     from loopwright.cli.progress import View
     from loopwright.cli.report import Json
     from loopwright.search.result import Event
@@ -145,7 +146,7 @@ class _Watch:
         self._view = None
         self._screen.print(f"{name} ...")
 
-    def tasks(self, parts: Sequence[ModelTask], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
         """Show a board of what is tuned."""
         from loopwright.cli.board import Board, TaskState
         from loopwright.cli.progress import show as show_board

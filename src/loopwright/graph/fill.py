@@ -27,6 +27,17 @@ def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:
     filled = onnx.ModelProto()
     filled.CopyFrom(model)
     graph = filled.graph
+    for name, array in weights_of(model, seed=seed).items():
+        graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    for value in [v for v in graph.input if v.name not in DATA_INPUTS]:
+        graph.input.remove(value)
+    return filled
+
+
+def weights_of(model: onnx.ModelProto, *, seed: int = 0) -> dict[str, npt.NDArray[np.float32]]:
+    """The weights that `fill` gives the bundled `model`, by name."""
+    graph = model.graph
+    found = {}
     uses: dict[str, tuple[str, int]] = {}
     for node in graph.node:
         for place, name in enumerate(node.input):
@@ -34,10 +45,18 @@ def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:
     for value in [v for v in graph.input if v.name not in DATA_INPUTS]:
         shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
         rng = np.random.default_rng([seed, zlib.crc32(value.name.encode())])
-        data = _weight(*uses.get(value.name, ("", 0)), shape, rng).astype(np.float32)
-        graph.initializer.append(onnx.numpy_helper.from_array(data, value.name))
-        graph.input.remove(value)
-    return filled
+        found[value.name] = _weight(*uses.get(value.name, ("", 0)), shape, rng).astype(np.float32)
+    return found
+
+
+def shapes_of(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
+    """Zeros in the shapes of the weights of the bundled `model`: what needs no values is quick."""
+    zero = np.float32(0)
+    return {
+        value.name: np.broadcast_to(zero, [d.dim_value for d in value.type.tensor_type.shape.dim])
+        for value in model.graph.input
+        if value.name not in DATA_INPUTS
+    }
 
 
 def _weight(

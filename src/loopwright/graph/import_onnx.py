@@ -42,11 +42,16 @@ _MAY_BE_INFINITE = frozenset({"Add", "Where", "Max", "Min", "Clip", "Expand", "P
 """What reads infinities on purpose: masks of attention are added, bounds are compared."""
 
 
-def import_onnx_model(source: Path | onnx.ModelProto, shapes: Shapes | None = None) -> Graph:
+def import_onnx_model(
+    source: Path | onnx.ModelProto,
+    shapes: Shapes | None = None,
+    weights: Mapping[str, Array] | None = None,
+) -> Graph:
     """The graph of an ONNX model, a file or one that is loaded.
 
     Args:
         shapes: the shapes of inputs, for those whose shape the model leaves open.
+        weights: values for inputs that are weights, which then are no inputs of the graph.
 
     Raises: UnsupportedError naming all operators that are not supported, or what of an operator is
         not; ModelError when the model cannot be read, is not valid, leaves an input's shape open,
@@ -64,7 +69,7 @@ def import_onnx_model(source: Path | onnx.ModelProto, shapes: Shapes | None = No
     refuse_invalid(model, label)
     set_shapes(model, label, shapes or {})
     name = Path(label).stem if isinstance(source, Path) else label
-    return _Importer(model, label, folder).run(name)
+    return _Importer(model, label, folder, weights or {}).run(name)
 
 
 def _opset(model: onnx.ModelProto, label: str) -> int:
@@ -142,15 +147,18 @@ def _node_name(node: onnx.NodeProto, place: int) -> str:
 class _Importer:
     """Goes through the nodes of a model once."""
 
-    def __init__(self, model: onnx.ModelProto, label: str, folder: Path) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, label: str, folder: Path, given: Mapping[str, Array]
+    ) -> None:
+        self.given = given
         self.graph = model.graph
         self.label = label
         self.folder = folder
         self.opset = _opset(model, label)
         made = [name for node in self.graph.node for name in node.output]
-        given = [value.name for value in self.graph.input]
+        inputs = [value.name for value in self.graph.input]
         weights = [tensor.name for tensor in self.graph.initializer]
-        self.builder = Builder(label, [*made, *given, *weights])
+        self.builder = Builder(label, [*made, *inputs, *weights])
         self.read = {name for node in self.graph.node for name in node.input}
         self.read.update(value.name for value in self.graph.output)
         self.names: dict[str, str] = {"": ""}
@@ -158,7 +166,10 @@ class _Importer:
     def run(self, name: str) -> Graph:
         self._weights()
         for value in self.graph.input:
-            if value.name not in self.names:
+            if value.name in self.given:
+                array = self.given[value.name]
+                self.names[value.name] = self.builder.named_constant(value.name, array)
+            elif value.name not in self.names:
                 self.names[value.name] = self.builder.input(value.name, self._value(value))
         for place, node in enumerate(self.graph.node):
             self._node(node, place)
