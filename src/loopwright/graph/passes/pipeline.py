@@ -1,0 +1,16 @@
+"""The passes over a graph, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from loopwright.graph.ir import Graph
+
+PASSES: tuple[Callable[[Graph], Graph], ...] = ()
+
+
+def simplify(graph: Graph) -> Graph:
+    """The graph after every pass."""
+    for step in PASSES:
+        graph = step(graph)
+    return graph
