@@ -40,10 +40,9 @@ _NAMES = {f"winograd{m}": m for m in SIZES}
 class Winograd:
     """`output [m] = inverse @ ((kernel @ g) * (data @ d))` for taps g [3] and data d [m + 2].
 
-    `points` are those that the rows of `data` belong to, without infinity, which comes last.
+    The rows of `data` belong to the points 0, infinity, then pairs p and -p.
     """
 
-    points: tuple[float, ...]
     inverse: Table
     kernel: Table
     data: Table
@@ -58,12 +57,14 @@ def winograd(m: int) -> Winograd:
         math.prod((p - q for q in rest), start=Fraction(1))
         for p, rest in zip(points, others, strict=True)
     ]
-    inverse = [[p**i for p in points] + [Fraction(i == m - 1)] for i in range(m)]
+    columns = [[p**i for i in range(m)] for p in points]
+    columns.insert(1, [Fraction(i == m - 1) for i in range(m)])
+    inverse = list(zip(*columns, strict=True))
     kernel = [[p**i / s for i in range(TAPS)] for p, s in zip(points, scales, strict=True)]
-    kernel.append([Fraction(i == TAPS - 1) for i in range(TAPS)])
+    kernel.insert(1, [Fraction(i == TAPS - 1) for i in range(TAPS)])
     data = [[*_polynomial(rest), Fraction(0)] for rest in others]
-    data.append(_polynomial(points))
-    return Winograd(tuple(float(p) for p in points), _table(inverse), _table(kernel), _table(data))
+    data.insert(1, _polynomial(points))
+    return Winograd(_table(inverse), _table(kernel), _table(data))
 
 
 def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:

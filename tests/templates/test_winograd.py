@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from running import compiled, random_inputs
+from running import compiled, interpreted, random_inputs
 
 from loopwright import weights
 from loopwright.codegen.compile import compile_config
 from loopwright.errors import ConfigError, TemplateError
-from loopwright.ir.expr import Binary, Op
+from loopwright.ir.expr import Binary, Expr, Op
+from loopwright.layout import Layout
 from loopwright.learn.features import features_of, featurize
 from loopwright.ops.registry import build
 from loopwright.runtime.cpu import CpuDevice
@@ -122,13 +123,24 @@ def test_every_shape_is_right(case: str, m: int, cpu: CpuDevice) -> None:
     assert error_of(task, with_m(task, m, seed=1), cpu) < ERRORS[m]
 
 
-@pytest.mark.parametrize("target", ["x86-64-avx512", "x86-64-avx2", "x86-64-sse4"])
+@pytest.mark.parametrize("target", ["x86-64-avx2", "x86-64-sse4"])
 @pytest.mark.parametrize("case", ["odd", "channels"])
 def test_random_configs_are_right(case: str, target: str, cpu: CpuDevice) -> None:
     task = task_of(CASES[case], target)
-    for point in task.space.sample(np.random.default_rng(7), 3):
+    for point in task.space.sample(np.random.default_rng(7), 2):
         config = task.space.decode(point)
         assert error_of(task, config, cpu) < ERRORS[6], str(config)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wide_vectors_are_right_and_every_access_is_within_bounds(seed: int) -> None:
+    task = task_of(conv((1, 4, 5, 6), 17, bias=True), "x86-64-avx512")
+    config = task.space.decode(task.space.sample(np.random.default_rng(seed), 1)[0])
+    schedule = scheduled(task, config)
+    inputs = list(random_inputs(task.workload))
+    wanted = evaluate(task.workload, inputs)[0]
+    inputs[1] = weights.apply(f"winograd{config.integer('m')}", inputs[1])
+    assert scale_error(interpreted(schedule, inputs)[0], wanted) < ERRORS[6]
 
 
 def test_two_threads_share_nothing_they_write() -> None:
@@ -141,7 +153,7 @@ def test_two_threads_share_nothing_they_write() -> None:
             assert error_of(task, config, device) < ERRORS[6], str(config)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["odd", "few", "residual", "tiny"])
 def test_the_default_is_in_the_space_and_right(case: str, cpu: CpuDevice) -> None:
     task = task_of(CASES[case])
     config = conv2d_winograd.default(task.workload, task.target)
@@ -149,10 +161,8 @@ def test_the_default_is_in_the_space_and_right(case: str, cpu: CpuDevice) -> Non
     assert error_of(task, config, cpu) < ERRORS[6]
 
 
-def test_layouts_from_outside_are_kept(cpu: CpuDevice) -> None:
+def test_layouts_from_outside_are_kept() -> None:
     workload = CASES["residual"]
-    from loopwright.layout import Layout
-
     layout = Layout.parse("NCHW8c", "NCHW")
     names = ("data", "residual", workload.outputs[0].name)
     task = make(
@@ -201,7 +211,7 @@ def test_padding_with_something_else_is_refused() -> None:
     plain = conv((1, 4, 6, 6), 4)
     pad, product = plain.stages
 
-    def body(n: te.Expr, c: te.Expr, y: te.Expr, x: te.Expr) -> te.Expr:
+    def body(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
         inside = Binary(Op.AND, y >= 1, x >= 1)
         return te.if_then_else(inside, plain.inputs[0][n, c, y % 6, x % 6], 0.0)
 
@@ -248,7 +258,7 @@ def test_plans_cost_more_for_more_work() -> None:
         assert 0 < one < winograd_cost.cost(plan, large, target, 8)
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
 @given(st.data())
 def test_any_convolution_is_right(cpu: CpuDevice, data: st.DataObject) -> None:
     size = st.integers(1, 9)

@@ -59,6 +59,7 @@ class Expressions:
         self.memory = Memory(indices, arith, self.conditions, storage, target)
         self._functions = Functions(indices, arith)
         self._pure: dict[Expr, bool] = {}
+        self._literals: dict[Const, Value] = {}
         self._ways: dict[Binary, _Way] = {}
         self._spines: dict[Binary, list[Binary]] = {}
         self._shared: dict[Expr, frozenset[Expr]] = {}
@@ -105,7 +106,10 @@ class Expressions:
         return self._table[type(expr)](expr)
 
     def _const(self, node: Const) -> Value:
-        return literal(node.value, node.dtype)
+        found = self._literals.get(node)
+        if found is None:
+            found = self._literals[node] = literal(node.value, node.dtype)
+        return found
 
     def _var(self, node: Var) -> Value:
         return self._indices.value(self._indices.index(node))

@@ -7,9 +7,10 @@
     back.half, back    the inverse transform along columns
     out.half           the first half of the inverse transform along rows; the second is inlined
 
-Each one-dimensional transform is a product of two sparse tables, since the rows that belong to
-points p and -p are the sum and the difference of an even and an odd part: `half` is what they
-share. Tables are chains of Selects on an axis, which fold where that axis is unrolled.
+The rows of a one-dimensional transform that belong to points p and -p are the sum and the
+difference of an even and an odd part, so each is done in two steps: `half` are those parts, or, of
+the inverse, the sums and differences. Tables are chains of Selects on an axis, which fold where
+that axis is unrolled.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from loopwright.te.workload import Workload, workload
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.weights import TAPS, Table, Winograd, winograd
 
+_ONE = const(1.0, F32)
 _KIND = "a convolution of NCHW data with an OIHW weight"
 
 
@@ -270,7 +272,7 @@ def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
     batch, channels, _, width = padded.shape
     high, wide = (tiles(extent, m) for extent in role.conv.shape[2:])
     a = m + TAPS - 1
-    halves, joined = _factors(tables.data)
+    halves = _halves(tables.data)
     name = role.conv.name
     rows_half = compute(
         (batch, a, channels, high, width),
@@ -279,7 +281,7 @@ def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
     )
     rows = compute(
         (batch, a, channels, high, width),
-        lambda n, a, c, ty, x: _combined(a, joined, lambda h: rows_half[n, h, c, ty, x]),
+        lambda n, a, c, ty, x: _butterfly(a, lambda h: rows_half[n, h, c, ty, x]),
         name=f"{name}.rows",
     )
     v_half = compute(
@@ -289,7 +291,7 @@ def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
     )
     return compute(
         (batch, a, a, channels, high, wide),
-        lambda n, a, b, c, ty, tx: _combined(b, joined, lambda h: v_half[n, a, h, c, ty, tx]),
+        lambda n, a, b, c, ty, tx: _butterfly(b, lambda h: v_half[n, a, h, c, ty, tx]),
         name=f"{name}.v",
     )
 
@@ -315,54 +317,65 @@ def _padded(role: Roles, m: int) -> Tensor:
 def _inverted(role: Roles, products: Tensor, tables: Winograd, m: int) -> Tensor:
     """The output of the convolution, from the products."""
     batch, a, _, outputs, high, wide = products.shape
-    shared, rest = _inverse_factors(tables.inverse)
+    rest = tuple(zip(*_halves(tuple(zip(*tables.inverse, strict=True))), strict=True))
     name = role.conv.name
     back_half = compute(
         (batch, a, a, outputs, high, wide),
-        lambda n, h, b, o, ty, tx: _combined(h, shared, lambda i: products[n, i, b, o, ty, tx]),
+        lambda n, h, b, o, ty, tx: _butterfly(h, lambda i: products[n, i, b, o, ty, tx]),
         name=f"{name}.back.half",
     )
     back = compute(
         (batch, m, a, outputs, high, wide),
-        lambda n, p, b, o, ty, tx: _combined(p, rest, lambda h: back_half[n, h, b, o, ty, tx]),
+        lambda n, p, b, o, ty, tx: _alternating(p, rest, lambda h: back_half[n, h, b, o, ty, tx]),
         name=f"{name}.back",
     )
     out_half = compute(
         (batch, m, a, outputs, high, wide),
-        lambda n, p, h, o, ty, tx: _combined(h, shared, lambda j: back[n, p, j, o, ty, tx]),
+        lambda n, p, h, o, ty, tx: _butterfly(h, lambda j: back[n, p, j, o, ty, tx]),
         name=f"{name}.out.half",
     )
     n, o, y, x = role.conv.axis
 
-    def element(h: int) -> Expr:
+    def element(h: Expr) -> Expr:
         return out_half[n, y % m, h, o, y // m, x // m]
 
-    body = _combined(x % m, rest, element)
+    body = _alternating(x % m, rest, element)
     return replace(role.conv, op=Compute(role.conv.axis, body))
 
 
-def _factors(table: Table) -> tuple[Table, Table]:
-    """(halves, joined) with joined @ halves = table, whose rows but the first and last are pairs.
+def _halves(table: Table) -> Table:
+    """`table` with each pair of rows, for points p and -p, taken apart: an even and an odd part.
 
-    A pair's sum and difference are taken apart: two rows of `halves`, an even and an odd part.
+    The rows are the sum and the difference of the parts; those for 0 and infinity, which come
+    first, stay.
     """
-    size = len(table)
-    halves = [list(row) for row in table]
-    joined = [[float(i == j) for j in range(size)] for i in range(size)]
-    for at in range(1, size - 1, 2):
-        plus, minus = table[at], table[at + 1]
-        halves[at] = [(p + q) / 2 for p, q in zip(plus, minus, strict=True)]
-        halves[at + 1] = [(p - q) / 2 for p, q in zip(plus, minus, strict=True)]
-        joined[at][at + 1] = joined[at + 1][at] = 1.0
-        joined[at + 1][at + 1] = -1.0
-    return tuple(map(tuple, halves)), tuple(map(tuple, joined))
+    rows = list(table[:2])
+    for at in range(2, len(table), 2):
+        plus, minus = table[at : at + 2]
+        rows.append(tuple((p + q) / 2 for p, q in zip(plus, minus, strict=True)))
+        rows.append(tuple((p - q) / 2 for p, q in zip(plus, minus, strict=True)))
+    return tuple(rows)
 
 
-def _inverse_factors(table: Table) -> tuple[Table, Table]:
-    """(shared, rest) with rest @ shared = table, whose columns but the first and last are pairs."""
-    flipped: Table = tuple(zip(*table, strict=True))
-    halves, joined = _factors(flipped)
-    return tuple(zip(*joined, strict=True)), tuple(zip(*halves, strict=True))
+def _butterfly(row: Expr, element: Callable[[Expr], Expr]) -> Expr:
+    """The sum or difference of the pair of elements that `row` is one of; the first two alone."""
+    even = row // 2 * 2
+    first = Select(row <= 0, _ONE, Select(row <= 1, const(0.0, F32), _ONE))
+    sign = Select((row % 2).equal(0), _ONE, const(-1.0, F32))
+    second = Select(row <= 0, const(0.0, F32), Select(row <= 1, _ONE, sign))
+    return element(even) * first + element(even + 1) * second
+
+
+def _alternating(row: Expr, table: Table, element: Callable[[Expr], Expr]) -> Expr:
+    """`sum(table[row][j] * element(j))` where even rows have even columns only, and odd ones odd."""
+    total: Expr | None = None
+    for place in range(0, len(table[0]), 2):
+        column = [line[place + number % 2] for number, line in enumerate(table)]
+        term = element(row % 2 + place) * _entry(row, column)
+        total = term if total is None else total + term
+    if total is None:
+        raise TemplateError("an empty table")
+    return total
 
 
 def _combined(row: Expr, table: Table, element: Callable[[int], Expr]) -> Expr:
