@@ -285,6 +285,8 @@ def _keeps_channels(graph: Graph, node: Node) -> bool:
     if node.op in ("reduce_mean", "reduce_max", "reduce_sum"):
         axes = node.attrs.get("axes", ())
         return isinstance(axes, tuple) and set(axes) <= {2, 3} and node.attrs.get("keepdims") == 1
+    if node.op == "depth_to_space":
+        return True
     if node.op in ("resize", "pad", "slice"):
         source = graph.values[node.inputs[0]].shape
         return source[:2] == value.shape[:2]

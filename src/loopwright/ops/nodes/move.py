@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.ir.expr import Expr, const
-from loopwright.ops.nodes.attributes import NodeAttrs, integers, number, text
+from loopwright.ops.nodes.attributes import NodeAttrs, integer, integers, number, text
 from loopwright.ops.nodes.node import (
     Inputs,
     Kind,
@@ -195,7 +195,24 @@ _SOURCES: Mapping[str, Callable[[Expr, int], Expr]] = {
     "wrap": lambda i, extent: i % extent,
 }
 
+
+def _depth_to_space(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+    """Channel `(by * block + bx) * C + c` goes to channel c of row by, column bx of a block."""
+    x, block = given(inputs), integer(attrs, "block")
+    if x.ndim != 4 or block < 1 or x.shape[1] % (block * block):
+        raise ShapeError(f"block={block} needs 4 dimensions and channels that it divides twice")
+    n, depth, height, width = x.shape
+    channels = depth // (block * block)
+
+    def body(n: Expr, c: Expr, y: Expr, x_: Expr) -> Expr:
+        plane = (y % block) * block + x_ % block
+        return x[n, plane * channels + c, y // block, x_ // block]
+
+    return (compute((n, channels, height * block, width * block), body, prefix),)
+
+
 NODES: tuple[NodeDef, ...] = (
+    NodeDef("depth_to_space", Kind.INJECTIVE, _depth_to_space, attrs=frozenset({"block"})),
     NodeDef("transpose", Kind.INJECTIVE, _transpose, attrs=frozenset({"perm"})),
     NodeDef("reshape", Kind.INJECTIVE, _reshape, attrs=frozenset({"shape"})),
     NodeDef("expand", Kind.INJECTIVE, _expand, attrs=frozenset({"shape"})),
