@@ -367,7 +367,7 @@ def _butterfly(row: Expr, element: Callable[[Expr], Expr]) -> Expr:
 
 
 def _alternating(row: Expr, table: Table, element: Callable[[Expr], Expr]) -> Expr:
-    """`sum(table[row][j] * element(j))` where even rows have even columns only, and odd ones odd."""
+    """`sum(table[row][j] * element(j))`; even rows have even columns only, odd ones odd."""
     total: Expr | None = None
     for place in range(0, len(table[0]), 2):
         column = [line[place + number % 2] for number, line in enumerate(table)]
