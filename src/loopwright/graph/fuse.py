@@ -91,11 +91,18 @@ def fuse(graph: Graph) -> Fused:
     """
     groups = _groups(graph)
     constants = dict(graph.constants)
-    steps = tuple(_step(graph, members, constants) for members in groups)
+    steps: list[Step] = []
+    for members in groups:
+        step = _step(graph, members, constants)
+        if isinstance(step, View) and step.source in constants:
+            shape = graph.values[step.output].shape
+            constants[step.output] = constants[step.source].reshape(shape)
+        else:
+            steps.append(step)
     added = {name: array for name, array in constants.items() if name not in graph.constants}
     values = dict(graph.values)
     values.update({name: _value(array) for name, array in added.items()})
-    return Fused(graph, steps, values, constants)
+    return Fused(graph, tuple(steps), values, constants)
 
 
 def _value(array: Array) -> Value:

@@ -209,13 +209,14 @@ class _Placer:
     def output(self, name: str) -> str:
         """The key of an output of the model: plain, and memory of its own."""
         key = self.row_major(name)
-        if key in self.fused.graph.inputs or self.is_constant(name) or self._is_taken(key):
+        if self.is_constant(name) or key in self.fused.graph.inputs or self._is_taken(key):
             value = self.fused.values[name]
             plain = Layout.plain(len(value.shape))
             copied = f"{name}%copy"
             self.stored[copied] = Stored(copied, value, plain)
             chosen = change(value, plain, plain, self.target, self.threads)
-            self.steps.append(Call(copied, (), chosen, (key,), (copied,)))
+            constant = frozenset({0} if self.is_constant(name) else ())
+            self.steps.append(Call(copied, (), chosen, (key,), (copied,), constant))
             return copied
         return key
 
