@@ -386,7 +386,22 @@ class Forms:
             if op is Op.LE or op is Op.GT:  # d <= 0 is d - 1 < 0, and d > 0 is d - 1 >= 0
                 op, const = (Op.LT if op is Op.LE else Op.GE), const - 1
         terms = {k: c // shared for k, c in difference.terms.items()}
-        return self._ordered(op, terms, const // shared)
+        const //= shared
+        if op is Op.LT or op is Op.GE:
+            terms, const = self._in_blocks(terms, const)
+        return self._ordered(op, terms, const)
+
+    def _in_blocks(self, terms: dict[str, int], const: int) -> tuple[dict[str, int], int]:
+        """`sum(terms) + const`, or a sum that is below 0 for the same values: one of blocks.
+
+        `8 * a + b - 16` is below 0 where `a - 2` is, for b in 0..7.
+        """
+        for size in sorted({abs(c) for c in terms.values() if abs(c) > 1}, reverse=True):
+            whole, rest = _split(terms, size)
+            block = self._block(Form(rest, const), size) if rest else None
+            if block is not None:
+                return {k: c // size for k, c in whole.items()}, block
+        return terms, const
 
     def _ordered(self, op: Op, terms: dict[str, int], const: int) -> Expr:
         """`sum(terms) + const op 0` with every coefficient positive; `op` is <, >=, == or !=."""

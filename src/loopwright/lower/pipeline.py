@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from loopwright.ir.stmt import Kernel
 from loopwright.ir.verify import verify
+from loopwright.lower.borders import cut_at_borders
 from loopwright.lower.flatten import flatten_storage
 from loopwright.lower.loops import build_loops
 from loopwright.lower.partition import partition_copies
@@ -25,6 +26,7 @@ class Pass:
 
 PASSES: tuple[Pass, ...] = (
     Pass("partition_copies", partition_copies, "no test for each element of a padded copy"),
+    Pass("cut_at_borders", cut_at_borders, "no test in a loop where one cut decides it"),
     Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),
 )
 
