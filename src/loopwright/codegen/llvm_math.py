@@ -8,14 +8,13 @@ Source: the range reductions are the textbook ones (J.-M. Muller, Elementary Fun
 from zero tanh(x) = 1 - 2 / (exp(2x) + 1) and erf(x) = 1 - exp(log erfc(x)), near it odd
 polynomials. Coefficients are minimax fits of the relative error (Lawson's iteration on Chebyshev
 nodes, float64), rounded to float32. Error measured against float64 over all exponents, with fused
-multiply-add: exp 1.0, log 0.8, tanh 1.3, erf 1.0 units in the last place
+multiply-add: exp 1.0 (down to 2**-125), log 0.8, tanh 1.3, erf 1.0 units in the last place
 (`tests/codegen/test_llvm_math.py` holds them to 2).
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from collections.abc import Callable
 
 from loopwright.codegen.llvm_arith import Arithmetic
@@ -76,15 +75,18 @@ _LOG_ERFC = (
 )
 """log(erfc(x)) for 0.95 <= x <= 4."""
 
-_EXP_LIMITS = -104.0, 89.0
-"""Below and above, exp is 0 and infinity in float32."""
+_EXP_LIMITS = -86.98, 89.0
+"""Below, exp is less than 2**-125 and taken to be 0; above it is infinity in float32."""
+_EXPONENT_ONE = 127 << 23
+"""The bits of 1.0."""
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
 """ln 2 in two parts; the first has so few digits that a multiple of it by an exponent is exact."""
 _MAGIC = 12582912.0
 """1.5 * 2**23: adding it rounds a small number to an integer, in the low bits of the sum."""
 _SQRT_HALF_BITS = 0x3F3504F3
 _SMALLEST_NORMAL = 2.0**-126
-_TANH_SMALL = 0.6
+_TANH_SMALL, _TANH_ONE = 0.6, 10.0
+"""tanh is an odd polynomial up to the first, and 1 in float32 from the second on."""
 _ERF_SMALL, _ERF_ONE = 0.96, 4.0
 """erf is an odd polynomial up to the first, and 1 in float32 from the second on."""
 
@@ -161,19 +163,25 @@ class Functions:
 
     def _exp(self, x: Value) -> Value:
         low, high = _EXP_LIMITS
+        do, select = self._arith.binary, self._arith.select
+        # Comparisons that are false for NaN keep it.
+        kept = select(do(Op.LT, x, _f(low)), _f(low), x)
+        kept = select(do(Op.GT, kept, _f(high)), _f(high), kept)
+        # 2**n may not be a float, where n is 128, but half of it is.
+        half = self._exp_within(kept, _EXPONENT_ONE - (1 << 23))
+        return select(do(Op.LT, x, _f(low)), _f(0.0), do(Op.ADD, half, half))
+
+    def _exp_within(self, x: Value, one: int = _EXPONENT_ONE) -> Value:
+        """exp(x) for x in -87..88; half of it where `one` has the bits of a half."""
         do, fma = self._arith.binary, self._arith.multiply_add
-        # Comparisons that are false for NaN keep it; 2**n is two factors, n may pass -126 or 127.
-        x = self._arith.select(do(Op.LT, x, _f(low)), _f(low), x)
-        x = self._arith.select(do(Op.GT, x, _f(high)), _f(high), x)
         shifted = fma(x, _f(1 / math.log(2)), _f(_MAGIC))
-        n = do(Op.SUB, self._bits(shifted), self._bits_of(_MAGIC))
         whole = do(Op.SUB, shifted, _f(_MAGIC))
         r = fma(whole, _f(_LN2_LOW), fma(whole, _f(_LN2_HIGH), x, minus=True), minus=True)
-        square = do(Op.MUL, r, r)
-        result = do(Op.ADD, fma(square, self._polynomial(_EXP, r), r), _f(1.0))
-        half = self._shift("ashr", n, 1)
-        first, second = self._power_of_two(half), self._power_of_two(do(Op.SUB, n, half))
-        return do(Op.MUL, do(Op.MUL, result, first), second)
+        result = fma(do(Op.MUL, r, r), self._polynomial(_EXP, r), r)
+        result = do(Op.ADD, result, _f(1.0))
+        # The low bits of `shifted` are n; all others leave when they become the exponent.
+        power = do(Op.ADD, self._shift("shl", self._bits(shifted), 23), _i(one))
+        return do(Op.MUL, result, self._float_of(power))
 
     def _log(self, x: Value) -> Value:
         do, fma, select = self._arith.binary, self._arith.multiply_add, self._arith.select
@@ -200,7 +208,8 @@ class Functions:
         size = self._arith.intrinsic("fabs", x)
         square = do(Op.MUL, x, x)
         near = fma(do(Op.MUL, square, x), self._polynomial(_TANH, square), x)
-        grown = do(Op.ADD, self._exp(do(Op.ADD, size, size)), _f(1.0))
+        capped = self._arith.select(do(Op.GT, size, _f(_TANH_ONE)), _f(_TANH_ONE), size)
+        grown = do(Op.ADD, self._exp_within(do(Op.ADD, capped, capped)), _f(1.0))
         far = do(Op.SUB, _f(1.0), do(Op.DIV, _f(2.0), grown))
         signed = self._arith.intrinsic("copysign", far, x)
         return self._arith.select(do(Op.LT, size, _f(_TANH_SMALL)), near, signed)
@@ -211,7 +220,7 @@ class Functions:
         square = do(Op.MUL, x, x)
         near = fma(x, self._polynomial(_ERF, square), x)
         capped = self._arith.select(do(Op.GT, size, _f(_ERF_ONE)), _f(_ERF_ONE), size)
-        rest = self._exp(self._polynomial(_LOG_ERFC, capped))
+        rest = self._exp_within(self._polynomial(_LOG_ERFC, capped))
         signed = self._arith.intrinsic("copysign", do(Op.SUB, _f(1.0), rest), x)
         return self._arith.select(do(Op.LT, size, _f(_ERF_SMALL)), near, signed)
 
@@ -221,11 +230,6 @@ class Functions:
         for coefficient in reversed(coefficients[:-1]):
             total = self._arith.multiply_add(total, x, _f(coefficient))
         return total
-
-    def _power_of_two(self, n: Value) -> Value:
-        """2**n for int32 n in -126..127."""
-        biased = self._arith.binary(Op.ADD, n, _i(127))
-        return self._float_of(self._shift("shl", biased, 23))
 
     def _shift(self, op: str, value: Value, count: int) -> Value:
         kind, by = value_type(I32, value.lanes), self._arith.widen(_i(count), value.lanes)
@@ -240,9 +244,6 @@ class Functions:
     def _float_of(self, bits: Value) -> Value:
         old, new = value_type(I32, bits.lanes), value_type(F32, bits.lanes)
         return Value(self._indices.text.op(f"bitcast {old} {bits.text} to {new}"), F32, bits.lanes)
-
-    def _bits_of(self, number: float) -> Value:
-        return _i(int.from_bytes(struct.pack("<f", number), "little"))
 
 
 def _f(value: float) -> Value:

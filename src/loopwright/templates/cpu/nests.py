@@ -214,7 +214,7 @@ class _Nest:
     def _vectors(self, extent: int) -> int:
         """Vectors of a tile: as many as divide the extent, or waste little of it."""
         lanes = self.wishes.lanes
-        most = self.wishes.tile if self.found.weight <= 8 else 2 if self.found.weight <= 40 else 1
+        most = self.wishes.tile if self.found.weight <= 4 else 2 if self.found.weight <= 8 else 1
         for count in range(most, 1, -1):
             if extent % (lanes * count) == 0 or extent >= 8 * lanes * count:
                 return count
