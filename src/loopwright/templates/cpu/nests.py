@@ -23,6 +23,8 @@ from loopwright.te.tensor import Compute, Tensor
 from loopwright.templates.cpu.parts import Part, Touches, parts_of, touches
 from loopwright.templates.cpu.placement import Attached, Level, Placement, operations
 
+LINE = 16
+"""Steps along the lines of a tensor that is read across them: the floats of a line."""
 MAX_UNROLLED = 36
 """Vector operations of a reduction that are unrolled at most."""
 
@@ -157,11 +159,15 @@ class _Nest:
         elif inner:
             group = self._group(inner)
             inner = inner[: len(inner) - len(group)]
+        across = None
         if not self.rows:
-            foreign = [p for p in inner if not p.own and not self.has_tile]
-            outer += [p for p in inner if p not in foreign]
-            inner = foreign
+            across = self._across(inner, group)
+            within = [p for p in inner if not p.own and not self.has_tile and p != across]
+            outer += [p for p in inner if p not in within]
+            inner = within
         self._place(loops, outer, inner, group, in_row=along_row)
+        if across is not None:
+            self._walk_lines(loops[across], across.extent)
         self._annotate()
 
     def _group(self, inner: Sequence[Part]) -> list[Part]:
@@ -172,6 +178,33 @@ class _Nest:
                 break
             group.insert(0, part)
         return group
+
+    def _across(self, inner: Sequence[Part], group: Sequence[Part]) -> Part | None:
+        """The part along which the largest tensor read is contiguous, where the vectors are not."""
+        reads = self.found.touches.reaches[1:]
+        if self.folds or not reads or not group:
+            return None
+        largest = max(reads, key=lambda r: r.size)
+        if largest.stride(group[-1].name) in (0, 1):
+            return None
+        return next((p for p in inner if largest.stride(p.name) == 1), None)
+
+    def _walk_lines(self, loop: Loop, extent: int) -> None:
+        """Run a piece of `loop` inside of the loop over vectors, to use whole lines of memory."""
+        sizes = [n for n in range(LINE, LINE // 4, -1) if extent % n == 0]
+        place = self.shared.index(loop)
+        self.shared[place], piece = self.stage.split(loop, sizes[0] if sizes else LINE)
+        self.middle.append(piece)
+        self.stage.reorder(*self.shared, *self.middle, *self.tile, *self._lanes)
+
+    @property
+    def folds(self) -> bool:
+        """True when elements of a tile are folded in registers."""
+        return bool(self.found.tensor.reduce_axis) or self.has_tile
+
+    @property
+    def _lanes(self) -> list[Loop]:
+        return [] if self.lane is None else [self.lane]
 
     def _place(
         self,
@@ -224,9 +257,8 @@ class _Nest:
         self, outer: Sequence[Part], inner: Sequence[Part], vectors: int
     ) -> tuple[Part, int] | None:
         """The part next to the vectors, and how many of its steps a tile of a reduction has."""
-        folds = bool(self.found.tensor.reduce_axis) or self.has_tile
         near = [p for p in (*outer, *inner) if p.extent > 1 and p.own]
-        if not folds or vectors > 1 or not near or self.wishes.tile < 2:
+        if not self.folds or vectors > 1 or not near or self.wishes.tile < 2:
             return None
         extent = near[-1].extent
         sizes = range(min(extent, self.wishes.tile + 2), 1, -1)
