@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 import loopwright as lw
 from loopwright.api.model import load_model
@@ -62,23 +58,6 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(
 
 
 def test_a_models_tasks_have_counts_and_flops() -> None:
-    model = load_model("resnet18", target="x86-64-avx512")
+    model = load_model("resnet18", target="x86-64-avx512", winograd=False)
     assert (len(model.parts), sum(part.count for part in model.parts)) == (16, 21)
     assert 3.6e9 < model.flops < 3.7e9
-
-
-def test_an_operator_of_a_model_that_is_refused_is_named(tmp_path: Path) -> None:
-    graph = helper.make_graph(
-        [helper.make_node("MatMul", ["x", "w"], ["y"], name="product")],
-        "g",
-        [
-            helper.make_tensor_value_info("x", TensorProto.INT32, (4, 8)),
-            helper.make_tensor_value_info("w", TensorProto.INT32, (8, 8)),
-        ],
-        [helper.make_tensor_value_info("y", TensorProto.INT32, (4, 8))],
-    )
-    path = tmp_path / "ints.onnx"
-    opset = [helper.make_opsetid("", 18)]
-    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), path)
-    with pytest.raises(UnsupportedError, match=r"ints\.onnx: node 'product': dense: dtype int32"):
-        load_model(str(path))

@@ -62,7 +62,7 @@ def test_tuning_a_model_reports_what_it_found(run: Run) -> None:
 def test_the_same_command_again_goes_on(run: Run, tmp_path: Path) -> None:
     run(*TUNE, "--trials", "2")
     again = run(*TUNE, "--trials", "3")
-    assert "net.onnx: 3 trials" in again.out
+    assert "net: 3 trials" in again.out
     assert "2 of them from before" in again.err
     assert trials_of(tmp_path) == 3
 
@@ -119,7 +119,6 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
         (["tune", "net.onnx", "--tasks", "7"], "'7' is not among 0 to 0"),
         (["tune", "net.onnx", "--compare", "mxnet"], "unknown peer 'mxnet'"),
         (["tune", "net.onnx", "--shape", "x=2"], "input 'x' has 4 dimensions"),
-        (["tune", "dcgan"], "dcgan.onnx has no convolution or matrix product to tune"),
         (["tasks", "net.onnx", "--threads", "1", "--target", "cpu l9=1"], "option 'l9=1'"),
         (["bench", "net.onnx"], "add --ops"),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import ml_dtypes
 import numpy as np
 import pytest
+from machines import presets_to_run
 
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Binary, Call, Cast, Expr, Fn, Op, Select, const
@@ -121,7 +122,7 @@ def test_casts_as_numpy(mapped: Mapped, source: dt.DType) -> None:
             np.testing.assert_array_equal(got, want, err_msg=f"{source} -> {wanted}")
 
 
-@pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2"])
+@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2"))
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 def test_every_half_converts_exactly_on_every_target(
     mapped: Mapped, preset: str, dtype: type
@@ -137,7 +138,7 @@ def test_every_half_converts_exactly_on_every_target(
         assert np.isnan(got.astype(np.float32)[np.isnan(want)]).all()
 
 
-@pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
+@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2", "x86-64-avx512"))
 def test_floats_round_to_the_nearest_half(mapped: Mapped, preset: str) -> None:
     rng = np.random.default_rng(8)
     bits = rng.integers(0x30000000, 0x48000000, 4000, dtype=np.uint32)

@@ -5,6 +5,7 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from machines import presets_to_run
 
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
@@ -70,7 +71,7 @@ def matmul(
     )
 
 
-@pytest.mark.parametrize("preset", ["x86-64-sse4", "x86-64-avx2", "x86-64-avx512"])
+@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2", "x86-64-avx512"))
 @pytest.mark.parametrize(
     ("shape", "tile", "tail"),
     [

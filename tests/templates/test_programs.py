@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from machines import presets_to_run
 from running import check_interpreted, compiled, differences, random_inputs
 
 from loopwright.ops.registry import build
@@ -49,7 +50,7 @@ def check_configs(task: Task, cpu: CpuDevice, n: int, seed: int) -> None:
         assert differences(task.workload, actual, expected) == [], f"{task.name}\n{config}"
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", presets_to_run(*TARGETS))
 @pytest.mark.parametrize(("operator", "shape"), CASES)
 def test_the_handcrafted_template_computes_the_operator(
     operator: str, shape: str, target: str, cpu: CpuDevice
