@@ -3,8 +3,9 @@ run makes.
 
     python benchmarks/throughput.py [--trials 256] [--builds 48] [-o json]
 
-Both on C2 (56x56, 64>64, 3x3). Compiling: configs with a register tile of 14 columns by 2 (6 by 2 with 16 registers)
-vectors, one builder process pinned to one core; the time in that process from the config to the
+Both on C2 (56x56, 64>64, 3x3). Compiling: configs with a register tile of 14 columns by 2 vectors (6
+by 2 where there are 16 registers),
+one builder process pinned to one core; the time in that process from the config to the
 object code. Trials: one `lw.tune` with the model policy into records that are thrown away, from
 the call to its return, processes started within.
 """
@@ -54,7 +55,7 @@ class Row:
 
 
 def tiled_configs(task: lw.Task, count: int, seed: int) -> list[Config]:
-    """`count` configs of C2 whose register tile is 14 columns of one row by 2 vectors."""
+    """`count` configs of C2 whose register tile is one row of `tile_width` columns by 2 vectors."""
     space = task.space
     points = space.sample(np.random.default_rng(seed), 1 << 17)
     tile = space.values(points, "tile_w")[1] == tile_width(task)
