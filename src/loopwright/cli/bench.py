@@ -1,4 +1,4 @@
-"""`loopwright bench MODEL --ops`: the tuned programs of a model beside other libraries."""
+"""`loopwright bench MODEL`: a tuned model, or its operators, beside other libraries."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ from loopwright.cli.common import (
     ThreadsOption,
     console,
     known_engines,
+    own_records,
     parse_shapes,
     print_json,
     records_url,
     select,
 )
-from loopwright.errors import RecordsError, UnsupportedError
+from loopwright.errors import RecordsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -48,14 +49,16 @@ def bench(
     shape: ShapeOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Time the tuned programs of MODEL.
+    """Time MODEL, made of the best programs on record, in turns with the libraries of --compare.
 
-    Each is timed in turns with the libraries of --compare: the kernel alone in its own layouts with
+    With --ops each operator is timed by itself. It is timed in turns with the libraries of --compare: the kernel alone in its own layouts with
     packed weights, and from plain to plain layouts.
     """
-    if not ops:
-        raise UnsupportedError("bench times operators so far; add --ops")
     engines = known_engines(compare)
+    if not ops:
+        given = records or own_records(context)
+        bench_model(model, engines, threads, given, rounds, parse_shapes(shape), output)
+        return
     from loopwright.api.model import load_model
     from loopwright.cli.report import as_json, as_table
     from loopwright.peers.compare import Plan
@@ -73,6 +76,45 @@ def bench(
     screen.print(as_table(found.label, threads, rows))
     for line in missing:
         screen.print(f"left out: {line}")
+
+
+def bench_model(
+    model: str,
+    engines: Sequence[str],
+    threads: int,
+    records: str | None,
+    rounds: int,
+    shapes: dict[str, tuple[int, ...]],
+    output: Output,
+) -> None:
+    """Time a whole model, an ONNX file or a tuned one, and print the result."""
+    import tempfile
+    from pathlib import Path
+
+    from loopwright.api.compare import compare_model
+    from loopwright.api.compile import compile as compile_model
+    from loopwright.cli.models_report import models_json, models_table
+    from loopwright.runtime.model_file import is_model_file, read_manifest
+
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = Path(model)
+        source = model
+        if is_model_file(tuned):
+            source = read_manifest(tuned).name
+        else:
+            tuned = Path(folder) / "model.lw"
+            with compile_model(
+                model, threads=threads, records=records, input_shapes=shapes
+            ) as made:
+                made.save(tuned)
+        found = compare_model(tuned, source, engines, threads, rounds)
+    if output is Output.JSON:
+        print_json(models_json([found]))
+        return
+    screen = console()
+    screen.print(models_table([found]))
+    for name, why in found.refused.items():
+        screen.print(f"left out: {name}: {why}", markup=False)
 
 
 @dataclass(frozen=True, slots=True)

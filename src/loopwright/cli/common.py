@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopwright.errors import ConfigError
-from loopwright.settings import Settings, from_environment
+from loopwright.settings import DEFAULT_RECORDS, Settings, from_environment
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,13 +73,22 @@ TasksOption = Annotated[
 ]
 CompareOption = Annotated[
     list[str] | None,
-    typer.Option("--compare", help="A library to compare with: onnxruntime or torch."),
+    typer.Option(
+        "--compare",
+        help="A library to compare with: onnxruntime, openvino or torch, or several: a,b.",
+    ),
 ]
 
 
 def records_url(context: typer.Context, given: str | None) -> str:
     """The records to use: what the option says, else the settings."""
     return given or settings_of(context).records
+
+
+def own_records(context: typer.Context) -> str | None:
+    """The records of the settings, None where nobody set them."""
+    url = settings_of(context).records
+    return None if url == DEFAULT_RECORDS else url
 
 
 def settings_of(context: typer.Context) -> Settings:
@@ -175,9 +184,10 @@ def known_engines(names: Sequence[str] | None) -> tuple[str, ...]:
     """
     from loopwright.peers.peer import require
 
-    for name in names or ():
+    wanted = [name.strip() for text in names or () for name in text.split(",")]
+    for name in wanted:
         require(name)
-    return tuple(dict.fromkeys(names or ()))
+    return tuple(dict.fromkeys(wanted))
 
 
 def show_ns(ns: float) -> str:

@@ -17,14 +17,13 @@ from loopwright.cli.common import (
     ThreadsOption,
     console,
     describe,
+    own_records,
     parse_duration,
     parse_shapes,
     print_json,
-    records_url,
     show_ns,
 )
 from loopwright.cli.tune import INTERRUPTED, PolicyOption, SeedOption
-from loopwright.settings import DEFAULT_RECORDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +96,7 @@ def optimize(
             target=target,
             time_budget=seconds,
             trials=trials,
-            records=records or _given(context),
+            records=records or own_records(context),
             input_shapes=parse_shapes(input_shape),
             tolerance=tolerance,
             winograd=winograd,
@@ -111,12 +110,6 @@ def optimize(
         show(made)
     if any(result.interrupted for result in made.results):
         raise typer.Exit(INTERRUPTED)
-
-
-def _given(context: typer.Context) -> str | None:
-    """The records of the settings, None where nobody set them."""
-    url = records_url(context, None)
-    return None if url == DEFAULT_RECORDS else url
 
 
 def budget_seconds(text: str | None, trials: int | None) -> float | None:

@@ -18,11 +18,21 @@ from typing import Final
 import msgspec
 
 from loopwright.errors import EnvironmentFailure, UnsupportedError
-from loopwright.peers.wire import Answer, Ask, OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.wire import Answer, Ask, ModelSpec, OpSpec, Ready, Refused, TimeIt, Times
 
-ENGINES: Final = {"onnxruntime": ("onnxruntime", "onnx"), "torch": ("torch",)}
-"""The peers there are, and the packages each needs."""
-_EXTRAS: Final = {"onnxruntime": "bench", "torch": "torch"}
+ENGINES: Final = {
+    "onnxruntime": ("onnxruntime", "onnx"),
+    "openvino": ("openvino",),
+    "torch": ("torch",),
+    "loopwright": (),
+}
+"""The peers there are, and the packages each needs; of ourselves only whole models are peers."""
+_EXTRAS: Final = {
+    "onnxruntime": "bench",
+    "openvino": "openvino",
+    "torch": "torch",
+    "loopwright": "bench",
+}
 _TIMEOUT_S = 120.0
 
 
@@ -91,6 +101,16 @@ class Peer:
         answer = self._ask(spec)
         if isinstance(answer, Ready):
             return answer.form
+        raise self._unexpected(answer)
+
+    def load_model(self, spec: ModelSpec) -> Ready:
+        """Make a whole model ready; how the peer computes it, and what that took.
+
+        Raises: UnsupportedError when the peer cannot.
+        """
+        answer = self._ask(spec)
+        if isinstance(answer, Ready):
+            return answer
         raise self._unexpected(answer)
 
     def time(

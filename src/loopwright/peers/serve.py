@@ -13,7 +13,8 @@ import msgspec
 
 from loopwright.errors import ConfigError
 from loopwright.peers.engine import Engine, batch_size, time_calls
-from loopwright.peers.wire import Answer, Ask, OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.models import ModelEngine, make_model_engine, make_ready
+from loopwright.peers.wire import Answer, Ask, ModelSpec, OpSpec, Ready, Refused, TimeIt, Times
 
 
 def main(argv: list[str]) -> int:
@@ -21,9 +22,9 @@ def main(argv: list[str]) -> int:
     name, threads = argv[1], int(argv[2])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    engine = make_engine(name, threads)
+    server = Server(name, threads)
     for line in sys.stdin:
-        _write(answers, answer(engine, msgspec.json.decode(line, type=Ask)))
+        _write(answers, server.answer(msgspec.json.decode(line, type=Ask)))
     return 0
 
 
@@ -40,19 +41,41 @@ def make_engine(name: str, threads: int) -> Engine:
     raise ConfigError(f"unknown peer {name!r}; use one of onnxruntime, torch")
 
 
-def answer(engine: Engine, ask: Ask) -> Answer:
-    """What `engine` answers to `ask`; whatever the library raises is a refusal."""
-    try:
-        match ask:
-            case OpSpec():
-                return Ready(engine.load(ask))
-            case TimeIt(kernel=True):
-                return Times(tuple(engine.kernel_ns(ask.repeats)))
-            case TimeIt():
-                calls = batch_size(engine.run, ask.min_repeat_s)
-                return Times(time_calls(engine.run, calls, ask.repeats))
-    except Exception as error:  # noqa: BLE001  # a process boundary: it becomes an answer
-        return Refused(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+class Server:
+    """One library that runs one operator or model at a time."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        self._name = name
+        self._threads = threads
+        self._operators: Engine | None = None
+        self._model: ModelEngine | None = None
+
+    def answer(self, ask: Ask) -> Answer:
+        """What the library answers to `ask`; whatever it raises is a refusal."""
+        try:
+            match ask:
+                case OpSpec():
+                    self._operators = self._operators or make_engine(self._name, self._threads)
+                    self._model = None
+                    return Ready(self._operators.load(ask))
+                case ModelSpec():
+                    self._model = make_model_engine(self._name, self._threads)
+                    return make_ready(self._model, ask)
+                case TimeIt():
+                    return self._time(ask)
+        except Exception as error:  # noqa: BLE001  # a process boundary: it becomes an answer
+            return Refused(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+
+    def _time(self, ask: TimeIt) -> Answer:
+        if self._model is not None:
+            calls = batch_size(self._model.run, ask.min_repeat_s)
+            return Times(time_calls(self._model.run, calls, ask.repeats))
+        if self._operators is None:
+            raise ConfigError("nothing is loaded")
+        if ask.kernel:
+            return Times(tuple(self._operators.kernel_ns(ask.repeats)))
+        calls = batch_size(self._operators.run, ask.min_repeat_s)
+        return Times(time_calls(self._operators.run, calls, ask.repeats))
 
 
 def _write(file: TextIO, reply: Answer) -> None:

@@ -30,6 +30,18 @@ class OpSpec(msgspec.Struct, frozen=True, tag="load", tag_field="ask"):
         return bool(self.attrs.get(name, False))
 
 
+class ModelSpec(msgspec.Struct, frozen=True, tag="model", tag_field="ask"):
+    """A whole model to make ready; answered by `Ready`.
+
+    `path` is an ONNX file, or a tuned model for our own engine. `inputs` is an .npz file with the
+    inputs by name; the outputs, in the model's order, are written to `outputs`, another one.
+    """
+
+    path: str
+    inputs: str
+    outputs: str
+
+
 class TimeIt(msgspec.Struct, frozen=True, tag="time", tag_field="ask"):
     """Run what is loaded; answered by `Times`, `repeats` figures of nanoseconds a call.
 
@@ -43,13 +55,19 @@ class TimeIt(msgspec.Struct, frozen=True, tag="time", tag_field="ask"):
     kernel: bool = False
 
 
-Ask = OpSpec | TimeIt
+Ask = OpSpec | ModelSpec | TimeIt
 
 
 class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="answer"):
-    """The operator runs. `form` says how the peer computes it."""
+    """The operator or model runs. `form` says how the peer computes it.
+
+    Of a model it also says how long it took to load, in seconds, and the most memory that the
+    process has had so far, in bytes.
+    """
 
     form: str
+    load_s: float = 0.0
+    peak_bytes: int = 0
 
 
 class Times(msgspec.Struct, frozen=True, tag="times", tag_field="answer"):
