@@ -15,13 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
-from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.cpu import conv2d_default
+from loopwright.templates.cpu.blocking import completed, divides_nearly, store_as
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
 
@@ -46,7 +48,7 @@ def space(workload: Workload, target: Target) -> Space:
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=_tiles(width, room)),
         Split("rows", height, parts=3, policy="listed", candidates=_rows(height)),
-        Split("oc", vectors, parts=3, policy="factors", max_factor=(vectors, 8)),
+        Split("oc", vectors, parts=3, policy="listed", candidates=_channel_tiles(vectors)),
         Split("ic", inputs, policy="factors", max_factor=_ic_limit(inputs, lanes)),
         Choice("lanes", (lanes,)),
         Choice("order", ("oc,rows", "rows,oc")),
@@ -87,6 +89,16 @@ def _tiles(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
     return tuple((t,) for t in range(1, min(extent, room) + 1) if divides_nearly(t, extent))
 
 
+def _channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
+    """(tiles a block, vectors a tile): blocks that divide the tiles; a tile of 3 may leave some."""
+    found = []
+    for tile in range(1, min(vectors, 8) + 1):
+        tiles = -(-vectors // tile)
+        if vectors % tile == 0 or (tile == 3 and divides_nearly(tile, vectors)):
+            found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
+    return tuple(found)
+
+
 def _rows(height: int) -> tuple[tuple[int, ...], ...]:
     """(rows a block, rows a tile): blocks that divide the tiles, tiles of few rows."""
     found = []
@@ -108,10 +120,10 @@ def schedule(s: Schedule, config: Configuration) -> None:
     ic_inner = config.sizes("ic")[1]
     oc_vectors = config.sizes("oc")[2]
     if blocked and groups_of_lanes:
-        s.set_layout(role.data, [0, 1, 2, 3, (1, lanes)])
-    s.set_layout(role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
+        store_as(s, role.data, [0, 1, 2, 3, (1, lanes)])
+    store_as(s, role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
     for tensor in (role.output, *role.added):
-        s.set_layout(tensor, [0, 1, 2, 3, (1, lanes)])
+        store_as(s, tensor, [0, 1, 2, 3, (1, lanes)])
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()
@@ -207,4 +219,10 @@ def _place_pad(
         stage.parallel(stage.fuse(*stage.loops[:2]))
 
 
-TEMPLATE = Template("cpu.conv2d_direct", 1, space, schedule)
+def default(workload: Workload, target: Target) -> Config:
+    """A config that costs least by a simple model of registers and caches."""
+    knobs = space(workload, target)
+    return completed(knobs, conv2d_default.choose(roles(workload), knobs, target))
+
+
+TEMPLATE = Template("cpu.conv2d_direct", 1, space, schedule, default=default)

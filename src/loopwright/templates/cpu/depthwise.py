@@ -10,15 +10,27 @@ from __future__ import annotations
 import numpy.typing as npt
 
 from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.knobs import Choice, Knob, KnobValue, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
-from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.cpu.blocking import (
+    completed,
+    divides_nearly,
+    sizes_of,
+    spans,
+    store_as,
+    tile_cycles,
+)
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
+
+_WIDEST = 8
+"""Pixels of a tile that is good without tuning."""
+_FEW_TAPS = 9
 
 
 def roles(workload: Workload) -> Roles:
@@ -64,10 +76,10 @@ def schedule(s: Schedule, config: Configuration) -> None:
     blocked = (0, 1, 2, 3, (1, lanes))
     same_channels = role.data.shape[1] == role.conv.shape[1]
     if same_channels:
-        s.set_layout(role.data, blocked)
-    s.set_layout(role.weight, [0, 1, 2, 3, (0, lanes)])
+        store_as(s, role.data, blocked)
+    store_as(s, role.weight, [0, 1, 2, 3, (0, lanes)])
     for tensor in (role.output, *role.added):
-        s.set_layout(tensor, blocked)
+        store_as(s, tensor, blocked)
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()
@@ -143,4 +155,36 @@ def _place_pad(
         stage.parallel(stage.fuse(pad.axis[0], outer))
 
 
-TEMPLATE = Template("cpu.depthwise", 1, space, schedule)
+def default(workload: Workload, target: Target) -> Config:
+    """One row of pixels a tile; blocks of rows whose padded copy stays in the nearest cache."""
+    role, knobs = roles(workload), space(workload, target)
+    _, _, height, width = role.conv.shape
+    kh, kw = (axis.extent for axis in role.conv.reduce_axis)
+    widths = [w for w in sizes_of(knobs, "tile_w") if w[1] <= _WIDEST]
+
+    def cycles(tile: tuple[int, ...]) -> float:
+        return sum(
+            tile_cycles(w, 1, target.registers, kh * kw) * count
+            for w, count in spans(width, tile[1])
+        )
+
+    line = role.padded.shape[3] * target.vector_bits // 8
+    stride = max(1, (role.padded.shape[2] - kh) // max(1, height - 1))
+
+    def copied(rows: tuple[int, ...]) -> int:
+        return line * ((min(height, rows[1] * rows[2]) - 1) * stride + kh)
+
+    single = [r for r in sizes_of(knobs, "rows") if r[2] == 1]
+    fitting = [r for r in single if copied(r) <= target.l1 // 2] or single[:1]
+    rows = max(fitting, key=lambda r: r[1])
+    chosen: dict[str, KnobValue] = {
+        "tile_w": min(widths, key=cycles),
+        "rows": rows,
+        "unroll": "kh,kw" if kh * kw <= _FEW_TAPS else "kw",
+    }
+    if role.pad is not None:
+        chosen["pad"] = "channel" if rows[0] == 1 else "rows"
+    return completed(knobs, chosen)
+
+
+TEMPLATE = Template("cpu.depthwise", 1, space, schedule, default=default)

@@ -23,6 +23,7 @@ from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
+from loopwright.templates.cpu.blocking import store_as
 from loopwright.templates.template import Configuration, Template
 
 MAX_UNROLLED = 512
@@ -158,7 +159,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
             s[tensor].compute_inline()
     packed_b = packed_a = None
     if role.b.tensor.name in role.constants:
-        s.set_layout(role.b.tensor, _panels(role.b, n_tile * lanes))
+        store_as(s, role.b.tensor, _panels(role.b, n_tile * lanes))
     elif config.text("pack_b") != "none":
         packed_b = _packed(s, role.product, role.b, n_tile * lanes)
     if config.text("pack_a") != "none":

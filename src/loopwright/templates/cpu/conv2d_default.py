@@ -1,0 +1,164 @@
+"""A good config of a direct convolution without measuring: what costs least by a simple model.
+
+First the register tile, by the cycles of all tiles with their tails. Then how tiles are grouped and
+in which order they run, by what is read from beyond the second cache, what padded copies cost, and
+how evenly the outer loop splits over the cores.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loopwright.space.knobs import KnobValue
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.templates.cpu.blocking import (
+    imbalance,
+    sizes_of,
+    spans,
+    tile_cycles,
+    traffic_cycles,
+)
+from loopwright.templates.cpu.conv_roles import Roles
+
+_UNROLLED = 448
+"""Multiply-adds in an unrolled body: a few KiB of code."""
+_FEW_STEPS = 16
+"""Below so many unrolled steps of the sum, the kernel's columns are unrolled too."""
+_PER_ROW = 0.04
+"""What each further row of a tile costs: its pixels lie apart."""
+_CACHE_SHARE = 0.7
+"""Of the second cache, what blocks may take."""
+_COPY = 8
+"""Bytes a cycle that a copy writes into near caches."""
+
+Values = tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    width: Values
+    rows: int
+    vectors: int
+    cycles: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """Bytes that tiles and blocks read; `rows` is the height of a tile."""
+
+    weight_tile: int
+    line: int
+    stride: int
+    taps: int
+    cache: float
+
+    def lines(self, rows: int) -> int:
+        """Lines of data that `rows` of the output read."""
+        return (rows - 1) * self.stride + self.taps
+
+
+def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
+    """The values of the knobs that matter."""
+    tile = _tile(role, space, target)
+    ic = _unrolled(space, tile)
+    taps = role.conv.reduce_axis[2].extent
+    unroll_kw = True in space.knobs[space.column("unroll_kw")].values
+    short = ic[1] * taps <= _FEW_STEPS
+    plan = min(_plans(role, space, target, tile), key=lambda found: found[0])
+    return {
+        "tile_w": tile.width,
+        "ic": ic,
+        "unroll_kw": unroll_kw and short,
+        **plan[1],
+    }
+
+
+def _tile(role: Roles, space: Space, target: Target) -> _Tile:
+    """The register tile that takes the fewest cycles, among those that the space has."""
+    _, channels, height, width = role.conv.shape
+    lanes = target.lanes(role.conv.dtype)
+    vectors = -(-channels // lanes)
+    steps = 1
+    for axis in role.conv.reduce_axis:
+        steps *= axis.extent
+    heights = sorted({value[2] for value in sizes_of(space, "rows")})
+    groups = sorted({value[2] for value in sizes_of(space, "oc")})
+    found: list[_Tile] = []
+    room = target.registers - 2
+    for columns, rows, group in itertools.product(sizes_of(space, "tile_w"), heights, groups):
+        size = columns[1] * rows * group
+        if not min(4, width * height) <= size <= room:
+            continue
+        cycles = sum(
+            tile_cycles(w * h, v, target.registers, steps) * nw * nh * nv
+            for w, nw in spans(width, columns[1])
+            for h, nh in spans(height, rows)
+            for v, nv in spans(vectors, group)
+        )
+        cycles *= 1 + _PER_ROW * (rows - 1)
+        found.append(_Tile(columns, rows, group, cycles))
+    return min(found, key=lambda tile: tile.cycles)
+
+
+def _unrolled(space: Space, tile: _Tile) -> Values:
+    """The split of the input channels with the longest unrolled part that is still short code."""
+    size = tile.width[1] * tile.rows * tile.vectors
+    fitting = [v for v in sizes_of(space, "ic") if v[1] * size <= _UNROLLED]
+    return max(fitting, key=lambda v: v[1])
+
+
+def _plans(
+    role: Roles, space: Space, target: Target, tile: _Tile
+) -> Iterator[tuple[float, dict[str, KnobValue]]]:
+    """Cycles and values for every way to group and order the tiles."""
+    batch, channels, height, _ = role.conv.shape
+    lanes = target.lanes(role.conv.dtype)
+    nbytes = role.conv.dtype.nbytes
+    inputs, taps, taps_w = (axis.extent for axis in role.conv.reduce_axis)
+    padded = role.padded.shape
+    stride = max(1, (padded[2] - taps) // max(1, height - 1)) if height > 1 else 1
+    sizes = _Sizes(
+        tile.vectors * lanes * inputs * taps * taps_w * nbytes,
+        padded[1] * padded[3] * nbytes,
+        stride,
+        taps,
+        target.l2 * _CACHE_SHARE,
+    )
+    rows_of = [v for v in sizes_of(space, "rows") if v[2] == tile.rows]
+    oc_of = [v for v in sizes_of(space, "oc") if v[2] == tile.vectors]
+    pads = ("root", "rows") if role.pad is not None else ("",)
+    tiles = -(-channels // (lanes * tile.vectors))
+    for rows, oc, order, pad in itertools.product(rows_of, oc_of, ("oc,rows", "rows,oc"), pads):
+        by_rows = order == "rows,oc"
+        shared = batch * (rows[0] if by_rows else oc[0])
+        cycles = batch * tile.cycles * imbalance(shared, target.cores)
+        read = _read(sizes, rows, oc, tiles, height, by_rows=by_rows)
+        cycles += batch * traffic_cycles(read)
+        values: dict[str, KnobValue] = {"rows": rows, "oc": oc, "order": order}
+        if pad:
+            values["pad"] = pad
+            times = 1 if by_rows or pad == "root" else oc[0]
+            copied = sizes.line * times
+            copied *= rows[0] * sizes.lines(rows[1] * rows[2]) if pad == "rows" else padded[2]
+            cycles += batch * (copied / _COPY + (traffic_cycles(copied) if pad == "root" else 0))
+        yield cycles, values
+
+
+def _read(
+    sizes: _Sizes, rows: Values, oc: Values, tiles: int, height: int, *, by_rows: bool
+) -> float:
+    """Bytes read from beyond the second cache: weights and data, as often as they do not stay."""
+    block = sizes.line * sizes.lines(min(height, rows[1] * rows[2]))
+    data, weights = sizes.line * sizes.lines(height), sizes.weight_tile * tiles
+    kept = weights if by_rows else sizes.weight_tile * oc[1]
+    again = 1 if rows[0] == 1 or kept + block <= sizes.cache else rows[0]
+    if sizes.weight_tile + 2 * sizes.line > sizes.cache:
+        again = rows[0] * rows[1]
+    stays = block + 2 * sizes.weight_tile <= sizes.cache
+    if by_rows:
+        return weights * again + data * (1 if stays else tiles)
+    whole = data + sizes.weight_tile * oc[1] <= sizes.cache
+    return weights * again + data * (1 if whole else oc[0]) * (1 if stays else oc[1])
