@@ -238,13 +238,22 @@ class Forms:
         div = self._whole.get(key)
         if div is None:
             div = self._whole[key] = self.floordiv(mod.numerator, mod.divisor)
-        if div.const or len(div.terms) != 1:
-            return None
-        ((other, one),) = div.terms.items()
-        if one != 1 or form.terms.get(other) != coeff * mod.divisor:
-            return None
-        terms = {k: c for k, c in form.terms.items() if k != key and k != other}
-        return self.add(Form(terms, form.const), mod.numerator, coeff)
+        if not div.const and len(div.terms) == 1:
+            ((other, one),) = div.terms.items()
+            if one == 1 and form.terms.get(other) == coeff * mod.divisor:
+                return self._joined(form, (key, other), mod.numerator, coeff)
+        for other, scale in form.terms.items():
+            found = self._quotients.get(other)
+            if found is None or found.op is not Op.FLOORDIV or found.divisor != mod.divisor:
+                continue
+            if scale == coeff * mod.divisor and _congruent(found, mod):
+                return self._joined(form, (key, other), found.numerator, coeff)
+        return None
+
+    def _joined(self, form: Form, gone: tuple[str, str], whole: Form, coeff: int) -> Form:
+        """`form` with `coeff * whole` in place of the terms in `gone`."""
+        terms = {k: c for k, c in form.terms.items() if k not in gone}
+        return self.add(Form(terms, form.const), whole, coeff)
 
     def _remainder(self, form: Form, div: _Quotient, key: str, coeff: int) -> Form | None:
         """`q*x - q*c*(x // c) -> q*(x % c)`."""
@@ -438,6 +447,14 @@ def _in_order(a: Expr, b: Expr) -> tuple[Expr, Expr]:
     if isinstance(a, Const) != isinstance(b, Const):
         return (b, a) if isinstance(a, Const) else (a, b)
     return (a, b) if show(a) <= show(b) else (b, a)
+
+
+def _congruent(a: _Quotient, b: _Quotient) -> bool:
+    """True when the numerators differ by a multiple of the divisor, which is that of both."""
+    names = a.numerator.terms.keys() | b.numerator.terms.keys()
+    gaps = [a.numerator.terms.get(n, 0) - b.numerator.terms.get(n, 0) for n in names]
+    gaps.append(a.numerator.const - b.numerator.const)
+    return all(gap % a.divisor == 0 for gap in gaps)
 
 
 def _split(terms: Mapping[str, int], divisor: int) -> tuple[dict[str, int], dict[str, int]]:

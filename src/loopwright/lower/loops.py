@@ -234,12 +234,15 @@ class _Builder:
         body = guarded([g for g in guards if _innermost(g, cut.loops) is loop], body)
         return body if loop.extent == 1 else For(loop.var, int(loop.extent), loop.kind, body)
 
-    def _tile(self, cut: _Cut, make: Maker) -> Stmt:
-        """What `make` makes for a tile under guards; full tiles without any."""
+    def _tile(self, cut: _Cut, make: Maker, *, again: bool = False) -> Stmt:
+        """What `make` makes for a tile under guards; full tiles without any.
+
+        `again` says that an element may be computed twice.
+        """
         bound = {loop.var.name for loop in cut.tile}
         spatial = {loop.var.name for loop in cut.spatial}
         number = self.numbers[cut.stage.name]
-        return specialise(make, cut.tile_guards, bound, spatial, self.ranges, number)
+        return specialise(make, cut.tile_guards, bound, spatial, self.ranges, number, again=again)
 
     def _through(self, cut: _Cut, body: Stmt, guards: Sequence[Expr]) -> Stmt:
         """`body` in the loops of the tile."""
@@ -249,7 +252,7 @@ class _Builder:
 
     def _elementwise(self, cut: _Cut) -> Stmt:
         store = Store(*self._target(cut.stage), self._value(cut.stage, cut.stage.body))
-        return self._tile(cut, lambda kept: self._through(cut, store, kept))
+        return self._tile(cut, lambda kept: self._through(cut, store, kept), again=True)
 
     def _reduction(self, cut: _Cut) -> Stmt:
         if cut.fits_registers:

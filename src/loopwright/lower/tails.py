@@ -7,19 +7,21 @@ variables it tests once, outside the tile, whether the whole tile counts:
     else:     tile with it
 
 Where only the last iteration of one loop is not full, that loop's variable is replaced by its last
-value in the second tile, so that the guard is a constant for unrolled loops and vector lanes.
+value in the second tile, so that the guard is a constant for unrolled loops and vector lanes. Where
+a tile may run twice for an element, its last one begins earlier instead, and is full as well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval, prove
-from loopwright.ir.expr import Binary, Const, Expr, Op, Var, const
-from loopwright.ir.simplify import simplify
-from loopwright.ir.stmt import If, Stmt
+from loopwright.ir.dtype import I64
+from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Var, const
+from loopwright.ir.simplify import linear, simplify
+from loopwright.ir.stmt import For, If, LoopKind, Stmt
 from loopwright.lower.rename import renamed
 
 Maker = Callable[[Sequence[Expr]], Stmt]
@@ -44,6 +46,8 @@ def specialise(
     spatial: Set[str],
     ranges: dict[str, Interval],
     number: int = 0,
+    *,
+    again: bool = False,
 ) -> Stmt:
     """What `make` makes under `guards`, with code free of them for full tiles.
 
@@ -52,12 +56,13 @@ def specialise(
         spatial: those of them that run over elements, not over what is folded into one.
         number: tells the guarded tiles of one stage from those of others, whose names would clash
             when one is made inside the other.
+        again: whether an element may be computed twice.
     """
     plans = [(g, _full(g, bound, spatial, ranges)) for g in guards]
     chosen = [(g, f) for g, f in plans if f is not None][:MAX_SPECIALISED]
     dynamic = [g for g in guards if not any(g is c for c, _ in chosen)]
     suffixes = [f".t{number * MAX_SPECIALISED + place}" for place in range(len(chosen))]
-    return _Choice(make, dynamic, ranges, suffixes).choose(chosen, [], "")
+    return _Choice(make, dynamic, ranges, suffixes, again).choose(chosen, [], "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +73,7 @@ class _Choice:
     dynamic: Sequence[Expr]
     ranges: dict[str, Interval]
     suffixes: Sequence[str]
+    again: bool
 
     def choose(
         self, chosen: Sequence[tuple[Expr, Expr]], kept: Sequence[Expr], suffix: str
@@ -81,8 +87,13 @@ class _Choice:
         holds = prove(full, self.ranges)
         if holds is True:
             return self.choose(rest, kept, suffix)
-        slow = self.choose(rest, [*kept, condition], suffix + self.suffixes[len(rest)])
+        own = suffix + self.suffixes[len(rest)]
         last = _last_iteration(full, self.ranges)
+        if last is not None and self.again and not rest:
+            moved = _begun_earlier(self.choose(rest, kept, own), condition, last, own, self.ranges)
+            if moved is not None:
+                return If(full, self.choose(rest, kept, suffix), moved)
+        slow = self.choose(rest, [*kept, condition], own)
         if last is not None:
             slow = _fixed(slow, last, self.ranges)
         return slow if holds is False else If(full, self.choose(rest, kept, suffix), slow)
@@ -136,6 +147,76 @@ def _fixed(stmt: Stmt, last: tuple[str, int], ranges: Mapping[str, Interval]) ->
     name, value = last
     fixed = walk.substitute(stmt, {name: const(value)})
     return walk.rewrite_exprs(fixed, lambda e: simplify(e, ranges))
+
+
+def _begun_earlier(
+    tile: Stmt,
+    condition: Expr,
+    last: tuple[str, int],
+    suffix: str,
+    ranges: Mapping[str, Interval],
+) -> Stmt | None:
+    """The last tile, moved to end where the elements end; None where it cannot be.
+
+    Requires: `suffix` stands behind the names of the loops in `tile`, but not of those in
+    `condition`.
+    """
+    name, value = last
+    inside = {loop.var.name: loop for loop in walk.loops(tile)}
+    own = {n.removesuffix(suffix): Var(n) for n in inside}
+    placed = walk.substitute(condition, dict(own))
+    if not isinstance(placed, Binary) or placed.op is not Op.LT or not isinstance(value, int):
+        return None
+    lanes = [n for n, loop in inside.items() if loop.kind is LoopKind.VECTORIZED]
+    form = linear(Binary(Op.SUB, placed.lhs, placed.rhs))
+    coeffs = {a.name: c for a, c in form.terms if isinstance(a, Var)}
+    if len(coeffs) != len(form.terms) or not lanes or coeffs.get(lanes[0]) != 1:
+        return None
+    span = sum(c * (inside[n].extent - 1) for n, c in coeffs.items() if n in inside)
+    shift = coeffs.get(name, 0) * value + form.const + span + 1
+    known = set(coeffs) <= {name, *inside} and min(coeffs.values()) > 0
+    if not known or shift <= 0 or coeffs[name] * value < shift or walk.allocs(tile):
+        return None
+    if not all(_moves_with(e, coeffs) for s in walk.visit_stmts(tile) for e in walk.exprs(s)):
+        return None
+    moved = Binary(Op.SUB, Var(lanes[0]), const(shift))
+
+    def turn(stmt: Stmt) -> Stmt:
+        if isinstance(stmt, For) and stmt.var.name == lanes[0]:
+            return replace(stmt, body=walk.substitute(stmt.body, {lanes[0]: moved}))
+        return stmt
+
+    return _fixed(walk.rewrite(tile, turn), last, ranges)
+
+
+def _moves_with(expr: Expr, coeffs: Mapping[str, int], modulo: int = 0) -> bool:
+    """True when all integers in `expr` use the variables of `coeffs` in multiples of their sum.
+
+    With `modulo`, `expr` itself counts up to multiples of that.
+    """
+    if expr.dtype != I64 or isinstance(expr, Load):
+        return all(_moves_with(child, coeffs) for child in walk.exprs(expr))
+    form = linear(expr)
+    found = {a.name: c for a, c in form.terms if isinstance(a, Var)}
+    others = [a for a, _ in form.terms if not isinstance(a, Var)]
+    if not all(_quotient_moves_with(a, coeffs) for a in others if _names(a) & set(coeffs)):
+        return False
+    unit = next(name for name, c in coeffs.items() if c == 1)
+    times = found.get(unit, 0)
+    gaps = [found.get(name, 0) - times * c for name, c in coeffs.items()]
+    return all(gap == 0 or (modulo > 0 and gap % modulo == 0) for gap in gaps)
+
+
+def _quotient_moves_with(atom: Expr, coeffs: Mapping[str, int]) -> bool:
+    match atom:
+        case Binary(op=Op.FLOORDIV, lhs=lhs, rhs=Const()):
+            return _moves_with(lhs, coeffs)
+        case Binary(op=Op.FLOORMOD, lhs=lhs, rhs=Const(value=value)):
+            return _moves_with(lhs, coeffs, int(value))
+        case Load():
+            return _moves_with(atom, coeffs)
+        case _:
+            return False
 
 
 def _names(expr: Expr) -> set[str]:
