@@ -19,7 +19,9 @@ import msgspec
 import harness
 from harness import Figure, Machine
 from loopwright import jsonio
+from loopwright.api.compare import OURS
 from loopwright.errors import UserError
+from models import ModelRow
 from operators import OperatorRow
 
 _NOTE = (
@@ -46,6 +48,12 @@ class OperatorResult(Result, frozen=True):
     rows: tuple[OperatorRow, ...]
 
 
+class ModelsResult(Result, frozen=True):
+    """A report of models.py."""
+
+    rows: tuple[ModelRow, ...]
+
+
 def read(text: bytes, where: str) -> Result:
     """The report that `text` holds, with rows where the tables show them.
 
@@ -55,6 +63,8 @@ def read(text: bytes, where: str) -> Result:
         plain = jsonio.loads(text, Result)
         if plain.benchmark.startswith(("conv", "matmul")):
             return jsonio.loads(text, OperatorResult)
+        if plain.benchmark.startswith("models"):
+            return jsonio.loads(text, ModelsResult)
     except ValueError as error:
         raise UserError(f"{where} is no report of a benchmark: {error}; make it again") from error
     return plain
@@ -65,8 +75,9 @@ def render(results: Sequence[Result]) -> str:
     if not results:
         return "No figures yet."
     tables = [r for r in results if isinstance(r, OperatorResult)]
-    others = [r for r in results if not isinstance(r, OperatorResult)]
-    parts = [_comparison(result) for result in tables]
+    others = [r for r in results if not isinstance(r, OperatorResult | ModelsResult)]
+    parts = [_models(result) for result in results if isinstance(result, ModelsResult)]
+    parts += [_comparison(result) for result in tables]
     if others:
         parts.append(_figures(others))
     return "\n\n".join(parts)
@@ -82,6 +93,20 @@ def replaced(readme: str, text: str) -> str:
     if not begin or not end:
         raise UserError(f"README.md: the markers {BEGIN} and {END} are not there; add them")
     return f"{before}{begin}\n{text}\n{end}{after}"
+
+
+def _models(result: ModelsResult) -> str:
+    peers = list(dict.fromkeys(n for row in result.rows for n in row.ns if n != OURS))
+    columns = ["model", "threads", "loopwright, ms", *(f"{name}, ms" for name in peers)]
+    columns += ["ratio to the best", "goal", "error"]
+    lines = [_row(columns), _row(["---"] + ["---:"] * (len(columns) - 1))]
+    for row in result.rows:
+        cells = [row.name, str(row.threads), f"{row.ns[OURS] / 1e6:.2f}"]
+        cells += [f"{row.ns[name] / 1e6:.2f}" if name in row.ns else "-" for name in peers]
+        ratio = "-" if row.ratio is None else f"**{row.ratio:.2f}**"
+        error = "-" if row.error is None else f"{row.error:.0e}"
+        lines.append(_row([*cells, ratio, f"{row.goal:.1f}", error]))
+    return "\n".join([_source(result), "", *lines])
 
 
 def _comparison(result: OperatorResult) -> str:

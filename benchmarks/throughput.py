@@ -3,8 +3,8 @@ run makes.
 
     python benchmarks/throughput.py [--trials 256] [--builds 48] [-o json]
 
-Both on C2 (56x56, 64>64, 3x3). Compiling: configs with a register tile of 14 columns by 2 vectors (6
-by 2 where there are 16 registers),
+Both on C2 (56x56, 64>64, 3x3). Compiling: configs with a register tile of 14 columns by 2 vectors
+(6 by 2 where there are 16 registers),
 one builder process pinned to one core; the time in that process from the config to the
 object code. Trials: one `lw.tune` with the model policy into records that are thrown away, from
 the call to its return, processes started within.

@@ -51,8 +51,8 @@ def bench(
 ) -> None:
     """Time MODEL, made of the best programs on record, in turns with the libraries of --compare.
 
-    With --ops each operator is timed by itself. It is timed in turns with the libraries of --compare: the kernel alone in its own layouts with
-    packed weights, and from plain to plain layouts.
+    With --ops each operator is timed by itself: the kernel alone in its own layouts with packed
+    weights, and from plain to plain layouts.
     """
     engines = known_engines(compare)
     if not ops:
