@@ -12,6 +12,7 @@ import numpy as np
 from loopwright.errors import UnsupportedError
 from loopwright.layout import Array
 from loopwright.peers.wire import ModelSpec, Ready
+from loopwright.version import __version__
 
 
 class ModelEngine(Protocol):
@@ -45,7 +46,7 @@ def make_ready(engine: ModelEngine, spec: ModelSpec) -> Ready:
 
 
 def make_model_engine(name: str, threads: int) -> ModelEngine:
-    """The engine for models called `name`; its library is imported when it loads one.
+    """The engine for models called `name`; its library is imported now.
 
     Raises: UnsupportedError for one that runs no ONNX models.
     """
@@ -63,11 +64,13 @@ class _OnnxRuntime:
     """The CPU provider with all graph optimisations."""
 
     def __init__(self, threads: int) -> None:
+        import onnxruntime
+
+        self._library = onnxruntime
         self._threads = threads
 
     def load(self, path: str, inputs: Mapping[str, Array]) -> str:
-        import onnxruntime as ort
-
+        ort = self._library
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
         options.inter_op_num_threads = 1
@@ -89,11 +92,13 @@ class _OpenVino:
     """One inference at a time, in float32."""
 
     def __init__(self, threads: int) -> None:
+        import openvino
+
+        self._library = openvino
         self._threads = threads
 
     def load(self, path: str, inputs: Mapping[str, Array]) -> str:
-        import openvino as ov
-
+        ov = self._library
         core = ov.Core()
         config = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -119,13 +124,13 @@ class _Loopwright:
     """A tuned model."""
 
     def __init__(self, threads: int) -> None:
+        from loopwright.runtime.model import load_model
+
+        self._load = load_model
         self._threads = threads
 
     def load(self, path: str, inputs: Mapping[str, Array]) -> str:
-        from loopwright.runtime.model import load_model
-        from loopwright.version import __version__
-
-        self._model = load_model(path, self._threads)
+        self._model = self._load(path, self._threads)
         self._inputs = [inputs[port.name] for port in self._model.inputs]
         return f"loopwright {__version__}"
 
