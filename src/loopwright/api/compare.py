@@ -94,8 +94,8 @@ def compare_model(
         contenders: dict[str, Contender] = {name: _contender(peers[name]) for name in ready}
         timings = interleave(contenders, rounds=rounds)
     others = [found for name, found in outputs.items() if name != OURS]
-    error = difference(outputs[OURS], others[0]) if others else None
-    return ModelComparison(manifest.name, threads, timings, ready, refused, error)
+    apart = difference(outputs[OURS], others[0]) if others else None
+    return ModelComparison(manifest.name, threads, timings, ready, refused, apart)
 
 
 def onnx_file(model: str, folder: Path) -> Path:

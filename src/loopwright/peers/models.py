@@ -57,7 +57,8 @@ def make_model_engine(name: str, threads: int) -> ModelEngine:
             return _OpenVino(threads)
         case "loopwright":
             return _Loopwright(threads)
-    raise UnsupportedError(f"{name} runs no ONNX models; compare with onnxruntime or openvino")
+        case _:
+            raise UnsupportedError(f"{name} runs no ONNX models; use onnxruntime or openvino")
 
 
 class _OnnxRuntime:
