@@ -96,6 +96,8 @@ def _cast(x: Expr, attrs: NodeAttrs) -> Expr:
     wanted = dt.parse(text(attrs, "to"))
     if wanted.is_bool and not x.dtype.is_bool:
         return Binary(Op.NE, x, const(0, x.dtype))
+    if wanted.is_int and wanted.bits < 32 and x.dtype.is_float:
+        return cast(wanted, cast(dt.I32, x))  # what does not fit wraps, instead of anything
     return cast(wanted, x)
 
 
