@@ -45,7 +45,7 @@ def masks(schedule: Schedule) -> int:
         ((2, 9), 8, 1, False, 0),
         ((4, 7, 7), 8, 1, True, 0),
         ((4, 5, 9), 8, 2, True, 0),
-        ((3, 5), 8, 1, False, 1),
+        ((3, 5), 8, 1, False, 0),
         ((3, 17), 8, 4, False, 1),
     ],
 )
