@@ -25,6 +25,8 @@ from loopwright.templates.cpu.placement import Attached, Level, Placement, opera
 
 LINE = 16
 """Steps along the lines of a tensor that is read across them: the floats of a line."""
+MAX_SUMS = 12
+"""Vectors of sums in the tile of a product: with its factors they fit 16 registers."""
 MAX_UNROLLED = 36
 """Vector operations of a reduction that are unrolled at most."""
 
@@ -258,10 +260,13 @@ class _Nest:
     ) -> tuple[Part, int] | None:
         """The part next to the vectors, and how many of its steps a tile of a reduction has."""
         near = [p for p in (*outer, *inner) if p.extent > 1 and p.own]
-        if not self.folds or vectors > 1 or not near or self.wishes.tile < 2:
+        if not self.folds or not near or self.wishes.tile < 2:
             return None
         extent = near[-1].extent
-        sizes = range(min(extent, self.wishes.tile + 2), 1, -1)
+        most = self.wishes.tile + 2
+        if vectors > 1:  # then columns pay for products only, whose factors they share
+            most = MAX_SUMS // vectors if len(self.found.touches.reaches) > 2 else 1
+        sizes = range(min(extent, most), 1, -1)
         size = min(sizes, key=lambda n: (-(-extent // n) * n, -n), default=1)
         return (near[-1], size) if size > 1 else None
 
