@@ -8,10 +8,10 @@ import pytest
 
 from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.peers import peer as peers
-from loopwright.peers.engine import batch_size, operands, time_calls
+from loopwright.peers.engine import Engine, batch_size, operands, time_calls
 from loopwright.peers.peer import Peer
-from loopwright.peers.serve import answer
-from loopwright.peers.wire import OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.serve import Server
+from loopwright.peers.wire import Answer, Ask, OpSpec, Ready, Refused, TimeIt, Times
 
 CONV = OpSpec(
     "conv2d",
@@ -65,17 +65,22 @@ def correlate(spec: OpSpec) -> np.ndarray:
     return np.maximum(out + bias[:, None, None], 0)
 
 
+def serving(engine: Engine) -> Callable[[Ask], Answer]:
+    return Server(lambda: engine, lambda: pytest.fail("no model is asked for")).answer
+
+
 def test_loading_and_timing_are_answered() -> None:
     engine = Fake()
-    assert answer(engine, CONV) == Ready("fake")
-    times = answer(engine, TimeIt(3, 0.0))
+    answer = serving(engine)
+    assert answer(CONV) == Ready("fake")
+    times = answer(TimeIt(3, 0.0))
     assert isinstance(times, Times)
     assert len(times.ns) == 3
-    assert answer(engine, TimeIt(2, 0.0, kernel=True)) == Times((5.0, 5.0))
+    assert answer(TimeIt(2, 0.0, kernel=True)) == Times((5.0, 5.0))
 
 
 def test_what_the_library_raises_is_a_refusal_of_one_line() -> None:
-    assert answer(Fake(), DENSE) == Refused("NotImplementedError: no dense")
+    assert serving(Fake())(DENSE) == Refused("NotImplementedError: no dense")
 
 
 def test_a_batch_is_long_enough_and_not_empty() -> None:
@@ -147,7 +152,7 @@ def test_a_peer_whose_process_ended_is_an_environment_failure() -> None:
 
 def test_a_peer_that_does_not_exist_is_refused() -> None:
     with pytest.raises(
-        UnsupportedError, match="unknown peer 'mxnet'; use one of onnxruntime, torch"
+        UnsupportedError, match="unknown peer 'mxnet'; use one of onnxruntime, openvino, torch"
     ):
         Peer("mxnet")
 

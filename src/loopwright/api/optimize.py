@@ -7,6 +7,7 @@ records, and if it is not slower; otherwise that one does.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -150,17 +151,20 @@ def optimize(
         stores = open_stores(records, options.target, stack)
         watch.stage("building")
         finished = finish(graph, options, stores, tolerance)
-    finished.model.save(output)
-    manifest = finished.model.manifest
-    finished.model.close()
-    origins: dict[str, int] = {}
-    for call in manifest.calls:
-        origins[call.origin] = origins.get(call.origin, 0) + 1
-    seconds = time.monotonic() - began
+    return _written(finished, Path(output), results, time.monotonic() - began)
+
+
+def _written(
+    finished: Finished, path: Path, results: tuple[TuneResult, ...], seconds: float
+) -> Optimized:
+    """Write the model; what came of it."""
+    with finished.model as model:
+        model.save(path)
+        manifest = model.manifest
     return Optimized(
-        Path(output),
+        path,
         manifest,
-        origins,
+        Counter(call.origin for call in manifest.calls),
         results,
         finished.checked,
         finished.shipped,

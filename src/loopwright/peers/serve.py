@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
 import msgspec
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> int:
     name, threads = argv[1], int(argv[2])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    server = Server(name, threads)
+    server = Server(lambda: make_engine(name, threads), lambda: make_model_engine(name, threads))
     for line in sys.stdin:
         _write(answers, server.answer(msgspec.json.decode(line, type=Ask)))
     return 0
@@ -44,9 +45,9 @@ def make_engine(name: str, threads: int) -> Engine:
 class Server:
     """One library that runs one operator or model at a time."""
 
-    def __init__(self, name: str, threads: int) -> None:
-        self._name = name
-        self._threads = threads
+    def __init__(self, operators: Callable[[], Engine], models: Callable[[], ModelEngine]) -> None:
+        self._make_operators = operators
+        self._make_model = models
         self._operators: Engine | None = None
         self._model: ModelEngine | None = None
 
@@ -55,11 +56,11 @@ class Server:
         try:
             match ask:
                 case OpSpec():
-                    self._operators = self._operators or make_engine(self._name, self._threads)
+                    self._operators = self._operators or self._make_operators()
                     self._model = None
                     return Ready(self._operators.load(ask))
                 case ModelSpec():
-                    self._model = make_model_engine(self._name, self._threads)
+                    self._model = self._make_model()
                     return make_ready(self._model, ask)
                 case TimeIt():
                     return self._time(ask)
