@@ -145,7 +145,7 @@ class _Constants:
         """Bytes into the constants where `array` lies as `param` wants it."""
         packed = param.pack(array)
         memory = packed.reshape(-1).view(np.uint8)
-        key = hashlib.sha256(memoryview(memory)).hexdigest()
+        key = hashlib.sha256(memory.data).hexdigest()
         if key not in self.offsets:
             self.offsets[key] = self.nbytes
             self.pieces.append((self.nbytes, memory))
