@@ -23,8 +23,8 @@ _STORE = 1.5
 """Cycles to finish one accumulator."""
 _START = 12
 """Cycles to begin a tile."""
-_LOAD = 0.04
-"""What a load costs beside units that are busy anyway."""
+_BROADCAST, _LOAD = 0.03, 0.08
+"""What loads of a scalar and of a vector cost beside units that are busy anyway."""
 _SPILL = 0.12
 """The share of a step that registers which do not suffice cost, times their number squared."""
 _FEW_REGISTERS = 16
@@ -47,9 +47,10 @@ def spans(extent: int, tile: int) -> tuple[tuple[int, int], ...]:
 def step_cycles(scalars: int, vectors: int, registers: int) -> float:
     """Cycles of one step of the sum in a tile of `scalars` broadcasts times `vectors`."""
     accumulators, loads = scalars * vectors, scalars + vectors
-    cycles = max(accumulators / 2, LATENCY + _SLACK, loads / 2) + _LOAD * loads
+    cycles = max(accumulators / 2, LATENCY + _SLACK, loads / 2)
+    cycles += _BROADCAST * scalars + _LOAD * vectors
     # With many registers LLVM folds broadcasts into the multiply-adds.
-    spare = 2 if registers <= _FEW_REGISTERS else 0
+    spare = 2 if registers <= _FEW_REGISTERS else 1
     spilled = max(0, accumulators + vectors + spare - registers)
     return cycles * (1 + _SPILL * spilled**2)
 

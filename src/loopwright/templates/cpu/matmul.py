@@ -9,6 +9,7 @@ blocks of K run outside the tiles, and partial sums go through the output.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy.typing as npt
@@ -17,16 +18,33 @@ from loopwright.errors import TemplateError
 from loopwright.ir import walk
 from loopwright.sched.extent import SizeLike
 from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.knobs import Choice, Knob, KnobValue, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
-from loopwright.templates.cpu.blocking import store_as
+from loopwright.templates.cpu.blocking import (
+    completed,
+    sizes_of,
+    spans,
+    store_as,
+    tile_cycles,
+)
 from loopwright.templates.template import Configuration, Template
 
 MAX_UNROLLED = 512
+_STEPS = 8
+"""Unrolled steps of the sum that are good without tuning."""
+_SCALARS = 16
+"""How much longer than the registers a tile's operands may be: some are folded into uses."""
+_STREAMS = 4
+"""Vectors a step of a product with one row, whose limit is how fast B arrives."""
+_FAR = 1024
+"""Bytes between lines beyond which they fall into few sets of the nearest cache."""
+_OFTEN = 4
+"""Tiles that must read a panel before a copy of it pays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +118,8 @@ def space(workload: Workload, target: Target) -> Space:
     ]
 
     def fits(columns_of: Columns) -> npt.ArrayLike:
-        tile = columns_of["m"][2] * columns_of["n"][2]
-        return (tile <= room) & (columns_of["m"][2] + columns_of["n"][2] + tile <= room + 16)
+        m, n = columns_of["m"][2], columns_of["n"][2]
+        return (m * n <= room) & (m + n + m * n <= room + _SCALARS)
 
     def not_too_long(columns_of: Columns) -> npt.ArrayLike:
         return columns_of["m"][2] * columns_of["n"][2] * columns_of["k"][2] <= MAX_UNROLLED
@@ -280,4 +298,51 @@ def _reduce_loops(
     stage.vectorize(nl)
 
 
-TEMPLATE = Template("cpu.matmul", 1, space, schedule)
+def default(workload: Workload, target: Target) -> Config:
+    """The cheapest register tile; each panel of B is read by all rows before the next one."""
+    role, knobs = roles(workload), space(workload, target)
+    lanes = target.lanes(role.product.dtype)
+    *batch, rows, columns = role.product.shape
+    depth = role.product.reduce_axis[0].extent
+    room = target.registers - 2
+
+    def cycles(m: int, n: int) -> float:
+        return sum(
+            tile_cycles(h, v, target.registers, depth) * nh * nv
+            for h, nh in spans(rows, m)
+            for v, nv in spans(-(-columns // lanes), n)
+        )
+
+    ms = {m[2] for m in sizes_of(knobs, "m")}
+    ns = {n[2] for n in sizes_of(knobs, "n") if rows > 1 or n[2] <= _STREAMS}
+    tiles = [
+        (m, n)
+        for m in sorted(ms)
+        for n in sorted(ns)
+        if m * n <= min(room, room + _SCALARS - m - n)
+    ]
+    m_tile, n_tile = min(tiles, key=lambda tile: cycles(*tile))
+    unrolled = m_tile * n_tile
+    steps = [k for k in sizes_of(knobs, "k") if k[0] == 1 and k[2] * unrolled <= MAX_UNROLLED]
+    by_rows = math.prod(batch) * -(-columns // (lanes * n_tile)) < target.cores
+    blocks = [m for m in sizes_of(knobs, "m") if m[2] == m_tile]
+    shared = [m for m in blocks if by_rows and m[0] >= target.cores] or blocks
+    chosen: dict[str, KnobValue] = {
+        "m": max(shared, key=lambda m: m[1]),
+        "n": min((n for n in sizes_of(knobs, "n") if n[2] == n_tile), key=lambda n: n[1]),
+        "k": max((k for k in steps if k[2] <= _STEPS), key=lambda k: k[2]),
+        "order": "m,n" if by_rows else "n,m",
+    }
+    if role.b.tensor.name not in role.constants:
+        chosen["pack_b"] = _default_pack(role, rows, columns, m_tile)
+    return completed(knobs, chosen)
+
+
+def _default_pack(role: Roles, rows: int, columns: int, m_tile: int) -> str:
+    """Whether B is copied into panels: where its lines lie far apart and are read often."""
+    straight = role.b.along == role.b.tensor.ndim - 1
+    near = columns * role.product.dtype.nbytes < _FAR
+    return "none" if straight and (near or rows < _OFTEN * m_tile) else "block"
+
+
+TEMPLATE = Template("cpu.matmul", 1, space, schedule, default=default)
