@@ -16,6 +16,7 @@ from loopwright.cli import records
 from loopwright.cli.bench import bench
 from loopwright.cli.common import Session
 from loopwright.cli.doctor import doctor
+from loopwright.cli.export import export
 from loopwright.cli.optimize import optimize
 from loopwright.cli.plot import plot
 from loopwright.cli.run import profile, run
@@ -38,6 +39,7 @@ app.command()(tune)
 app.command()(optimize)
 app.command()(run)
 app.command()(profile)
+app.command()(export)
 app.command()(bench)
 app.add_typer(records.app, name="records")
 app.command()(plot)

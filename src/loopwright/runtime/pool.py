@@ -17,8 +17,8 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.runtime import native_ir as layout
 from loopwright.runtime.native import Native
 
-_STACK_BYTES = 2 << 20
-_SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in a row find it awake
+STACK_BYTES = 2 << 20
+SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in a row find it awake
 _MAX_THREADS = 1024
 _ATTRIBUTES_BYTES = 256  # more than sizeof(pthread_attr_t) anywhere
 
@@ -42,7 +42,7 @@ class ThreadPool:
         code: Native,
         *,
         cores: Sequence[int] | None = None,
-        spin: int = _SPIN,
+        spin: int = SPIN,
     ) -> None:
         if not 1 <= threads <= _MAX_THREADS:
             raise ConfigError(f"a pool of {threads} threads: use 1 to {_MAX_THREADS}")
@@ -122,7 +122,7 @@ def _start(code: Native, pool: int, threads: int) -> list[int]:
     libc = ctypes.CDLL(None)
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
     libc.pthread_attr_init(attributes)
-    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(_STACK_BYTES))
+    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK_BYTES))
     handles: list[int] = []
     for thread in range(1, threads):
         handle = ctypes.c_ulong()
