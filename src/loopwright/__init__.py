@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from loopwright.api.compile import compile as compile  # noqa: A004  # the field's name for it
     from loopwright.api.compile import load as load
+    from loopwright.api.export import export_c as export_c
     from loopwright.api.optimize import optimize as optimize
     from loopwright.api.program import Program as Program
     from loopwright.api.program import build as build
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "compile": "loopwright.api.compile",
     "load": "loopwright.api.compile",
+    "export_c": "loopwright.api.export",
     "optimize": "loopwright.api.optimize",
     "Model": "loopwright.runtime.model",
     "Program": "loopwright.api.program",
@@ -89,6 +91,7 @@ __all__ = [
     "build",
     "compile",
     "create_schedule",
+    "export_c",
     "load",
     "lower",
     "optimize",

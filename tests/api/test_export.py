@@ -278,6 +278,6 @@ def test_a_model_of_an_unknown_target_is_refused(tmp_path: Path) -> None:
 
 def test_without_a_compiler_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EnvironmentFailure, match=r"pip install 'loopwright\[export\]'"):
         find_compiler()
