@@ -21,11 +21,14 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """`x * scale + shift`; each has an element a channel, or one for all."""
+    """`x * scale + shift`; each has an element a channel, or one for all, or is not there.
 
-    value: str
-    scale: Vector
-    shift: Vector
+    What is folded is decided by what is there, not by its value: a model without its weights has
+    the same operators.
+    """
+
+    scale: Vector | None
+    shift: Vector | None
 
 
 def fold_affine(graph: Graph) -> Graph:
@@ -84,9 +87,9 @@ def _is_plain(r: Rewriter, gemm: Node) -> bool:
 
 def _affine(r: Rewriter, node: Node, value: str, dim: int, channels: int) -> _Affine | None:
     """What `node` does to `value`, channel by channel."""
-    one, zero = np.ones(1), np.zeros(1)
     if node.op == "batch_norm":
-        return _of_norm(r, node) if dim == 1 else None
+        norm = _of_norm(r, node) if dim == 1 else None
+        return None if norm is None else _Affine(*norm)
     beside = other(node, value)
     array = None if beside is None else r.constant(beside)
     if array is None:
@@ -96,24 +99,24 @@ def _affine(r: Rewriter, node: Node, value: str, dim: int, channels: int) -> _Af
         return None
     match node.op:
         case "mul":
-            return _Affine(value, vector, zero)
+            return _Affine(vector, None)
         case "add":
-            return _Affine(value, one, vector)
+            return _Affine(None, vector)
         case "sub" if node.inputs[0] == value:
-            return _Affine(value, one, -vector)
+            return _Affine(None, -vector)
         case "div" if node.inputs[0] == value and np.all(vector != 0):
-            return _Affine(value, 1 / vector, zero)
+            return _Affine(1 / vector, None)
         case _:
             return None
 
 
-def _of_norm(r: Rewriter, node: Node) -> _Affine | None:
+def _of_norm(r: Rewriter, node: Node) -> tuple[Vector, Vector] | None:
     """The scale and shift that a normalisation is, if its statistics are constants."""
     scale, bias, mean, variance = (r.constant(name) for name in node.inputs[1:5])
     if scale is None or bias is None or mean is None or variance is None:
         return None
     factor = wide(scale) / np.sqrt(wide(variance) + number(node.attrs, "epsilon", 1e-5))
-    return _Affine(node.inputs[0], factor, wide(bias) - wide(mean) * factor)
+    return factor, wide(bias) - wide(mean) * factor
 
 
 def _vector(array: Array, rank: int, dim: int, channels: int) -> Vector | None:
@@ -128,32 +131,32 @@ def _vector(array: Array, rank: int, dim: int, channels: int) -> Vector | None:
 def _with(r: Rewriter, anchor: Node, node: Node, found: _Affine) -> Sequence[Node] | None:
     """`anchor` with the scale and shift in its weights, in the place of `node`."""
     weight = r.constant(anchor.inputs[1])
-    if weight is None:
+    if weight is None or (anchor.op == "matmul" and found.shift is not None):
         return None
     channels = r.value(node.outputs[0]).shape[1 if anchor.op.startswith("conv") else -1]
-    scale = np.broadcast_to(found.scale, (channels,))
-    shift = np.broadcast_to(found.shift, (channels,))
+    inputs = list(anchor.inputs[:2])
+    scale = np.ones(channels) if found.scale is None else np.broadcast_to(found.scale, channels)
+    if found.scale is not None:
+        scaled = _rounded(wide(weight) * _spread(anchor, weight, scale), weight)
+        if scaled is None:
+            return None
+        inputs[1] = r.keep(scaled, f"{anchor.inputs[1]}.scaled")
     named = anchor.inputs[2] if len(anchor.inputs) > 2 else ""
     old = r.constant(named) if named else None
-    bias = shift if old is None else wide(old).reshape(-1) * scale + shift
-    scaled = weight
-    with np.errstate(over="ignore"):
-        if np.any(scale != 1):
-            scaled = (wide(weight) * _spread(anchor, weight, scale)).astype(weight.dtype)
-        lowered = bias.astype(weight.dtype)
-    if not (np.all(np.isfinite(scale)) and np.all(np.isfinite(lowered))):
-        return None
-    if scaled is not weight and not np.all(np.isfinite(scaled)):
-        return None
-    inputs = list(anchor.inputs[:2])
-    if scaled is not weight:
-        inputs[1] = r.keep(scaled, f"{anchor.inputs[1]}.scaled")
-    if anchor.op == "matmul":
-        if np.any(bias):
+    if old is not None or found.shift is not None:
+        given = np.zeros(channels) if old is None else wide(old).reshape(-1) * scale
+        bias = _rounded(given if found.shift is None else given + found.shift, weight)
+        if bias is None:
             return None
-    elif old is not None or np.any(bias):
-        inputs.append(r.keep(lowered, named or f"{anchor.name}.bias"))
+        inputs.append(r.keep(bias, named or f"{anchor.name}.bias"))
     return [r.node(node, anchor.op, inputs, anchor.attrs)]
+
+
+def _rounded(values: Vector, like: Array) -> Array | None:
+    """`values` in the dtype of `like`; None if one of them is no finite number then."""
+    with np.errstate(over="ignore"):
+        lowered = values.astype(like.dtype)
+    return lowered if np.all(np.isfinite(lowered)) else None
 
 
 def _spread(anchor: Node, weight: Array, scale: Vector) -> Vector:
@@ -181,13 +184,13 @@ def plain_norms(graph: Graph) -> Graph:
 
 def _plain_norm(r: Rewriter, node: Node) -> Sequence[Node] | None:
     found = _of_norm(r, node) if node.op == "batch_norm" else None
-    if found is None or not (np.all(np.isfinite(found.scale)) and np.all(np.isfinite(found.shift))):
+    if found is None or not all(np.all(np.isfinite(part)) for part in found):
         return None
     value = r.value(node.inputs[0])
     shape = (-1, *[1] * (len(value.shape) - 2))
     scale, shift = (
         r.keep(part.reshape(shape).astype(value.dtype.numpy), f"{node.name}.{what}")
-        for part, what in ((found.scale, "scale"), (found.shift, "shift"))
+        for part, what in zip(found, ("scale", "shift"), strict=True)
     )
     product = r.node(node, "mul", [node.inputs[0], scale], {}, "scaled")
     return [product, r.node(node, "add", [product.outputs[0], shift], {})]

@@ -14,8 +14,8 @@ from loopwright.ops.nodes.attributes import integers, number, text
 
 _ALWAYS_FOLDED = 1 << 18
 """Elements that a folded constant may have, whatever it comes from."""
-_COMPARED = 64
-"""Constants of up to so many elements are compared; larger ones are not the same by chance."""
+_COMPARED = 8
+"""Constants of up to so many elements are compared: numbers that models are written with."""
 
 
 def fold_constants(graph: Graph) -> Graph:
