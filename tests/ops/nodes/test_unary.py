@@ -66,7 +66,7 @@ def test_large_numbers_do_not_overflow_softplus() -> None:
     agree("softplus", meaning("softplus", [x]), expected)
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "int8"])
+@pytest.mark.parametrize("dtype", ["int64", "int8"])
 @pytest.mark.parametrize("op", ["neg", "abs", "sign", "relu", "identity"])
 def test_functions_of_integers_keep_their_dtype(op: str, dtype: str) -> None:
     x = np.arange(-20, 20).astype(dtype)
@@ -111,7 +111,7 @@ def test_casts_truncate_and_compare_with_zero(dtype: str, to: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-@pytest.mark.parametrize("op", ["sigmoid", "gelu", "relu", "exp", "hard_swish"])
+@pytest.mark.parametrize("op", ["gelu", "relu", "exp"])
 def test_kernels_of_other_floats_round_once(op: str, dtype: str) -> None:
     compiled(op, [floats(40, dtype=dtype)])
 
