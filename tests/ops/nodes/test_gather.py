@@ -2,9 +2,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from node_cases import agree, compiled, floats, meaning
+from node_cases import agree, compiled, floats, meaning, workload_of
+from running import interpreted
 
+import loopwright as lw
 from loopwright.errors import ShapeError
+from loopwright.te.reference import compare
+from loopwright.templates.apply import scheduled
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32"])
@@ -56,3 +60,14 @@ def test_places_outside_read_the_nearest_element() -> None:
 def test_places_that_do_not_fit_are_refused(op: str, indices: np.ndarray, message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         meaning(op, [floats(4, 5), indices], axis=0)
+
+
+@pytest.mark.parametrize("op", ["gather", "gather_elements"])
+def test_loops_as_written_gather_within_bounds(op: str) -> None:
+    places = np.random.default_rng(0).integers(-60, 60, (5, 20))
+    arrays = [floats(5, 6), places]
+    task = lw.task(workload_of(op, arrays, axis=1))
+    for row in task.space.sample(np.random.default_rng(0), 3):
+        schedule = scheduled(task, task.space.decode(row))
+        (found,) = interpreted(schedule, arrays, flat=True)
+        assert compare(task.workload, found, meaning(op, arrays, axis=1)) is None
