@@ -133,6 +133,7 @@ class _Placer:
     steps: list[PlacedStep] = field(default_factory=list)
     stored: dict[str, Stored] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)  # how a value was made
+    claimed: set[str] = field(default_factory=set)  # whose memory is an output's
 
     def put(self, name: str, layout: Layout) -> str:
         """The key of the value `name` made in `layout`."""
@@ -209,26 +210,25 @@ class _Placer:
     def output(self, name: str) -> str:
         """The key of an output of the model: plain, and memory of its own."""
         key = self.row_major(name)
-        if self.is_constant(name) or key in self.fused.graph.inputs or self._is_taken(key):
+        root = self._root(key)
+        if root in self.claimed or root in self.fused.graph.inputs or self.is_constant(root):
             value = self.fused.values[name]
             plain = Layout.plain(len(value.shape))
-            copied = f"{name}%copy"
+            copied = f"{name}%copy{len(self.claimed)}"
             self.stored[copied] = Stored(copied, value, plain)
             chosen = change(value, plain, plain, self.target, self.threads)
             constant = frozenset({0} if self.is_constant(name) else ())
             self.steps.append(Call(copied, (), chosen, (key,), (copied,), constant))
-            return copied
+            key = root = copied
+        self.claimed.add(root)
         return key
 
-    def _is_taken(self, key: str) -> bool:
-        """Whether the memory of `key` is also that of an input or another output."""
-        root = key
+    def _root(self, key: str) -> str:
+        """The value whose memory `key` is."""
         for step in reversed(self.steps):
-            if isinstance(step, Alias) and step.output == root:
-                root = step.source
-        taken = {*self.fused.graph.inputs, *self.fused.constants}
-        others = [name for name in self.fused.graph.outputs if name != key]
-        return root in taken or root in others or (root != key and root in others)
+            if isinstance(step, Alias) and step.output == key:
+                key = step.source
+        return key
 
     def _fixed(self, kernel: Kernel, axis: int | None) -> Layouts:
         """The layouts of a fused kernel: its inputs as they are, its outputs as they best are."""

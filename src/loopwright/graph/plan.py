@@ -88,7 +88,12 @@ def plan(placed: Placed, alignment: int) -> Plan:
 def _sum_bytes(placed: Placed) -> int:
     """Bytes of all values that kernels write, each on its own, but the model's outputs."""
     keys = {k for s in placed.steps if isinstance(s, Call) for k in s.outputs}
-    return sum(placed.stored[key].nbytes for key in keys if key not in placed.outputs)
+    return sum(_padded(placed.stored[key]) for key in keys if key not in placed.outputs)
+
+
+def _padded(stored: Stored) -> int:
+    """Bytes that a value takes where the next one begins at a multiple of ALIGNMENT."""
+    return -(-stored.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _slot(placed: Placed, root: str, offset: int, offsets: Mapping[str, int]) -> Slot:
@@ -158,6 +163,7 @@ def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
     sizes = [homes.stored(key).nbytes for key in call.inputs]
     if len(set(call.inputs)) != len(call.inputs):
         return False
+    free = result not in homes.inside and result not in placed.outputs
     root, begin = found[0]
     expected = begin
     for (other, offset), size in zip(found, sizes, strict=True):
@@ -165,7 +171,7 @@ def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
             break
         expected += size
     else:
-        if len(found) > 1 and result not in placed.outputs:
+        if len(found) > 1 and free:
             homes.move(result, root, begin)
             return True
     taken = {*placed.inputs, *placed.outputs}
@@ -176,9 +182,9 @@ def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
     if not fresh or len({own for own, _ in found}) != len(found):
         return False
     target, offset = homes.find(result)
+    if any(own == target for own, _ in found):
+        return False
     for (own, _), size in zip(found, sizes, strict=True):
-        if own == target:
-            return False
         homes.inside[own] = (target, offset)
         offset += size
     return True
@@ -199,7 +205,7 @@ def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dic
     offsets: dict[str, int] = {}
     ends: dict[str, int] = {}
     for key in own:
-        size = -(-homes.stored(key).nbytes // ALIGNMENT) * ALIGNMENT
+        size = _padded(homes.stored(key))
         first, last = lives[key]
         busy = sorted(
             (offsets[other], ends[other])
