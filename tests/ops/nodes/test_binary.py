@@ -82,6 +82,16 @@ def test_remainders_of_floats_are_exact() -> None:
     compiled("mod", [a, b], fmod=1)
 
 
+@pytest.mark.parametrize("fmod", [0, 1])
+def test_remainders_of_infinities_and_zeros_are_those_of_numpy(fmod: int) -> None:
+    edges = np.array([0.0, 2.5, -2.5, np.inf, -np.inf, np.nan], np.float32)
+    a, b = np.repeat(edges, 6), np.tile(edges, 6)
+    with np.errstate(invalid="ignore"):
+        expected = np.fmod(a, b) if fmod else np.mod(a, b)
+    agree("mod", meaning("mod", [a, b], fmod=fmod), expected)
+    compiled("mod", [a, b], fmod=fmod)
+
+
 def test_slopes_are_broadcast_to_the_data() -> None:
     x, slope = floats(2, 5, 3, 3), floats(5, 1, 1, seed=1)
     agree("prelu", meaning("prelu", [x, slope]), reference("PRelu", [x, slope]))

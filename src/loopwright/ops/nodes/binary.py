@@ -49,8 +49,12 @@ def _mod(a: Expr, b: Expr, attrs: NodeAttrs) -> Expr:
     if a.dtype.is_int:
         return a - (a / b) * b if truncated and a.dtype.kind is DKind.INT else a % b
     wide, by = a.astype(F64), b.astype(F64)
-    quotient = wide / by
-    return (wide - (trunc(quotient) if truncated else te.floor(quotient)) * by).astype(a.dtype)
+    quotient = trunc(wide / by)
+    # 0 * inf is no number: what has no whole quotient is its own remainder.
+    rest = te.if_then_else(quotient.equal(0.0), wide, wide - quotient * by)
+    if not truncated:
+        rest = te.if_then_else(rest * by < 0.0, rest + by, rest)
+    return rest.astype(a.dtype)
 
 
 def _logical(op: Op) -> Function:
