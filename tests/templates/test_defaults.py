@@ -143,3 +143,32 @@ def test_accumulators_of_an_epilogue_lie_lane_by_lane() -> None:
         for point in of.space.sample(np.random.default_rng(0), 3):
             schedule = scheduled(of, of.space.decode(point))
             assert schedule.layout("conv") == Layout.blocked(4, [0, 1, 2, 3, (1, 8)])
+
+
+def test_small_maps_sum_blocks_of_channels(cpu: CpuDevice) -> None:
+    attrs = {
+        "data": (1, 96, 7, 6),
+        "weight": (40, 96, 3, 3),
+        "padding": (1, 1, 1, 1),
+        "bias": True,
+        "epilogue": "add,relu",
+    }
+    of = task("conv2d", attrs, "x86-64-avx2")
+    inputs = random_inputs(of.workload)
+    wanted = evaluate(of.workload, inputs)
+    points = of.space.sample(np.random.default_rng(0), 60)
+    configs = [of.space.decode(point) for point in points]
+    blocked = [config for config in configs if config.integer("ic_blocks") > 1]
+    assert len(blocked) >= 8
+    for config in blocked[:8]:
+        found = compiled(scheduled(of, config), inputs, cpu, of.target)
+        assert differences(of.workload, found, wanted) == [], str(config)
+
+
+def test_weights_that_outgrow_the_cache_are_read_in_blocks() -> None:
+    attrs = {"padding": (1, 1, 1, 1), "bias": True}
+    shapes = {"data": (1, 512, 7, 7), "weight": (512, 512, 3, 3)}
+    config = default(task("conv2d", {**shapes, **attrs}, "x86-64-avx2 l2=524288"))
+    assert config.integer("ic_blocks") == 8
+    small = {"data": (1, 64, 7, 7), "weight": (64, 64, 3, 3)}
+    assert default(task("conv2d", {**small, **attrs}, "x86-64-avx2")).integer("ic_blocks") == 1

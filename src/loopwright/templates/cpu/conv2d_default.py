@@ -31,6 +31,8 @@ _PER_ROW = 0.04
 """What each further row of a tile costs: its pixels lie apart."""
 _CACHE_SHARE = 0.7
 """Of the second cache, what blocks may take."""
+_REUSED = 8
+"""Tiles that must read the weights for blocks of input channels to pay."""
 _COPY = 8
 """Bytes a cycle that a copy writes into near caches."""
 
@@ -67,13 +69,30 @@ def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
     taps = role.conv.reduce_axis[2].extent
     unroll_kw = True in space.knobs[space.column("unroll_kw")].values
     short = ic[1] * taps <= _FEW_STEPS
-    plan = min(_plans(role, space, target, tile), key=lambda found: found[0])
-    return {
+    _, plan = min(_plans(role, space, target, tile), key=lambda found: found[0])
+    chosen: dict[str, KnobValue] = {
         "tile_w": tile.width,
         "ic": ic,
         "unroll_kw": unroll_kw and short,
-        **plan[1],
+        **plan,
     }
+    rows = plan["rows"]
+    if "ic_blocks" in space.names and isinstance(rows, tuple):
+        tiles = tile.width[0] * int(rows[1])
+        chosen["ic_blocks"] = _blocks(role, target, tile, ic[0]) if tiles >= _REUSED else 1
+    return chosen
+
+
+def _blocks(role: Roles, target: Target, tile: _Tile, steps: int) -> int:
+    """How many blocks of input channels make the weights of a tile small beside the cache."""
+    nbytes = tile.vectors * target.vector_bits // 8
+    for axis in role.conv.reduce_axis:
+        nbytes *= axis.extent
+    if nbytes <= target.l2 // 4:
+        return 1
+    fitting = [n for n in (2, 4, 8, 16) if steps % n == 0 and steps > n]
+    small = [n for n in fitting if nbytes // n <= target.l2 // 8]
+    return min(small) if small else max(fitting, default=1)
 
 
 def _tile(role: Roles, space: Space, target: Target) -> _Tile:
@@ -89,8 +108,7 @@ def _tile(role: Roles, space: Space, target: Target) -> _Tile:
     found: list[_Tile] = []
     room = target.registers - 2
     for columns, rows, group in itertools.product(sizes_of(space, "tile_w"), heights, groups):
-        size = columns[1] * rows * group
-        if not min(4, width * height) <= size <= room:
+        if columns[1] * rows * group > room:
             continue
         cycles = sum(
             tile_cycles(w * h, v, target.registers, steps) * nw * nh * nv

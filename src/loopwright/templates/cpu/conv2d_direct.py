@@ -7,16 +7,23 @@ output channels a tile and b input channels unrolled, so that the inner loops re
 Loops. Outermost blocks of output channels and rows in the order of knob `order`; inside, a tile of
 `tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run:
 one weight vector a channel block, and one scalar broadcast a pixel, feed all of the tile's FMAs.
+With `ic_blocks > 1` the tiles of a block of rows are summed over one block of input channels after
+the other, so that small maps with many channels read their weights from a near cache.
 """
 
 from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
-from loopwright.space.constraints import Columns, Constraint
+from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
 from loopwright.target import Target
@@ -29,6 +36,10 @@ from loopwright.templates.template import Configuration, Template
 
 MAX_UNROLLED = 640
 """Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
+FEW_ACCUMULATORS = 4
+"""Smaller tiles are left out where there are others."""
+MANY_PIXELS, FEW_INPUTS = 400, 64
+"""With more pixels, or fewer input channels, the weights of a tile stay in a near cache anyway."""
 
 
 def roles(workload: Workload) -> Roles:
@@ -45,10 +56,12 @@ def space(workload: Workload, target: Target) -> Space:
     kernel_width = role.conv.reduce_axis[2].extent
     vectors = -(-channels // lanes)
     room = target.registers - 2
+    widths, rows, groups = _tiles(width, room), _rows(height), _channel_tiles(vectors)
+    least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups))
     knobs: list[Knob] = [
-        Split("tile_w", width, policy="listed", candidates=_tiles(width, room)),
-        Split("rows", height, parts=3, policy="listed", candidates=_rows(height)),
-        Split("oc", vectors, parts=3, policy="listed", candidates=_channel_tiles(vectors)),
+        Split("tile_w", width, policy="listed", candidates=widths),
+        Split("rows", height, parts=3, policy="listed", candidates=rows),
+        Split("oc", vectors, parts=3, policy="listed", candidates=groups),
         Split("ic", inputs, policy="factors", max_factor=_ic_limit(inputs, lanes)),
         Choice("lanes", (lanes,)),
         Choice("order", ("oc,rows", "rows,oc")),
@@ -56,10 +69,13 @@ def space(workload: Workload, target: Target) -> Space:
     ]
     if role.pad is not None:
         knobs.append(Choice("pad", ("root", "rows")))
+    sums_blocks = role.output is not role.conv and width * height <= MANY_PIXELS
+    if sums_blocks and inputs >= FEW_INPUTS:
+        knobs.append(Choice("ic_blocks", (1, 2, 4, 8, 16)))
 
     def fits(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
-        return (tile <= room) & (tile >= min(4, width * height))
+        return (tile <= room) & (tile >= min(least, width * height))
 
     def not_too_long(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
@@ -67,17 +83,32 @@ def space(workload: Workload, target: Target) -> Space:
         taps = np.where(columns["unroll_kw"], kernel_width, 1)
         return unrolled * taps <= MAX_UNROLLED
 
-    return Space(
-        knobs,
-        (
-            Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
-            Constraint(
-                ("tile_w", "rows", "oc", "ic", "unroll_kw"),
-                not_too_long,
-                f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
-            ),
+    def divides(columns: Columns) -> npt.ArrayLike:
+        steps, blocks = columns["ic"][0], columns["ic_blocks"]
+        even = np.equal(steps % blocks, 0) & np.greater(steps, blocks)
+        verdict: BoolArray = np.equal(blocks, 1) | even
+        return verdict
+
+    constraints = [
+        Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
+        Constraint(
+            ("tile_w", "rows", "oc", "ic", "unroll_kw"),
+            not_too_long,
+            f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
         ),
-    )
+    ]
+    if any(knob.name == "ic_blocks" for knob in knobs):
+        constraints.append(
+            Constraint(("ic", "ic_blocks"), divides, "blocks of input channels are uneven")
+        )
+    return Space(knobs, constraints)
+
+
+def _largest(room: int, *parts: Sequence[tuple[int, ...]]) -> int:
+    """The largest tile that has one of each of `parts` and at most `room` accumulators."""
+    sizes = [sorted({part[-1] for part in values}) for values in parts]
+    products = (math.prod(chosen) for chosen in itertools.product(*sizes))
+    return max(size for size in products if size <= room)
 
 
 def _ic_limit(inputs: int, lanes: int) -> int:
@@ -127,21 +158,60 @@ def schedule(s: Schedule, config: Configuration) -> None:
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()
-    rows_loop, tile_loop, fused = _outer_loops(s, role, config, lanes)
+    loops = _outer_loops(s, role, config, lanes)
     if role.output is not role.conv:
-        s[role.conv].compute_at(role.output, tile_loop)
-        s[role.conv].set_scope("register")
         s.set_layout(role.conv, [0, 1, 2, 3, (1, lanes)])
-        _inner_loops(s[role.conv], role.conv, config, lanes, [])
-    s[role.output].parallel(fused)
+        if _sums_blocks(config):
+            s[role.conv].compute_at(role.output, loops.channels)
+            _blocked_sum(s[role.conv], role.conv, config, lanes)
+        else:
+            s[role.conv].compute_at(role.output, loops.tiles)
+            s[role.conv].set_scope("register")
+            _inner_loops(s[role.conv], role.conv, config, lanes, [])
+    s[role.output].parallel(loops.shared)
     if role.pad is not None:
-        _place_pad(s, role, config, rows_loop, lanes, vectorized=blocked and groups_of_lanes)
+        _place_pad(s, role, config, loops.rows, lanes, vectorized=blocked and groups_of_lanes)
 
 
-def _outer_loops(
-    s: Schedule, role: Roles, config: Configuration, lanes: int
-) -> tuple[Loop, Loop, Loop]:
-    """Tile the output stage. Returns its loops over blocks of rows, over tiles, and in parallel."""
+@dataclass(frozen=True, slots=True)
+class _Outer:
+    """Loops of the output: over blocks of rows, tiles of channels, tiles; the parallel one."""
+
+    rows: Loop
+    channels: Loop
+    tiles: Loop
+    shared: Loop
+
+
+def _sums_blocks(config: Configuration) -> bool:
+    """Whether blocks of input channels run outside of the tiles of a block of rows."""
+    return "ic_blocks" in config.names() and config.integer("ic_blocks") > 1
+
+
+def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) -> None:
+    """All tiles of a block of rows, for one block of input channels after the other.
+
+    So a block of the weights stays in a near cache while all tiles read it; partial sums go through
+    memory.
+    """
+    _, o, y, x = conv.axis
+    i, r, c = conv.reduce_axis
+    steps, unrolled = config.sizes("ic")
+    io, ii = stage.split(i, unrolled)
+    ib, ik = stage.split(io, steps // config.integer("ic_blocks"))
+    ym, yi = stage.split(y, config.sizes("rows")[2])
+    xo, xi = stage.split(x, config.sizes("tile_w")[1])
+    ob, ol = stage.split(o, lanes)
+    stage.reorder(ib, ym, xo, ik, r, c, ii, yi, xi, ob, ol)
+    for loop in (ii, yi, xi, ob):
+        stage.unroll(loop)
+    stage.vectorize(ol)
+    if config.flag("unroll_kw"):
+        stage.unroll(c)
+
+
+def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> _Outer:
+    """Tile the output stage."""
     stage = s[role.output]
     n, o, y, x = role.output.axis
     _, oc_inner, oc_vectors = config.sizes("oc")
@@ -162,7 +232,7 @@ def _outer_loops(
             stage.unroll(loop)
         stage.vectorize(ol)
     shared = stage.fuse(n, outer[0])
-    return (shared if outer[0] is yo else yo), xo, shared
+    return _Outer(shared if outer[0] is yo else yo, om, xo, shared)
 
 
 def _inner_loops(
