@@ -105,30 +105,38 @@ def placings(draw: st.DrawFn) -> Placed:
 
     size = draw(st.sampled_from([4, 4, 3]))
     inputs = [make(f"x{n}", draw(st.integers(1, 3)), size) for n in range(draw(st.integers(1, 2)))]
-    for number in range(draw(st.integers(1, 12))):
+    for number in range(draw(st.integers(3, 12))):
         keys = list(stored)
-        kind = draw(st.sampled_from(["call", "call", "join", "join", "view"]))
+        kind = draw(st.sampled_from(["call", "call", "join", "prefix", "prefix", "view"]))
         some = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3))
+        joins_before = [s for s in steps if isinstance(s, Call) and s.join_axis is not None]
+        if kind == "prefix" and joins_before:
+            begun = draw(st.sampled_from(joins_before)).inputs
+            some = [*begun[: draw(st.integers(2, 3))], *some[:2]][: draw(st.integers(2, 4))]
         name = f"v{number}"
         if kind == "view":
             make(name, *shape(some[0]), root=roots[some[0]])
             steps.append(Alias(some[0], name))
             continue
-        if kind == "join":
+        if kind in ("join", "prefix"):
             outputs = (make(name, sum(shape(key)[0] for key in some), size),)
         else:
             channels = st.integers(1, 4)
             count = draw(st.sampled_from([1, 1, 2]))
             outputs = tuple(make(f"{name}.{n}", draw(channels), size) for n in range(count))
-        axis = 1 if kind == "join" else None
+        axis = 1 if kind in ("join", "prefix") else None
         steps.append(Call(name, (), COPY, tuple(some), outputs, frozenset(), axis))
+    if draw(st.booleans()):
+        read = {key for step in steps if isinstance(step, Call) for key in step.inputs}
+        last = tuple(key for key in stored if key not in read)
+        steps.append(Call("last", (), COPY, last, (make("end", 1, size),)))
     outputs = draw(st.lists(st.sampled_from(list(stored)), unique_by=roots.__getitem__, max_size=3))
     outputs = [key for key in outputs if roots[key] not in inputs]
     return Placed(tuple(steps), stored, tuple(inputs), tuple(outputs))
 
 
 @given(placings())
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_every_value_is_where_it_is_read_and_no_two_alive_overlap(placed: Placed) -> None:
     simulate(placed, plan(placed, ALIGNMENT))
 
