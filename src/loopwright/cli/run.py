@@ -12,7 +12,7 @@ from loopwright.cli.common import Output, OutputOption, console, print_json, sho
 from loopwright.errors import ModelError, ShapeError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from loopwright.layout import Array
     from loopwright.runtime.model import KernelTime, Model
@@ -59,8 +59,7 @@ def run(
             loaded.run(inputs)
             times.append(time.perf_counter_ns() - begin)
         if save is not None:
-            with save.open("wb") as file:
-                np.savez(file, allow_pickle=False, **results)
+            save_outputs(results, save)
         median = float(np.median(times))
         if output is Output.JSON:
             print_json(
@@ -153,10 +152,24 @@ def read_inputs(model: Model, given: Sequence[str] | None) -> dict[str, Array]:
         if name not in inputs:
             raise ShapeError(f"{model.name} has no input {name!r}; it has {', '.join(inputs)}")
         try:
-            inputs[name] = np.load(file, allow_pickle=False)
+            inputs[name] = np.lib.format.open_memmap(file, mode="r")
         except (OSError, ValueError) as error:
-            raise ModelError(f"{file} is not a NumPy file that can be read: {error}") from error
+            raise ModelError(f"{file} is not a .npy file that can be read: {error}") from error
     return inputs
+
+
+def save_outputs(outputs: Mapping[str, Array], path: Path) -> None:
+    """Write arrays by name to an .npz file.
+
+    Raises: ModelError when the file cannot be written.
+    """
+    import numpy as np
+
+    try:
+        with path.open("wb") as file:
+            np.savez(file, allow_pickle=False, **outputs)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
 
 
 def write_trace(kernels: Sequence[KernelTime], path: Path) -> None:

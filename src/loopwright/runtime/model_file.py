@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+import secrets
 import struct
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -101,21 +101,19 @@ def write(path: Path, manifest: Manifest, contents: Sequence[tuple[str, Bytes]])
     body = msgspec.json.encode(msgspec.structs.replace(manifest, sections=tuple(sections)))
     head = _HEAD.pack(MAGIC, FORMAT, len(body), hashlib.sha256(body).digest())
     start = _start(len(body))
+    temporary = path.parent / f".{path.name}-{secrets.token_hex(8)}"
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise ModelError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(head + body)
             for section, (_, data) in zip(sections, contents, strict=True):
                 file.seek(start + section.offset)
                 file.write(data)
             file.truncate(start + at)
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except OSError as error:
-        Path(temporary).unlink(missing_ok=True)
         raise ModelError(f"{path} cannot be written: {error.strerror}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def read(path: Path) -> tuple[Manifest, dict[str, memoryview]]:
@@ -124,14 +122,7 @@ def read(path: Path) -> tuple[Manifest, dict[str, memoryview]]:
     Raises: ModelError for a file that is not there, not a tuned model, of a later format,
         truncated, or altered.
     """
-    try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            if size < _HEAD.size:
-                raise ModelError(f"{path} is not a tuned model: it has {size} bytes")
-            memory = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+    memory = _mapped(path)
     manifest, start = _manifest(path, memory)
     found = {}
     for section in manifest.sections:
@@ -143,11 +134,7 @@ def read(path: Path) -> tuple[Manifest, dict[str, memoryview]]:
 
 def read_manifest(path: Path) -> Manifest:
     """The manifest alone. Raises: as `read`, but for what is wrong with sections."""
-    try:
-        head = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
-    return _manifest(path, memoryview(head))[0]
+    return _manifest(path, _mapped(path))[0]
 
 
 def is_model_file(path: Path) -> bool:
@@ -159,14 +146,28 @@ def is_model_file(path: Path) -> bool:
         return False
 
 
+def _mapped(path: Path) -> memoryview:
+    """The whole file, read-only."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if size < _HEAD.size:
+                raise ModelError(f"{path} is not a tuned model: it has {size} bytes")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from error
+
+
 def _manifest(path: Path, memory: memoryview) -> tuple[Manifest, int]:
-    if len(memory) < _HEAD.size or bytes(memory[: len(MAGIC)]) != MAGIC:
+    if bytes(memory[: len(MAGIC)]) != MAGIC:
         raise ModelError(f"{path} is not a tuned model; make one with loopwright optimize")
     _, number, length, digest = _HEAD.unpack(memory[: _HEAD.size])
     if number > FORMAT:
         raise ModelError(
             f"{path} has format {number}, this loopwright reads up to {FORMAT}; update loopwright"
         )
+    if number < 1:
+        raise ModelError(f"{path} was altered: there is no format {number}; make or copy it again")
     body = memory[_HEAD.size : _HEAD.size + length]
     if len(body) < length:
         raise ModelError(f"{path} is truncated: its manifest is not whole; make or copy it again")
