@@ -35,7 +35,7 @@ from loopwright.ir import dtype as dt
 if TYPE_CHECKING:
     import onnx
 
-OLDEST_OPSET = 11
+OLDEST_OPSET = 7
 """The oldest version of the operators that is read."""
 _DOMAINS = ("", "ai.onnx")
 _MAY_BE_INFINITE = frozenset({"Add", "Where", "Max", "Min", "Clip", "Expand", "Pad", "Identity"})
@@ -95,7 +95,7 @@ def _expanded(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     if model.functions:
         model = _inliner().inline_local_functions(model)
     without = _without_rule(model)
-    bodies = {op for domain, op in without if domain in _DOMAINS and _has_body(op, opset)}
+    bodies = {op for domain, op in without if domain in _DOMAINS and has_body(op, opset)}
     if bodies:
         model = _with_bodies(model, bodies)
         without = _without_rule(model)
@@ -118,7 +118,7 @@ def _without_rule(model: onnx.ModelProto) -> dict[tuple[str, str], list[str]]:
     return dict(found)
 
 
-def _has_body(op: str, opset: int) -> bool:
+def has_body(op: str, opset: int) -> bool:
     """Whether ONNX defines `op` by a graph of other operators."""
     defs = import_onnx().defs
     if not defs.has(op, opset):
@@ -132,7 +132,10 @@ def _with_bodies(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProt
     package = import_onnx()
     typed = package.shape_inference.infer_shapes(model, data_prop=True)
     functions = [("", op) for op in sorted(ops)]
-    return _inliner().inline_selected_functions(typed, functions, False, True)
+    try:
+        return _inliner().inline_selected_functions(typed, functions, False, True)
+    except RuntimeError:  # a body that depends on types which onnx cannot infer
+        return model
 
 
 def _inliner() -> ModuleType:

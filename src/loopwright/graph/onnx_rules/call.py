@@ -170,6 +170,8 @@ class Call:
             return value
         starts, sizes = [0] * len(shape), list(shape)
         starts[axis], sizes[axis] = start, size
+        if not size:
+            return self.constant(np.zeros(sizes, self.dtype_of(value).numpy))
         return self.emit(
             "slice", value, starts=tuple(starts), steps=(1,) * len(shape), sizes=tuple(sizes)
         )

@@ -76,8 +76,9 @@ def _dropout(call: Call) -> tuple[str, ...]:
 
 
 def _clip(call: Call) -> tuple[str]:
+    """Before opset 11 the bounds are attributes."""
     value = call.x()
-    bounds: dict[str, float] = {}
+    bounds = {name: call.number(name) for name in ("min", "max") if name in call.attrs}
     for place, (name, op) in enumerate((("min", "max"), ("max", "min")), start=1):
         if not call.has(place):
             continue

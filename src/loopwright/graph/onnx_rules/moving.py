@@ -109,8 +109,12 @@ def _split(call: Call) -> tuple[str, ...]:
 
 def _slice(call: Call) -> tuple[str]:
     shape = call.shape()
-    begins, ends = call.known(1, "the list of starts"), call.known(2, "the list of ends")
-    axes = call.known(3, "the list of axes") if call.has(3) else tuple(range(len(begins)))
+    if call.opset < 10:
+        begins, ends = call.integers("starts"), call.integers("ends")
+        axes = call.integers("axes", tuple(range(len(begins))))
+    else:
+        begins, ends = call.known(1, "the list of starts"), call.known(2, "the list of ends")
+        axes = call.known(3, "the list of axes") if call.has(3) else tuple(range(len(begins)))
     strides = call.known(4, "the list of steps") if call.has(4) else (1,) * len(begins)
     if not len(begins) == len(ends) == len(axes) == len(strides):
         raise call.wrong(f"starts {begins}, ends {ends}, axes {axes}, steps {strides} differ")
@@ -121,11 +125,11 @@ def _slice(call: Call) -> tuple[str]:
         if step == 0:
             raise call.wrong("a step is 0")
         places = range(*slice(begin, end, step).indices(shape[d]))
-        if end < -shape[d] and step < 0:
-            places = range(slice(begin, None, step).indices(shape[d])[0], -1, step)
         starts[d], steps[d], sizes[d] = places.start, step, len(places)
     if tuple(sizes) == shape and all(step == 1 for step in steps):
         return (call.x(),)
+    if 0 in sizes:
+        return (call.constant(np.zeros(sizes, call.dtype().numpy)),)
     made = call.emit(
         "slice", call.x(), starts=tuple(starts), steps=tuple(steps), sizes=tuple(sizes)
     )
@@ -176,7 +180,7 @@ def _gather_nd(call: Call) -> tuple[str]:
 
 def _pad(call: Call) -> tuple[str]:
     rank = call.rank()
-    given = call.known(1, "the list of pads")
+    given = call.integers("pads") if call.opset < 11 else call.known(1, "the list of pads")
     axes = call.known(3, "the list of axes") if call.has(3) else tuple(range(rank))
     if len(given) != 2 * len(axes):
         raise call.wrong(
@@ -188,7 +192,7 @@ def _pad(call: Call) -> tuple[str]:
     if not any(pads):
         return (call.x(),)
     mode = call.text("mode", "constant")
-    value = call.scalar(2, "the padding value") if call.has(2) else 0.0
+    value = call.scalar(2, "the padding value") if call.has(2) else call.number("value", 0.0)
     return (call.emit("pad", call.x(), pads=tuple(pads), mode=mode, value=value),)
 
 

@@ -9,8 +9,11 @@ from loopwright.graph.onnx_rules import (
     contracting,
     elementwise,
     moving,
+    quantized,
     recurrent,
     reducing,
+    resizing,
+    sums,
 )
 from loopwright.graph.onnx_rules.call import Rule
 
@@ -19,6 +22,9 @@ RULES: Mapping[str, Rule] = {
     **contracting.RULES,
     **elementwise.RULES,
     **moving.RULES,
+    **quantized.RULES,
     **recurrent.RULES,
     **reducing.RULES,
+    **resizing.RULES,
+    **sums.RULES,
 }
