@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from loopwright.api.program import build as build
     from loopwright.api.task import task as task
     from loopwright.api.tune import tune as tune
+    from loopwright.graph.import_torch import from_torch as from_torch
     from loopwright.lower.pipeline import lower as lower
     from loopwright.runtime.model import Model as Model
     from loopwright.sched.schedule import Schedule as Schedule
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "compile": "loopwright.api.compile",
+    "from_torch": "loopwright.graph.import_torch",
     "load": "loopwright.api.compile",
     "export_c": "loopwright.api.export",
     "optimize": "loopwright.api.optimize",
@@ -92,6 +94,7 @@ __all__ = [
     "compile",
     "create_schedule",
     "export_c",
+    "from_torch",
     "load",
     "lower",
     "optimize",

@@ -20,6 +20,7 @@ from loopwright.graph.assemble import Assembled, assemble
 from loopwright.graph.fill import shapes_of, weights_of
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.import_onnx import import_onnx_model
+from loopwright.graph.import_torch import from_torch
 from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Chosen, place
 from loopwright.graph.models import bundled_paths, resolve
@@ -38,6 +39,7 @@ from loopwright.target import Target, parse
 
 if TYPE_CHECKING:
     import onnx
+    import torch
 
 Source: TypeAlias = "str | Path | Graph | onnx.ModelProto"
 """A model: an ONNX file, the name of a bundled one, an ONNX model in memory, or a graph."""
@@ -59,13 +61,14 @@ class Compiled:
 
 
 def compile(  # noqa: A001  # the field's name for it
-    model: Source,
+    model: Source | torch.nn.Module,
     *,
     threads: int = 1,
     target: str | Target = "cpu",
     records: str | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     winograd: bool = True,
+    example_inputs: Sequence[object] | None = None,
 ) -> Model:
     """`model` as a program for this machine, made of the best programs on record.
 
@@ -75,11 +78,13 @@ def compile(  # noqa: A001  # the field's name for it
         records: the URL of records; LOOPWRIGHT_RECORDS when None. They need not be there.
         input_shapes: the shapes of inputs that the model leaves open.
         winograd: whether 3x3 convolutions may be computed so.
+        example_inputs: tensors like the inputs of `model`, a PyTorch module.
 
     Raises: ModelError for a model that cannot be used, UnsupportedError for operators that are not
         there, each with the node.
     """
-    graph = import_graph(model, input_shapes)
+    given = model if example_inputs is None else from_torch(model, example_inputs)
+    graph = import_graph(given, input_shapes)
     options = Options(parse(target), threads, winograd)
     with ExitStack() as stack:
         chooser = Chooser(options, open_stores(records, options.target, stack))
