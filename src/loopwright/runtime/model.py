@@ -104,12 +104,16 @@ class Model:
         results = self._outputs(self._given((), inputs))
         return {port.name: array for port, array in zip(self.outputs, results, strict=True)}
 
-    def profile(self, inputs: Mapping[str, Array], runs: int = 20) -> tuple[KernelTime, ...]:
-        """The time of each kernel in `runs` runs after two to warm up. Raises: as a call."""
+    def profile(
+        self, inputs: Mapping[str, Array], runs: int = 20, warmup: int = 2
+    ) -> tuple[KernelTime, ...]:
+        """The time of each kernel in `runs` runs after some to warm up. Raises: as a call."""
+        if runs < 1:
+            raise ConfigError(f"runs={runs}: a profile takes at least 1")
         given = self._given((), inputs)
         results = self._empty()
         stamps = np.zeros((runs, len(self.manifest.calls) + 1), np.int64)
-        for run in range(-2, runs):
+        for run in range(-warmup, runs):
             pointers, kept = self._arguments(given, results)
             self._timed(*pointers, stamps[max(run, 0)].ctypes.data)
             del kept

@@ -1,0 +1,171 @@
+"""The commands on whole models: optimize, run, profile, export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from graphs import Sketch
+
+import loopwright as lw
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """A tuned model of one convolution."""
+    sketch = Sketch()
+    x = sketch.input(1, 8, 6, 6)
+    path = tmp_path_factory.mktemp("model") / "net.lw"
+    with lw.compile(sketch.graph(sketch.node("relu", sketch.conv(x, 8)))) as model:
+        model.save(path)
+    return path.read_bytes()
+
+
+@pytest.fixture
+def model(run: Run, tmp_path: Path, built: bytes) -> Path:
+    """The model in the folder that commands run in."""
+    del run
+    path = tmp_path / "net.lw"
+    path.write_bytes(built)
+    (tmp_path / "text.lw").write_text("no model at all, but as long as the head of one would be ..")
+    (tmp_path / "cut.lw").write_bytes(built[:5000])
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "small.npy", np.zeros((1, 2), np.float32))
+    np.save(tmp_path / "objects.npy", np.array([None, "x"], object), allow_pickle=True)
+    (tmp_path / "folder").mkdir()
+    return path
+
+
+BAD_FILES = [
+    ("none.lw", "none.lw cannot be read: No such file"),
+    ("text.lw", "not a tuned model"),
+    ("cut.lw", "truncated"),
+    ("folder", "Is a directory"),
+]
+BAD_INPUTS = [
+    ("x0", "is not NAME=file.npy"),
+    ("z=small.npy", "no input 'z'; it has x0"),
+    ("x0=none.npy", "none.npy is not a .npy file that can be read"),
+    ("x0=text.npy", "text.npy is not a .npy file"),
+    ("x0=empty.npy", "empty.npy is not a .npy file"),
+    ("x0=objects.npy", "objects.npy is not a .npy file"),
+    ("x0=folder", "folder is not a .npy file"),
+    ("x0=small.npy", "input 'x0' is float32[1, 2], wanted float32[1, 8, 6, 6]"),
+]
+
+
+def refused(run: Run, words: str, *arguments: str) -> None:
+    """One line on standard error that says `words`, and exit code 2."""
+    result = run(*arguments)
+    assert words in result.err
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith("loopwright: ")
+    assert result.err.count("\n") == 1
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("command", ["run", "profile", "export --c"])
+@pytest.mark.parametrize(("file", "words"), BAD_FILES)
+def test_a_file_that_cannot_be_used_is_exit_code_2(
+    run: Run, command: str, file: str, words: str
+) -> None:
+    name, *options = command.split()
+    refused(run, words, name, file, *options)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("command", ["run", "profile"])
+@pytest.mark.parametrize(("given", "words"), BAD_INPUTS)
+def test_an_input_that_cannot_be_used_is_exit_code_2(
+    run: Run, command: str, given: str, words: str
+) -> None:
+    refused(run, words, command, "net.lw", "-i", given)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "net.lw", "--threads", "0"),
+        ("run", "net.lw", "--runs", "0"),
+        ("run",),
+        ("profile", "net.lw", "--threads", "few"),
+        ("optimize",),
+        ("optimize", "dqn", "--trials", "0"),
+        ("export",),
+    ],
+)
+def test_an_option_that_cannot_be_is_exit_code_2(run: Run, arguments: tuple[str, ...]) -> None:
+    result = run(*arguments)
+    assert (result.code, result.out) == (2, "")
+    assert result.err
+
+
+@pytest.mark.usefixtures("model")
+def test_files_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
+    refused(run, "cannot be written", "run", "net.lw", "--save", "no/out.npz")
+    refused(run, "cannot be written", "profile", "net.lw", "--trace", "no/trace.json")
+    refused(run, "cannot be written", "export", "net.lw", "--c", "-o", "text.lw")
+    refused(run, "not one for C", "export", "net.lw", "--c", "--name", "a b")
+    refused(run, "--c for a C library", "export", "net.lw")
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("nothing.onnx",), "nothing.onnx"),
+        (("text.lw",), "text.lw"),
+        (("dqn", "-o", "folder"), "folder is a folder"),
+        (("dqn", "-o", "no/x.lw"), "no is not a folder"),
+        (("dqn", "--time-budget", "soon"), "'soon' is not a duration"),
+        (("dqn", "--target", "abacus"), "unknown target 'abacus'"),
+        (("dqn", "--input-shape", "x"), "is not NAME=1x3x224x224"),
+        (("dqn", "--input-shape", "z=1x2", "--time-budget", "0"), "z"),
+        (("dqn", "--policy", "luck", "--trials", "1", "--records", "sqlite:///r.db"), "luck"),
+        (("dqn", "--records", "what:///r.db", "--time-budget", "0"), "what:///r.db"),
+    ],
+)
+def test_optimize_refuses_what_cannot_be(
+    run: Run, tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = run("optimize", *arguments)
+    last = result.err.splitlines()[-1]
+    assert result.code == 2
+    assert last.startswith("loopwright: ")
+    assert words in last
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "dqn.lw").exists()
+
+
+@pytest.mark.usefixtures("model")
+def test_run_times_a_model_and_keeps_its_outputs(run: Run, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.uniform(-1, 1, (1, 8, 6, 6)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    result = run("run", "net.lw", "-i", "x0=x.npy", "--save", "y.npz", "-o", "json", "--runs", "3")
+    assert (result.code, result.err) == (0, "")
+    told = json.loads(result.out)
+    assert told["outputs"] == {"relu1.y": [1, 8, 6, 6]}
+    assert 0 < told["min_ns"] <= told["median_ns"]
+    with lw.load("net.lw") as loaded, np.load("y.npz") as saved:
+        np.testing.assert_array_equal(saved["relu1.y"], loaded(x))
+
+
+@pytest.mark.usefixtures("model")
+def test_profile_shows_every_kernel_and_writes_a_trace(run: Run) -> None:
+    result = run("profile", "net.lw", "--trace", "t.json", "--runs", "3", "-o", "json")
+    assert (result.code, result.err) == (0, "")
+    kernels = json.loads(result.out)["kernels"]
+    with lw.load("net.lw") as loaded:
+        assert [k["name"] for k in kernels] == [c.name for c in loaded.manifest.calls]
+    events = json.loads(Path("t.json").read_text())["traceEvents"]
+    assert len(events) == 3 * len(kernels)
+    assert "conv2d" in run("profile", "net.lw", "--runs", "1").out
