@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
 from loopwright.records.store import SqlStore
@@ -82,6 +83,46 @@ def test_the_tuned_programs_are_timed_beside_a_peer(run: Run) -> None:
     assert data["geometric_mean_ratio"]["onnxruntime"] > 0
 
 
+def with_constant_weight(path: Path) -> Path:
+    """The model in `path`, its weight now a number that is known beforehand; the new file."""
+    opened = onnx.load(path)
+    weight = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    opened.graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    del opened.graph.input[1]
+    onnx.save(opened, path.with_name("whole.onnx"))
+    return path.with_name("whole.onnx")
+
+
+def test_a_whole_model_is_timed_beside_a_peer(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with_constant_weight(tmp_path / "net.onnx")
+    with SqlStore(f"sqlite:///{tmp_path / 'r.db'}"):
+        pass
+    options = (*RECORDS, "--compare", "onnxruntime", "--rounds", "2")
+    result = run("bench", "whole.onnx", *options, "-o", "json")
+    assert result.code == 0, result.err
+    (row,) = json.loads(result.out)["models"]
+    assert row["ratio"] == pytest.approx(row["ns"]["onnxruntime"] / row["ns"]["loopwright"])
+    assert row["error"] < 1e-5
+    assert set(row["peak_bytes"]) == set(row["load_s"]) == {"loopwright", "onnxruntime"}
+    assert row["engines"]["onnxruntime"].startswith("onnxruntime ")
+
+
+def test_a_tuned_model_is_timed_alone_or_beside_its_source(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with_constant_weight(tmp_path / "net.onnx")
+    made = run("optimize", "whole.onnx", "-o", "net.lw", "--time-budget", "0", "--threads", "2")
+    assert made.code == 0, made.err
+    alone = run("bench", "net.lw", "--rounds", "1", "-o", "json")
+    assert json.loads(alone.out)["models"][0]["threads"] == 2
+    against = ("--compare", "onnxruntime", "--rounds", "1", "-o", "json")
+    refused = run("bench", "net.lw", *against)
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "give it as --source model.onnx" in refused.err
+    both = run("bench", "net.lw", "--source", "whole.onnx", *against)
+    assert json.loads(both.out)["models"][0]["error"] < 1e-5
+
+
 def test_each_trial_is_traced_when_the_settings_say_where(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,7 +161,9 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
         (["tune", "net.onnx", "--compare", "mxnet"], "unknown peer 'mxnet'"),
         (["tune", "net.onnx", "--shape", "x=2"], "input 'x' has 4 dimensions"),
         (["tasks", "net.onnx", "--threads", "1", "--target", "cpu l9=1"], "option 'l9=1'"),
-        (["bench", "net.onnx"], "add --ops"),
+        (["bench", "net.onnx", "--compare", "mxnet"], "use one of onnxruntime, openvino, torch"),
+        (["bench", "net.onnx", "--ops", "--compare", "openvino"], "use one of onnxruntime, torch"),
+        (["bench", "net.onnx", "--source", "a.onnx"], "net.onnx is none"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_loses_no_record(

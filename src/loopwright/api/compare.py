@@ -10,28 +10,30 @@ from pathlib import Path
 
 import numpy as np
 
-from loopwright.api.optimize import difference, example_inputs
-from loopwright.errors import UnsupportedError
+from loopwright.api.finish import difference
+from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.graph.fill import fill
 from loopwright.graph.models import bundled_paths, resolve
 from loopwright.graph.onnx_file import import_onnx
 from loopwright.layout import Array
 from loopwright.peers.compare import peers_on
 from loopwright.peers.interleave import Contender, Timing, interleave
+from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.peer import Peer
 from loopwright.peers.wire import ModelSpec, Ready
 from loopwright.runtime.model_file import read_manifest
 
 OURS = "loopwright"
-_VOCABULARY = 1000  # token ids below this are in the vocabulary of every bundled model
+REFERENCE = "onnxruntime"
+"""The peer whose outputs count as right, where it takes part."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelComparison:
     """A model's timings by engine, ours among them; `ready` is what each said when it had loaded.
 
-    `error` is the largest difference of our outputs from the first peer's, as a share of their
-    scale; None without a peer. `refused` says why an engine is left out.
+    `error` is the largest difference of our outputs from those of the engine `reference`, as a
+    share of their scale; None without a peer. `refused` says why an engine is left out.
     """
 
     name: str
@@ -39,6 +41,7 @@ class ModelComparison:
     timings: Mapping[str, Timing]
     ready: Mapping[str, Ready]
     refused: Mapping[str, str]
+    reference: str | None
     error: float | None
 
     @property
@@ -60,21 +63,22 @@ class ModelComparison:
 
 
 def compare_model(
-    tuned: Path, model: str, engines: Sequence[str], threads: int, rounds: int = 15
+    tuned: Path, model: str | None, engines: Sequence[str], threads: int, rounds: int = 15
 ) -> ModelComparison:
     """`tuned`, made of the ONNX model `model`, timed in turns with `engines`.
 
+    An engine that cannot run the model, or whose process ends over it, is left out.
+
+    Args:
+        model: an ONNX file or the name of a bundled model; None if there are no engines.
+
     Raises: ModelError for a model that cannot be read; UnsupportedError or EnvironmentFailure for
-        an engine that cannot be used.
+        an engine that is not there, and when our own cannot run `tuned`.
     """
     manifest = read_manifest(tuned)
-    inputs = example_inputs(manifest.inputs)
-    for name, array in inputs.items():
-        if array.dtype.kind in "iu":
-            spread = np.random.default_rng(0).integers(0, _VOCABULARY, array.shape)
-            inputs[name] = spread.astype(array.dtype)
     with tempfile.TemporaryDirectory() as folder, peers_on([OURS, *engines], threads) as peers:
-        path = onnx_file(model, Path(folder))
+        source = None if model is None else onnx_file(model, Path(folder))
+        inputs = model_inputs(manifest.inputs, {} if source is None else indexed_rows(source))
         given = Path(folder) / "inputs.npz"
         with given.open("wb") as file:
             np.savez(file, allow_pickle=False, **inputs)
@@ -83,19 +87,26 @@ def compare_model(
         outputs: dict[str, dict[str, Array]] = {}
         for name, peer in peers.items():
             written = Path(folder) / f"{name}.npz"
-            spec = ModelSpec(str(tuned if name == OURS else path), str(given), str(written))
+            path = tuned if name == OURS else source
             try:
-                ready[name] = peer.load_model(spec)
-            except UnsupportedError as error:
+                ready[name] = peer.load_model(ModelSpec(str(path), str(given), str(written)))
+            except (UnsupportedError, EnvironmentFailure) as error:
+                if name == OURS:
+                    raise
                 refused[name] = str(error)
                 continue
             with np.load(written) as found:
                 outputs[name] = {key: found[key] for key in found.files}
         contenders: dict[str, Contender] = {name: _contender(peers[name]) for name in ready}
         timings = interleave(contenders, rounds=rounds)
-    others = [found for name, found in outputs.items() if name != OURS]
-    apart = difference(outputs[OURS], others[0]) if others else None
-    return ModelComparison(manifest.name, threads, timings, ready, refused, apart)
+    reference = _reference(outputs)
+    apart = None if reference is None else difference(outputs[OURS], outputs[reference])
+    return ModelComparison(manifest.name, threads, timings, ready, refused, reference, apart)
+
+
+def _reference(outputs: Mapping[str, Mapping[str, Array]]) -> str | None:
+    """Whose outputs ours are compared with."""
+    return next((name for name in (REFERENCE, *outputs) if name in outputs and name != OURS), None)
 
 
 def onnx_file(model: str, folder: Path) -> Path:

@@ -16,7 +16,6 @@ from loopwright.cli.common import (
     RecordsOption,
     ShapeOption,
     TasksOption,
-    ThreadsOption,
     console,
     known_engines,
     own_records,
@@ -25,10 +24,10 @@ from loopwright.cli.common import (
     records_url,
     select,
 )
-from loopwright.errors import RecordsError
+from loopwright.errors import ConfigError, RecordsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from loopwright.api.model import Part
     from loopwright.peers.compare import Comparison, Plan
@@ -42,11 +41,21 @@ def bench(
         bool, typer.Option("--ops", help="Time each operator of MODEL by itself.")
     ] = False,
     compare: CompareOption = None,
-    threads: ThreadsOption = 1,
+    threads: Annotated[
+        int | None,
+        typer.Option(min=1, help="Threads of every contender; 1, or what MODEL was tuned for."),
+    ] = None,
     tasks: TasksOption = None,
     records: RecordsOption = None,
-    rounds: Annotated[int, typer.Option(min=1, help="How often each contender has its turn.")] = 7,
+    rounds: Annotated[
+        int | None,
+        typer.Option(min=1, help="How often each contender has its turn; 15, with --ops 7."),
+    ] = None,
     shape: ShapeOption = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--source", help="The ONNX file that MODEL, a tuned model, was made of."),
+    ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Time MODEL, made of the best programs on record, in turns with the libraries of --compare.
@@ -54,11 +63,14 @@ def bench(
     With --ops each operator is timed by itself: the kernel alone in its own layouts with packed
     weights, and from plain to plain layouts.
     """
-    engines = known_engines(compare)
     if not ops:
-        given = records or own_records(context)
-        bench_model(model, engines, threads, given, rounds, parse_shapes(shape), output)
+        from loopwright.peers.peer import MODEL_PEERS
+
+        engines = known_engines(compare, MODEL_PEERS)
+        plan = WholeModel(engines, threads, records or own_records(context), rounds or 15)
+        bench_model(model, source, plan, parse_shapes(shape), output)
         return
+    engines, threads = known_engines(compare), threads or 1
     from loopwright.api.model import load_model
     from loopwright.cli.report import as_json, as_table
     from loopwright.peers.compare import Plan
@@ -66,7 +78,7 @@ def bench(
     found = load_model(model, threads=threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
     url = records_url(context, records)
-    rows, missing = timed(parts, url, engines, threads, Plan(rounds=rounds))
+    rows, missing = timed(parts, url, engines, threads, Plan(rounds=rounds or 7))
     if not rows:
         raise RecordsError(missing[0])
     if output is Output.JSON:
@@ -78,16 +90,24 @@ def bench(
         screen.print(f"left out: {line}")
 
 
+@dataclass(frozen=True, slots=True)
+class WholeModel:
+    """How a whole model is timed; `threads` None means as many as it is made for."""
+
+    engines: tuple[str, ...]
+    threads: int | None
+    records: str | None
+    rounds: int
+
+
 def bench_model(
     model: str,
-    engines: Sequence[str],
-    threads: int,
-    records: str | None,
-    rounds: int,
-    shapes: dict[str, tuple[int, ...]],
+    source: str | None,
+    plan: WholeModel,
+    shapes: Mapping[str, tuple[int, ...]],
     output: Output,
 ) -> None:
-    """Time a whole model, an ONNX file or a tuned one, and print the result."""
+    """Time a whole model, an ONNX file or a tuned one made of `source`, and print the result."""
     import tempfile
     from pathlib import Path
 
@@ -98,23 +118,44 @@ def bench_model(
 
     with tempfile.TemporaryDirectory() as folder:
         tuned = Path(model)
-        source = model
         if is_model_file(tuned):
-            source = read_manifest(tuned).name
+            manifest = read_manifest(tuned)
+            threads = plan.threads or manifest.threads
+            source = source or source_of(model, manifest.name, plan.engines)
+        elif source is not None:
+            raise ConfigError(f"--source is for tuned models; {model} is none")
         else:
+            threads, source = plan.threads or 1, model
             tuned = Path(folder) / "model.lw"
             with compile_model(
-                model, threads=threads, records=records, input_shapes=shapes
+                model, threads=threads, records=plan.records, input_shapes=shapes
             ) as made:
                 made.save(tuned)
-        found = compare_model(tuned, source, engines, threads, rounds)
+        found = compare_model(tuned, source, plan.engines, threads, plan.rounds)
     if output is Output.JSON:
         print_json(models_json([found]))
         return
     screen = console()
     screen.print(models_table([found]))
-    for name, why in found.refused.items():
-        screen.print(f"left out: {name}: {why}", markup=False)
+    for why in found.refused.values():
+        screen.print(f"left out: {why}", markup=False)
+
+
+def source_of(model: str, name: str, engines: Sequence[str]) -> str | None:
+    """The bundled model that the tuned `model` was made of; None if none is and nobody needs it.
+
+    Raises: ConfigError if `engines` need it.
+    """
+    from loopwright.graph.models import bundled
+
+    if name in bundled():
+        return name
+    if engines:
+        raise ConfigError(
+            f"{model} does not hold its ONNX model, which {engines[0]} needs; "
+            "give it as --source model.onnx"
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -176,17 +176,23 @@ def select(text: str | None, count: int) -> tuple[int, ...]:
     return tuple(chosen)
 
 
-def known_engines(names: Sequence[str] | None) -> tuple[str, ...]:
+def known_engines(
+    names: Sequence[str] | None, among: Sequence[str] | None = None
+) -> tuple[str, ...]:
     """The peers called `names`, checked before anything else takes time.
+
+    Args:
+        among: those that will do; the peers for single operators when None.
 
     Raises: UnsupportedError for one that does not exist, EnvironmentFailure for one that is not
         installed.
     """
-    from loopwright.peers.peer import require
+    from loopwright.peers.peer import OPERATOR_PEERS, require
 
-    wanted = [name.strip() for text in names or () for name in text.split(",")]
+    texts = [name.strip() for text in names or () for name in text.split(",")]
+    wanted = [name for name in texts if name]
     for name in wanted:
-        require(name)
+        require(name, OPERATOR_PEERS if among is None else among)
     return tuple(dict.fromkeys(wanted))
 
 

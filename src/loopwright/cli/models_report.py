@@ -12,7 +12,10 @@ from loopwright.cli.report import Json
 
 
 def models_table(rows: Sequence[ModelComparison], title: str = "") -> Table:
-    """A line for each model: our time, each peer's, and how many times as fast we are."""
+    """A line for each model: our time, each peer's, and how many times as fast we are.
+
+    Peak memory and the time to load are ours first, then each peer's.
+    """
     peers = list(dict.fromkeys(n for row in rows for n in row.timings if n != OURS))
     columns = ["model", ">threads", ">ours", *(f">{name}" for name in peers)]
     columns += [">ratio", ">error", ">memory", ">load"]
@@ -22,12 +25,11 @@ def models_table(rows: Sequence[ModelComparison], title: str = "") -> Table:
         for name in peers:
             timing = row.timings.get(name)
             cells.append("-" if timing is None else show_ns(timing.median_ns))
-        ready = row.ready[OURS]
         cells += [
             show_ratio(row.ratio),
             "" if row.error is None else f"{row.error:.0e}",
-            f"{ready.peak_bytes / 1e6:.0f} MB",
-            f"{ready.load_s * 1e3:.0f} ms",
+            " / ".join(f"{ready.peak_bytes / 1e6:.0f}" for ready in row.ready.values()) + " MB",
+            " / ".join(f"{ready.load_s * 1e3:.0f}" for ready in row.ready.values()) + " ms",
         ]
         lines.append(cells)
     return table(columns, lines, title=title)
@@ -43,6 +45,7 @@ def models_json(rows: Sequence[ModelComparison]) -> Json:
                 "ns": {name: timing.median_ns for name, timing in row.timings.items()},
                 "best_peer": row.best_peer,
                 "ratio": row.ratio,
+                "reference": row.reference,
                 "error": row.error,
                 "peak_bytes": {name: ready.peak_bytes for name, ready in row.ready.items()},
                 "load_s": {name: ready.load_s for name, ready in row.ready.items()},

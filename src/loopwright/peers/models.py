@@ -107,7 +107,10 @@ class _OpenVino:
             "NUM_STREAMS": 1,
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        compiled = core.compile_model(core.read_model(path), "CPU", config)
+        model = core.read_model(path)
+        if model.is_dynamic():
+            model.reshape({name: list(array.shape) for name, array in inputs.items()})
+        compiled = core.compile_model(model, "CPU", config)
         self._request = compiled.create_infer_request()
         for name, array in inputs.items():
             self._request.set_tensor(name, ov.Tensor(np.ascontiguousarray(array)))

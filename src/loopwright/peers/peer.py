@@ -26,7 +26,11 @@ ENGINES: Final = {
     "torch": ("torch",),
     "loopwright": (),
 }
-"""The peers there are, and the packages each needs; of ourselves only whole models are peers."""
+"""The engines there are, and the packages each needs."""
+OPERATOR_PEERS: Final = ("onnxruntime", "torch")
+"""The peers for single operators."""
+MODEL_PEERS: Final = ("onnxruntime", "openvino", "torch")
+"""The peers for whole models; our own engine runs beside them."""
 _EXTRAS: Final = {
     "onnxruntime": "bench",
     "openvino": "openvino",
@@ -41,14 +45,14 @@ def missing(engine: str) -> tuple[str, ...]:
     return tuple(p for p in ENGINES[engine] if importlib.util.find_spec(p) is None)
 
 
-def require(engine: str) -> None:
-    """Nothing, if `engine` can be used here.
+def require(engine: str, among: Sequence[str] = tuple(ENGINES)) -> None:
+    """Nothing, if `engine` is one of `among` and can be used here.
 
     Raises: UnsupportedError for a peer that does not exist, EnvironmentFailure when its packages
         are not installed.
     """
-    if engine not in ENGINES:
-        raise UnsupportedError(f"unknown peer {engine!r}; use one of {', '.join(ENGINES)}")
+    if engine not in among:
+        raise UnsupportedError(f"unknown peer {engine!r}; use one of {', '.join(among)}")
     absent = missing(engine)
     if absent:
         raise EnvironmentFailure(
