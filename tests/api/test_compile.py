@@ -8,7 +8,7 @@ from graphs import Sketch, example, networks
 from hypothesis import HealthCheck, given, settings
 
 import loopwright as lw
-from loopwright.api.optimize import difference
+from loopwright.api.finish import difference
 from loopwright.errors import ModelError, ShapeError
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Graph

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 import loopwright as lw
-from loopwright.api.optimize import difference, example_inputs
+from loopwright.api.finish import difference, example_inputs
 
 
 def model_file() -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -56,10 +56,15 @@ class Chooser:
     refused: frozenset[str] = frozenset()
     """Keys of tasks that may not be used: too inexact, or slower than the default."""
     use_records: bool = True
+    pinned: Mapping[str, Chosen] = field(default_factory=dict)
+    """How kernels are computed for which that is settled, by name."""
     _known: dict[tuple[str, Layouts], Chosen] = field(default_factory=dict)
 
     def __call__(self, kernel: Kernel, layouts: Layouts) -> Chosen:
         """How `kernel` is computed, given the layouts that are fixed already."""
+        settled = self.pinned.get(kernel.name)
+        if settled is not None and settled.task.layouts == layouts:
+            return settled
         key = (kernel.workload.key, layouts)
         if key not in self._known:
             self._known[key] = self._choose(tasks(kernel, self.options, layouts))

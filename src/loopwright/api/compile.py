@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.import_onnx import import_onnx_model
 from loopwright.graph.import_torch import from_torch
 from loopwright.graph.ir import Graph
-from loopwright.graph.layouts import Chosen, place
+from loopwright.graph.layouts import Call, Chosen, place
 from loopwright.graph.models import bundled_paths, resolve
 from loopwright.graph.onnx_file import import_onnx
 from loopwright.graph.passes.pipeline import simplify
@@ -43,16 +43,14 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = "str | Path | Graph | onnx.ModelProto"
 """A model: an ONNX file, the name of a bundled one, an ONNX model in memory, or a graph."""
-OnBuilt: TypeAlias = Callable[[int, int], None]
-"""Told how many kernels are built, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A model in the making: its kernels and how each is computed."""
+    """A model in the making: its kernels and how each call is computed, by name."""
 
     fused: Fused
-    chooser: Chooser
+    choices: Mapping[str, Chosen]
     assembled: Assembled
 
     def model(self, threads: int | None = None) -> Model:
@@ -134,9 +132,18 @@ def open_stores(records: str | None, target: Target, stack: ExitStack) -> tuple[
         return (shipped,)
 
 
-def compile_graph(graph: Graph, chooser: Chooser, on_built: OnBuilt | None = None) -> Compiled:
-    """The graph with every kernel chosen and compiled."""
+def compile_graph(
+    graph: Graph,
+    chooser: Chooser,
+    built: dict[str, Artifact] | None = None,
+) -> Compiled:
+    """The graph with every kernel chosen and compiled.
+
+    Args:
+        built: kernels that need not be compiled again, by name; those that are compiled are added.
+    """
     options = chooser.options
+    known = {} if built is None else built
     fused = fuse(graph)
     placed = place(fused, chooser, options.target, options.threads)
     workers = len(os.sched_getaffinity(0))
@@ -146,32 +153,30 @@ def compile_graph(graph: Graph, chooser: Chooser, on_built: OnBuilt | None = Non
             placed,
             options.target,
             options.threads,
-            lambda chosen: _compile_all(pool, chosen, on_built),
+            lambda chosen: _compile_all(pool, chosen, known),
             lambda text: compile_ir(text, options.target.features),
             software=software(),
             device=fingerprint(options.target),
         )
-    return Compiled(fused, chooser, assembled)
+    choices = {step.name: step.chosen for step in placed.steps if isinstance(step, Call)}
+    return Compiled(fused, choices, assembled)
 
 
 def _compile_all(
-    pool: BuilderPool, chosen: Sequence[Chosen], on_built: OnBuilt | None
+    pool: BuilderPool, chosen: Sequence[Chosen], built: dict[str, Artifact]
 ) -> list[Artifact]:
-    """Object code for each choice; equal ones are compiled once."""
+    """Object code for each choice; equal ones, and those in `built`, are compiled once."""
     futures: dict[str, Future[Built]] = {}
     names = [kernel_name(c.task, c.config) for c in chosen]
     for name, choice in zip(names, chosen, strict=True):
-        if name not in futures:
+        if name not in futures and name not in built:
             plan = MeasurePlan(threads=choice.task.threads)
             futures[name] = pool.submit(choice.task, choice.config, plan)
-    found: dict[str, Artifact] = {}
     for name, choice in zip(names, chosen, strict=True):
-        if name in found:
+        if name in built:
             continue
         result = futures[name].result().result
         if isinstance(result, Failed):
             raise build_error(choice.task, choice.config, result)
-        found[name] = result
-        if on_built is not None:
-            on_built(len(found), len(futures))
-    return [found[name] for name in names]
+        built[name] = result
+    return [built[name] for name in names]

@@ -1,7 +1,6 @@
 """A model made fast: its kernels tuned within a budget, put together, checked, and written.
 
-The tuned model ships only if its outputs agree with those of the model that is made without any
-records, and if it is not slower; otherwise that one does.
+What ships, and why, is decided in `api/finish.py`.
 """
 
 from __future__ import annotations
@@ -10,32 +9,21 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
-
-from loopwright.api.choose import DEFAULT, TUNED, BestRecords, Chooser, Options
-from loopwright.api.compile import Compiled, Source, compile_graph, import_graph, open_stores
+from loopwright.api.choose import Options
+from loopwright.api.compile import Source, import_graph, open_stores
+from loopwright.api.finish import TOLERANCE, Checked, Finished, finish
 from loopwright.api.model import Part, model_of
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.errors import ModelError
-from loopwright.graph.ir import Graph
-from loopwright.ir import dtype as dt
-from loopwright.layout import Array
-from loopwright.measure.inputs import generate
 from loopwright.records.store import RecordStore, SqlStore
-from loopwright.runtime.model import Model
-from loopwright.runtime.model_file import Manifest, Port
+from loopwright.runtime.model_file import Manifest
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.settings import from_environment
 from loopwright.target import Target, parse
-
-TOLERANCE = 1e-4
-"""How far outputs may be off, as a share of the largest of them."""
-_ROUNDS = 15
-_SLOWER = 1.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,22 +60,6 @@ class _Nobody:
 
     def event(self, event: Event) -> None:
         del event
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """What was found out about a model: medians of a call in ns, and the largest difference of
-    its outputs from those of the default model, as a share of their scale.
-    """
-
-    tuned_ns: float
-    default_ns: float
-    error: float
-
-    @property
-    def speedup(self) -> float:
-        """How many times as fast as the default model."""
-        return self.default_ns / self.tuned_ns
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,107 +165,6 @@ def tune_model(
     counts = [part.count for part in parts]
     tasks_ = [part.task for part in parts]
     return tune_many(tasks_, settings, store, counts=counts, on_event=on_event)
-
-
-@dataclass(frozen=True, slots=True)
-class Finished:
-    """The model that ships, and why."""
-
-    model: Model
-    checked: Checked
-    shipped: str
-    why: str
-
-
-def finish(
-    graph: Graph, options: Options, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
-) -> Finished:
-    """The fastest model that is right: of records, or without any.
-
-    Raises: ModelError when even the model without records is not within the tolerance of the one
-        whose convolutions are computed as they are written.
-    """
-    plain = replace(options, winograd=False)
-    default = compile_graph(graph, Chooser(plain, use_records=False)).model()
-    inputs = example_inputs(default.inputs)
-    expected = default.run(inputs)
-    tuned, error = _tuned(graph, options, stores, inputs, expected, tolerance)
-    if tuned is None:
-        return Finished(default, Checked(*_race(default, default, inputs), 0.0), DEFAULT, error)
-    model, found = tuned
-    tuned_ns, default_ns = _race(model, default, inputs)
-    checked = Checked(tuned_ns, default_ns, found)
-    if tuned_ns > default_ns * _SLOWER:
-        model.close()
-        why = f"the tuned model is {tuned_ns / default_ns:.2f} times as slow as the default one"
-        return Finished(default, checked, DEFAULT, why)
-    default.close()
-    return Finished(model, checked, TUNED, "it is right and not slower than the default model")
-
-
-def _tuned(
-    graph: Graph,
-    options: Options,
-    stores: Sequence[BestRecords],
-    inputs: Mapping[str, Array],
-    expected: Mapping[str, Array],
-    tolerance: float,
-) -> tuple[tuple[Model, float] | None, str]:
-    """The model of records and its error; without Winograd if that is too inexact."""
-    why = ""
-    for winograd in dict.fromkeys((options.winograd, False)):
-        compiled: Compiled = compile_graph(
-            graph, Chooser(replace(options, winograd=winograd), stores)
-        )
-        model = compiled.model()
-        found = difference(model.run(inputs), expected)
-        if found <= tolerance:
-            return (model, found), ""
-        model.close()
-        why = f"the tuned model is off by {found:.1e} of its outputs' scale, above {tolerance:.1e}"
-    return None, why
-
-
-def difference(found: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
-    """The largest difference of outputs, as a share of the largest number of each.
-
-    NaN where one has it and the other not counts as infinite.
-    """
-    worst = 0.0
-    for name, right in expected.items():
-        a, b = (np.asarray(x, np.float64) for x in (found[name], right))
-        if not a.size:
-            continue
-        if (np.isnan(a) != np.isnan(b)).any():
-            return float("inf")
-        scale = float(np.nanmax(np.abs(b), initial=0.0)) or 1.0
-        with np.errstate(invalid="ignore"):
-            apart = np.abs(a - b)
-        worst = max(worst, float(np.nanmax(apart, initial=0.0)) / scale)
-    return worst
-
-
-def example_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
-    """Seeded inputs of a model: floats in [-1, 1], small whole numbers for integers."""
-    found: dict[str, Array] = {}
-    for place, port in enumerate(ports):
-        dtype = dt.parse(port.dtype)
-        array = generate(dtype.name, port.shape, seed, place).view(dtype.numpy)
-        found[port.name] = np.abs(array) if dtype.is_int else array
-    return found
-
-
-def _race(one: Model, other: Model, inputs: Mapping[str, Array]) -> tuple[float, float]:
-    """Median nanoseconds of a call of each, taken in turns."""
-    times: tuple[list[int], list[int]] = ([], [])
-    arrays = [inputs[port.name] for port in one.inputs]
-    for turn in range(_ROUNDS + 2):
-        for model, found in zip((one, other), times, strict=True):
-            start = time.perf_counter_ns()
-            model(*arrays)
-            if turn >= 2:
-                found.append(time.perf_counter_ns() - start)
-    return float(np.median(times[0])), float(np.median(times[1]))
 
 
 def require_output(path: Path) -> None:

@@ -142,7 +142,7 @@ def read_inputs(model: Model, given: Sequence[str] | None) -> dict[str, Array]:
     """
     import numpy as np
 
-    from loopwright.api.optimize import example_inputs
+    from loopwright.api.finish import example_inputs
 
     inputs = example_inputs(model.inputs)
     for text in given or ():
