@@ -535,6 +535,14 @@ def test_all_unknown_operators_are_named() -> None:
         from_torch(module, (normal(3, 3),))
 
 
+def test_what_follows_an_unknown_dtype_is_not_named() -> None:
+    module = wrapped(lambda x: torch.view_as_real(torch.view_as_complex(x) * 2).neg())
+    with pytest.raises(UnsupportedError) as refused:
+        from_torch(module, (normal(3, 2),))
+    assert "view_as_complex" in str(refused.value)
+    assert "mul" not in str(refused.value)
+
+
 def test_indices_of_a_pool_are_refused_by_name() -> None:
     module = wrapped(lambda x: F.max_pool2d(x, 2, return_indices=True))
     with pytest.raises(UnsupportedError, match=r"aten\.max_pool2d_with_indices\.default result 1"):

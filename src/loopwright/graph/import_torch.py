@@ -265,16 +265,23 @@ class _Importer:
             return
         results = tuple(_value_or_none(v) for v in _listed(node.meta.get("val")))
         try:
+            handler = _handler(target)
             self.make.begin(node.name)
             call = Call(node.name, target, self._arguments(node), results)
-            found = _handler(target)(self.make, call)
+            found = handler(self.make, call)
             _check(self.name, call, found)
             self.known[node.name] = found
         except UnsupportedError as error:
-            self._refuse(target, str(error), node.name)
+            if not self._follows(node):
+                self._refuse(target, str(error), node.name)
             stand = tuple(None if v is None else Ref(_UNKNOWN, v.shape, v.dtype) for v in results)
             several = isinstance(node.meta.get("val"), list | tuple)
             self.known[node.name] = stand if several else stand[0]
+
+    def _follows(self, node: fx.Node) -> bool:
+        """Whether `node` is only refused since what it reads is of a dtype that is not ours."""
+        unknown = any(self.known[source.name] is None for source in node.all_input_nodes)
+        return unknown and _target(node.target) in HANDLERS
 
     def _item(self, node: fx.Node) -> Known:
         """One of the results of a call."""
