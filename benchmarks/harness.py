@@ -23,14 +23,16 @@ from rich.table import Table
 
 from loopwright import jsonio
 from loopwright.cli.common import console, table
-from loopwright.errors import LoopwrightError
+from loopwright.errors import LoopwrightError, UnsupportedError
+from loopwright.peers.peer import missing
 from loopwright.records.device import fingerprint
 from loopwright.runtime import machine
 from loopwright.target import host
 from loopwright.version import __version__
 
 RowT = TypeVar("RowT")
-_SOFTWARE = ("numpy", "llvmlite", "lightgbm", "onnxruntime", "torch")
+_ROOT = Path(__file__).resolve().parent.parent
+_SOFTWARE = ("numpy", "llvmlite", "lightgbm", "onnxruntime", "openvino", "torch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,11 +191,38 @@ def show(value: float) -> str:
 
 def records_url(given: str | None) -> str:
     """Where a benchmark keeps its records: what was given, or a file in `out/`, which is made."""
-    if given is not None:
-        return given
-    out = Path(__file__).resolve().parent.parent / "out"
-    out.mkdir(exist_ok=True)
-    return f"sqlite:///{out}/benchmarks.db"
+    return given if given is not None else f"sqlite:///{out_folder()}/benchmarks.db"
+
+
+def out_folder(name: str = "") -> Path:
+    """The folder `out/`, or `name` in it, which is made: for what can be made again."""
+    folder = _ROOT / "out" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def save(result: Report[RowT]) -> Path:
+    """Write the report to `benchmarks/results`, where the README's tables come from; the file."""
+    file = _ROOT / "benchmarks" / "results" / f"{result.benchmark}.json"
+    file.write_text(jsonio.pretty(result) + "\n")
+    return file
+
+
+def installed(names: str, among: Sequence[str]) -> tuple[str, ...]:
+    """The peers that `names` (`onnxruntime,openvino`) says, without those not installed.
+
+    Raises: UnsupportedError for one that is not among `among`.
+    """
+    kept = []
+    for name in filter(None, names.split(",")):
+        if name not in among:
+            raise UnsupportedError(f"unknown peer {name!r}; use one of {', '.join(among)}")
+        absent = missing(name)
+        if absent:
+            progress(f"without {name}: {', '.join(absent)} is not installed")
+        else:
+            kept.append(name)
+    return tuple(kept)
 
 
 def _without_output(arguments: Sequence[str]) -> list[str]:

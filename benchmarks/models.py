@@ -1,21 +1,22 @@
 """The bundled models, tuned, beside onnxruntime and OpenVINO.
 
-    python benchmarks/models.py [--models resnet18,dqn] [--threads 1] [--time-budget 60s]
+    python benchmarks/models.py [--models resnet18,dqn] [--threads 1,2] [--time-budget 60s]
                                 [--compare onnxruntime,openvino] [--records sqlite:///r.db]
-                                [-o json]
+                                [--save] [-o json]
 
 float32, batch 1, seeded weights. Each model is made of the best programs on record, those that come
 with the package included; with --time-budget it is tuned first. Every engine runs in a process of
 its own, on the same cores, in turns; a time is the median of `--rounds` turns. The error is the
-largest difference of our outputs from onnxruntime's, as a share of their scale.
+largest difference of our outputs from onnxruntime's, as a share of their scale. Memory is the most
+that the process of an engine had after loading the model and running it once, its library
+included.
 """
 
 from __future__ import annotations
 
-import argparse
+import re
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from rich.table import Table
 
@@ -23,8 +24,11 @@ import harness
 from harness import Figure, figure
 from loopwright.api.compare import OURS, ModelComparison, compare_model
 from loopwright.api.optimize import optimize
-from loopwright.cli.common import known_engines, parse_duration
+from loopwright.cli.common import parse_duration
+from loopwright.errors import ConfigError
 from loopwright.graph.models import bundled
+from loopwright.measure.run import cores_for
+from loopwright.peers.peer import MODEL_PEERS
 
 GOALS = {
     "resnet18": 1.5,
@@ -41,6 +45,7 @@ GOALS = {
 }
 """How many times as fast as the faster of the peers each model must be."""
 MAX_ERROR = 1e-4
+RATIO_NAME = ", against the faster peer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,19 +69,28 @@ class ModelRow:
         return GOALS.get(self.name, 1.0)
 
 
-def measure(name: str, args: argparse.Namespace) -> ModelRow:
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How models are made and timed; `seconds` of tuning for each before, 0 for none."""
+
+    threads: int
+    engines: tuple[str, ...]
+    seconds: float
+    records: str | None
+    rounds: int
+
+
+def measure(name: str, setup: Setup) -> ModelRow:
     """Make a model, write it, and time it beside the peers."""
-    folder = Path("out/models")
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}-{args.threads}.lw"
-    budget = parse_duration(args.time_budget) if args.time_budget else 0.0
-    harness.progress(f"{name}: making")
+    path = harness.out_folder("models") / f"{name}-{setup.threads}.lw"
+    harness.progress(f"{name}, {setup.threads} threads: making")
     made = optimize(
-        name, path, threads=args.threads, time_budget=budget, records=args.records or None
+        name, path, threads=setup.threads, time_budget=setup.seconds, records=setup.records
     )
-    harness.progress(f"{name}: timing")
-    engines = known_engines([args.compare])
-    found = compare_model(path, name, engines, args.threads, args.rounds)
+    harness.progress(f"{name}, {setup.threads} threads: timing")
+    found = compare_model(path, name, setup.engines, setup.threads, setup.rounds)
+    for why in found.refused.values():
+        harness.progress(f"{name}: left out: {why}")
     return _row(found, dict(made.origins), made.checked.speedup)
 
 
@@ -98,7 +112,7 @@ def _row(found: ModelComparison, kernels: dict[str, int], speedup: float) -> Mod
 def figures(rows: list[ModelRow]) -> list[Figure]:
     """The goals: ratios, errors, memory, and loading ResNet-18."""
     found = [
-        figure(f"{row.name}, against the faster peer", row.ratio, "x", at_least=row.goal)
+        figure(f"{row.name}{RATIO_NAME}", row.ratio, "x", at_least=row.goal)
         for row in rows
         if row.ratio is not None
     ]
@@ -123,7 +137,7 @@ def table(rows: list[ModelRow]) -> Table:
     """A line for each model."""
     peers = list(dict.fromkeys(name for row in rows for name in row.ns if name != OURS))
     columns = ["model", ">threads", ">ours ms", *(f">{name} ms" for name in peers)]
-    columns += [">ratio", ">goal", ">error", ">memory MB", ">load ms"]
+    columns += [">ratio", ">goal", ">error", ">memory MB, each", ">load ms, each"]
     lines = []
     for row in rows:
         cells = [row.name, str(row.threads), f"{row.ns[OURS] / 1e6:.2f}"]
@@ -133,27 +147,66 @@ def table(rows: list[ModelRow]) -> Table:
             f"{row.goal:.1f}",
             "-" if row.error is None else f"{row.error:.0e}",
             " / ".join(f"{n / 1e6:.0f}" for n in row.peak_bytes.values()),
-            f"{row.load_s[OURS] * 1e3:.0f}",
+            " / ".join(f"{s * 1e3:.0f}" for s in row.load_s.values()),
         ]
         lines.append(cells)
     return harness.rows_table(columns, lines, title="Whole models")
+
+
+def select(text: str) -> tuple[str, ...]:
+    """The models that `text` (`resnet18,dqn`) names.
+
+    Raises: ConfigError for one that does not come with the package.
+    """
+    names = tuple(dict.fromkeys(filter(None, text.split(","))))
+    for name in names:
+        if name not in bundled():
+            raise ConfigError(f"there is no model {name!r}; there are {', '.join(bundled())}")
+    return names
+
+
+def thread_counts(text: str, output: str) -> tuple[int, ...]:
+    """The numbers of threads that `text` (`1,2`) names.
+
+    Raises: ConfigError for what is no such list, for more threads than cores, and for several
+        where one JSON object is asked for.
+    """
+    if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", text):
+        raise ConfigError(f"--threads {text!r} is not a list of numbers, as 1,2")
+    counts = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    if output == "json" and len(counts) > 1:
+        raise ConfigError(f"--threads {text} makes several reports, -o json prints one; add --save")
+    for count in counts:
+        cores_for(count)
+    return counts
 
 
 def main(argv: list[str]) -> int:
     """Make, time, print; exit code 0."""
     parser = harness.parser(__doc__)
     parser.add_argument("--models", default=",".join(GOALS), help="which, by name")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--threads", default="1", help="of every engine; one report for each of 1,2"
+    )
     parser.add_argument("--time-budget", default="", help="how long to tune each first, as 60s")
     parser.add_argument("--compare", default="onnxruntime,openvino", help="the peers")
     parser.add_argument("--records", default="", help="where records are, besides the package's")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--rounds", type=int, default=15, help="turns of each engine")
+    parser.add_argument(
+        "--save", action="store_true", help="write benchmarks/results/models-N.json"
+    )
     args = parser.parse_args(argv)
-    machine = harness.describe()
-    names = [name for name in args.models.split(",") if name in bundled()]
-    rows = [measure(name, args) for name in names]
-    found = harness.report(f"models-{args.threads}", machine, figures(rows), rows)
-    harness.emit(found, table(rows), args.output)
+    names, counts = select(args.models), thread_counts(args.threads, args.output)
+    engines = harness.installed(args.compare, MODEL_PEERS)
+    seconds = parse_duration(args.time_budget) if args.time_budget else 0.0
+    for threads in counts:
+        machine = harness.describe()
+        setup = Setup(threads, engines, seconds, args.records or None, args.rounds)
+        rows = [measure(name, setup) for name in names]
+        found = harness.report(f"models-{threads}", machine, figures(rows), rows)
+        if args.save:
+            harness.progress(f"wrote {harness.save(found)}")
+        harness.emit(found, table(rows), args.output)
     return 0
 
 

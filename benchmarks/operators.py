@@ -21,7 +21,7 @@ import harness
 import loopwright as lw
 from loopwright.api.program import example_inputs
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on
-from loopwright.peers.peer import ENGINES, missing
+from loopwright.peers.peer import OPERATOR_PEERS
 from loopwright.peers.wire import OpSpec
 from loopwright.runtime.machine import FmaBurst, fed_fma_burst, fma_burst, measure_fma_peak
 
@@ -119,7 +119,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def options(args: argparse.Namespace) -> Options:
     """The options that were given."""
     url = harness.records_url(args.records)
-    engines = _engines(args.peers)
+    engines = harness.installed(args.peers, OPERATOR_PEERS)
     return Options(args.threads, args.trials, url, args.policy, args.seed, engines, args.rounds)
 
 
@@ -162,18 +162,6 @@ def _tuned(case: Case, options: Options) -> tuple[lw.Program, int]:
         f"{case.name}: {result.gflops:.1f} GFLOP/s after {result.trials} trials, {failed} failed"
     )
     return lw.build(case.task, records=options.records), result.trials
-
-
-def _engines(text: str) -> tuple[str, ...]:
-    """The peers that `text` (`onnxruntime,torch`) names, without those not installed."""
-    kept = []
-    for name in filter(None, text.split(",")):
-        absent = missing(name) if name in ENGINES else ()
-        if absent:
-            harness.progress(f"without {name}: {', '.join(absent)} is not installed")
-        else:
-            kept.append(name)
-    return tuple(kept)
 
 
 def _calls(program: lw.Program) -> Mapping[str, Callable[[], object]]:

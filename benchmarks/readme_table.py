@@ -21,7 +21,7 @@ from harness import Figure, Machine
 from loopwright import jsonio
 from loopwright.api.compare import OURS
 from loopwright.errors import UserError
-from models import ModelRow
+from models import RATIO_NAME, ModelRow
 from operators import OperatorRow
 
 _NOTE = (
@@ -98,15 +98,20 @@ def replaced(readme: str, text: str) -> str:
 def _models(result: ModelsResult) -> str:
     peers = list(dict.fromkeys(n for row in result.rows for n in row.ns if n != OURS))
     columns = ["model", "threads", "loopwright, ms", *(f"{name}, ms" for name in peers)]
-    columns += ["ratio to the best", "goal", "error"]
+    columns += ["ratio to the best", "goal", "error", "memory, MB", "load, ms"]
     lines = [_row(columns), _row(["---"] + ["---:"] * (len(columns) - 1))]
     for row in result.rows:
         cells = [row.name, str(row.threads), f"{row.ns[OURS] / 1e6:.2f}"]
         cells += [f"{row.ns[name] / 1e6:.2f}" if name in row.ns else "-" for name in peers]
         ratio = "-" if row.ratio is None else f"**{row.ratio:.2f}**"
         error = "-" if row.error is None else f"{row.error:.0e}"
-        lines.append(_row([*cells, ratio, f"{row.goal:.1f}", error]))
-    return "\n".join([_source(result), "", *lines])
+        memory = " / ".join(f"{n / 1e6:.0f}" for n in row.peak_bytes.values())
+        load = " / ".join(f"{s * 1e3:.0f}" for s in row.load_s.values())
+        lines.append(_row([*cells, ratio, f"{row.goal:.1f}", error, memory, load]))
+    order = " / ".join(dict.fromkeys(name for row in result.rows for name in row.peak_bytes))
+    wholes = [f for f in result.figures if not f.name.endswith(RATIO_NAME)]
+    note = f"Memory at its peak and the time to load: {order}."
+    return "\n".join([_source(result), "", *lines, "", note, "", *_list(wholes)])
 
 
 def _comparison(result: OperatorResult) -> str:

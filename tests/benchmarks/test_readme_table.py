@@ -8,7 +8,8 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from loopwright import jsonio
-from loopwright.errors import UserError
+from loopwright.errors import UnsupportedError, UserError
+from loopwright.graph.models import bundled
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
 from loopwright.peers.interleave import Timing
 
@@ -20,7 +21,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The benchmarks' modules, imported as their scripts import them."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     loaded = {}
-    for name in ("harness", "resnet18", "operators", "readme_table"):
+    for name in ("harness", "resnet18", "operators", "models", "readme_table"):
         spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -85,6 +86,72 @@ def test_a_report_survives_json_and_is_shown_as_a_table(
     expected = operator + "| 2.400 | 2.500 (2.000) | **1.05** |"
     assert expected in shown.splitlines()
     assert "- C2, share of the FMA peak: 0.957  (goal >= 0.9, met)" in shown
+
+
+def model_row(modules: dict[str, ModuleType], name: str, **changes: object) -> object:
+    """A model beside two peers, in milliseconds, megabytes and seconds."""
+    fields: dict[str, object] = {
+        "threads": 2,
+        "ns": {"loopwright": 2e6, "onnxruntime": 3.2e6, "openvino": 3e6},
+        "spread": 0.01,
+        "ratio": 1.5,
+        "error": 2e-6,
+        "kernels": {"default": 3},
+        "peak_bytes": {"loopwright": 80_000_000, "onnxruntime": 100_000_000},
+        "load_s": {"loopwright": 0.05, "onnxruntime": 0.2},
+        "speedup": 1.0,
+    }
+    return modules["models"].ModelRow(name=name, **{**fields, **changes})
+
+
+def test_whole_models_have_a_table_with_memory_and_loading(
+    modules: dict[str, ModuleType], machine: object
+) -> None:
+    harness, table, models = modules["harness"], modules["readme_table"], modules["models"]
+    rows = [model_row(modules, "resnet18")]
+    figures = models.figures(rows)
+    found = harness.Report("models-2", "python m.py", "2026-01-02", machine, tuple(figures), rows)
+    shown = table.render([table.read(jsonio.pretty(found).encode(), "models-2.json")]).splitlines()
+    expected = "| 2.00 | 3.20 | 3.00 | **1.50** | 1.5 | 2e-06 | 80 / 100 | 50 / 200 |"
+    assert f"| resnet18 | 2 {expected}" in shown
+    assert "Memory at its peak and the time to load: loopwright / onnxruntime." in shown
+    assert "- largest error: 2e-06 of scale (goal <= 0.0001, met)" in shown
+    assert not [line for line in shown if line.startswith("- resnet18, against")]
+
+
+def test_a_model_misses_its_goal_by_ratio_error_or_memory(modules: dict[str, ModuleType]) -> None:
+    models = modules["models"]
+    rows = [
+        model_row(modules, "vgg19", ratio=1.99),
+        model_row(modules, "dqn", ratio=0.95, error=2e-4),
+        model_row(modules, "dcgan", peak_bytes={"loopwright": 2, "onnxruntime": 1}),
+    ]
+    met = {figure.name: figure.met for figure in models.figures(rows)}
+    assert met == {
+        "vgg19, against the faster peer": False,
+        "dqn, against the faster peer": True,
+        "dcgan, against the faster peer": True,
+        "largest error": False,
+        "peak memory against onnxruntime, largest": False,
+    }
+
+
+def test_every_bundled_model_has_a_goal(modules: dict[str, ModuleType]) -> None:
+    assert set(modules["models"].GOALS) == set(bundled())
+
+
+def test_a_peer_that_is_not_installed_is_left_out_with_a_word(
+    modules: dict[str, ModuleType],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    harness = modules["harness"]
+    monkeypatch.setattr(harness, "missing", lambda name: (name,) if name == "openvino" else ())
+    kept = harness.installed("onnxruntime,openvino", ("onnxruntime", "openvino"))
+    assert kept == ("onnxruntime",)
+    assert capsys.readouterr().err == "without openvino: openvino is not installed\n"
+    with pytest.raises(UnsupportedError, match="unknown peer 'tvm'; use one of torch"):
+        harness.installed("tvm", ("torch",))
 
 
 def test_figures_of_other_benchmarks_share_a_table(

@@ -15,6 +15,7 @@ SMALL = {
     "throughput": ["--trials", "3", "--builds", "2"],
     "conv": ["--trials", "3", "--layers", "C11", "--peers", "", "--rounds", "1"],
     "matmul": ["--trials", "3", "--size", "64", "--peers", "", "--rounds", "1"],
+    "models": ["--models", "dqn", "--compare", "", "--rounds", "1"],
 }
 
 
@@ -31,7 +32,7 @@ def test_each_benchmark_says_how_it_is_used(name: str, tmp_path: Path) -> None:
     assert "usage:" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["features", "throughput", "matmul"])
+@pytest.mark.parametrize("name", ["features", "throughput", "matmul", "models"])
 def test_each_benchmark_prints_one_json_object(name: str, tmp_path: Path) -> None:
     keep = ["--records", f"sqlite:///{tmp_path}/r.db"] if name == "matmul" else []
     done = run(name, *SMALL[name], *keep, "-o", "json", folder=tmp_path)
@@ -57,4 +58,23 @@ def test_a_layer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
     done = run("features", "--layers", "C99", folder=tmp_path)
     assert done.returncode == 2
     assert done.stderr.startswith("error: there is no layer 'C99'; there are C1, C2")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--models", "dqn,resnet19"], "there is no model 'resnet19'; there are bert_base, dcgan"),
+        (["--threads", "two"], "--threads 'two' is not a list of numbers, as 1,2"),
+        (["--threads", "1,999"], "999 threads cannot be measured"),
+        (["--threads", "1,2", "-o", "json"], "-o json prints one; add --save"),
+        (["--compare", "mxnet"], "unknown peer 'mxnet'; use one of onnxruntime, openvino, torch"),
+    ],
+)
+def test_what_models_cannot_do_is_said_before_anything_is_made(
+    tmp_path: Path, arguments: list[str], words: str
+) -> None:
+    done = run("models", *arguments, folder=tmp_path)
+    assert done.returncode == 2
+    assert words in done.stderr
     assert done.stderr.count("\n") == 1
