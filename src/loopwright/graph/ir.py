@@ -96,7 +96,7 @@ class Graph:
         """
         known = {**self.constants, **(constants or {})}
         given = {name: self.values[name] for name in self.inputs}
-        return build(self.name, given, nodes, self.outputs, known)
+        return build(self.name, given, nodes, self.outputs, known, self)
 
     def with_outputs(self, outputs: Sequence[str]) -> Graph:
         """This graph with other outputs."""
@@ -114,8 +114,12 @@ def build(
     nodes: Iterable[Node],
     outputs: Sequence[str],
     constants: Mapping[str, Array],
+    before: Graph | None = None,
 ) -> Graph:
     """The graph of `nodes`, in order, with the values inferred; what no output needs is left out.
+
+    Args:
+        before: a graph that shares nodes with this one, whose values need not be inferred again.
 
     Raises: ModelError naming the node that reads what is not there yet, or whose inputs do not fit.
     """
@@ -125,8 +129,13 @@ def build(
     kept = {n: a for n, a in constants.items() if n in used and n not in inputs}
     for constant, array in kept.items():
         values[constant] = Value(array.shape, dt.parse(array.dtype.name))
+    shared = {} if before is None else {node.name: node for node in before.nodes}
     for node in ordered:
-        for output, value in zip(node.outputs, infer(name, node, values), strict=True):
+        made = None
+        if before is not None and shared.get(node.name) is node:
+            made = _known(node, values, before.values)
+        made = infer(name, node, values) if made is None else made
+        for output, value in zip(node.outputs, made, strict=True):
             if output in values:
                 raise ModelError(f"{name}: node {node.name!r} makes {output!r}, which exists")
             values[output] = value
@@ -134,6 +143,15 @@ def build(
     if missing:
         raise ModelError(f"{name}: nothing computes the output {missing[0]!r}")
     return Graph(name, tuple(inputs), tuple(outputs), ordered, values, kept)
+
+
+def _known(
+    node: Node, values: Mapping[str, Value], before: Mapping[str, Value]
+) -> tuple[Value, ...] | None:
+    """What the outputs of `node` were, if it read what it reads now."""
+    if any(name and values.get(name) != before.get(name) for name in node.inputs):
+        return None
+    return tuple(before[name] for name in node.outputs)
 
 
 def infer(graph: str, node: Node, values: Mapping[str, Value]) -> tuple[Value, ...]:
