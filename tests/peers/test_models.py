@@ -14,7 +14,7 @@ from loopwright.peers.interleave import interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.models import make_model_engine
 from loopwright.peers.peer import Peer
-from loopwright.peers.wire import ModelSpec
+from loopwright.peers.wire import ModelSpec, Ready
 from loopwright.runtime.model_file import Port
 
 
@@ -83,6 +83,24 @@ def test_an_engine_that_cannot_read_the_model_is_left_out(
     assert found.refused["onnxruntime"].startswith("onnxruntime cannot run this: ")
     assert found.ratio is None
     assert found.error is None
+
+
+def test_an_engine_whose_process_ends_is_left_out(
+    model: Path, tuned: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    load_model = Peer.load_model
+
+    def dying(peer: Peer, given: ModelSpec) -> Ready:
+        if peer.engine == "onnxruntime":
+            peer._process.kill()
+            peer._process.wait()
+        return load_model(peer, given)
+
+    monkeypatch.setattr(Peer, "load_model", dying)
+    found = compare_model(tuned, str(model), ["onnxruntime"], 1, rounds=1)
+    assert "process of onnxruntime ended with -9" in found.refused["onnxruntime"]
+    assert set(found.timings) == {OURS}
 
 
 def test_a_source_that_is_no_onnx_is_an_error(model: Path, tuned: Path) -> None:
