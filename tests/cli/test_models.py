@@ -1,4 +1,4 @@
-"""The commands on whole models: optimize, run, profile, export."""
+"""The commands on whole models: optimize, run, profile, export, report."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def refused(run: Run, words: str, *arguments: str) -> None:
 
 
 @pytest.mark.usefixtures("model")
-@pytest.mark.parametrize("command", ["run", "profile", "export --c"])
+@pytest.mark.parametrize("command", ["run", "profile", "export --c", "report"])
 @pytest.mark.parametrize(("file", "words"), BAD_FILES)
 def test_a_file_that_cannot_be_used_is_exit_code_2(
     run: Run, command: str, file: str, words: str
@@ -100,6 +100,7 @@ def test_an_input_that_cannot_be_used_is_exit_code_2(
         ("optimize",),
         ("optimize", "dqn", "--trials", "0"),
         ("export",),
+        ("report", "net.lw", "--runs", "0"),
     ],
 )
 def test_an_option_that_cannot_be_is_exit_code_2(run: Run, arguments: tuple[str, ...]) -> None:
@@ -113,6 +114,8 @@ def test_files_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
     refused(run, "cannot be written", "run", "net.lw", "--save", "no/out.npz")
     refused(run, "cannot be written", "profile", "net.lw", "--trace", "no/trace.json")
     refused(run, "cannot be written", "export", "net.lw", "--c", "-o", "text.lw")
+    refused(run, "folder cannot be written", "report", "net.lw", "-o", "folder")
+    refused(run, "cannot be written", "report", "net.lw", "-o", "no/report.html")
     refused(run, "not one for C", "export", "net.lw", "--c", "--name", "a b")
     refused(run, "--c for a C library", "export", "net.lw")
 
@@ -169,3 +172,21 @@ def test_profile_shows_every_kernel_and_writes_a_trace(run: Run) -> None:
     events = json.loads(Path("t.json").read_text())["traceEvents"]
     assert len(events) == 3 * len(kernels)
     assert "conv2d" in run("profile", "net.lw", "--runs", "1").out
+
+
+@pytest.mark.usefixtures("model")
+def test_report_writes_a_page(run: Run) -> None:
+    result = run("report", "net.lw", "-o", "net.html", "--runs", "2", "--threads", "1")
+    assert (result.code, result.err) == (0, "")
+    assert "net.html: sketch" in result.out
+    html = Path("net.html").read_text()
+    assert html.startswith("<!DOCTYPE html>")
+    assert "<h1>sketch</h1>" in html
+
+
+@pytest.mark.usefixtures("model")
+def test_report_refuses_what_it_cannot_read_or_compare_with(run: Run) -> None:
+    refused(run, "none.db", "report", "net.lw", "--records", "sqlite:///none.db")
+    refused(run, "'abacus'", "report", "net.lw", "--compare", "abacus")
+    refused(run, "sketch", "report", "net.lw", "--compare", "onnxruntime")
+    assert not Path("report.html").exists()

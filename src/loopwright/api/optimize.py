@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from loopwright.api.choose import Options
 from loopwright.api.compile import Source, import_graph, open_stores
 from loopwright.api.finish import TOLERANCE, Checked, Finished, finish
@@ -24,6 +26,9 @@ from loopwright.runtime.model_file import Manifest
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.settings import from_environment
 from loopwright.target import Target, parse
+
+NOTE_TUNED_NS, NOTE_DEFAULT_NS = "tuned_ns", "default_ns"
+"""Notes of a written model: what a call took in turns, as it ships and without tuning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +134,16 @@ def optimize(
 def _written(
     finished: Finished, path: Path, results: tuple[TuneResult, ...], seconds: float
 ) -> Optimized:
-    """Write the model; what came of it."""
+    """Write the model, with notes on how it was checked; what came of it."""
+    checked = finished.checked
+    notes = {
+        NOTE_TUNED_NS: f"{checked.tuned_ns:.0f}",
+        NOTE_DEFAULT_NS: f"{checked.default_ns:.0f}",
+        "error": f"{checked.error:.1e}",
+        "ships": f"the {finished.shipped} model: {finished.why}",
+    }
     with finished.model as model:
+        model.manifest = msgspec.structs.replace(model.manifest, notes=notes)
         model.save(path)
         manifest = model.manifest
     return Optimized(

@@ -19,6 +19,7 @@ from loopwright.cli.doctor import doctor
 from loopwright.cli.export import export
 from loopwright.cli.optimize import optimize
 from loopwright.cli.plot import plot
+from loopwright.cli.report_page import report
 from loopwright.cli.run import profile, run
 from loopwright.cli.tasks import tasks
 from loopwright.cli.tune import tune
@@ -39,6 +40,7 @@ app.command()(tune)
 app.command()(optimize)
 app.command()(run)
 app.command()(profile)
+app.command()(report)
 app.command()(export)
 app.command()(bench)
 app.add_typer(records.app, name="records")

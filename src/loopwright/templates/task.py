@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loopwright.layout import Layout
@@ -58,8 +59,13 @@ class Task:
     @property
     def name(self) -> str:
         """One line for a person: the operator and its attributes."""
-        shown = " ".join(f"{k}={_show(v)}" for k, v in self.attrs if v != "")
-        return f"{self.operator} {shown}".strip()
+        return task_name(self.operator, self.attrs)
+
+
+def task_name(operator: str, attrs: Iterable[tuple[str, AttrValue]]) -> str:
+    """The name of a task of an operator with its attributes."""
+    shown = " ".join(f"{k}={_show(v)}" for k, v in attrs if v != "")
+    return f"{operator} {shown}".strip()
 
 
 def make(
