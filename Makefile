@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
-.PHONY: demo test check clean
+.PHONY: demo test check onnx-backend clean
 
 # Optimizes ResNet-18 for a little under three minutes, runs it, and shows it beside onnxruntime.
 demo: $(VENV)/.demo
@@ -21,6 +21,10 @@ test: $(VENV)/.dev
 
 check: $(VENV)/.dev
 	tools/check $(PY)
+
+# ONNX's own tests of each operator, through the importer and the passes.
+onnx-backend: $(VENV)/.dev
+	$(PY) tools/onnx_backend.py
 
 clean:
 	rm -rf out build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
