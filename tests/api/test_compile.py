@@ -162,3 +162,13 @@ def test_an_output_may_be_a_constant_or_an_input() -> None:
     graph = sketch.graph(sketch.node("add", x, w), x, w, shaped)
     with lw.compile(graph) as model:
         assert wrong(graph, model) == 0
+
+
+def test_a_convolution_may_have_a_weight_that_is_computed() -> None:
+    sketch = Sketch()
+    x, w = sketch.input(1, 16, 8, 8), sketch.input(16, 16, 3, 3)
+    weight = sketch.node("tanh", w)
+    y = sketch.node("conv", x, weight, strides=(1, 1), pads=(1, 1, 1, 1))
+    graph = sketch.graph(y, sketch.node("conv", x, w, pads=(1, 1, 1, 1)))
+    with lw.compile(graph) as model:
+        assert wrong(graph, model) < 1e-5

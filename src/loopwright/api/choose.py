@@ -105,7 +105,9 @@ def tasks(kernel: Kernel, options: Options, layouts: Layouts = ()) -> tuple[Task
         templates = [generic.template_for(workload)]
     else:
         templates = [template_for(kernel.operator, workload)]
-        if options.winograd and conv2d_winograd.eligible(workload):
+        # Its weight is transformed when the model is made, so it must be known by then.
+        possible = options.winograd and kernel.has_constant_weight
+        if possible and conv2d_winograd.eligible(workload):
             templates.insert(0, conv2d_winograd.TEMPLATE)
     return tuple(
         make(

@@ -42,6 +42,8 @@ class Kernel:
     outputs: tuple[str, ...]
     keeps_channels: bool
     """Whether dimension 1 of a 4-D output is that of its inputs, so that both may be blocked."""
+    has_constant_weight: bool = False
+    """Of an operator by name: whether its second operand comes with the model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) ->
             found.inputs,
             last.outputs,
             keeps_channels=True,
+            has_constant_weight=found.inputs[1] in constants,
         )
     made = _composed(graph, members)
     if len(members) == 1 and first.op == "concat":
