@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from loopwright import target as targets
+from loopwright.api.compare import OURS as OURS
 from loopwright.api.finish import example_inputs
 from loopwright.api.optimize import NOTE_DEFAULT_NS, NOTE_TUNED_NS
 from loopwright.errors import ConfigError
@@ -46,7 +47,8 @@ class Report:
         call_ns: nanoseconds of each whole call.
         kernels: the time of each kernel, in the order in which they run.
         peak: GFLOP/s of fused multiply-adds on all threads together; None where it cannot be had.
-        others: milliseconds of a call of what the model is compared with, by name.
+        others: milliseconds of a call of what the model is compared with, by name; of the model
+            itself too, as OURS, if they were timed in turns.
         tunings: of the tasks that have records, those that take longest first.
         trials: how many records that is.
         failures: how many of them failed, by kind.
@@ -76,14 +78,14 @@ class Report:
         return sum(kernel.median_ns for kernel in self.kernels)
 
     @property
-    def untuned_ms(self) -> float | None:
-        """Milliseconds of a call of the model without tuning, by what was noted of both."""
+    def speedup(self) -> float | None:
+        """How many times as fast as without tuning the model is, by what was noted of both."""
         notes = self.manifest.notes
         try:
             tuned, default = (float(notes[name]) for name in (NOTE_TUNED_NS, NOTE_DEFAULT_NS))
         except (KeyError, ValueError):
             return None
-        return self.ms * default / tuned if tuned > 0 else None
+        return default / tuned if tuned > 0 else None
 
 
 def gather(
@@ -98,7 +100,8 @@ def gather(
 
     Args:
         threads: how many it runs on; as many as it was tuned for when None.
-        others: milliseconds of a call of other programs for the same model, by name.
+        others: milliseconds of a call of other programs for the same model, by name, and of this
+            one as OURS.
 
     Raises: ModelError or ConfigError for a file that cannot be used, ConfigError for no runs.
     """

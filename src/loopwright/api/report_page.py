@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from loopwright.api import svg
-from loopwright.api.report import Report, Tuning
+from loopwright.api.report import OURS, Report, Tuning
 from loopwright.api.report_style import STYLE
 from loopwright.records.curve import Curve
 from loopwright.runtime.model import KernelTime
@@ -85,9 +85,8 @@ def _head(report: Report) -> str:
     origins = Counter(call.origin for call in manifest.calls)
     counts = ", ".join(f"{count} {origin}" for origin, count in origins.most_common())
     tiles = [(_ms(report.ms), "a call", f"median of {len(report.call_ns)}")]
-    untuned = report.untuned_ms
-    if untuned is not None:
-        tiles.append((f"{untuned / report.ms:.2f}x", "as fast as untuned", "when optimized"))
+    if report.speedup is not None:
+        tiles.append((f"{report.speedup:.2f}x", "as fast as untuned", "when optimized"))
     tiles.append((f"{rate:.1f}", "GFLOP/s", f"{flops / 1e9:.2f} GFLOP a call"))
     if report.peak:
         tiles.append((f"{rate / report.peak:.0%}", "of the FMA limit", _gflops(report.peak)))
@@ -109,22 +108,29 @@ def _head(report: Report) -> str:
 
 def _against(report: Report) -> str:
     """The bars of the model, the untuned one, and what it is compared with."""
-    times = {_OURS: report.ms}
-    if report.untuned_ms is not None:
-        times["untuned"] = report.untuned_ms
-    times.update(report.others)
+    others = dict(report.others)
+    ours = others.pop(OURS, report.ms)
+    times = {_OURS: ours}
+    if report.speedup is not None:
+        times["untuned"] = ours * report.speedup
+    times.update(others)
     if len(times) == 1:
         return ""
     rows = [
         svg.Bar(
             name,
             ms,
-            _ms(ms) + ("" if name == _OURS else f" ({ms / report.ms:.2f}x)"),
+            _ms(ms) + ("" if name == _OURS else f" ({ms / ours:.2f}x)"),
             "ours" if name == _OURS else "other",
         )
         for name, ms in times.items()
     ]
-    note = "Milliseconds a call; less is better. In brackets: how many times that of this model."
+    note = (
+        "The time of a call, all timed in turns, in processes of their own; less is better. In "
+        "brackets: how many times that of this model."
+    )
+    if report.speedup is not None:
+        note += " The untuned model's ratio is the one measured when this one was optimized."
     return _section("Compared", svg.bars(rows, "Time of a call by program"), note)
 
 
@@ -141,10 +147,10 @@ def _by_kernel(report: Report) -> str:
         )
         for number, kernel in drawn
     ]
+    note = "Medians; numbers are the order in which they run."
     if rest:
         total = sum(kernel.median_ns for _, kernel in rest)
-        text = f"{_time(total)}, {_share(total, report)}"
-        rows.append(svg.Bar(f"{len(rest)} others", total, text, "other"))
+        note += f" {len(rest)} others take {_time(total)}, {_share(total, report)}."
     present = {kernel.info.origin for kernel in report.kernels}
     legend = "".join(
         f'<li><i class="{_origin_class(origin)}"></i>{origin}: {meaning}</li>'
@@ -152,7 +158,7 @@ def _by_kernel(report: Report) -> str:
         if origin in present
     )
     chart = svg.bars(rows, "Time by kernel") + f'<ul class="legend">{legend}</ul>'
-    return _section("Time by kernel", chart, "Medians; numbers are the order in which they run.")
+    return _section("Time by kernel", chart, note)
 
 
 def _by_operator(report: Report) -> str:

@@ -72,10 +72,10 @@ def report(
 def peers(
     model: Path, source: str | None, engines: Sequence[str], threads: int | None
 ) -> dict[str, float]:
-    """Milliseconds of a call of each engine that can run the model."""
+    """Milliseconds of a call of each engine that can run the model, and of ours, in turns."""
     if not engines:
         return {}
-    from loopwright.api.compare import OURS, compare_model
+    from loopwright.api.compare import compare_model
     from loopwright.runtime.model_file import read_manifest
 
     manifest = read_manifest(model)
@@ -83,4 +83,4 @@ def peers(
     found = compare_model(model, source or manifest.name, engines, running)
     for name, why in found.refused.items():
         console(stderr=True).print(f"{name} is left out: {why}", markup=False)
-    return {name: t.median_ns / 1e6 for name, t in found.timings.items() if name != OURS}
+    return {name: timing.median_ns / 1e6 for name, timing in found.timings.items()}
