@@ -20,7 +20,10 @@ def test_the_version_is_the_packages(run: Run) -> None:
 
 def test_every_command_is_in_the_help(run: Run) -> None:
     help_text = run("--help").out
-    for command in ("tasks", "tune", "bench", "plot", "doctor", "records"):
+    for command in (
+        *("tasks", "tune", "optimize", "run", "profile", "report", "export"),
+        *("bench", "plot", "doctor", "records"),
+    ):
         assert f"\n  {command} " in help_text
 
 
