@@ -175,12 +175,17 @@ def test_models_end_their_threads(path: Path) -> None:
     lw.load(path, 1).close()
     before = running()
     models = [lw.load(path, 3) for _ in range(3)]
-    assert len(running() - before) == 6
+
+    def left(count: int) -> bool:
+        """Whether so many threads of the models are there; one that ended may be seen a while."""
+        return any(len(running() - before) == count for _ in range(2000))
+
+    assert left(6)
     models[0].close()
-    assert len(running() - before) == 4
+    assert left(4)
     del models
     gc.collect()
-    assert running() <= before
+    assert left(0)
 
 
 def test_saving_again_gives_the_same_file(path: Path, tmp_path: Path) -> None:
