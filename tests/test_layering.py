@@ -25,7 +25,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("codegen", "learn"),
     ("runtime",),
     ("measure",),
-    ("records",),
+    ("records", "fleet"),
     ("search",),
     ("graph",),
     ("peers",),

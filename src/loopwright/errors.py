@@ -13,6 +13,11 @@ LoopwrightError
         LoweringError         a pass met something its Requires line excludes
         CodegenError          the code generator met something it cannot express
     EnvironmentFailure        compiler, device, process or file system: exit code 69
+        FleetError            a tracker, agent or session: refused, gone, or speaking nonsense
+            NoDeviceError     no device could ever match: exit code 3
+            QueueTimeoutError none was free in time: exit code 4
+            DeviceLostError   the device or its lease went away: exit code 5
+            AuthError         not who it must be, or not allowed to: exit code 6
 """
 
 from __future__ import annotations
@@ -80,3 +85,31 @@ class EnvironmentFailure(LoopwrightError):  # noqa: N818  # the field says failu
     def __init__(self, message: str, *, retryable: bool = False) -> None:
         super().__init__(message)
         self.retryable = retryable
+
+
+class FleetError(EnvironmentFailure):
+    """A tracker, agent or session refused, went away, or spoke nonsense."""
+
+
+class NoDeviceError(FleetError):
+    """No device of the fleet, free or not, could ever match what was asked for."""
+
+    exit_code = 3
+
+
+class QueueTimeoutError(FleetError):
+    """No device was free within the time that the caller gave."""
+
+    exit_code = 4
+
+
+class DeviceLostError(FleetError):
+    """The device, or the lease on it, went away."""
+
+    exit_code = 5
+
+
+class AuthError(FleetError):
+    """The other side is not who it must be, or may not do what it asks."""
+
+    exit_code = 6

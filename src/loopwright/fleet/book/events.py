@@ -1,0 +1,222 @@
+"""What the LeaseBook is told. Times are never in events: `apply(event, now)` gets them beside.
+
+`now` is seconds of a monotonic clock. Names and ids are text; durations are seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from loopwright.fleet.words import Admin, Health, Occupancy
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """A device as its agent describes it. Labels hold `name` too."""
+
+    name: str
+    labels: Mapping[str, str]
+    modules: Mapping[str, str] = field(default_factory=dict)  # kind -> digest, what it has loaded
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How a device says it is. `epoch` is of its session (0 without), `last_epoch` the highest ever
+    accepted in this incarnation.
+    """
+
+    device: str
+    occupancy: Occupancy
+    health: Health
+    lease: str = ""
+    epoch: int = 0
+    last_epoch: int = 0
+    drift: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentUp:
+    """An agent connected, or connected again. A newer incarnation replaces an older one."""
+
+    agent: str
+    incarnation: str
+    devices: tuple[DeviceSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDown:
+    """The connection of an agent is gone (FIN or RST)."""
+
+    agent: str
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """An agent reported. Of reports out of order, those with a lower `seq` are ignored."""
+
+    agent: str
+    incarnation: str
+    seq: int
+    reports: tuple[Report, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A client wants `count` devices, all or none. The same `request` again is the same request."""
+
+    request: str
+    client: str
+    tenant: str
+    selector: str
+    count: int = 1
+    ttl_s: float = 30.0
+    priority: int = 1
+    max_wait_s: float = 600.0
+    modules: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Unwanted:
+    """The client no longer wants a request that waits."""
+
+    request: str
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Renewal:
+    """A client keeps a lease. Only the holder's tenant may."""
+
+    lease: str
+    epoch: int
+    client: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class GiveBack:
+    """A client releases a lease; again is harmless."""
+
+    lease: str
+    epoch: int
+    client: str
+    tenant: str
+
+
+@dataclass(frozen=True, slots=True)
+class ClientDown:
+    """The connection of a client is gone: what it waits for ends, its leases live out their ttl."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """An operator takes a lease away."""
+
+    lease: str
+    by: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class AdminSet:
+    """An operator enables, drains, quarantines or retires a device."""
+
+    device: str
+    admin: Admin
+    by: str
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAsked:
+    """An operator wants a device probed."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class EpochsReserved:
+    """The store has durably reserved epochs of a device up to and including `upto`."""
+
+    device: str
+    upto: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoreDown:
+    """The store cannot be written: no new grants until StoreUp; renewals and releases go on."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUp:
+    """The store can be written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """A lease as the store keeps it across a restart; only the living are restored."""
+
+    lease: str
+    request: str
+    device: str
+    agent: str
+    incarnation: str
+    epoch: int
+    client: str
+    tenant: str
+    selector: str
+    ttl_s: float
+    priority: int
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRow:
+    """What the store keeps of a device: how far its epochs are reserved and what people want."""
+
+    device: str
+    epochs: int
+    admin: Admin
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """The first event after a start: what the store had. Devices say what is true of the leases."""
+
+    leases: tuple[LeaseRow, ...]
+    devices: tuple[DeviceRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed: `LeaseBook.deadline` was reached, or nothing else happened for a while."""
+
+
+Event: TypeAlias = (
+    AgentUp
+    | AgentDown
+    | Synced
+    | Wanted
+    | Unwanted
+    | Renewal
+    | GiveBack
+    | ClientDown
+    | Revoked
+    | AdminSet
+    | ProbeAsked
+    | EpochsReserved
+    | StoreDown
+    | StoreUp
+    | Restored
+    | Tick
+)

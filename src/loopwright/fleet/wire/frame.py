@@ -1,0 +1,155 @@
+"""Frames: what goes over every connection of the fleet. Sans I/O: bytes in, frames out.
+
+A frame is a header of 16 bytes (little endian), a body, and with the flag MAC 16 bytes more:
+
+    0  2  magic b"LW"
+    2  1  version of the framing
+    3  1  type of the message, see `messages`
+    4  2  flags
+    6  2  0, reserved
+    8  4  stream: which of several conversations on one connection, 0 without
+    12 4  length of the body
+
+A body is msgpack, but for bulk data, which follows its msgpack head (see `messages.Put`). The
+longest body is CONTROL_BYTES, of a frame with the flag DATA it is DATA_BYTES; a header that says
+more is refused before a byte of the body is read, and no length is ever allocated on trust.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from loopwright.errors import FleetError
+
+MAGIC = b"LW"
+VERSION = 1
+HEADER_BYTES = 16
+MAC_BYTES = 16
+CONTROL_BYTES = 64 << 10
+DATA_HEAD_BYTES = 512
+DATA_BYTES = (1 << 20) + DATA_HEAD_BYTES
+_HEADER = struct.Struct("<2sBBHHII")
+_COMPACT_BYTES = 1 << 20
+
+
+class Flags(enum.IntFlag):
+    """What a header says of its frame."""
+
+    NONE = 0
+    DATA = 1
+    MAC = 2
+
+
+KNOWN_FLAGS = Flags.DATA | Flags.MAC
+
+
+class FrameError(FleetError):
+    """Bytes that are no frame: the connection is closed, nothing after them can be trusted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message as it travels. `mac` is empty without the flag MAC."""
+
+    type: int
+    body: bytes
+    stream: int = 0
+    flags: Flags = Flags.NONE
+    mac: bytes = b""
+
+    @property
+    def header(self) -> bytes:
+        """The 16 bytes before the body."""
+        return header(self.type, len(self.body), self.stream, self.flags)
+
+    def encode(self) -> bytes:
+        """The frame as one run of bytes, to be written at once."""
+        return b"".join((self.header, self.body, self.mac))
+
+
+def header(kind: int, length: int, stream: int = 0, flags: Flags = Flags.NONE) -> bytes:
+    """The header of a frame with a body of `length` bytes.
+
+    Raises: FrameError for a body over the limit.
+    """
+    limit = DATA_BYTES if flags & Flags.DATA else CONTROL_BYTES
+    if length > limit:
+        raise FrameError(f"a message of type {kind} has {length} bytes, the limit is {limit}")
+    return _HEADER.pack(MAGIC, VERSION, kind, int(flags), 0, stream, length)
+
+
+class Decoder:
+    """Turns bytes, in whatever pieces they come, into frames.
+
+    After a FrameError it refuses everything: there is no way back into step.
+    """
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._at = 0
+        self._broken: str | None = None
+
+    @property
+    def buffered(self) -> int:
+        """Bytes that wait for the rest of their frame."""
+        return len(self._buffer) - self._at
+
+    def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
+        """The frames that are whole now.
+
+        Raises: FrameError for bytes that are no frame, then and ever after.
+        """
+        if self._broken is not None:
+            raise FrameError(self._broken)
+        self._buffer += data
+        return self._frames()
+
+    def _frames(self) -> Iterator[Frame]:
+        while (frame := self._next()) is not None:
+            yield frame
+        if self._at == len(self._buffer):
+            self._buffer.clear()
+            self._at = 0
+        elif self._at > _COMPACT_BYTES:
+            del self._buffer[: self._at]
+            self._at = 0
+
+    def _next(self) -> Frame | None:
+        if self.buffered < HEADER_BYTES:
+            return None
+        kind, flags, stream, length = self._header()
+        mac = MAC_BYTES if flags & Flags.MAC else 0
+        whole = HEADER_BYTES + length + mac
+        if self.buffered < whole:
+            return None
+        start = self._at + HEADER_BYTES
+        end = start + length
+        with memoryview(self._buffer) as view:
+            frame = Frame(kind, bytes(view[start:end]), stream, flags, bytes(view[end : end + mac]))
+        self._at += whole
+        return frame
+
+    def _header(self) -> tuple[int, Flags, int, int]:
+        magic, version, kind, bits, reserved, stream, length = _HEADER.unpack_from(
+            self._buffer, self._at
+        )
+        if magic != MAGIC:
+            raise self._break(f"expected a frame, got bytes that begin with {bytes(magic)!r}")
+        if version != VERSION:
+            raise self._break(f"framing version {version}, this side speaks {VERSION}")
+        if reserved or bits & ~int(KNOWN_FLAGS):
+            raise self._break(f"a frame with unknown flags {bits:#x} {reserved:#x}")
+        flags = Flags(bits)
+        limit = DATA_BYTES if flags & Flags.DATA else CONTROL_BYTES
+        if length > limit:
+            raise self._break(f"a frame of type {kind} has {length} bytes, the limit is {limit}")
+        return kind, flags, stream, length
+
+    def _break(self, why: str) -> FrameError:
+        self._broken = why
+        self._buffer.clear()
+        self._at = 0
+        return FrameError(why)

@@ -1,0 +1,147 @@
+"""The words of the fleet: what a device and a lease may be, why a lease ended, how a run ended.
+
+A device is four small fields, not one big state. It may be granted exactly when its link is UP, its
+health GOOD, its admin state ENABLED and its occupancy IDLE, and it has reported since the tracker
+started. Values are what goes over the wire and into the store: they are never renamed.
+"""
+
+from __future__ import annotations
+
+import enum
+
+
+class Link(enum.Enum):
+    """Whether the tracker hears of a device."""
+
+    UP = "up"
+    SUSPECT = "suspect"  # three reports missed
+    LOST = "lost"
+
+
+class Health(enum.Enum):
+    """Whether a device does its work; `canary` probes say."""
+
+    UNKNOWN = "unknown"
+    PROBING = "probing"
+    GOOD = "good"
+    DRIFT = "drift"  # a canary kernel is off: hot, throttled or shared
+    BAD = "bad"
+
+
+class Admin(enum.Enum):
+    """What people want of a device."""
+
+    ENABLED = "enabled"
+    DRAIN = "drain"  # the lease in progress may end, no other begins
+    MAINTENANCE = "maintenance"  # quarantined, with a reason
+    RETIRED = "retired"
+
+
+class Occupancy(enum.Enum):
+    """What a device is doing."""
+
+    IDLE = "idle"
+    RESERVED = "reserved"  # granted, not opened yet
+    ACTIVE = "active"
+    CLEANING = "cleaning"
+
+
+class LeaseState(enum.Enum):
+    """Where a lease is on its way."""
+
+    QUEUED = "queued"
+    GRANTED = "granted"
+    ACTIVE = "active"
+    RELEASING = "releasing"
+    ENDED = "ended"
+
+
+class EndReason(enum.Enum):
+    """Why a lease ended: each ended lease has exactly one."""
+
+    RELEASED = "released"
+    EXPIRED = "expired"
+    REVOKED = "revoked"
+    PREEMPTED = "preempted"
+    OPEN_TIMEOUT = "open-timeout"
+    CLIENT_LOST = "client-lost"
+    DEVICE_LOST = "device-lost"
+    CANCELLED = "cancelled"
+
+
+class Refusal(enum.Enum):
+    """Why a request for a lease was answered with no."""
+
+    UNSATISFIABLE = "unsatisfiable"  # no device, free or not, could ever match
+    MAX_WAIT = "max-wait"
+    QUOTA = "quota"
+    QUEUE_FULL = "queue-full"
+    READ_ONLY = "read-only"  # the store cannot be written: no new grants
+    CANCELLED = "cancelled"
+    BAD_REQUEST = "bad-request"
+
+
+class Verdict(enum.Enum):
+    """The answer to a renewal."""
+
+    OK = "ok"
+    YIELD_PLEASE = "yield-please"
+    GONE = "gone"
+
+
+class RunStatus(enum.Enum):
+    """How one run on a device ended. `BLAMES_CANDIDATE` says which may train a cost model."""
+
+    OK = "ok"
+    LOAD_ERROR = "load-error"
+    WRONG_OUTPUT = "wrong-output"
+    CRASH = "crash"
+    OUT_OF_BOUNDS = "out-of-bounds"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    SANDBOX_VIOLATION = "sandbox-violation"
+    DEVICE_LOST = "device-lost"
+    REVOKED = "revoked"
+    DRIFT = "drift"
+    INFRA = "infra"
+
+
+BLAMES_CANDIDATE = frozenset(
+    {
+        RunStatus.OK,
+        RunStatus.LOAD_ERROR,
+        RunStatus.WRONG_OUTPUT,
+        RunStatus.CRASH,
+        RunStatus.OUT_OF_BOUNDS,
+        RunStatus.TIMEOUT,
+        RunStatus.OOM,
+        RunStatus.SANDBOX_VIOLATION,
+    }
+)
+"""Statuses that say something about the candidate; the others are retried elsewhere, once."""
+
+
+class Tier(enum.IntEnum):
+    """How a candidate was confined; each result says."""
+
+    T0 = 0  # not at all
+    T1 = 1  # no_new_privs, own session, rlimits, private folder, Landlock, seccomp, cgroup
+    T2 = 2  # bubblewrap as well: no network, read-only root
+
+
+class Role(enum.IntEnum):
+    """What a principal may do; each role may do what those below it may."""
+
+    VIEWER = 0  # see devices, leases, status
+    USER = 1  # lease devices, run code
+    OPERATOR = 2  # drain, enable, quarantine, revoke any lease
+    ADMIN = 3  # issue tokens and join codes
+
+
+class Priority(enum.IntEnum):
+    """The class of a request; ageing lifts what waits long."""
+
+    BATCH = 0
+    NORMAL = 1
+    INTERACTIVE = 2
+    URGENT = 3
