@@ -1,0 +1,209 @@
+"""What the tracker keeps durably, and the seam behind which it is kept.
+
+The LeaseBook's own durable effects (`ReserveEpochs`, `SaveLease`, `SaveDevice`, `EndLease`) are
+changes as they are; the rest is here. Times are seconds since 1970, for people and for the expiry
+of secrets; nothing of a lease depends on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+from loopwright.errors import EnvironmentFailure
+from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
+from loopwright.fleet.book.events import DeviceRow, LeaseRow
+from loopwright.fleet.words import Role
+
+
+class StoreError(EnvironmentFailure):
+    """The store failed: nothing of the commit counts, and it is reopened before the next."""
+
+
+class StoreFencedError(StoreError):
+    """Another tracker has begun on this store: this one must stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class AgentRow:
+    """An agent that may connect. `key` seals the tickets of its devices.
+
+    `labels` are put on each of its devices, over what the agent says.
+    """
+
+    name: str
+    key: bytes
+    labels: Mapping[str, str] = field(default_factory=dict)
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRow:
+    """A user's token; the store has its hash only. `expires` 0 is never."""
+
+    id: str
+    hash: bytes
+    name: str
+    tenant: str
+    role: Role
+    scopes: tuple[str, ...] = ()
+    expires: float = 0.0
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class JoinRow:
+    """A code with which one agent may join; `used_by` names it then."""
+
+    id: str
+    hash: bytes
+    expires: float
+    labels: Mapping[str, str] = field(default_factory=dict)
+    used_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEvent:
+    """One line of the audit log: at `at`, `by` did `what` to `subject`."""
+
+    at: float
+    what: str
+    subject: str
+    by: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """An event as the log has it; ids grow."""
+
+    id: int
+    event: AuditEvent
+
+
+Change: TypeAlias = (
+    ReserveEpochs
+    | SaveLease
+    | SaveDevice
+    | EndLease
+    | AgentRow
+    | TokenRow
+    | JoinRow
+    | AuditEvent
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """Everything but the log, as a tracker reads it when it starts."""
+
+    leases: tuple[LeaseRow, ...] = ()
+    devices: tuple[DeviceRow, ...] = ()
+    agents: tuple[AgentRow, ...] = ()
+    tokens: tuple[TokenRow, ...] = ()
+    joins: tuple[JoinRow, ...] = ()
+
+
+class Batch:
+    """Changes that become durable together; of several to one row the last counts."""
+
+    __slots__ = ("admins", "agents", "epochs", "events", "joins", "leases", "tokens")
+
+    def __init__(self, changes: Iterable[Change] = ()) -> None:
+        self.epochs: dict[str, int] = {}
+        self.admins: dict[str, DeviceRow] = {}
+        self.leases: dict[str, LeaseRow | None] = {}  # None: forget it
+        self.agents: dict[str, AgentRow] = {}
+        self.tokens: dict[str, TokenRow] = {}
+        self.joins: dict[str, JoinRow] = {}
+        self.events: list[AuditEvent] = []
+        for change in changes:
+            self.add(change)
+
+    def __len__(self) -> int:
+        return (
+            len(self.epochs)
+            + len(self.admins)
+            + len(self.leases)
+            + len(self.agents)
+            + len(self.tokens)
+            + len(self.joins)
+            + len(self.events)
+        )
+
+    @property
+    def careful(self) -> bool:
+        """Whether losing it with the power is not allowed: epochs, and who may do what."""
+        return bool(self.epochs or self.admins or self.agents or self.tokens or self.joins)
+
+    def add(self, change: Change) -> None:
+        """One more change, after those before."""
+        match change:
+            case SaveLease(row):
+                self.leases[row.lease] = row
+            case EndLease():
+                self.leases[change.lease] = None
+            case AuditEvent():
+                self.events.append(change)
+            case ReserveEpochs(device, upto):
+                self.epochs[device] = max(upto, self.epochs.get(device, 0))
+            case SaveDevice(row):
+                self.admins[row.device] = row
+            case AgentRow():
+                self.agents[change.name] = change
+            case TokenRow():
+                self.tokens[change.id] = change
+            case JoinRow():
+                self.joins[change.id] = change
+
+    def extend(self, later: Batch) -> None:
+        """All of `later`, after what is here."""
+        for device, upto in later.epochs.items():
+            self.epochs[device] = max(upto, self.epochs.get(device, 0))
+        self.admins.update(later.admins)
+        self.leases.update(later.leases)
+        self.agents.update(later.agents)
+        self.tokens.update(later.tokens)
+        self.joins.update(later.joins)
+        self.events.extend(later.events)
+
+
+class TrackerStore(Protocol):
+    """Where a tracker keeps what must survive it. One tracker at a time writes; the newest wins."""
+
+    @property
+    def instant(self) -> bool:
+        """Whether a commit is as fast as a function call, and needs no thread."""
+        ...
+
+    def begin(self) -> int:
+        """Become the writer: the tracker's epoch, durably higher than any before.
+
+        Raises: StoreError.
+        """
+        ...
+
+    def load(self) -> Kept:
+        """What is kept. Raises: StoreError."""
+        ...
+
+    def commit(self, batch: Batch) -> None:
+        """Make `batch` durable, all of it or nothing.
+
+        Raises: StoreError when it could not be written; StoreFencedError when another tracker has
+            begun since.
+        """
+        ...
+
+    def reopen(self) -> None:
+        """After a StoreError: a fresh connection, and proof that it can write. Raises: StoreError."""
+        ...
+
+    def events(self, after: int, limit: int) -> tuple[Logged, ...]:
+        """At most `limit` events with ids over `after`, oldest first; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Release what it holds."""
+        ...

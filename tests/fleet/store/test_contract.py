@@ -1,0 +1,202 @@
+"""What every TrackerStore does: in memory, in SQLite, in PostgreSQL."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import postgres_server
+import pytest
+
+from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
+from loopwright.fleet.book.events import DeviceRow, LeaseRow
+from loopwright.fleet.store.memory import MemoryRows, MemoryStore
+from loopwright.fleet.store.rows import (
+    AgentRow,
+    AuditEvent,
+    Batch,
+    JoinRow,
+    Kept,
+    StoreError,
+    StoreFencedError,
+    TokenRow,
+    TrackerStore,
+)
+from loopwright.fleet.store.sql import SqlTrackerStore
+from loopwright.fleet.words import Admin, EndReason, Role
+
+Opener = Callable[[], TrackerStore]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    why = postgres_server.why_not()
+    if why is not None:
+        pytest.skip(why)
+    pytest.importorskip("psycopg", reason="psycopg is not installed (extra postgres)")
+    with postgres_server.running() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def opener(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Opener]:
+    """Opens the same data again each time, as a tracker does that starts again."""
+    opened: list[TrackerStore] = []
+    rows = MemoryRows()
+    if request.param == "sqlite":
+        url = f"sqlite:///{tmp_path_factory.mktemp('store')}/tracker.db"
+    elif request.param == "postgresql":
+        url = fresh_schema(request.getfixturevalue("server"))
+
+    def open_it() -> TrackerStore:
+        if request.param == "memory":
+            opened.append(MemoryStore(rows, keep_events=100))
+        else:
+            opened.append(SqlTrackerStore(url, keep_events=100))
+        return opened[-1]
+
+    yield open_it
+    for store in opened:
+        store.close()
+
+
+_NAMES = itertools.count()
+
+
+def fresh_schema(server: str) -> str:
+    import psycopg
+
+    name = f"t{next(_NAMES)}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE SCHEMA {name}")
+    return f"{server}&options=-csearch_path%3D{name}"
+
+
+def lease(name: str = "l1", epoch: int = 7) -> LeaseRow:
+    tags = {"wl": "conv2d"}
+    return LeaseRow(
+        name, "r1", "pi/cpu0", "pi", "inc", epoch, "bob#1.1", "team", "board=rpi4", 30.0, 1, tags
+    )
+
+
+def ended(name: str) -> EndLease:
+    return EndLease(name, "pi/cpu0", "team", 7, EndReason.RELEASED, "")
+
+
+AGENT = AgentRow("pi", b"\x00k" * 16, {"board": "rpi4"})
+TOKEN = TokenRow("t1", b"h" * 32, "bob", "team", Role.OPERATOR, ("lease",), 1e9)
+JOIN = JoinRow("j1", b"j" * 32, 5.5, {"pool": "lab"})
+
+
+def test_a_new_store_is_empty(opener: Opener) -> None:
+    store = opener()
+    assert store.begin() == 1
+    assert store.load() == Kept()
+    assert store.events(0, 10) == ()
+
+
+def test_what_was_committed_is_there_after_opening_again(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(
+        Batch([SaveLease(lease()), AGENT, TOKEN, JOIN, SaveDevice(DeviceRow("d", 9, Admin.DRAIN, "hot"))])
+    )  # fmt: skip
+    store.close()
+    kept = opener().load()
+    assert kept.leases == (lease(),)
+    assert kept.agents == (AGENT,)
+    assert kept.tokens == (TOKEN,)
+    assert kept.joins == (JOIN,)
+    assert kept.devices == (DeviceRow("d", 9, Admin.DRAIN, "hot"),)
+
+
+def test_the_last_change_of_a_row_counts(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(Batch([SaveLease(lease()), SaveLease(lease(epoch=8)), TOKEN]))
+    store.commit(Batch([dataclasses.replace(TOKEN, revoked=True)]))
+    kept = store.load()
+    assert [row.epoch for row in kept.leases] == [8]
+    assert [row.revoked for row in kept.tokens] == [True]
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_an_ended_lease_is_forgotten(opener: Opener, together: bool) -> None:
+    store = opener()
+    store.begin()
+    changes = [SaveLease(lease("l1")), SaveLease(lease("l2")), ended("l1")]
+    batches = [Batch(changes)] if together else [Batch([change]) for change in changes]
+    for batch in batches:
+        store.commit(batch)
+    assert [row.lease for row in store.load().leases] == ["l2"]
+
+
+def test_epochs_never_go_back(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(Batch([ReserveEpochs("d", 2000)]))
+    store.commit(Batch([ReserveEpochs("d", 1000)]))
+    store.commit(Batch([SaveDevice(DeviceRow("d", 0, Admin.MAINTENANCE, "fan"))]))
+    assert store.load().devices == (DeviceRow("d", 2000, Admin.MAINTENANCE, "fan"),)
+
+
+def test_reserving_epochs_keeps_what_people_want_of_the_device(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(Batch([SaveDevice(DeviceRow("d", 0, Admin.DRAIN, "moving"))]))
+    store.commit(Batch([ReserveEpochs("d", 1000)]))
+    assert store.load().devices == (DeviceRow("d", 1000, Admin.DRAIN, "moving"),)
+
+
+def test_each_start_has_a_higher_epoch(opener: Opener) -> None:
+    assert [opener().begin() for _ in range(3)] == [1, 2, 3]
+
+
+def test_only_the_newest_tracker_may_write(opener: Opener) -> None:
+    old, new = opener(), opener()
+    old.begin()
+    new.begin()
+    with pytest.raises(StoreFencedError, match="tracker 2 has begun on .* after tracker 1"):
+        old.commit(Batch([SaveLease(lease())]))
+    new.commit(Batch([SaveLease(lease("l2"))]))
+    assert [row.lease for row in new.load().leases] == ["l2"]
+
+
+def test_a_store_that_was_not_begun_does_not_write(opener: Opener) -> None:
+    with pytest.raises(StoreError, match="not begun|not reopened"):
+        opener().commit(Batch([SaveLease(lease())]))
+
+
+def test_a_reopened_store_goes_on(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(Batch([SaveLease(lease())]))
+    store.reopen()
+    store.commit(Batch([SaveLease(lease("l2"))]))
+    assert {row.lease for row in store.load().leases} == {"l1", "l2"}
+
+
+def event(number: int) -> AuditEvent:
+    return AuditEvent(float(number), "lease.end", f"l{number}", "bob", "released")
+
+
+def test_the_log_is_read_in_pages(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    store.commit(Batch([event(n) for n in range(10)]))
+    first = store.events(0, 6)
+    rest = store.events(first[-1].id, 6)
+    assert [logged.event for logged in first + rest] == [event(n) for n in range(10)]
+
+
+def test_the_log_is_pruned_to_its_newest(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    for start in range(0, 400, 20):
+        store.commit(Batch([event(n) for n in range(start, start + 20)]))
+    kept = [logged.event for logged in store.events(0, 1000)]
+    assert 100 <= len(kept) < 220
+    assert kept == [event(n) for n in range(400 - len(kept), 400)]

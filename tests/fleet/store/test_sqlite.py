@@ -1,0 +1,197 @@
+"""What is SQLite's own: the file, and what is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from loopwright.errors import ConfigError
+from loopwright.fleet.book.effects import ReserveEpochs
+from loopwright.fleet.store.memory import MemoryStore
+from loopwright.fleet.store.rows import AgentRow, AuditEvent, Batch, StoreError
+from loopwright.fleet.store.sql import SqlTrackerStore, open_store
+
+
+def url_of(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tracker.db"
+
+
+def test_only_the_owner_reads_the_file_and_its_log(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    store.commit(Batch([AgentRow("pi", b"k" * 32)]))
+    modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
+    store.close()
+    assert "tracker.db-wal" in modes
+    assert set(modes.values()) == {0o600}
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
+    SqlTrackerStore(url_of(path)).close()
+    path.chmod(0o644)
+    SqlTrackerStore(url_of(path)).close()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def refused(path: Path, match: str) -> None:
+    """The store is refused in one line and left as it is."""
+    before = path.read_bytes()
+    with pytest.raises(ConfigError, match=match) as caught:
+        SqlTrackerStore(url_of(path))
+    assert "\n" not in str(caught.value)
+    assert path.read_bytes() == before
+
+
+def test_a_file_that_is_no_database_is_refused(path: Path) -> None:
+    path.write_text("devices:\n- pi\n" * 100)
+    refused(path, "is not a database; name another file")
+
+
+def test_a_database_of_something_else_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE albums (id INTEGER)")
+    connection.close()
+    refused(path, "a database of something else .*table albums.*name another one")
+
+
+def test_a_records_database_is_refused(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE loopwright_meta (name TEXT, value TEXT)")
+        connection.execute("INSERT INTO loopwright_meta VALUES ('application', 'loopwright-records')")
+    connection.close()
+    refused(path, "something else .*loopwright-records")
+
+
+def test_another_version_is_refused(path: Path) -> None:
+    SqlTrackerStore(url_of(path)).close()
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE loopwright_meta SET value = '99' WHERE name = 'schema'")
+    connection.close()
+    refused(path, "another version .*99, here it is 1")
+
+
+@pytest.mark.parametrize("where", [0.3, 0.6, 0.9])
+def test_a_damaged_file_is_refused(path: Path, where: float) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    store.commit(Batch([AgentRow(f"agent-{n}", b"k" * 32, {"n": "x" * 200}) for n in range(400)]))
+    store.close()
+    with path.open("r+b") as file:
+        file.seek(int(path.stat().st_size * where) // 4096 * 4096)
+        file.write(b"\xff" * 4096)
+    refused(path, "is damaged .*restore a copy")
+
+
+def test_a_cut_file_is_refused(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    store.commit(Batch([AgentRow(f"agent-{n}", b"k" * 32) for n in range(400)]))
+    store.close()
+    os.truncate(path, path.stat().st_size // 2 + 100)
+    refused(path, "is damaged")
+
+
+@pytest.mark.parametrize(
+    ("url", "match"),
+    [
+        ("tracker.db", "is not a URL; write sqlite:///FILE"),
+        ("mysql://h/x", "databases of 'mysql' are not supported"),
+        ("sqlite://", "memory:"),
+        ("sqlite:////nonexistent/folder/x.db", "there is no folder /nonexistent/folder"),
+        ("sqlite:////tmp", "is a folder"),
+    ],
+)
+def test_a_url_that_cannot_be_is_refused(url: str, match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        SqlTrackerStore(url)
+
+
+def test_memory_is_a_store_without_a_file() -> None:
+    assert isinstance(open_store("memory:"), MemoryStore)
+
+
+_WRITER = """
+import os, sys
+from loopwright.fleet.book.effects import ReserveEpochs
+from loopwright.fleet.store.rows import Batch
+from loopwright.fleet.store.sql import SqlTrackerStore
+store = SqlTrackerStore(sys.argv[1])
+store.begin()
+for n in range(1, 10**9):
+    store.commit(Batch([ReserveEpochs("d", n)]))
+    os.write(1, b"%d\\n" % n)
+"""
+
+
+def test_a_killed_writer_loses_nothing_that_it_committed(path: Path) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", _WRITER, url_of(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    with writer, writer.stdout:
+        said = [int(writer.stdout.readline()) for _ in range(50)]
+        writer.kill()
+        said += [int(line) for line in writer.stdout.read().splitlines(keepends=True) if line[-1] == "\n"]
+    store = SqlTrackerStore(url_of(path))
+    (device,) = store.load().devices
+    store.close()
+    assert device.epochs >= said[-1] >= 50
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    command = [mount or "mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if mount is None or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("a small disk cannot be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_refuses_commits_and_later_goes_on(small_disk: Path) -> None:
+    store = SqlTrackerStore(url_of(small_disk / "tracker.db"))
+    store.begin()
+    store.commit(Batch([ReserveEpochs("d", 1000)]))
+    filler = small_disk / "filler"
+    with pytest.raises(OSError, match="No space"):
+        filler.write_bytes(b"x" * (1 << 20))
+    big = Batch([AuditEvent(1.0, "x", "y", detail="z" * 4000) for _ in range(40)])
+    with pytest.raises(StoreError, match="disk is full; free some space"):
+        store.commit(big)
+    with pytest.raises(StoreError, match="was not reopened"):
+        store.commit(big)
+    filler.unlink()
+    store.reopen()
+    store.commit(Batch([ReserveEpochs("d", 2000)]))
+    assert [row.epochs for row in store.load().devices] == [2000]
+    assert store.events(0, 10) == ()
+    store.close()
+
+
+def test_another_writer_is_waited_for_no_longer_than_said(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path), busy_s=0.05)
+    store.begin()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreError, match="locked by another process"):
+        store.commit(Batch([ReserveEpochs("d", 1)]))
+    other.execute("ROLLBACK")
+    other.close()
+    store.reopen()
+    store.commit(Batch([ReserveEpochs("d", 1)]))
+    store.close()
