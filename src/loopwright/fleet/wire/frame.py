@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from loopwright.errors import FleetError
+from loopwright.fleet.wire.faults import Fault
 
 MAGIC = b"LW"
 VERSION = 1
@@ -44,10 +45,17 @@ class Flags(enum.IntFlag):
 
 
 KNOWN_FLAGS = Flags.DATA | Flags.MAC
+_DATA, _MAC = int(Flags.DATA), int(Flags.MAC)
+_FLAGS = tuple(Flags(bits) for bits in range(int(KNOWN_FLAGS) + 1))
+"""All there are, by value: making one anew for each frame costs more than the rest."""
 
 
 class FrameError(FleetError):
     """Bytes that are no frame: the connection is closed, nothing after them can be trusted."""
+
+    def __init__(self, message: str, fault: Fault = Fault.BAD_FRAME) -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +85,9 @@ def header(kind: int, length: int, stream: int = 0, flags: Flags = Flags.NONE) -
     """
     limit = DATA_BYTES if flags & Flags.DATA else CONTROL_BYTES
     if length > limit:
-        raise FrameError(f"a message of type {kind} has {length} bytes, the limit is {limit}")
+        raise FrameError(
+            f"a message of type {kind} has {length} bytes, the limit is {limit}", Fault.OVERSIZE
+        )
     return _HEADER.pack(MAGIC, VERSION, kind, int(flags), 0, stream, length)
 
 
@@ -90,11 +100,11 @@ class Decoder:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._at = 0
-        self._broken: str | None = None
+        self._broken: FrameError | None = None
 
     @property
     def buffered(self) -> int:
-        """Bytes that wait for the rest of their frame."""
+        """Bytes that wait for the rest of their frame, or to be taken."""
         return len(self._buffer) - self._at
 
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
@@ -102,54 +112,73 @@ class Decoder:
 
         Raises: FrameError for bytes that are no frame, then and ever after.
         """
+        self.push(data)
+        return iter(self.next_frame, None)
+
+    def push(self, data: bytes | bytearray | memoryview) -> None:
+        """Keep bytes for `next_frame`. The caller bounds them: see `buffered`.
+
+        Raises: FrameError when the bytes before were no frame.
+        """
         if self._broken is not None:
-            raise FrameError(self._broken)
+            raise self._again()
+        if self._at:
+            if self._at == len(self._buffer):
+                self._buffer.clear()
+                self._at = 0
+            elif self._at > _COMPACT_BYTES:
+                del self._buffer[: self._at]
+                self._at = 0
         self._buffer += data
-        return self._frames()
 
-    def _frames(self) -> Iterator[Frame]:
-        while (frame := self._next()) is not None:
-            yield frame
-        if self._at == len(self._buffer):
-            self._buffer.clear()
-            self._at = 0
-        elif self._at > _COMPACT_BYTES:
-            del self._buffer[: self._at]
-            self._at = 0
+    def next_frame(self) -> Frame | None:
+        """The next frame that is whole, or None until more bytes come.
 
-    def _next(self) -> Frame | None:
-        if self.buffered < HEADER_BYTES:
+        Raises: FrameError for bytes that are no frame, then and ever after.
+        """
+        if self._broken is not None:
+            raise self._again()
+        start = self._at + HEADER_BYTES
+        if len(self._buffer) < start:
             return None
         kind, flags, stream, length = self._header()
-        mac = MAC_BYTES if flags & Flags.MAC else 0
-        whole = HEADER_BYTES + length + mac
-        if self.buffered < whole:
-            return None
-        start = self._at + HEADER_BYTES
         end = start + length
+        whole = end + MAC_BYTES if flags & _MAC else end
+        if len(self._buffer) < whole:
+            return None
         with memoryview(self._buffer) as view:
-            frame = Frame(kind, bytes(view[start:end]), stream, flags, bytes(view[end : end + mac]))
-        self._at += whole
+            frame = Frame(
+                kind, bytes(view[start:end]), stream, _FLAGS[flags], bytes(view[end:whole])
+            )
+        self._at = whole
         return frame
 
-    def _header(self) -> tuple[int, Flags, int, int]:
-        magic, version, kind, bits, reserved, stream, length = _HEADER.unpack_from(
+    def _header(self) -> tuple[int, int, int, int]:
+        magic, version, kind, flags, reserved, stream, length = _HEADER.unpack_from(
             self._buffer, self._at
         )
         if magic != MAGIC:
-            raise self._break(f"expected a frame, got bytes that begin with {bytes(magic)!r}")
+            raise self._break(f"expected a frame, got bytes that begin with {magic!r}")
         if version != VERSION:
-            raise self._break(f"framing version {version}, this side speaks {VERSION}")
-        if reserved or bits & ~int(KNOWN_FLAGS):
-            raise self._break(f"a frame with unknown flags {bits:#x} {reserved:#x}")
-        flags = Flags(bits)
-        limit = DATA_BYTES if flags & Flags.DATA else CONTROL_BYTES
+            raise self._break(
+                f"framing version {version}, this side speaks {VERSION}; update the older",
+                Fault.BAD_VERSION,
+            )
+        if reserved or flags >= len(_FLAGS):
+            raise self._break(f"a frame with unknown flags {flags:#x} {reserved:#x}")
+        limit = DATA_BYTES if flags & _DATA else CONTROL_BYTES
         if length > limit:
-            raise self._break(f"a frame of type {kind} has {length} bytes, the limit is {limit}")
+            raise self._break(
+                f"a frame of type {kind} has {length} bytes, the limit is {limit}", Fault.OVERSIZE
+            )
         return kind, flags, stream, length
 
-    def _break(self, why: str) -> FrameError:
-        self._broken = why
+    def _break(self, why: str, fault: Fault = Fault.BAD_FRAME) -> FrameError:
+        self._broken = FrameError(why, fault)
         self._buffer.clear()
         self._at = 0
-        return FrameError(why)
+        return self._broken
+
+    def _again(self) -> FrameError:
+        broken = self._broken
+        return FrameError("no frame") if broken is None else FrameError(str(broken), broken.fault)

@@ -5,23 +5,60 @@ integer keys, and read by a C decoder without a table. A field is never removed,
 or moved; new ones go to the end, with a default, so that versions apart by one understand each
 other. `PROTOCOL` counts versions; HELLO says the range that a side speaks.
 
+What a field may hold is in `fields`; decoding refuses everything else. Lengths that a message
+may not have are cut by the sender: see `clip`.
+
 Durations are integers in milliseconds and never absolute times: no clock is shared. Ids are text.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from loopwright.errors import FleetError
+from loopwright.fleet.wire.faults import Fault
+from loopwright.fleet.wire.fields import (
+    MAX_DEVICES,
+    MAX_LABELS,
+    Arguments,
+    Celsius,
+    Count,
+    Digest,
+    Key,
+    Labels,
+    Lifetime,
+    Line,
+    Mac,
+    MaybeName,
+    Microseconds,
+    Milliseconds,
+    Modules,
+    Name,
+    Nanoseconds,
+    Nonce,
+    PriorityClass,
+    Sealed,
+    Seconds,
+    Secret,
+    Share,
+    Signature,
+    Signed,
+    Size,
+    Small,
+    Symbol,
+    Text,
+    Trace,
+    Version,
+    Word,
+)
 from loopwright.fleet.wire.frame import DATA_HEAD_BYTES, Flags, Frame, FrameError
 
 PROTOCOL = 1
 PROTOCOL_MIN = 1
-MAX_NAME = 128
-MAX_TEXT = 4096
-DIGEST_BYTES = 32
+MAX_DIGESTS = 1900  # of one message: what fits into a control frame
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=False):
@@ -38,63 +75,66 @@ class Hello(Message, frozen=True):
     `join` (a one-time code, answered by a key for this agent) or `key` (a challenge follows).
     """
 
-    role: str
-    proto_min: int
-    proto_max: int
-    software: str
-    auth: str
-    principal: str = ""
-    secret: str = ""
-    trace: str = ""  # W3C traceparent
+    role: Word
+    proto_min: Version
+    proto_max: Version
+    software: Line
+    auth: Word
+    principal: MaybeName = ""
+    secret: Secret = ""
+    trace: Trace = ""  # W3C traceparent
+    mac: bool = False  # whether this side wants frames to be authenticated
 
 
 class Welcome(Message, frozen=True):
     """The tracker's answer: the protocol to speak and who the other side is to it.
 
-    `device_key` is given once, to an agent that joined.
+    `device_key` is given once, to an agent that joined; `proof` to one that came with its key.
     """
 
-    proto: int
-    tracker: str
-    tracker_epoch: int
-    sync_ms: int
-    principal: str
-    role: int
-    device_key: bytes = b""
+    proto: Version
+    tracker: Line
+    tracker_epoch: Count
+    sync_ms: Lifetime
+    principal: Line
+    role: Small
+    device_key: Key = b""
+    proof: Key = b""
 
 
 class Challenge(Message, frozen=True):
     """Prove that you have the key: HMAC over this nonce and your own."""
 
-    nonce: bytes
+    nonce: Nonce
+    mac: bool = False  # whether frames are authenticated from here on
 
 
 class Proof(Message, frozen=True):
     """HMAC-SHA256(key, label | challenger's nonce | own nonce)."""
 
-    mac: bytes
-    nonce: bytes = b""
+    mac: Mac
+    nonce: Key = b""
 
 
 class Error(Message, frozen=True):
     """What went wrong; after it the sender closes, unless `fatal` is false."""
 
-    code: str
-    detail: str
-    retry_after_ms: int = 0
+    code: Word
+    detail: Text
+    retry_after_ms: Milliseconds = 0
     fatal: bool = True
 
 
 class Ping(Message, frozen=True):
     """Are you there?"""
 
-    seq: int
+    seq: Count
 
 
 class Pong(Message, frozen=True):
     """Yes."""
 
-    seq: int
+    seq: Count
 
 
 # --- agent <-> tracker ---
@@ -106,70 +146,75 @@ class DeviceInfo(Message, frozen=True):
     `addresses` are where its agent listens, as `tcp://10.0.0.7:7071` or `unix:///run/agent.sock`.
     """
 
-    name: str
-    labels: dict[str, str]
-    target: str
-    device: str
-    cores: tuple[int, ...]
-    addresses: tuple[str, ...]
-    tier: int
+    name: Name
+    labels: Labels
+    target: Line
+    device: Line
+    cores: Annotated[tuple[Small, ...], Meta(max_length=4096)]
+    addresses: Annotated[tuple[Line, ...], Meta(max_length=16)]
+    tier: Small
 
 
 class DeviceReport(Message, frozen=True):
     """How a device is now. Lease and epoch are those of its session, empty and 0 without."""
 
-    name: str
-    occupancy: str
-    health: str
-    lease: str = ""
-    epoch: int = 0
-    last_epoch: int = 0  # the highest that the device ever accepted in this incarnation
-    drift: float = 0.0  # of the canary, as a share
-    temperature_c: float | None = None
-    detail: str = ""
+    name: Name
+    occupancy: Word
+    health: Word
+    lease: MaybeName = ""
+    epoch: Count = 0
+    last_epoch: Count = 0  # the highest that the device ever accepted in this incarnation
+    drift: Share = 0.0  # of the canary, as a share
+    temperature_c: Celsius | None = None
+    detail: Text = ""
 
 
 class Register(Message, frozen=True):
     """An agent's devices. `incarnation` is random for each start of the agent."""
 
-    incarnation: str
-    devices: tuple[DeviceInfo, ...]
+    incarnation: Name
+    devices: Annotated[tuple[DeviceInfo, ...], Meta(max_length=MAX_DEVICES)]
     more: bool = False  # further devices follow in another Register
 
 
 class Sync(Message, frozen=True):
     """What is: sent every `sync_ms`, at once when something changed; any of them may be lost."""
 
-    seq: int
-    reports: tuple[DeviceReport, ...]
+    seq: Count
+    reports: Annotated[tuple[DeviceReport, ...], Meta(max_length=MAX_DEVICES)]
 
 
 class DeviceOrder(Message, frozen=True):
-    """What should be. `kill` ends the session of an older epoch at once; `why` is for people."""
+    """What should be. `kill` ends the session of an older epoch at once; `why` is for people.
 
-    name: str
-    lease: str
-    epoch: int
-    ttl_ms: int
-    admin: str
+    Sessions and tickets of epochs up to and including `fence` are over; a session of an epoch
+    above both `epoch` and `fence` is newer than this order, which leaves it alone.
+    """
+
+    name: Name
+    lease: MaybeName
+    epoch: Count
+    ttl_ms: Milliseconds
+    admin: Word
     probe: bool = False
     kill: bool = False
-    why: str = ""
+    why: Text = ""
+    fence: Count = 0
 
 
 class Desired(Message, frozen=True):
     """What the devices of an agent should do, and when to report next."""
 
-    seq: int
-    orders: tuple[DeviceOrder, ...]
-    next_sync_ms: int
+    seq: Count
+    orders: Annotated[tuple[DeviceOrder, ...], Meta(max_length=MAX_DEVICES)]
+    next_sync_ms: Milliseconds
 
 
 class Superseded(Message, frozen=True):
     """Another, newer agent has this device: stop."""
 
-    name: str
-    incarnation: str
+    name: Name
+    incarnation: Name
 
 
 # --- client <-> tracker ---
@@ -181,86 +226,86 @@ class Acquire(Message, frozen=True):
     `ttl_ms` is how long the lease lives without a renewal.
     """
 
-    request: str
-    selector: str
-    count: int = 1
-    ttl_ms: int = 30_000
-    priority: int = 1
-    max_wait_ms: int = 600_000
-    modules: dict[str, str] = {}  # kind -> sha256: affinity to devices that have them
-    tags: dict[str, str] = {}
+    request: Name
+    selector: Line
+    count: Annotated[int, Meta(ge=1, le=MAX_DEVICES)] = 1
+    ttl_ms: Lifetime = 30_000
+    priority: PriorityClass = 1
+    max_wait_ms: Milliseconds = 600_000
+    modules: Modules = {}  # kind -> sha256: affinity to devices that have them
+    tags: Labels = {}
 
 
 class Queued(Message, frozen=True):
     """The request waits. `why` is a sentence; sent when it changes."""
 
-    request: str
-    position: int
-    why: str
+    request: Name
+    position: Count
+    why: Text
 
 
 class Grant(Message, frozen=True):
     """One leased device. `ticket` opens it, `key` is the session's key."""
 
-    lease: str
+    lease: Name
     device: DeviceInfo
-    incarnation: str
-    epoch: int
-    ttl_ms: int
-    ticket: bytes
-    key: bytes
+    incarnation: Name
+    epoch: Count
+    ttl_ms: Milliseconds
+    ticket: Sealed
+    key: Key
 
 
 class Granted(Message, frozen=True):
     """The request is served."""
 
-    request: str
-    grants: tuple[Grant, ...]
+    request: Name
+    grants: Annotated[tuple[Grant, ...], Meta(max_length=MAX_DEVICES)]
 
 
 class Refused(Message, frozen=True):
     """The request is not served; `code` is a `words.Refusal`."""
 
-    request: str
-    code: str
-    detail: str
-    retry_after_ms: int = 0
+    request: MaybeName
+    code: Word
+    detail: Text
+    retry_after_ms: Milliseconds = 0
 
 
 class Renew(Message, frozen=True):
     """Keep a lease."""
 
-    lease: str
-    epoch: int
+    lease: Name
+    epoch: Count
 
 
 class Renewed(Message, frozen=True):
     """`verdict` is a `words.Verdict`; with YIELD_PLEASE, give it back within `ttl_ms`."""
 
-    lease: str
-    verdict: str
-    ttl_ms: int
-    why: str = ""
+    lease: Name
+    verdict: Word
+    ttl_ms: Milliseconds
+    why: Text = ""
 
 
 class Release(Message, frozen=True):
     """Give a lease back; again is harmless."""
 
-    lease: str
-    epoch: int
+    lease: Name
+    epoch: Count
 
 
 class Released(Message, frozen=True):
     """It is given back; `reason` is a `words.EndReason`."""
 
-    lease: str
-    reason: str
+    lease: Name
+    reason: Word
 
 
 class Cancel(Message, frozen=True):
     """Forget a request that waits; a grant that crosses this is given back by the client."""
 
-    request: str
+    request: Name
 
 
 class Ask(Message, frozen=True):
@@ -269,33 +314,33 @@ class Ask(Message, frozen=True):
     `selector` picks devices, `name` a lease or request.
     """
 
-    id: int
-    what: str
-    selector: str = ""
-    name: str = ""
-    after: str = ""  # the last name of the page before
+    id: Count
+    what: Word
+    selector: Line = ""
+    name: MaybeName = ""
+    after: MaybeName = ""  # the last name of the page before
 
 
 class Answer(Message, frozen=True):
     """A page of an answer, as JSON text; `more` pages follow when asked for `after`."""
 
-    id: int
+    id: Count
     body: bytes
-    more: str = ""
+    more: MaybeName = ""
 
 
 class Command(Message, frozen=True):
     """Something to change. `what` names it, `arguments` are text; what may be done, roles say."""
 
-    id: int
-    what: str
-    arguments: dict[str, str] = {}
+    id: Count
+    what: Word
+    arguments: Arguments = {}
 
 
 class Done(Message, frozen=True):
     """The command was carried out; what it made, as JSON text."""
 
-    id: int
+    id: Count
     body: bytes = b""
 
 
@@ -305,74 +350,75 @@ class Done(Message, frozen=True):
 class Open(Message, frozen=True):
     """Begin a session. The device verifies the ticket with its own key, offline."""
 
-    ticket: bytes
-    nonce: bytes
-    proto_min: int = PROTOCOL_MIN
-    proto_max: int = PROTOCOL
-    trace: str = ""
+    ticket: Sealed
+    nonce: Nonce
+    proto_min: Version = PROTOCOL_MIN
+    proto_max: Version = PROTOCOL
+    trace: Trace = ""
+    mac: bool = False  # whether this side wants frames to be authenticated
 
 
 class Opened(Message, frozen=True):
     """The session is open. Limits are the device's own; a plan beyond them is refused."""
 
-    lease: str
-    epoch: int
-    ttl_ms: int
+    lease: Name
+    epoch: Count
+    ttl_ms: Milliseconds
     device: DeviceInfo
-    tier: int
-    max_wall_ms: int
-    max_memory: int
-    max_blob: int
-    modules: dict[str, str] = {}
+    tier: Small
+    max_wall_ms: Milliseconds
+    max_memory: Size
+    max_blob: Size
+    modules: Modules = {}
 
 
 class Configure(Message, frozen=True):
     """The modules (kind -> sha256 of a blob) that the session needs; no-op where equal."""
 
-    modules: dict[str, str]
+    modules: Modules
 
 
 class Configured(Message, frozen=True):
     """The modules are in place; `changed` names those that were not."""
 
-    changed: tuple[str, ...]
+    changed: Annotated[tuple[Name, ...], Meta(max_length=MAX_LABELS)]
 
 
 class Have(Message, frozen=True):
     """Which of these blobs (SHA-256) are there?"""
 
-    digests: tuple[bytes, ...]
+    digests: Annotated[tuple[Digest, ...], Meta(max_length=MAX_DIGESTS)]
 
 
 class Missing(Message, frozen=True):
     """The blobs that are not there, each with how many of its bytes are."""
 
-    digests: tuple[bytes, ...]
-    offsets: tuple[int, ...]
+    digests: Annotated[tuple[Digest, ...], Meta(max_length=MAX_DIGESTS)]
+    offsets: Annotated[tuple[Size, ...], Meta(max_length=MAX_DIGESTS)]
 
 
 class PutHead(Message, frozen=True):
     """Head of a data frame: bytes of a blob from `offset` on follow it."""
 
-    digest: bytes
-    offset: int
-    total: int
+    digest: Digest
+    offset: Size
+    total: Size
 
 
 class Stored(Message, frozen=True):
     """A blob is whole, its digest verified."""
 
-    digest: bytes
+    digest: Digest
 
 
 class WireParam(Message, frozen=True):
     """One argument of a kernel, as in `measure.wire`; `layout` is (dim, stride, extent) parts."""
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    layout: tuple[tuple[int, int, int], ...]
-    transform: str = ""
+    name: Line
+    dtype: Word
+    shape: Annotated[tuple[Size, ...], Meta(max_length=32)]
+    layout: Annotated[tuple[tuple[Signed, Signed, Signed], ...], Meta(max_length=64)]
+    transform: Line = ""
 
 
 class RunItem(Message, frozen=True):
@@ -381,36 +427,36 @@ class RunItem(Message, frozen=True):
     With `want_output` its outputs are streamed before its result.
     """
 
-    id: int
-    code: bytes
-    entry: str
-    params: tuple[WireParam, ...]
-    n_outputs: int
-    workspace: int
-    threads: int
-    seed: int
+    id: Count
+    code: Digest
+    entry: Symbol
+    params: Annotated[tuple[WireParam, ...], Meta(max_length=256)]
+    n_outputs: Small
+    workspace: Size
+    threads: Small
+    seed: Count
     want_output: bool
-    warmup: int
-    repeats: int
-    min_repeat_us: int
-    run_timeout_ms: int
-    run_memory: int
-    abandon_ns: float | None = None
-    signature: bytes = b""  # Ed25519 of the code's digest, where the device wants one
+    warmup: Small
+    repeats: Small
+    min_repeat_us: Microseconds
+    run_timeout_ms: Milliseconds
+    run_memory: Size
+    abandon_ns: Nanoseconds | None = None
+    signature: Signature = b""  # Ed25519 of the code's digest, where the device wants one
 
 
 class RunBatch(Message, frozen=True):
     """Runs, one after the other; each is answered by one Result."""
 
-    items: tuple[RunItem, ...]
+    items: Annotated[tuple[RunItem, ...], Meta(max_length=MAX_DEVICES)]
 
 
 class OutputHead(Message, frozen=True):
     """Head of a data frame: outputs of an item from `offset` on follow it, `total` in all."""
 
-    id: int
-    offset: int
-    total: int
+    id: Count
+    offset: Size
+    total: Size
 
 
 class Result(Message, frozen=True):
@@ -420,17 +466,17 @@ class Result(Message, frozen=True):
     device; `canary` counts canary runs so far, so that results between two can be judged.
     """
 
-    id: int
-    status: str
-    ns: tuple[float, ...] = ()
-    stage: str = ""
-    kind: str = ""
-    detail: str = ""
-    run_s: float = 0.0
-    tier: int = 0
-    temperature_c: float | None = None
-    drift: float = 0.0
-    canary: int = 0
+    id: Count
+    status: Word
+    ns: Annotated[tuple[Nanoseconds, ...], Meta(max_length=4096)] = ()
+    stage: Word = ""
+    kind: Word = ""
+    detail: Text = ""
+    run_s: Seconds = 0.0
+    tier: Small = 0
+    temperature_c: Celsius | None = None
+    drift: Share = 0.0
+    canary: Count = 0
 
 
 class Close(Message, frozen=True):
@@ -440,8 +486,8 @@ class Close(Message, frozen=True):
 class Closed(Message, frozen=True):
     """The session is over; `reason` is a `words.EndReason`."""
 
-    reason: str
-    detail: str = ""
+    reason: Word
+    detail: Text = ""
 
 
 TYPES: dict[int, type[Message]] = {
@@ -485,7 +531,9 @@ PUT, OUTPUT = 70, 73
 HEADS: dict[int, type[Message]] = {PUT: PutHead, OUTPUT: OutputHead}
 """Types of data frames: two bytes with the length of the msgpack head, the head, the data."""
 NUMBERS: dict[type[Message], int] = {kind: number for number, kind in (TYPES | HEADS).items()}
-_DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {number: msgspec.msgpack.Decoder(kind) for number, kind in (TYPES | HEADS).items()}
+_DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
+    number: msgspec.msgpack.Decoder(kind) for number, kind in (TYPES | HEADS).items()
+}
 _ENCODER = msgspec.msgpack.Encoder()
 _HEAD_LENGTH = 2
 
@@ -523,10 +571,14 @@ def from_frame(frame: Frame) -> Incoming:
     """
     decoder = _DECODERS.get(frame.type)
     if decoder is None:
-        raise FrameError(f"a message of type {frame.type} is not known; update this side")
+        raise FrameError(
+            f"a message of type {frame.type} is not known; update this side", Fault.UNKNOWN_TYPE
+        )
     bulk = frame.type in HEADS
     if bulk != bool(frame.flags & Flags.DATA):
-        raise FrameError(f"a message of type {frame.type} has flags {int(frame.flags):#x}")
+        raise FrameError(
+            f"a message of type {frame.type} has flags {int(frame.flags):#x}", Fault.BAD_MESSAGE
+        )
     try:
         if not bulk:
             message: Message = decoder.decode(frame.body)
@@ -534,12 +586,14 @@ def from_frame(frame: Frame) -> Incoming:
         length = int.from_bytes(frame.body[:_HEAD_LENGTH], "little")
         end = _HEAD_LENGTH + length
         if length > DATA_HEAD_BYTES or end > len(frame.body):
-            raise FrameError(f"a data frame's head of {length} bytes does not fit")
+            raise FrameError(
+                f"a data frame's head of {length} bytes does not fit", Fault.BAD_MESSAGE
+            )
         head: PutHead | OutputHead = decoder.decode(frame.body[_HEAD_LENGTH:end])
         return Data(head, frame.body[end:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         name = (TYPES | HEADS)[frame.type].__name__
-        raise FrameError(f"a {name} that is none: {error}") from error
+        raise FrameError(f"a {name} that is none: {error}", Fault.BAD_MESSAGE) from error
 
 
 def negotiate(proto_min: int, proto_max: int) -> int:
