@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol, TypeAlias, TypeVar
+from typing import NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.proofs import (
@@ -56,7 +56,9 @@ _M = TypeVar("_M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class Anonymous:
-    """The kernel says who it is (unix socket), or it is this process itself."""
+    """The kernel says who it is (unix socket), or it is this process. An agent has a name."""
+
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,34 +152,40 @@ async def greet(
 
     Raises: AuthError when refused; FleetError when the other side speaks another protocol.
     """
-    nonce = new_nonce()
     link.send(_hello(link, role, credential, trace))
     if isinstance(credential, ByKey):
-        challenge = await expect(link, Challenge, timeout_s)
-        mac = prove(credential.key, Purpose.AGENT, challenge.nonce, nonce)
-        link.send(Proof(mac, nonce))
-        if challenge.mac or not private(link):
-            link.protect(channel_key(credential.key, nonce, challenge.nonce), dialer=True)
-    welcome = await expect(link, Welcome, timeout_s)
-    if isinstance(credential, ByKey):
-        _check_answer(link, welcome.proof, credential.key, Purpose.TRACKER, nonce, challenge.nonce)
-    if not PROTOCOL_MIN <= welcome.proto <= PROTOCOL:
-        raise FleetError(f"the tracker chose protocol {welcome.proto}, which was not offered")
+        answer = await _greet_with_key(link, credential.key, timeout_s)
+    else:
+        answer = await expect(link, Welcome, timeout_s)
+    if not PROTOCOL_MIN <= answer.proto <= PROTOCOL:
+        raise FleetError(f"the tracker chose protocol {answer.proto}, which was not offered")
     link.established()
-    return welcome
+    return answer
+
+
+async def _greet_with_key(link: Link, key: bytes, timeout_s: float) -> Welcome:
+    challenge, nonce = await expect(link, Challenge, timeout_s), new_nonce()
+    link.send(Proof(prove(key, Purpose.AGENT, challenge.nonce, nonce), nonce))
+    if challenge.mac or not private(link):
+        link.protect(channel_key(key, nonce, challenge.nonce), dialer=True)
+    answer = await expect(link, Welcome, timeout_s)
+    _check_answer(link, answer.proof, key, Purpose.TRACKER, nonce, challenge.nonce)
+    return answer
 
 
 def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
     principal = secret = ""
     match credential:
-        case Anonymous():
-            auth = "none"
+        case Anonymous(agent):
+            auth, principal = "none", agent
         case ByToken(text):
             auth, secret = "token", text
         case ByCode(agent, text):
             auth, principal, secret = "join", agent, text
         case ByKey(agent, _):
             auth, principal = "key", agent
+        case _:
+            assert_never(credential)
     if secret and not private(link):
         raise AuthError(
             f"not sending a secret to {link.peer.address} in the clear; use tls:// and --ca"
@@ -231,8 +239,8 @@ async def _admit(
     """Who `hello` is from, the key that an agent which joins gets, and the tracker's own proof."""
     if hello.role not in ("agent", "client"):
         raise Denied(Fault.PROTOCOL, f"a hello as {hello.role!r}; agent or client is possible")
-    proto = negotiate(hello.proto_min, hello.proto_max)
-    agent = hello.principal if hello.role == "agent" else ""
+    proto = _negotiated(link, hello)
+    agent = check_name(hello.principal, "an agent") if hello.role == "agent" else ""
     key = proof = b""
     match hello.auth:
         case "none":
@@ -263,7 +271,7 @@ def _agent(name: str) -> Principal:
 
 
 async def _join(directory: Directory, hello: Hello) -> bytes:
-    agent = check_name(hello.principal, "an agent")
+    agent = hello.principal
     row = await directory.code(code_id(hello.secret))
     check_code(hello.secret, row, agent, directory.now())
     key = None if row is None else await directory.enroll(row, agent)
@@ -275,7 +283,7 @@ async def _join(directory: Directory, hello: Hello) -> bytes:
 async def _challenge_agent(
     link: Link, directory: Directory, hello: Hello, timeout_s: float
 ) -> bytes:
-    agent = check_name(hello.principal, "an agent")
+    agent = hello.principal
     known = await directory.agent_key(agent)
     key = new_nonce() if known is None else known  # an unknown agent is challenged like any other
     nonce = new_nonce()
@@ -344,7 +352,7 @@ async def accept_session(
     try:
         if first is None:
             first = await expect(link, Open, timeout_s)
-        negotiate(first.proto_min, first.proto_max)
+        _negotiated(link, first)
         ticket = unseal(first.ticket, device_key)
         check_ticket(ticket, _known(state, ticket))
         key, nonce = session_key(device_key, first.ticket), new_nonce()
@@ -385,6 +393,14 @@ def refuse(link: Link, error: FleetError) -> NoReturn:
         link.send(Error("auth" if isinstance(error, AuthError) else "protocol", str(error)[:500]))
         link.close(str(error))
     raise error
+
+
+def _negotiated(link: Link, first: Hello | Open) -> int:
+    try:
+        return negotiate(first.proto_min, first.proto_max)
+    except FleetError:
+        link.tally.count(Fault.PROTOCOL)
+        raise
 
 
 async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
