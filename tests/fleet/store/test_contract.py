@@ -11,6 +11,7 @@ import pytest
 
 from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
+from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.store.rows import (
     AgentRow,
@@ -20,7 +21,6 @@ from loopwright.fleet.store.rows import (
     Kept,
     StoreError,
     StoreFencedError,
-    TokenRow,
     TrackerStore,
 )
 from loopwright.fleet.store.sql import SqlTrackerStore
@@ -87,8 +87,10 @@ def ended(name: str) -> EndLease:
 
 
 AGENT = AgentRow("pi", b"\x00k" * 16, {"board": "rpi4"})
-TOKEN = TokenRow("t1", b"h" * 32, "bob", "team", Role.OPERATOR, ("lease",), 1e9)
-JOIN = JoinRow("j1", b"j" * 32, 5.5, {"pool": "lab"})
+BOB = Principal("bob", "team", Role.OPERATOR, frozenset({"lab", "attic"}))
+TOKEN = TokenRow("t1", b"\x00h" * 16, BOB, 1e9)
+FOREVER = TokenRow("t2", b"i" * 32, BOB)
+JOIN = JoinRow(CodeRow("j1", b"j" * 32, 5.5, "pi", used=True), {"pool": "lab"}, "pi")
 
 
 def test_a_new_store_is_empty(opener: Opener) -> None:
@@ -102,13 +104,19 @@ def test_what_was_committed_is_there_after_opening_again(opener: Opener) -> None
     store = opener()
     store.begin()
     store.commit(
-        Batch([SaveLease(lease()), AGENT, TOKEN, JOIN, SaveDevice(DeviceRow("d", 9, Admin.DRAIN, "hot"))])
-    )  # fmt: skip
+        Batch(
+            [
+                SaveLease(lease()),
+                *(AGENT, TOKEN, FOREVER, JOIN),
+                SaveDevice(DeviceRow("d", 9, Admin.DRAIN, "hot")),
+            ]
+        )
+    )
     store.close()
     kept = opener().load()
     assert kept.leases == (lease(),)
     assert kept.agents == (AGENT,)
-    assert kept.tokens == (TOKEN,)
+    assert kept.tokens == (TOKEN, FOREVER)
     assert kept.joins == (JOIN,)
     assert kept.devices == (DeviceRow("d", 9, Admin.DRAIN, "hot"),)
 

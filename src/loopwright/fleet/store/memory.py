@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import final
 
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
+from loopwright.fleet.security.tokens import TokenRow
 from loopwright.fleet.store.rows import (
     AgentRow,
     Batch,
@@ -16,7 +17,6 @@ from loopwright.fleet.store.rows import (
     Logged,
     StoreError,
     StoreFencedError,
-    TokenRow,
 )
 from loopwright.fleet.words import Admin
 

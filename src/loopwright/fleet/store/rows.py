@@ -14,7 +14,7 @@ from typing import Protocol, TypeAlias
 from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
-from loopwright.fleet.words import Role
+from loopwright.fleet.security.tokens import CodeRow, TokenRow
 
 
 class StoreError(EnvironmentFailure):
@@ -39,26 +39,10 @@ class AgentRow:
 
 
 @dataclass(frozen=True, slots=True)
-class TokenRow:
-    """A user's token; the store has its hash only. `expires` 0 is never."""
-
-    id: str
-    hash: bytes
-    name: str
-    tenant: str
-    role: Role
-    scopes: tuple[str, ...] = ()
-    expires: float = 0.0
-    revoked: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class JoinRow:
-    """A code with which one agent may join; `used_by` names it then."""
+    """A code with which one agent may join, its devices getting `labels`; `used_by` names it."""
 
-    id: str
-    hash: bytes
-    expires: float
+    code: CodeRow
     labels: Mapping[str, str] = field(default_factory=dict)
     used_by: str = ""
 
@@ -155,7 +139,7 @@ class Batch:
             case TokenRow():
                 self.tokens[change.id] = change
             case JoinRow():
-                self.joins[change.id] = change
+                self.joins[change.code.id] = change
 
     def extend(self, later: Batch) -> None:
         """All of `later`, after what is here."""

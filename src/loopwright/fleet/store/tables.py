@@ -9,7 +9,8 @@ import msgspec
 import sqlalchemy as sa
 
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
-from loopwright.fleet.store.rows import AgentRow, AuditEvent, JoinRow, Logged, TokenRow
+from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow
+from loopwright.fleet.store.rows import AgentRow, AuditEvent, JoinRow, Logged
 from loopwright.fleet.words import Admin, Role
 
 SCHEMA = 1
@@ -65,7 +66,7 @@ tokens = sa.Table(
     sa.Column("tenant", sa.Text, nullable=False),
     sa.Column("role", sa.Integer, nullable=False),
     sa.Column("scopes", sa.Text, nullable=False),
-    sa.Column("expires", sa.Float(53), nullable=False),
+    sa.Column("expires", sa.Float(53), nullable=True),  # null: never
     sa.Column("revoked", sa.Boolean, nullable=False),
 )
 joins = sa.Table(
@@ -74,7 +75,9 @@ joins = sa.Table(
     sa.Column("id", sa.Text, primary_key=True),
     sa.Column("hash", sa.LargeBinary, nullable=False),
     sa.Column("expires", sa.Float(53), nullable=False),
+    sa.Column("agent", sa.Text, nullable=False),
     sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("used", sa.Boolean, nullable=False),
     sa.Column("used_by", sa.Text, nullable=False),
 )
 events = sa.Table(
@@ -123,25 +126,29 @@ def of_agent(row: AgentRow) -> Values:
 
 def of_token(row: TokenRow) -> Values:
     """The columns of a token."""
+    who = row.principal
     return {
         "id": row.id,
-        "hash": row.hash,
-        "name": row.name,
-        "tenant": row.tenant,
-        "role": int(row.role),
-        "scopes": msgspec.json.encode(row.scopes).decode(),
-        "expires": row.expires,
+        "hash": row.digest,
+        "name": who.name,
+        "tenant": who.tenant,
+        "role": int(who.role),
+        "scopes": msgspec.json.encode(sorted(who.scopes)).decode(),
+        "expires": row.expires_at,
         "revoked": row.revoked,
     }
 
 
 def of_join(row: JoinRow) -> Values:
     """The columns of a join code."""
+    code = row.code
     return {
-        "id": row.id,
-        "hash": row.hash,
-        "expires": row.expires,
+        "id": code.id,
+        "hash": code.digest,
+        "expires": code.expires_at,
+        "agent": code.agent,
         "labels": _text(row.labels),
+        "used": code.used,
         "used_by": row.used_by,
     }
 
@@ -187,22 +194,15 @@ def agent(row: sa.Row[Any]) -> AgentRow:
 
 def token(row: sa.Row[Any]) -> TokenRow:
     """The token of a row."""
-    scopes = msgspec.json.decode(row.scopes, type=tuple[str, ...])
-    return TokenRow(
-        row.id,
-        bytes(row.hash),
-        row.name,
-        row.tenant,
-        Role(row.role),
-        scopes,
-        row.expires,
-        bool(row.revoked),
-    )
+    scopes = msgspec.json.decode(row.scopes, type=frozenset[str])
+    who = Principal(row.name, row.tenant, Role(row.role), scopes)
+    return TokenRow(row.id, bytes(row.hash), who, row.expires, bool(row.revoked))
 
 
 def join(row: sa.Row[Any]) -> JoinRow:
     """The join code of a row."""
-    return JoinRow(row.id, bytes(row.hash), row.expires, _mapping(row.labels), row.used_by)
+    code = CodeRow(row.id, bytes(row.hash), row.expires, row.agent, bool(row.used))
+    return JoinRow(code, _mapping(row.labels), row.used_by)
 
 
 def logged(row: sa.Row[Any]) -> Logged:
