@@ -116,7 +116,11 @@ class TellReleased:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a device should do: serve `lease` with `epoch` (0: nobody), for `ttl_s` more seconds."""
+    """What a device should do: serve `lease` with `epoch` (0: nobody), for `ttl_s` more seconds.
+
+    `fence`: sessions of epochs up to and including it are over, and tickets with them are refused.
+    A session of a higher epoch than this order knows of is newer than the order: leave it alone.
+    """
 
     device: str
     lease: str
@@ -126,6 +130,7 @@ class Order:
     probe: bool = False
     kill: bool = False
     why: str = ""
+    fence: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,9 +151,14 @@ class EpochsReserved:
 
 @dataclass(frozen=True, slots=True)
 class StoreDown:
-    """The store cannot be written: no new grants until StoreUp; renewals and releases go on."""
+    """The store cannot be written: no new grants until StoreUp; renewals and releases go on.
+
+    `lost` names the leases whose SaveLease failed, so that nobody heard of them: they end, and
+    their requests are refused with READ_ONLY. Other durable effects are the shell's to repeat.
+    """
 
     why: str
+    lost: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

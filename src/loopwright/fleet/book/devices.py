@@ -1,0 +1,204 @@
+"""What devices report, and what people want of them."""
+
+from __future__ import annotations
+
+from loopwright.fleet.book.effects import SaveDevice
+from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, Report
+from loopwright.fleet.book.leases import end
+from loopwright.fleet.book.standing import refresh, released, reserve
+from loopwright.fleet.book.state import NEVER, Device, Lease, State, health_of, link_of
+from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy
+
+_AT_WORK = (Occupancy.ACTIVE, Occupancy.CLEANING)
+
+
+def report(state: State, device: Device, told: Report) -> None:
+    """Take a device at its word."""
+    top = max(told.epoch, told.last_epoch)
+    if top > device.top:
+        state.note("epoch-raised", device.name, f"from {device.top} to {top}, as it reports")
+        device.top = top
+        reserve(state, device)
+    at_work = told.occupancy in _AT_WORK
+    _health(state, device, told)
+    device.synced = True
+    device.reported_at = state.now
+    device.session = told.epoch if at_work else 0
+    lease = device.lease
+    if lease is not None:
+        device.busy = False
+        _adopt(state, device, lease, told)
+    elif at_work:
+        if not device.busy and device.releasing is None:
+            device.ending_since = state.now
+        device.busy = True
+        state.arm(device, device.ending_since + cleaning_limit(state, device))
+    else:
+        device.busy = device.stuck = False
+        device.ending_since = NEVER
+        released(state, device)
+    refresh(state, device)
+
+
+def _adopt(state: State, device: Device, lease: Lease, told: Report) -> None:
+    """What a report says about the lease that the book has for the device."""
+    top = max(told.epoch, told.last_epoch)
+    at_work = told.occupancy in _AT_WORK
+    if top > lease.epoch:
+        detail = f"{device.name} serves epoch {top}, newer than {lease.epoch}"
+        end(state, lease, EndReason.DEVICE_LOST, detail)
+        device.busy = at_work
+        if at_work:
+            device.ending_since = state.now
+            state.arm(device, state.now + cleaning_limit(state, device))
+    elif top == lease.epoch:
+        if lease.state is LeaseState.GRANTED:
+            lease.state = LeaseState.ACTIVE
+        if lease.restored and not at_work:
+            end(state, lease, EndReason.EXPIRED, "its session was over when the tracker was back")
+            device.ending_since = NEVER
+            released(state, device)
+    lease.restored = False
+
+
+def _health(state: State, device: Device, told: Report) -> None:
+    """Note how well a device says it is, and when to probe it."""
+    health, before = told.health, device.health
+    device.drift = told.drift
+    device.detail = told.detail
+    device.health = health
+    if health is Health.PROBING:
+        device.probe = False
+    if health is before and device.synced:
+        return
+    state.note("health", device.name, f"{before.value} to {health.value}: {told.detail}")
+    config = state.config
+    wait = {
+        Health.UNKNOWN: 0.0,
+        Health.DRIFT: config.drift_cool_s,
+        Health.BAD: config.bad_probe_s,
+    }.get(health, NEVER)
+    device.probe_at = state.now + wait
+    if wait == 0.0:
+        device_due(state, device)
+    elif wait != NEVER:
+        state.arm(device, device.probe_at)
+
+
+def cleaning_limit(state: State, device: Device) -> float:
+    """How long a device may take to become clean."""
+    fpga = device.labels.get("kind") == "fpga"
+    return state.config.cleaning_fpga_s if fpga else state.config.cleaning_s
+
+
+def device_due(state: State, device: Device) -> None:
+    """A device's time has come: to be clean, to be probed, or to be forgotten."""
+    now, config = state.now, state.config
+    due = NEVER
+    if device.releasing is not None and device.reported_at <= device.ending_since:
+        if now >= device.ending_since + config.grace_s:
+            released(state, device)  # silent: safe, as the next epoch ends whatever still runs
+            device.busy = False
+            device.ending_since = NEVER
+        else:
+            due = min(due, device.ending_since + config.grace_s)
+    if device.ending_since != NEVER and not device.stuck:
+        limit = device.ending_since + cleaning_limit(state, device)
+        if now < limit:
+            due = min(due, limit)
+        elif link_of(device) is Link.UP:
+            device.stuck = True
+            released(state, device)
+            device.busy = True
+            state.note("stuck", device.name, f"not clean after {now - device.ending_since:.0f} s")
+        else:
+            due = min(due, now + config.sync_s)
+    due = min(due, _probe_due(state, device))
+    if device.boot is None or device.boot.link is Link.LOST:
+        due = min(due, _forget_due(state, device))
+    refresh(state, device)
+    if due != NEVER and device.name in state.devices:
+        state.arm(device, due)
+
+
+def _probe_due(state: State, device: Device) -> float:
+    """Order a probe where one is due; returns when to look again."""
+    now = state.now
+    if device.probe and now >= device.probe_until:
+        device.probe = False
+        device.probe_at = now + state.config.bad_probe_s
+    if device.probe_at == NEVER:
+        return device.probe_until if device.probe else NEVER
+    if now < device.probe_at:
+        return device.probe_at
+    kept = device.admin in (Admin.ENABLED, Admin.DRAIN)
+    if not kept or link_of(device) is not Link.UP or device.lease is not None or device.busy:
+        device.probe_at = now + state.config.sync_s
+        return device.probe_at
+    return order_probe(state, device)
+
+
+def order_probe(state: State, device: Device) -> float:
+    """Have a device probed; returns how long that is repeated."""
+    device.probe = True
+    device.probe_at = NEVER
+    device.probe_until = state.now + state.config.probe_s
+    state.tell(device)
+    state.arm(device, device.probe_until)
+    return device.probe_until
+
+
+def _forget_due(state: State, device: Device) -> float:
+    """Forget a device that was lost long ago; returns when to look again."""
+    if device.lost_at == NEVER or device.lease is not None:
+        return NEVER
+    at = device.lost_at + state.config.forget_s
+    if state.now < at:
+        return at
+    for match in state.index.remove(device):
+        if match.waiting:
+            state.shrunk[match] = None
+    if device.boot is not None:
+        device.boot.devices.pop(device.name, None)
+    del state.devices[device.name]
+    state.note("forgotten", device.name, f"not heard of for {state.config.forget_s / 86400:g} days")
+    return NEVER
+
+
+def admin_set(state: State, event: AdminSet) -> None:
+    """An operator says what a device is for."""
+    device = state.devices.get(event.device)
+    if device is None:
+        state.note("unknown-device", event.device, f"{event.admin.value} by {event.by}")
+        return
+    before, device.admin, device.why = device.admin, event.admin, event.why
+    device.calm = None
+    state.note("admin", device.name, f"{event.admin.value} by {event.by}: {event.why}")
+    row = DeviceRow(device.name, device.asked, device.admin, device.why)
+    state.out.append(SaveDevice(row))
+    if device.registered and (before is Admin.RETIRED) is not (device.admin is Admin.RETIRED):
+        if device.admin is Admin.RETIRED:
+            for match in state.index.remove(device):
+                if match.waiting:
+                    state.shrunk[match] = None
+        else:
+            state.index.add(device)
+    if device.lease is not None and device.admin in (Admin.MAINTENANCE, Admin.RETIRED):
+        detail = f"{device.name} is in {device.admin.value}: {event.why}"
+        end(state, device.lease, EndReason.REVOKED, detail)
+    refresh(state, device)
+    state.tell(device)
+
+
+def probe_asked(state: State, event: ProbeAsked) -> None:
+    """An operator wants a device probed."""
+    device = state.devices.get(event.device)
+    if device is None:
+        state.note("unknown-device", event.device, "probe")
+        return
+    order_probe(state, device)
+
+
+def is_unwell(device: Device) -> bool:
+    """Whether health alone keeps a device from being granted."""
+    return health_of(device) is not Health.GOOD

@@ -1,0 +1,236 @@
+"""Why a request waits, why a lease ended: sentences for people, made from the state."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from loopwright.fleet.book import queue
+from loopwright.fleet.book.state import (
+    Device,
+    Lease,
+    Request,
+    State,
+    health_of,
+    link_of,
+    occupancy_of,
+)
+from loopwright.fleet.selector import Operator, Selector
+from loopwright.fleet.words import Admin, Health, LeaseState, Link, Occupancy
+
+_FEW = 16
+_LABELS_SHOWN = 12
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What is known of a lease or request: `text` is a sentence, the rest are its figures.
+
+    `free_within_s` is when the last of the leased devices that match is free if nobody renews.
+    """
+
+    subject: str
+    state: LeaseState
+    text: str
+    matching: int = 0
+    free: int = 0
+    leased: int = 0
+    free_within_s: float | None = None
+    ahead: int = 0
+
+
+@dataclass(slots=True)
+class _Tally:
+    """Devices of one selector by what keeps them from being granted."""
+
+    free: int = 0
+    leased: int = 0
+    until: float = 0.0
+    others: dict[str, list[str]] | None = None
+
+    def other(self, kind: str, why: str) -> None:
+        """Count a device that is kept for another reason."""
+        if self.others is None:
+            self.others = {}
+        reasons = self.others.setdefault(kind, [])
+        reasons.append(why)
+
+
+def explain(state: State, subject: str) -> Explanation | None:
+    """What there is to say about a lease or a request; None for an unknown one."""
+    lease = state.leases.get(subject)
+    if lease is not None:
+        return _of_lease(state, lease)
+    request = state.requests.get(subject)
+    if request is not None:
+        if request in state.waiting:
+            return _of_waiting(state, request)
+        names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
+        return Explanation(subject, LeaseState.GRANTED, f"granted: {names}")
+    if subject in state.ended:
+        reason, detail = state.ended[subject]
+        text = f"ended: {reason.value}{', ' + detail if detail else ''}"
+        return Explanation(subject, LeaseState.ENDED, text)
+    if subject in state.over:
+        return Explanation(subject, LeaseState.ENDED, f"over: {state.over[subject][1]}")
+    return None
+
+
+def waiting_why(state: State, request: Request) -> str:
+    """Why a request waits, in the time that a busy tracker has for it."""
+    match = request.match
+    if match is None:
+        return ""
+    if len(match.devices) <= _FEW:
+        return _sentence(state, request, _tally(state, match.devices))
+    limits = _limits(state, request)
+    free = len(match.free)
+    return f"{len(match.devices)} match, {free or 'none'} free{limits}"
+
+
+def refusal_of(state: State, request: Request) -> str:
+    """Why no device could ever serve a request."""
+    match = request.match
+    if match is None:
+        return ""
+    selector = match.selector
+    if match.devices:
+        n = len(match.devices)
+        return f"{request.count} devices are wanted and {n} match {selector.text!r}"
+    if not state.index.devices:
+        return "no device has registered"
+    for term in selector.terms:
+        alone = Selector((term,), str(term))
+        if state.index.meant(alone):
+            continue
+        wanted = term.operator in (Operator.IN, Operator.EXISTS)
+        if wanted and (term.key, None) not in state.index.by_label:
+            keys = sorted({key for key, _ in state.index.by_label})
+            shown = ", ".join(keys[:_LABELS_SHOWN]) + (", ..." if keys[_LABELS_SHOWN:] else "")
+            return f"no device has a label {term.key!r}; there are {shown}"
+        return f"no device matches {str(term)!r}{_values_of(state, term.key)}"
+    return f"no device matches all of {selector.text!r}, though each term alone matches some"
+
+
+def _values_of(state: State, key: str) -> str:
+    values = sorted(value for name, value in state.index.by_label if name == key and value)
+    if not values:
+        return ""
+    more = ", ..." if values[_LABELS_SHOWN:] else ""
+    return f"; {key} is {', '.join(values[:_LABELS_SHOWN])}{more}"
+
+
+def _of_lease(state: State, lease: Lease) -> Explanation:
+    device, left = lease.device.name, lease.expires - state.now
+    if lease.reason is not None:
+        text = f"ended: {lease.reason.value}; {device} is not clean yet"
+    elif lease.yield_for is not None:
+        text = f"on {device}, asked to yield within {lease.yield_by - state.now:.0f} s"
+    elif lease.state is LeaseState.GRANTED:
+        text = f"on {device}, to be opened within {max(0.0, lease.open_by - state.now):.0f} s"
+    else:
+        text = f"on {device}, for {left:.0f} s unless renewed"
+    return Explanation(lease.id, lease.state, text, free_within_s=left)
+
+
+def _of_waiting(state: State, request: Request) -> Explanation:
+    match = request.match
+    devices = match.devices if match is not None else {}
+    tally = _tally(state, devices)
+    until = tally.until - state.now + state.config.grace_s if tally.leased else None
+    return Explanation(
+        request.id,
+        LeaseState.QUEUED,
+        _sentence(state, request, tally),
+        len(devices),
+        tally.free,
+        tally.leased,
+        until,
+        _ahead(request),
+    )
+
+
+def _ahead(request: Request) -> int:
+    """How many that wait for the same devices are of a higher class, or older in the same."""
+    if request.match is None or request.line is None:
+        return 0
+    rank, seq = request.line.rank, request.seq
+    return sum(
+        1
+        for other in request.match.waiting
+        if other.line is not None and (-other.line.rank, other.seq) < (-rank, seq)
+    )
+
+
+def _tally(state: State, devices: Iterable[Device]) -> _Tally:
+    tally = _Tally()
+    for device in devices:
+        if device.free:
+            tally.free += 1
+        elif device.lease is not None:
+            tally.leased += 1
+            tally.until = max(tally.until, min(device.lease.expires, device.lease.yield_by))
+        else:
+            tally.other(*kept_because(state, device))
+    return tally
+
+
+def kept_because(state: State, device: Device) -> tuple[str, str]:
+    """What keeps a device without a lease from being granted, in a word and a reason."""
+    link, health = link_of(device), health_of(device)
+    named = {
+        Admin.MAINTENANCE: "quarantined",
+        Admin.DRAIN: "draining",
+        Admin.RETIRED: "retired",
+    }.get(device.admin)
+    if named is not None:
+        return named, device.why
+    if link is not Link.UP:
+        return ("lost", "") if link is Link.LOST else ("silent", "")
+    if not device.synced:
+        return "not reported yet", ""
+    if device.stuck:
+        return "stuck", "not clean in time"
+    if health is Health.DRIFT:
+        return "drifting", f"canary {device.drift:+.0%}".replace("%", " %")
+    if health is not Health.GOOD:
+        return {Health.BAD: "bad", Health.PROBING: "being probed"}.get(
+            health, "not probed yet"
+        ), device.detail
+    if occupancy_of(device) is Occupancy.CLEANING:
+        return "cleaning", ""
+    return "short of epochs", state.read_only or "the store is asked for more"
+
+
+def _sentence(state: State, request: Request, tally: _Tally) -> str:
+    match = request.match
+    n = len(match.devices) if match is not None else 0
+    parts = [f"{n} {'matches' if n == 1 else 'match'}"]
+    if tally.free:
+        parts.append(f"{tally.free} free")
+    if tally.leased:
+        within = math.ceil(max(0.0, tally.until - state.now + state.config.grace_s))
+        parts.append(f"{tally.leased} leased and free in <= {within} s")
+    for kind, reasons in (tally.others or {}).items():
+        known = sorted({why for why in reasons if why})
+        why = f": {'; '.join(known[:3])}" if known else ""
+        parts.append(f"{len(reasons)} {kind}{why}")
+    return ", ".join(parts) + _limits(state, request)
+
+
+def _limits(state: State, request: Request) -> str:
+    """What keeps a request waiting besides the devices."""
+    tenant, match, parts = request.tenant, request.match, ""
+    if state.read_only:
+        parts += f"; the tracker grants nothing now: {state.read_only}"
+    if queue.blocked(tenant, request.count):
+        parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
+    if request.count > 1:
+        parts += f"; {request.count} are wanted at once"
+    hoarder = state.hoarder
+    if hoarder is not None and hoarder is not request and match is not None:
+        held = sum(1 for device in match.free if queue.held_from(state, device, request))
+        if held:
+            parts += f"; {held} held for request {hoarder.id}, which waits for longer"
+    return parts

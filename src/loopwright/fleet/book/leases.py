@@ -1,0 +1,278 @@
+"""Leases: granted, renewed, given back, expired, taken away."""
+
+from __future__ import annotations
+
+from loopwright.fleet.book import queue
+from loopwright.fleet.book.effects import (
+    EndLease,
+    Given,
+    SaveLease,
+    TellGranted,
+    TellRefused,
+    TellReleased,
+    TellRenewed,
+)
+from loopwright.fleet.book.events import GiveBack, Renewal
+from loopwright.fleet.book.matching import Match
+from loopwright.fleet.book.standing import refresh, reserve
+from loopwright.fleet.book.state import (
+    NEVER,
+    Device,
+    Lease,
+    Request,
+    State,
+    link_of,
+    row_of,
+)
+from loopwright.fleet.words import EndReason, LeaseState, Link, Priority, Refusal, Verdict
+
+_AFFINITY_LOOKS = 64
+
+
+def grant(state: State, request: Request, devices: list[Device]) -> None:
+    """Lease the devices, which are free, to a request."""
+    now, config, tenant = state.now, state.config, request.tenant
+    for device in devices:
+        boot = device.boot
+        if boot is None:
+            continue
+        state.index.set_free(device, free=False)
+        device.top += 1
+        lease = Lease(
+            f"{config.prefix}{state.number()}",
+            request,
+            device,
+            boot,
+            device.top,
+            request.client,
+            now,
+            now + request.ttl_s,
+            now + config.open_s,
+            charged_at=now + 1.0,
+        )
+        device.lease = lease
+        state.leases[lease.id] = lease
+        request.leases.append(lease)
+        state.arm(lease, min(lease.open_by, lease.expires))
+        state.out.append(SaveLease(row_of(lease)))
+        reserve(state, device)
+        state.tell(device)
+    tenant.live += len(devices)
+    state.totals.granted += len(devices)
+    queue.served(state, tenant, len(devices))
+    tell_granted(state, request)
+
+
+def tell_granted(state: State, request: Request) -> None:
+    """Tell the client of a request what it has."""
+    given = tuple(
+        Given(
+            lease.id,
+            lease.device.name,
+            lease.boot.agent,
+            lease.boot.incarnation,
+            lease.epoch,
+            max(0.0, lease.expires - state.now),
+        )
+        for lease in request.leases
+    )
+    state.out.append(TellGranted(request.client, request.id, request.tenant.name, given))
+
+
+def choose(state: State, match: Match, request: Request) -> list[Device]:
+    """The devices to give: those that have the modules first, then those free for longest."""
+    usable = queue.usable(state, match, request)
+    chosen: dict[Device, None] = {}
+    if request.modules:
+        looked: dict[Device, int] = {}
+        for module in request.modules.items():
+            for _, device in zip(
+                range(_AFFINITY_LOOKS), state.index.loaded.get(module, ()), strict=False
+            ):
+                if device in usable:
+                    looked[device] = looked.get(device, 0) + 1
+        ranked = sorted(looked, key=lambda device: -looked[device])
+        chosen = dict.fromkeys(ranked[: request.count])
+    for device in usable:
+        if len(chosen) == request.count:
+            break
+        chosen[device] = None
+    return list(chosen)
+
+
+def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None:
+    """End a lease, for this reason and no other; its device follows when it is clean."""
+    device, request, tenant = lease.device, lease.request, lease.request.tenant
+    opened = lease.state is LeaseState.ACTIVE
+    lease.reason = reason
+    state.out.append(EndLease(lease.id, device.name, tenant.name, lease.epoch, reason, detail))
+    state.out.append(TellReleased(lease.client, lease.id, reason))
+    state.totals.ended[reason] += 1
+    state.disarm(lease)
+    _remember(state, lease, reason, detail)
+    use = state.now - lease.charged_at
+    if use > 0:
+        queue.charge(state, tenant, use)
+    wanted = lease.yield_for
+    if wanted is not None:
+        _stop_asking(lease, wanted)
+    tenant.live -= 1
+    if tenant.parked:
+        queue.unpark(state, tenant)
+    request.leases.remove(lease)
+    if not request.leases:
+        forget_request(state, request, reason.value)
+    device.lease = None
+    if opened and device.boot is lease.boot and link_of(device) is not Link.LOST:
+        lease.state = LeaseState.RELEASING
+        device.releasing = lease
+        device.ending_since = state.now
+        device.modules.update(request.modules)
+        state.arm(device, state.now + state.config.grace_s)
+    else:
+        lease.state = LeaseState.ENDED
+        del state.leases[lease.id]
+    state.tell(device)
+    refresh(state, device)
+
+
+def _remember(state: State, lease: Lease, reason: EndReason, detail: str) -> None:
+    ended = state.ended
+    ended[lease.id] = (reason, detail)
+    if len(ended) > state.config.remembered:
+        del ended[next(iter(ended))]
+
+
+def forget_request(state: State, request: Request, what: str) -> None:
+    """A request is over; what came of it is remembered for a while."""
+    del state.requests[request.id]
+    over = state.over
+    over[request.id] = (request.tenant.name, what)
+    if len(over) > state.config.remembered:
+        del over[next(iter(over))]
+
+
+def lease_due(state: State, lease: Lease) -> None:
+    """A lease's time has come: to be opened, to be yielded, or to end."""
+    now, config = state.now, state.config
+    if now >= lease.expires:
+        end(state, lease, EndReason.EXPIRED, f"not renewed for {lease.request.ttl_s:g} s")
+        return
+    if now >= lease.yield_by:
+        wanted = lease.yield_for
+        if wanted is not None:
+            end(state, lease, EndReason.PREEMPTED, f"for {_class_of(wanted)} request {wanted.id}")
+            return
+        lease.yield_by = NEVER
+    due = min(lease.expires, lease.yield_by)
+    if lease.state is LeaseState.GRANTED:
+        if now >= lease.open_by:
+            heard = lease.device.boot.heard if lease.device.boot is not None else -NEVER
+            if heard + 1.5 * config.sync_s >= now:
+                detail = f"no session within {config.open_s:g} s of the grant"
+                end(state, lease, EndReason.OPEN_TIMEOUT, detail)
+                return
+            due = min(due, now + config.sync_s / 2)  # it may be open: ask again when heard of
+        else:
+            due = min(due, lease.open_by)
+    state.arm(lease, due)
+
+
+def renewal(state: State, event: Renewal) -> None:
+    """A client renews."""
+    lease = state.leases.get(event.lease)
+    if lease is None or lease.reason is not None:
+        _gone(state, event, _why_ended(state, event.lease))
+        return
+    request = lease.request
+    if request.tenant.name != event.tenant or lease.epoch != event.epoch:
+        state.totals.denied += 1
+        state.note("denied", event.lease, f"renewal by {event.tenant} with epoch {event.epoch}")
+        _gone(state, event, f"lease {event.lease} with epoch {event.epoch} is not yours")
+        return
+    now = state.now
+    lease.client = event.client
+    request.client = event.client
+    lease.expires = max(lease.expires, now + request.ttl_s)
+    use = now - lease.charged_at
+    if use > 0:
+        queue.charge(state, request.tenant, use)
+        lease.charged_at = now
+    state.totals.renewed += 1
+    if request.ttl_s < 3 * state.config.sync_s:
+        state.tell(lease.device)  # answers to reports come too seldom to keep the session alive
+    wanted = _wanted(state, lease)
+    if wanted is None:
+        lease.yield_by = NEVER
+        verdict = TellRenewed(event.client, lease.id, Verdict.OK, request.ttl_s)
+    else:
+        state.totals.yields += 1
+        why = f"{_class_of(wanted)} request {wanted.id} waits for this device"
+        left = max(0.0, min(lease.expires, lease.yield_by) - now)
+        verdict = TellRenewed(event.client, lease.id, Verdict.YIELD_PLEASE, left, why)
+    state.out.append(verdict)
+
+
+def _gone(state: State, event: Renewal, why: str) -> None:
+    state.out.append(TellRenewed(event.client, event.lease, Verdict.GONE, 0.0, why))
+
+
+def _why_ended(state: State, lease: str) -> str:
+    known = state.ended.get(lease)
+    if known is None:
+        return f"no lease {lease} is known"
+    reason, detail = known
+    return f"lease {lease} ended: {reason.value}{', ' + detail if detail else ''}"
+
+
+def _wanted(state: State, lease: Lease) -> Request | None:
+    """The request of a higher class for which the holder should give the device back."""
+    if lease.yield_for is not None:
+        return lease.yield_for
+    mine = lease.request.priority
+    if mine == max(Priority):
+        return None
+    for match in lease.device.matches:
+        for priority in range(max(Priority), mine, -1):
+            for request in match.pressing.get(priority, ()):
+                if queue.blocked(request.tenant, request.count):
+                    continue
+                request.asked.append(lease)
+                if len(request.asked) >= request.count:
+                    del match.pressing[priority][request]
+                lease.yield_for = request
+                lease.yield_by = state.now + state.config.yield_s
+                state.arm(lease, lease.yield_by)
+                return request
+    return None
+
+
+def _stop_asking(lease: Lease, wanted: Request) -> None:
+    """A lease that was asked to yield ended; if the request waits on, another may be asked."""
+    lease.yield_for = None
+    lease.yield_by = NEVER
+    if lease in wanted.asked:
+        wanted.asked.remove(lease)
+    if wanted.line is not None and wanted.match is not None:
+        wanted.match.pressing.setdefault(wanted.priority, {})[wanted] = None
+
+
+def _class_of(request: Request) -> str:
+    return Priority(request.priority).name.lower()
+
+
+def give_back(state: State, event: GiveBack) -> None:
+    """A client releases; once more is harmless."""
+    lease = state.leases.get(event.lease)
+    if lease is None or lease.reason is not None:
+        reason = state.ended.get(event.lease, (EndReason.RELEASED, ""))[0]
+        state.out.append(TellReleased(event.client, event.lease, reason))
+        return
+    if lease.request.tenant.name != event.tenant or lease.epoch != event.epoch:
+        state.totals.denied += 1
+        state.note("denied", event.lease, f"release by {event.tenant} with epoch {event.epoch}")
+        detail = f"lease {event.lease} with epoch {event.epoch} is not yours"
+        state.out.append(TellRefused(event.client, event.lease, Refusal.BAD_REQUEST, detail))
+        return
+    lease.client = event.client
+    end(state, lease, EndReason.RELEASED)

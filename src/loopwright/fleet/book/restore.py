@@ -1,0 +1,100 @@
+"""What a book makes of the store's rows after a start: the devices have the last word."""
+
+from __future__ import annotations
+
+from loopwright.fleet.book.agents import new_boot
+from loopwright.fleet.book.effects import EndLease
+from loopwright.fleet.book.events import LeaseRow, Restored
+from loopwright.fleet.book.state import Boot, Device, Lease, Request, State
+from loopwright.fleet.words import Admin, EndReason, Link
+
+
+def restored(state: State, event: Restored) -> None:
+    """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
+
+    All epochs that were reserved count as used. Devices of before may take `settle_s` to come
+    back: until then no request is refused for want of devices.
+    """
+    for kept in event.devices:
+        device = _device(state, kept.device)
+        device.admin, device.why = kept.admin, kept.why
+        device.top = device.reserved = device.asked = max(device.top, kept.epochs)
+        if kept.admin is not Admin.RETIRED:
+            state.expected.add(kept.device)
+    for row in sorted(event.leases, key=lambda row: -row.epoch):
+        device = _device(state, row.device)
+        device.top = max(device.top, row.epoch)
+        device.reserved = device.asked = max(device.reserved, device.top)
+        if device.lease is None and row.lease not in state.leases:
+            _lease(state, row, device)
+        else:
+            detail = f"{row.device} has a newer lease"
+            state.out.append(
+                EndLease(row.lease, row.device, row.tenant, row.epoch, EndReason.EXPIRED, detail)
+            )
+            state.totals.ended[EndReason.EXPIRED] += 1
+    if state.expected:
+        state.settling_until = state.now + state.config.settle_s
+
+
+def _device(state: State, name: str) -> Device:
+    device = state.devices.get(name)
+    if device is None:
+        device = Device(name, {"name": name}, lost_at=state.now)
+        state.devices[name] = device
+        state.arm(device, state.now + state.config.forget_s)
+    return device
+
+
+def _boot(state: State, row: LeaseRow) -> Boot:
+    """The process that had the lease: it has `lost_s` to be heard of."""
+    boot = state.boots.get((row.agent, row.incarnation))
+    if boot is None:
+        boot = new_boot(state, row.agent, row.incarnation)
+        boot.link, boot.connected = Link.SUSPECT, False
+        boot.heard = state.now
+        state.arm(boot, state.now + state.config.lost_s)
+    return boot
+
+
+def _lease(state: State, row: LeaseRow, device: Device) -> None:
+    boot, config, now = _boot(state, row), state.config, state.now
+    if device.boot is None:
+        device.boot = boot
+        boot.devices[device.name] = device
+    tenant = state.tenant(row.tenant)
+    request = state.requests.get(row.request)
+    if request is None:
+        request = Request(
+            row.request,
+            row.client,
+            tenant,
+            row.selector,
+            None,
+            1,
+            row.ttl_s,
+            row.priority,
+            {},
+            row.tags,
+            state.number(),
+            now,
+        )
+        state.requests[row.request] = request
+    lease = Lease(
+        row.lease,
+        request,
+        device,
+        boot,
+        row.epoch,
+        row.client,
+        now,
+        now + row.ttl_s,
+        now + max(config.open_s, config.settle_s),
+        restored=True,
+        charged_at=now,
+    )
+    device.lease = lease
+    request.leases.append(lease)
+    state.leases[lease.id] = lease
+    tenant.live += 1
+    state.arm(lease, min(lease.expires, lease.open_by))

@@ -1,0 +1,299 @@
+"""What a LeaseBook remembers: mutable records of devices, agents, leases, requests and tenants.
+
+Only the modules of this package touch these; others see the frozen views of `views`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from loopwright.fleet.book.config import BookConfig
+from loopwright.fleet.book.effects import Effect, Note, Order
+from loopwright.fleet.book.events import DeviceSpec, LeaseRow
+from loopwright.fleet.book.matching import Index, Match
+from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
+
+NEVER = math.inf
+
+
+@dataclass(slots=True, eq=False)
+class Boot:
+    """One incarnation of an agent: the process that owns devices until a newer one claims them."""
+
+    agent: str
+    incarnation: str
+    link: Link = Link.UP
+    connected: bool = True
+    heard: float = 0.0
+    down_at: float = NEVER  # when its connection closed
+    seq: int = -1
+    specs: dict[str, DeviceSpec] = field(default_factory=dict)
+    devices: dict[str, Device] = field(default_factory=dict)  # those it owns
+    timer: float = NEVER
+
+
+@dataclass(slots=True, eq=False)
+class Device:
+    """A device, whether it is there or not.
+
+    `top` is the highest epoch given out or reported, `reserved` how far epochs are durable,
+    `asked` how far the store was asked to make them durable.
+    """
+
+    name: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    modules: dict[str, str] = field(default_factory=dict)
+    matches: dict[Match, None] = field(default_factory=dict)  # selectors in use that mean it
+    boot: Boot | None = None
+    registered: bool = False
+    synced: bool = False
+    health: Health = Health.UNKNOWN
+    drift: float = 0.0
+    detail: str = ""
+    admin: Admin = Admin.ENABLED
+    why: str = ""
+    busy: bool = False  # reported a session or cleaning that no lease accounts for
+    stuck: bool = False  # did not get clean in time
+    session: int = 0  # epoch of the session it reported last
+    lease: Lease | None = None
+    releasing: Lease | None = None
+    ending_since: float = NEVER  # when the session began to end
+    reported_at: float = -NEVER
+    top: int = 0
+    reserved: int = 0
+    asked: int = 0
+    free: bool = False  # in the index of devices to grant
+    probe: bool = False
+    probe_until: float = NEVER
+    probe_at: float = NEVER
+    claims: deque[float] = field(default_factory=deque)  # when it was taken from a live agent
+    flapping: bool = False
+    lost_at: float = NEVER
+    calm: Order | None = None  # the order while nothing is wanted of it, made once
+    timer: float = NEVER
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """A lease of one device, from the grant on."""
+
+    id: str
+    request: Request
+    device: Device
+    boot: Boot
+    epoch: int
+    client: str
+    granted_at: float
+    expires: float
+    open_by: float
+    state: LeaseState = LeaseState.GRANTED
+    reason: EndReason | None = None
+    restored: bool = False
+    charged_at: float = 0.0
+    yield_by: float = NEVER
+    yield_for: Request | None = None
+    timer: float = NEVER
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request for devices: it waits in `line`, or has `leases`, or is over."""
+
+    id: str
+    client: str
+    tenant: Tenant
+    selector: str
+    match: Match | None
+    count: int
+    ttl_s: float
+    priority: int
+    modules: Mapping[str, str]
+    tags: Mapping[str, str]
+    seq: int = 0
+    since: float = 0.0
+    give_up: float = NEVER
+    line: Line | None = None
+    leases: list[Lease] = field(default_factory=list)
+    asked: list[Lease] = field(default_factory=list)  # leases that were asked to yield to it
+    timer: float = NEVER
+
+
+@dataclass(slots=True, eq=False)
+class Tenant:
+    """A tenant. `passed` is its virtual time: use divided by weight."""
+
+    name: str
+    weight: float
+    max_live: int
+    max_queued: int
+    number: int
+    live: int = 0
+    queued: int = 0
+    passed: float = 0.0
+    parked: dict[Line, None] = field(default_factory=dict)  # lines that its quota keeps it out of
+
+
+@dataclass(slots=True, eq=False)
+class Line:
+    """Requests that wait for `count` devices of one selector in one class, by tenant.
+
+    `heap` has (key, tenant's number) of each tenant in `queues` that is not parked; keys only
+    grow, so one that is out of date is mended when it comes to the top.
+    """
+
+    match: Match
+    rank: int
+    count: int
+    queues: dict[int, list[tuple[int, Request]]] = field(default_factory=dict)
+    heap: list[tuple[float, int]] = field(default_factory=list)
+    listed: set[int] = field(default_factory=set)
+
+
+Timed: TypeAlias = Boot | Device | Lease | Request
+
+
+@dataclass(slots=True)
+class Totals:
+    """Counters since the start."""
+
+    granted: int = 0
+    renewed: int = 0
+    yields: int = 0
+    denied: int = 0
+    ended: dict[EndReason, int] = field(default_factory=lambda: dict.fromkeys(EndReason, 0))
+    refused: dict[Refusal, int] = field(default_factory=lambda: dict.fromkeys(Refusal, 0))
+
+
+@dataclass(slots=True)
+class State:
+    """All of a book. `freed` and `reopened` are looked at when an event is done."""
+
+    config: BookConfig
+    index: Index = field(default_factory=Index)
+    now: float = 0.0
+    read_only: str = ""  # why, if it is
+    settling_until: float = -NEVER
+    expected: set[str] = field(default_factory=set)  # devices of before that did not come back yet
+    devices: dict[str, Device] = field(default_factory=dict)
+    boots: dict[tuple[str, str], Boot] = field(default_factory=dict)
+    agents: dict[str, Boot] = field(default_factory=dict)  # the newest of each
+    history: dict[str, list[Boot]] = field(default_factory=dict)  # of each, oldest first
+    leases: dict[str, Lease] = field(default_factory=dict)  # living and releasing
+    requests: dict[str, Request] = field(default_factory=dict)  # waiting or with living leases
+    waiting: dict[Request, None] = field(default_factory=dict)
+    by_client: dict[str, dict[Request, None]] = field(default_factory=dict)  # those that wait
+    tenants: dict[str, Tenant] = field(default_factory=dict)
+    tenant_of: dict[int, Tenant] = field(default_factory=dict)
+    ended: dict[str, tuple[EndReason, str]] = field(default_factory=dict)
+    over: dict[str, tuple[str, str]] = field(default_factory=dict)  # request -> tenant, what came
+    totals: Totals = field(default_factory=Totals)
+    vtime: float = 0.0
+    counter: int = 0
+    freed: dict[Device, None] = field(default_factory=dict)
+    reopened: dict[Match, None] = field(default_factory=dict)
+    shrunk: dict[Match, None] = field(default_factory=dict)
+    gangs: list[tuple[int, Request]] = field(default_factory=list)  # overdue ones, oldest first
+    hoarder: Request | None = None  # the gang that devices are held for
+    out: list[Effect] = field(default_factory=list)
+    orders: dict[Boot, dict[Device, None]] = field(default_factory=dict)
+    timers: list[tuple[float, int, Timed]] = field(default_factory=list)
+    stale: int = 0
+
+    def number(self) -> int:
+        """A number that was not given out before."""
+        self.counter += 1
+        return self.counter
+
+    def arm(self, timed: Timed, due: float) -> None:
+        """See to it that `timed` is looked at when `due` is reached, or before."""
+        if due < timed.timer:
+            if timed.timer != NEVER:
+                self.stale += 1
+            timed.timer = due
+            self.counter += 1
+            heapq.heappush(self.timers, (due, self.counter, timed))
+
+    def disarm(self, timed: Timed) -> None:
+        """Forget about the time of `timed`."""
+        if timed.timer == NEVER:
+            return
+        timed.timer = NEVER
+        self.stale += 1
+        if self.stale > 1024 and self.stale * 2 > len(self.timers):
+            self.timers = [entry for entry in self.timers if entry[2].timer == entry[0]]
+            heapq.heapify(self.timers)
+            self.stale = 0
+
+    def next_due(self) -> float:
+        """When the first timer is due; those that no longer count are dropped."""
+        timers = self.timers
+        while timers and timers[0][2].timer != timers[0][0]:
+            heapq.heappop(timers)
+            self.stale -= 1
+        return timers[0][0] if timers else NEVER
+
+    def tell(self, device: Device) -> None:
+        """Have the device's agent told what is wanted of it when this event is done."""
+        boot = device.boot
+        if boot is not None:
+            self.orders.setdefault(boot, {})[device] = None
+
+    def note(self, what: str, subject: str, detail: str = "") -> None:
+        """Write to the event log."""
+        self.out.append(Note(what, subject, detail))
+
+    def tenant(self, name: str) -> Tenant:
+        """The tenant of this name, made at its first use."""
+        tenant = self.tenants.get(name)
+        if tenant is None:
+            kind = self.config.of_tenant(name)
+            tenant = Tenant(
+                name, kind.weight, kind.max_live, kind.max_queued, self.number(), passed=self.vtime
+            )
+            self.tenants[name] = tenant
+            self.tenant_of[tenant.number] = tenant
+        return tenant
+
+
+def link_of(device: Device) -> Link:
+    """Whether the book hears of a device."""
+    return Link.LOST if device.boot is None else device.boot.link
+
+
+def health_of(device: Device) -> Health:
+    """How well a device is: what it says, unless it did not get clean in time."""
+    return Health.BAD if device.stuck else device.health
+
+
+def occupancy_of(device: Device) -> Occupancy:
+    """What a device is doing, as far as grants go."""
+    if device.lease is not None:
+        opened = device.lease.state is LeaseState.ACTIVE
+        return Occupancy.ACTIVE if opened else Occupancy.RESERVED
+    if device.busy or device.releasing is not None:
+        return Occupancy.CLEANING
+    return Occupancy.IDLE
+
+
+def row_of(lease: Lease) -> LeaseRow:
+    """A lease as the store keeps it."""
+    request, boot = lease.request, lease.boot
+    return LeaseRow(
+        lease.id,
+        request.id,
+        lease.device.name,
+        boot.agent,
+        boot.incarnation,
+        lease.epoch,
+        lease.client,
+        request.tenant.name,
+        request.selector,
+        request.ttl_s,
+        request.priority,
+        request.tags,
+    )
