@@ -13,6 +13,7 @@ import mmap
 import os
 import secrets
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -52,7 +53,9 @@ class Section(msgspec.Struct, frozen=True):
 class CallInfo(msgspec.Struct, frozen=True):
     """One kernel as it is called: what a report and a profile say of it.
 
-    `origin` is tuned, default, transferred or copy; `expected_ns` what its record says.
+    `origin` is tuned, default, transferred or copy; `device` the machine of its record, and
+    `expected_ns` what that says. `error` is its largest difference from float64, as a share of its
+    output's scale, where that was measured.
     """
 
     name: str
@@ -66,6 +69,8 @@ class CallInfo(msgspec.Struct, frozen=True):
     nbytes: int
     section: str
     expected_ns: float | None = None
+    device: str = ""
+    error: float | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True):
@@ -89,6 +94,25 @@ class Manifest(msgspec.Struct, frozen=True):
     workspace_per_thread: int
     notes: dict[str, str]
     sections: tuple[Section, ...] = ()
+
+    @property
+    def origins(self) -> Counter[str]:
+        """How many kernels are tuned, transferred, default or copies."""
+        return Counter(call.origin for call in self.calls)
+
+    @property
+    def elsewhere(self) -> Counter[str]:
+        """The other machines whose records were used, and for how many kernels each."""
+        return Counter(c.device for c in self.calls if c.device not in ("", self.device))
+
+    @property
+    def worst(self) -> CallInfo | None:
+        """The kernel that is the least exact; None where no error was measured."""
+        return max((c for c in self.calls if c.error is not None), key=_error_of, default=None)
+
+
+def _error_of(call: CallInfo) -> float:
+    return call.error or 0.0
 
 
 def write(path: Path, manifest: Manifest, contents: Sequence[tuple[str, Bytes]]) -> None:

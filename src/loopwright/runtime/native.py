@@ -20,8 +20,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import llvmlite
-
 from loopwright import settings
 from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.runtime import native_ir
@@ -102,7 +100,7 @@ def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = ()) -> byt
     that cannot be written costs a compilation a process and nothing else.
     Raises: EnvironmentFailure if the compilation fails.
     """
-    identity = f"{llvmlite.__version__} {platform.machine()} {','.join(features)}\n{ir}"
+    identity = f"{platform.machine()} {','.join(features)}\n{ir}"
     path = cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
     kept = _read(path)
     if kept is not None:
