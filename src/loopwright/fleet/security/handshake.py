@@ -136,6 +136,9 @@ class Directory(Protocol):
     def anonymous(self, link: Link, role: str) -> Principal | None:
         """Who a peer without credentials is; None refuses it. See `owner`."""
 
+    async def local_key(self, agent: str) -> bytes:
+        """The key of an agent that came in without a credential, made when it is new."""
+
 
 def owner(link: Link) -> bool:
     """Whether the kernel says that the peer is the user this process runs as, or root."""
@@ -247,6 +250,8 @@ async def _admit(
             who = directory.anonymous(link, hello.role)
             if who is None:
                 raise Denied(Fault.NO_CREDENTIAL, "a token is needed here; give one with --token")
+            if agent:
+                key = await directory.local_key(agent)
         case "token" if hello.role == "client":
             _need_private(link)
             who = check_token(
