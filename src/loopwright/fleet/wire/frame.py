@@ -20,7 +20,8 @@ from __future__ import annotations
 import enum
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from loopwright.errors import FleetError
 from loopwright.fleet.wire.faults import Fault
@@ -58,8 +59,7 @@ class FrameError(FleetError):
         self.fault = fault
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(msgspec.Struct, frozen=True, gc=False):
     """One message as it travels. `mac` is empty without the flag MAC."""
 
     type: int
@@ -83,12 +83,12 @@ def header(kind: int, length: int, stream: int = 0, flags: Flags = Flags.NONE) -
 
     Raises: FrameError for a body over the limit.
     """
-    limit = DATA_BYTES if flags & Flags.DATA else CONTROL_BYTES
+    limit = DATA_BYTES if flags.real & _DATA else CONTROL_BYTES  # real: no new Flags is made
     if length > limit:
         raise FrameError(
             f"a message of type {kind} has {length} bytes, the limit is {limit}", Fault.OVERSIZE
         )
-    return _HEADER.pack(MAGIC, VERSION, kind, int(flags), 0, stream, length)
+    return _HEADER.pack(MAGIC, VERSION, kind, flags, 0, stream, length)
 
 
 class Decoder:

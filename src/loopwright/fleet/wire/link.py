@@ -36,6 +36,7 @@ from loopwright.fleet.wire.messages import (
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_MS = 15_000
+_WITH_MAC = {flags: Flags(flags) | Flags.MAC for flags in range(2)}
 _HIGH_WATER = 2 << 20
 _READ_BYTES = 256 << 10
 
@@ -151,7 +152,7 @@ class Link(asyncio.Protocol):
         if macs is None:
             data = header(frame.type, len(body), frame.stream, frame.flags) + body
         else:
-            head = header(frame.type, len(body), frame.stream, frame.flags | Flags.MAC)
+            head = header(frame.type, len(body), frame.stream, _WITH_MAC[frame.flags.real])
             data = b"".join((head, body, macs[0].tag(head, body)))
         if self._cork is not None:
             self._cork.append(data)

@@ -536,6 +536,7 @@ _DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
 }
 _ENCODER = msgspec.msgpack.Encoder()
 _HEAD_LENGTH = 2
+_DATA = int(Flags.DATA)
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -575,7 +576,7 @@ def from_frame(frame: Frame) -> Incoming:
             f"a message of type {frame.type} is not known; update this side", Fault.UNKNOWN_TYPE
         )
     bulk = frame.type in HEADS
-    if bulk != bool(frame.flags & Flags.DATA):
+    if bulk != bool(frame.flags.real & _DATA):
         raise FrameError(
             f"a message of type {frame.type} has flags {int(frame.flags):#x}", Fault.BAD_MESSAGE
         )
