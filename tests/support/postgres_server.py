@@ -40,7 +40,19 @@ def running() -> Iterator[str]:
         assert user is not None
         os.chown(folder, user.pw_uid, user.pw_gid)
     try:
-        _run("initdb", "-D", str(data), "-U", "test", "-A", "trust", "-N", "-E", "UTF8", "--no-locale")
+        _run(
+            "initdb",
+            "-D",
+            str(data),
+            "-U",
+            "test",
+            "-A",
+            "trust",
+            "-N",
+            "-E",
+            "UTF8",
+            "--no-locale",
+        )
         options = f"-k {folder} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
         _run(
             "pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start"

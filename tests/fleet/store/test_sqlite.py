@@ -70,7 +70,9 @@ def test_a_database_of_something_else_is_refused(path: Path) -> None:
 def test_a_records_database_is_refused(path: Path) -> None:
     with sqlite3.connect(path) as connection:
         connection.execute("CREATE TABLE loopwright_meta (name TEXT, value TEXT)")
-        connection.execute("INSERT INTO loopwright_meta VALUES ('application', 'loopwright-records')")
+        connection.execute(
+            "INSERT INTO loopwright_meta VALUES ('application', 'loopwright-records')"
+        )
     connection.close()
     refused(path, "something else .*loopwright-records")
 
@@ -144,7 +146,9 @@ def test_a_killed_writer_loses_nothing_that_it_committed(path: Path) -> None:
     with writer, writer.stdout:
         said = [int(writer.stdout.readline()) for _ in range(50)]
         writer.kill()
-        said += [int(line) for line in writer.stdout.read().splitlines(keepends=True) if line[-1] == "\n"]
+        said += [
+            int(line) for line in writer.stdout.read().splitlines(keepends=True) if line[-1] == "\n"
+        ]
     store = SqlTrackerStore(url_of(path))
     (device,) = store.load().devices
     store.close()

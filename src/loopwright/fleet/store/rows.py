@@ -67,14 +67,7 @@ class Logged:
 
 
 Change: TypeAlias = (
-    ReserveEpochs
-    | SaveLease
-    | SaveDevice
-    | EndLease
-    | AgentRow
-    | TokenRow
-    | JoinRow
-    | AuditEvent
+    ReserveEpochs | SaveLease | SaveDevice | EndLease | AgentRow | TokenRow | JoinRow | AuditEvent
 )
 
 

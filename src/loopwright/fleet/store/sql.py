@@ -120,9 +120,7 @@ class SqlTrackerStore:
         self._drop()
         with self._writing(careful=True) as cursor:
             self._check_epoch(cursor)
-            cursor.executemany(
-                self._sql.write_meta, [{"name": "proof", "value": str(self._epoch)}]
-            )
+            cursor.executemany(self._sql.write_meta, [{"name": "proof", "value": str(self._epoch)}])
         with self._errors():
             if self._raw is not None:
                 self._database.settle(self._raw)

@@ -1,0 +1,202 @@
+"""The tracker's end of an agent's connection."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from loopwright.errors import FleetError
+from loopwright.fleet.book.effects import Order, TellDesired, TellSuperseded
+from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Report, Synced
+from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.wire.faults import Denied, Fault
+from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.messages import (
+    Data,
+    Desired,
+    DeviceInfo,
+    DeviceOrder,
+    DeviceReport,
+    Error,
+    Incoming,
+    Ping,
+    Pong,
+    Register,
+    Superseded,
+    Sync,
+)
+from loopwright.fleet.wire.fields import clip
+from loopwright.fleet.words import Health, Occupancy
+
+if TYPE_CHECKING:
+    from loopwright.fleet.tracker.server import Tracker
+
+_ORDERS_A_MESSAGE = 256
+_OCCUPANCIES = {value.value: value for value in Occupancy}
+_HEALTHS = {value.value: value for value in Health}
+
+
+class AgentSession:
+    """One agent while it is connected. Its orders are gathered over one turn of the loop."""
+
+    def __init__(self, tracker: Tracker, link: Link, agent: str, *, bound: bool) -> None:
+        self.agent = agent
+        self.incarnation = ""
+        self.link = link
+        self.devices: dict[str, DeviceInfo] = {}
+        self._tracker = tracker
+        self._bound = bound  # may have devices under its own name only
+        self._arriving: dict[str, DeviceInfo] = {}
+        self._orders: dict[str, Order] = {}
+        self._leased: set[str] = set()
+        self._seq = 0
+        self._owes = False  # a report that was not answered yet
+        self._flush: asyncio.Handle | None = None
+        config = tracker.config
+        self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
+
+    def on_message(self, message: Incoming, _: int) -> None:
+        """A message of the agent."""
+        wait = self._allowance.take()
+        try:
+            if type(message) is Sync:
+                self._sync(message)
+            elif type(message) is Register:
+                self._register(message)
+            elif type(message) is Ping:
+                self.link.send(Pong(message.seq))
+            elif type(message) is Error:
+                self.link.close(f"agent {self.agent} failed: {message.detail}")
+            elif type(message) is not Pong:
+                name = type(message.head if isinstance(message, Data) else message).__name__
+                raise Denied(Fault.UNEXPECTED, f"an agent does not send {name}")
+        except LinkClosed:
+            return
+        except FleetError as error:
+            self._tracker.refuse(self.link, error, self.agent)
+        if wait:
+            self._tracker.slow_down(self.link, wait)
+
+    def on_closed(self, why: str) -> None:
+        """The connection is gone."""
+        if self._flush is not None:
+            self._flush.cancel()
+        self._tracker.agent_left(self, why)
+
+    # --- what it says ---
+
+    def _register(self, message: Register) -> None:
+        limit = self._tracker.config.devices_per_agent
+        if self.incarnation and message.incarnation != self.incarnation:
+            raise Denied(Fault.UNEXPECTED, "another incarnation on the same connection")
+        for device in message.devices:
+            self._check_name(device.name)
+            self._arriving[device.name] = device
+        if len(self._arriving) > limit:
+            raise Denied(Fault.TOO_MANY, f"{len(self._arriving)} devices; {limit} are allowed")
+        self.incarnation = message.incarnation
+        if message.more:
+            return
+        self.devices, self._arriving = self._arriving, {}
+        if not self.agent:
+            self.agent = next(iter(self.devices), message.incarnation).partition("/")[0]
+        self._leased.intersection_update(self.devices)
+        self._tracker.agent_came(self)
+        forced = self._tracker.directory.labels(self.agent)
+        specs = tuple(
+            DeviceSpec(d.name, {**d.labels, **forced, "name": d.name})
+            for d in self.devices.values()
+        )
+        self._tracker.happened(AgentUp(self.agent, self.incarnation, specs))
+
+    def _check_name(self, name: str) -> None:
+        if self._bound and name != self.agent and not name.startswith(f"{self.agent}/"):
+            raise Denied(
+                Fault.BAD_NAME,
+                f"agent {self.agent} may not have a device named {name}; name it {self.agent}/...",
+            )
+
+    def _sync(self, message: Sync) -> None:
+        if not self.incarnation:
+            raise Denied(Fault.UNEXPECTED, "a report before Register")
+        reports = tuple(map(_report, message.reports))
+        self._seq = message.seq
+        self._owes = True
+        self._flush_soon()
+        self._tracker.synced()
+        self._tracker.happened(Synced(self.agent, self.incarnation, message.seq, reports))
+
+    # --- what it is told ---
+
+    def tell(self, effect: TellDesired) -> None:
+        """Note what its devices should do; sent when this turn of the loop is done."""
+        for order in effect.orders:
+            self._orders[order.device] = order
+            if order.lease:
+                self._leased.add(order.device)
+            else:
+                self._leased.discard(order.device)
+        self._flush_soon()
+
+    def superseded(self, effect: TellSuperseded) -> None:
+        """Another process has a device of this one."""
+        self._send(Superseded(effect.device, effect.incarnation))
+
+    @property
+    def active(self) -> bool:
+        """Whether it has a lease."""
+        return bool(self._leased)
+
+    def _flush_soon(self) -> None:
+        if self._flush is None:
+            self._flush = asyncio.get_running_loop().call_soon(self._send_orders)
+
+    def _send_orders(self) -> None:
+        self._flush = None
+        if not self._orders and not self._owes:
+            return
+        self._owes = False
+        orders, self._orders = list(self._orders.values()), {}
+        wait_ms = self._tracker.next_sync_ms(active=self.active)
+        for start in range(0, max(1, len(orders)), _ORDERS_A_MESSAGE):
+            some = orders[start : start + _ORDERS_A_MESSAGE]
+            self._send(Desired(self._seq, tuple(map(_order, some)), wait_ms))
+
+    def _send(self, message: Desired | Superseded) -> None:
+        try:
+            self.link.send(message)
+        except LinkClosed:
+            return
+
+
+def _report(told: DeviceReport) -> Report:
+    occupancy, health = _OCCUPANCIES.get(told.occupancy), _HEALTHS.get(told.health)
+    if occupancy is None or health is None:
+        raise Denied(
+            Fault.BAD_MESSAGE,
+            f"device {told.name} reports {told.occupancy!r} and {told.health!r}; update this side",
+        )
+    return Report(
+        told.name,
+        occupancy,
+        health,
+        told.lease,
+        told.epoch,
+        told.last_epoch,
+        told.drift,
+        told.detail,
+    )
+
+
+def _order(order: Order) -> DeviceOrder:
+    return DeviceOrder(
+        order.device,
+        order.lease,
+        order.epoch,
+        int(order.ttl_s * 1000),
+        order.admin.value,
+        order.probe,
+        order.kill,
+        clip(order.why),
+        order.fence,
+    )

@@ -1,0 +1,204 @@
+"""Questions of clients, answered in pages of JSON that each fit into one message."""
+
+from __future__ import annotations
+
+import asyncio
+import bisect
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import msgspec
+
+from loopwright.errors import LoopwrightError
+from loopwright.fleet.book.views import DeviceView, LeaseView
+from loopwright.fleet.store.rows import StoreError
+from loopwright.fleet.wire.messages import Answer, Ask, Error
+
+if TYPE_CHECKING:
+    from loopwright.fleet.tracker.clients import ClientSession
+    from loopwright.fleet.tracker.server import Tracker
+
+_EVENTS_A_PAGE = 200
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """One page: JSON text, and what to ask for next, empty at the end."""
+
+    body: bytes
+    more: str = ""
+
+
+Pages: TypeAlias = Callable[[Ask], Page]
+
+
+class Asks:
+    """Answers questions from what the book and the store have now."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._answers: dict[str, Pages] = {
+            "devices": self._devices,
+            "leases": self._leases,
+            "explain": self._explain,
+            "status": self._status,
+        }
+
+    def ask(self, client: ClientSession, message: Ask) -> None:
+        """Answer `client`."""
+        if message.what == "events":
+            task = asyncio.get_running_loop().create_task(self._events(client, message))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            return
+        try:
+            page = self.page(message)
+        except LoopwrightError as error:
+            client.send(Error("bad-request", f"{message.id}: {error}", fatal=False))
+            return
+        if page is None:
+            known = ", ".join([*self._answers, "events"])
+            detail = f"{message.id}: no question {message.what[:40]!r}; there are {known}"
+            client.send(Error("bad-request", detail, fatal=False))
+            return
+        client.send(Answer(message.id, page.body, page.more))
+
+    def page(self, message: Ask) -> Page | None:
+        """The page that `message` asks for; None for a question that is none.
+
+        Raises: ConfigError for a selector that is none.
+        """
+        answer = self._answers.get(message.what)
+        return None if answer is None else answer(message)
+
+    def _devices(self, message: Ask) -> Page:
+        views = self._tracker.book.devices(message.selector)
+        if message.name:
+            views = tuple(view for view in views if view.name == message.name)
+        start = bisect.bisect_right(views, message.after, key=lambda view: view.name)
+        infos = self._tracker.infos
+        return self._cut(
+            (self._device(view, infos) for view in views[start:]),
+            [view.name for view in views[start:]],
+        )
+
+    def _device(self, view: DeviceView, infos: Any) -> dict[str, object]:  # noqa: ANN401
+        info = infos.get(view.name)
+        return {
+            "name": view.name,
+            "labels": view.labels,
+            "link": view.link,
+            "health": view.health,
+            "admin": view.admin,
+            "occupancy": view.occupancy,
+            "grantable": view.grantable,
+            "kept": view.kept,
+            "why": view.why,
+            "lease": view.lease,
+            "agent": view.agent,
+            "incarnation": view.incarnation,
+            "epoch": view.epoch,
+            "drift": view.drift,
+            "detail": view.detail,
+            "modules": view.modules,
+            "target": "" if info is None else info.target,
+            "device": "" if info is None else info.device,
+            "cores": () if info is None else info.cores,
+            "addresses": () if info is None else info.addresses,
+            "tier": 0 if info is None else info.tier,
+        }
+
+    def _leases(self, message: Ask) -> Page:
+        now = self._tracker.clock()
+        book = self._tracker.book
+        rows = [(view.id, self._lease(view, now)) for view in book.leases()]
+        rows += [
+            (
+                view.id,
+                {
+                    "id": view.id,
+                    "state": "queued",
+                    "client": view.client,
+                    "tenant": view.tenant,
+                    "selector": view.selector,
+                    "count": view.count,
+                    "priority": view.priority,
+                    "waited_s": round(now - view.since, 3),
+                    "gives_up_s": round(view.give_up - now, 3),
+                    "over_quota": view.over_quota,
+                    "tags": view.tags,
+                },
+            )
+            for view in book.requests()
+        ]
+        rows.sort(key=lambda row: row[0])
+        rows = [
+            (name, row)
+            for name, row in rows
+            if name > message.after and (not message.name or message.name == name)
+        ]
+        return self._cut((row for _, row in rows), [name for name, _ in rows])
+
+    def _lease(self, view: LeaseView, now: float) -> dict[str, object]:
+        return {
+            "id": view.id,
+            "state": view.state,
+            "reason": None if view.reason is None else view.reason.value,
+            "request": view.request,
+            "device": view.device,
+            "agent": view.agent,
+            "epoch": view.epoch,
+            "client": view.client,
+            "tenant": view.tenant,
+            "selector": view.selector,
+            "priority": view.priority,
+            "age_s": round(now - view.granted_at, 3),
+            "ttl_s": view.ttl_s,
+            "expires_s": round(view.expires - now, 3),
+            "tags": view.tags,
+        }
+
+    def _explain(self, message: Ask) -> Page:
+        found = self._tracker.book.explain(message.name, self._tracker.clock())
+        return Page(_encode(found))
+
+    def _status(self, _: Ask) -> Page:
+        return Page(_encode(self._tracker.status()))
+
+    async def _events(self, client: ClientSession, message: Ask) -> None:
+        after = int(message.after) if message.after.isdigit() else 0
+        try:
+            found = await asyncio.to_thread(self._tracker.store.events, after, _EVENTS_A_PAGE)
+        except StoreError as error:
+            client.send(Error("store", f"{message.id}: {error}", fatal=False))
+            return
+        rows = [
+            {
+                "id": logged.id,
+                "at": logged.event.at,
+                "what": logged.event.what,
+                "subject": logged.event.subject,
+                "by": logged.event.by,
+                "detail": logged.event.detail,
+            }
+            for logged in found
+        ]
+        page = self._cut(rows, [str(logged.id) for logged in found])
+        more = page.more or (str(found[-1].id) if len(found) == _EVENTS_A_PAGE else "")
+        client.send(Answer(message.id, page.body, more))
+
+    def _cut(self, rows: Iterable[object], keys: Sequence[str]) -> Page:
+        """As many rows as fit into a page, at least one."""
+        limit = self._tracker.config.page_bytes
+        parts: list[bytes] = []
+        size = 2
+        for row in rows:
+            part = _encode(row)
+            size += len(part) + 1
+            if parts and size > limit:
+                return Page(b"[" + b",".join(parts) + b"]", keys[len(parts) - 1])
+            parts.append(part)
+        return Page(b"[" + b",".join(parts) + b"]")

@@ -1,0 +1,186 @@
+"""The tracker's end of a client's connection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from loopwright.errors import FleetError
+from loopwright.fleet.book.effects import (
+    TellGranted,
+    TellQueued,
+    TellRefused,
+    TellReleased,
+    TellRenewed,
+)
+from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
+from loopwright.fleet.security.tokens import Principal, require_role
+from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.wire.faults import Denied, Fault
+from loopwright.fleet.wire.fields import clip
+from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.messages import (
+    Acquire,
+    Ask,
+    Cancel,
+    Command,
+    Data,
+    Error,
+    Granted,
+    Incoming,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    Refused,
+    Release,
+    Released,
+    Renew,
+    Renewed,
+)
+from loopwright.fleet.words import Role
+
+if TYPE_CHECKING:
+    from loopwright.fleet.tracker.server import Tracker
+
+
+class ClientSession:
+    """One client while it is connected. `id` is this connection's alone, over all restarts."""
+
+    def __init__(
+        self, tracker: Tracker, link: Link, who: Principal, number: str, trace: str, token: str
+    ) -> None:
+        self.id = f"{who.name}#{number}"
+        self.who = who
+        self.trace = trace
+        self.token = token  # its id, empty for one without
+        self.link = link
+        self._tracker = tracker
+        config = tracker.config
+        self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
+        self._handlers: dict[type[Message], Callable[[Any], None]] = {
+            Acquire: self._acquire,
+            Renew: self._renew,
+            Release: self._release,
+            Cancel: self._cancel,
+            Ask: self._ask,
+            Command: self._command,
+            Ping: self._ping,
+            Pong: self._pong,
+            Error: self._failed,
+        }
+
+    def on_message(self, message: Incoming, _: int) -> None:
+        """A message of the client."""
+        wait = self._allowance.take()
+        try:
+            handler = self._handlers.get(type(message))  # type: ignore[arg-type]  # Data has none
+            if handler is None:
+                name = type(message.head if isinstance(message, Data) else message).__name__
+                raise Denied(Fault.UNEXPECTED, f"a client does not send {name} to a tracker")
+            handler(message)
+        except LinkClosed:
+            return
+        except FleetError as error:
+            self._tracker.refuse(self.link, error, self.who.name)
+        if wait:
+            self._tracker.slow_down(self.link, wait)
+
+    def on_closed(self, why: str) -> None:
+        """The connection is gone."""
+        self._tracker.client_left(self, why)
+
+    # --- what it says ---
+
+    def _acquire(self, message: Acquire) -> None:
+        if self.who.role < Role.USER:
+            self._no("lease devices", message.request)
+            return
+        self._tracker.happened(
+            Wanted(
+                message.request,
+                self.id,
+                self.who.tenant,
+                message.selector,
+                message.count,
+                message.ttl_ms / 1000,
+                message.priority,
+                message.max_wait_ms / 1000,
+                message.modules,
+                message.tags,
+            )
+        )
+
+    def _renew(self, message: Renew) -> None:
+        if self.who.role < Role.USER:
+            self._no("renew leases", message.lease)
+            return
+        self._tracker.happened(Renewal(message.lease, message.epoch, self.id, self.who.tenant))
+
+    def _release(self, message: Release) -> None:
+        if self.who.role < Role.USER:
+            self._no("release leases", message.lease)
+            return
+        self._tracker.happened(GiveBack(message.lease, message.epoch, self.id, self.who.tenant))
+
+    def _cancel(self, message: Cancel) -> None:
+        self._tracker.happened(Unwanted(message.request, self.id))
+
+    def _ask(self, message: Ask) -> None:
+        self._tracker.asks.ask(self, message)
+
+    def _command(self, message: Command) -> None:
+        self._tracker.commands.carry_out(self, message)
+
+    def _ping(self, message: Ping) -> None:
+        self.link.send(Pong(message.seq))
+
+    def _pong(self, message: Pong) -> None:
+        """It is there."""
+
+    def _failed(self, message: Error) -> None:
+        self.link.close(f"client {self.who.name} failed: {message.detail}")
+
+    def _no(self, what: str, request: str) -> None:
+        try:
+            require_role(self.who, Role.USER, f"to {what}")
+        except Denied as error:
+            self._tracker.denied(self.who.name, error)
+            self.send(Refused(request, "forbidden", str(error)))
+
+    # --- what it is told ---
+
+    def send(self, message: Message) -> None:
+        """Send, if it is still there."""
+        try:
+            self.link.send(message)
+        except LinkClosed:
+            return
+
+    def queued(self, effect: TellQueued) -> None:
+        """Its request waits."""
+        self.send(Queued(effect.request, effect.position, clip(effect.why)))
+
+    def granted(self, effect: TellGranted) -> None:
+        """It has the devices."""
+        grants = self._tracker.grants(effect)
+        if grants is not None:
+            self.send(Granted(effect.request, grants))
+
+    def refused(self, effect: TellRefused) -> None:
+        """Its request is not served."""
+        retry_ms = int(effect.retry_after_s * 1000)
+        self.send(Refused(effect.request, effect.code.value, clip(effect.detail), retry_ms))
+
+    def renewed(self, effect: TellRenewed) -> None:
+        """The answer to a renewal."""
+        ttl_ms = int(effect.ttl_s * 1000)
+        self.send(Renewed(effect.lease, effect.verdict.value, ttl_ms, clip(effect.why)))
+
+    def released(self, effect: TellReleased) -> None:
+        """The answer to a release, or word that a lease ended."""
+        self.send(Released(effect.lease, effect.reason.value))
+
+    def gone(self) -> None:
+        """Tell the book that it is gone."""
+        self._tracker.happened(ClientDown(self.id))

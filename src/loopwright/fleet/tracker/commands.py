@@ -1,0 +1,275 @@
+"""What people may change, which role it takes, and the log that each attempt leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+from loopwright.errors import ConfigError, FleetError, LoopwrightError
+from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked
+from loopwright.fleet.security.tokens import Principal, make_code, make_token, require_role
+from loopwright.fleet.store.rows import StoreError
+from loopwright.fleet.wire.faults import Denied
+from loopwright.fleet.wire.fields import check_name
+from loopwright.fleet.wire.messages import Command, Done, Error
+from loopwright.fleet.words import Admin, Role
+
+if TYPE_CHECKING:
+    from loopwright.fleet.tracker.clients import ClientSession
+    from loopwright.fleet.tracker.server import Tracker
+
+_DAY_S = 86_400.0
+_TOKEN_S = 30 * _DAY_S
+_JOIN_S = 3600.0
+_MAX_S = 3650 * _DAY_S
+_WHY = 512
+_encode = msgspec.json.Encoder().encode
+
+Arguments: TypeAlias = Mapping[str, str]
+Made: TypeAlias = Mapping[str, object] | list[dict[str, object]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """One command: the role it takes, its arguments (those that must be given first), its doing."""
+
+    role: Role
+    needed: tuple[str, ...]
+    possible: tuple[str, ...]
+    run: Callable[[Principal, Arguments], Awaitable[Made]]
+    logged: bool = True
+
+
+class Commands:
+    """Carries commands out, one task each; every attempt is in the log."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self._tasks: set[asyncio.Task[None]] = set()
+        device, ttl = ("device",), ("ttl_s",)
+        operator, admin = Role.OPERATOR, Role.ADMIN
+        self._rules = {
+            "device.drain": _Rule(operator, device, ("why",), self._admin(Admin.DRAIN)),
+            "device.enable": _Rule(operator, device, ("why",), self._admin(Admin.ENABLED)),
+            "device.quarantine": _Rule(
+                operator, ("device", "why"), (), self._admin(Admin.MAINTENANCE)
+            ),
+            "device.retire": _Rule(operator, device, ("why",), self._admin(Admin.RETIRED)),
+            "device.probe": _Rule(operator, device, (), self._probe),
+            "lease.revoke": _Rule(Role.USER, ("lease",), ("why",), self._revoke_lease),
+            "token.issue": _Rule(
+                admin, ("name",), ("tenant", "role", "scopes", *ttl), self._issue_token
+            ),
+            "token.ls": _Rule(admin, (), (), self._list_tokens, logged=False),
+            "token.revoke": _Rule(admin, ("id",), (), self._revoke_token),
+            "join.issue": _Rule(admin, (), ("agent", "labels", *ttl), self._issue_code),
+            "join.ls": _Rule(admin, (), (), self._list_codes, logged=False),
+            "agent.ls": _Rule(Role.VIEWER, (), (), self._list_agents, logged=False),
+            "agent.revoke": _Rule(admin, ("agent",), (), self._revoke_agent),
+        }
+
+    def carry_out(self, client: ClientSession, message: Command) -> None:
+        """Do what `client` says, if it may."""
+        task = asyncio.get_running_loop().create_task(self._serve(client, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, client: ClientSession, message: Command) -> None:
+        try:
+            made = await self.run(client.who, message.what, message.arguments)
+        except LoopwrightError as error:
+            code = _code(error)
+            client.send(Error(code, f"{message.id}: {error}", fatal=False))
+            return
+        client.send(Done(message.id, _encode(made)))
+
+    async def run(self, who: Principal, what: str, arguments: Arguments) -> Made:
+        """Do `what` for `who`.
+
+        Raises: ConfigError for a command or argument that is none; AuthError without the role;
+            StoreError when it could not be saved.
+        """
+        rule = self._rules.get(what)
+        if rule is None:
+            raise ConfigError(f"no command {what[:40]!r}; there are {', '.join(self._rules)}")
+        tracker = self._tracker
+        subject = next((arguments[key][:_WHY] for key in rule.needed if key in arguments), "")
+        try:
+            require_role(who, rule.role, what)
+            _check(what, rule, arguments)
+            made = await rule.run(who, arguments)
+        except LoopwrightError as error:
+            if isinstance(error, Denied):
+                tracker.link_tally.count(error.fault)
+            tracker.audit(f"{what}.refused", subject, who.name, str(error))
+            raise
+        if rule.logged:
+            tracker.audit(what, subject, who.name, arguments.get("why", "")[:_WHY])
+        return made
+
+    # --- devices and leases ---
+
+    def _admin(self, admin: Admin) -> Callable[[Principal, Arguments], Awaitable[Made]]:
+        async def run(who: Principal, arguments: Arguments) -> Made:
+            device, why = arguments["device"], arguments.get("why", "")[:_WHY]
+            self._need_device(device)
+            self._tracker.happened(AdminSet(device, admin, who.name, why))
+            await self._tracker.saved()
+            return {"device": device, "admin": admin.value}
+
+        return run
+
+    async def _probe(self, _: Principal, arguments: Arguments) -> Made:
+        device = arguments["device"]
+        self._need_device(device)
+        self._tracker.happened(ProbeAsked(device))
+        return {"device": device}
+
+    async def _revoke_lease(self, who: Principal, arguments: Arguments) -> Made:
+        name, why = arguments["lease"], arguments.get("why", "")[:_WHY]
+        book = self._tracker.book
+        found = book.lease(name) or book.request(name)
+        if found is None:
+            raise FleetError(f"no lease or request {name!r} lives; see `lease ls`")
+        if found.tenant != who.tenant:
+            require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
+        self._tracker.happened(Revoked(name, who.name, why))
+        await self._tracker.saved()
+        return {"lease": name}
+
+    def _need_device(self, name: str) -> None:
+        if self._tracker.book.device(name) is None:
+            raise FleetError(f"no device {name!r} is known; see `device ls`")
+
+    # --- who may come in ---
+
+    async def _issue_token(self, _: Principal, arguments: Arguments) -> Made:
+        name = check_name(arguments["name"], "a token's owner")
+        tenant = check_name(arguments.get("tenant", name), "a tenant")
+        scopes = frozenset(filter(None, arguments.get("scopes", "").split(",")))
+        who = Principal(name, tenant, _role(arguments.get("role", "user")), scopes)
+        expires_at = self._expiry(arguments, _TOKEN_S, forever=True)
+        issued = make_token()
+        await self._tracker.directory.add_token(issued, who, expires_at)
+        return {"id": issued.id, "token": issued.text, "expires": expires_at}
+
+    async def _list_tokens(self, _: Principal, __: Arguments) -> Made:
+        return [
+            {
+                "id": row.id,
+                "name": row.principal.name,
+                "tenant": row.principal.tenant,
+                "role": row.principal.role.name.lower(),
+                "scopes": sorted(row.principal.scopes),
+                "expires": row.expires_at,
+                "revoked": row.revoked,
+            }
+            for row in self._tracker.directory.tokens.values()
+        ]
+
+    async def _revoke_token(self, _: Principal, arguments: Arguments) -> Made:
+        name = arguments["id"]
+        if not await self._tracker.directory.revoke_token(name):
+            raise FleetError(f"no token has the id {name!r}; see `token ls`")
+        closed = self._tracker.close_clients(name, f"token {name} was revoked")
+        return {"id": name, "closed": closed}
+
+    async def _issue_code(self, _: Principal, arguments: Arguments) -> Made:
+        agent = arguments.get("agent", "")
+        if agent:
+            check_name(agent, "an agent")
+        labels = _labels(arguments.get("labels", ""))
+        expires_at = self._expiry(arguments, _JOIN_S)
+        issued = make_code()
+        await self._tracker.directory.add_code(issued, expires_at or 0.0, agent, labels)
+        return {"id": issued.id, "code": issued.text, "expires": expires_at}
+
+    async def _list_codes(self, _: Principal, __: Arguments) -> Made:
+        return [
+            {
+                "id": row.code.id,
+                "agent": row.code.agent,
+                "labels": row.labels,
+                "expires": row.code.expires_at,
+                "used_by": row.used_by,
+            }
+            for row in self._tracker.directory.joins.values()
+        ]
+
+    async def _list_agents(self, _: Principal, __: Arguments) -> Made:
+        tracker = self._tracker
+        return [
+            {
+                "name": row.name,
+                "revoked": row.revoked,
+                "connected": row.name in tracker.agents,
+                "devices": len(tracker.agents[row.name].devices)
+                if row.name in tracker.agents
+                else 0,
+                "labels": row.labels,
+            }
+            for row in tracker.directory.agents.values()
+        ]
+
+    async def _revoke_agent(self, _: Principal, arguments: Arguments) -> Made:
+        name = arguments["agent"]
+        if not await self._tracker.directory.revoke_agent(name):
+            raise FleetError(f"no agent is named {name!r}; see `agent ls`")
+        self._tracker.close_agent(name, f"agent {name} was put out")
+        return {"agent": name}
+
+    def _expiry(
+        self, arguments: Arguments, default_s: float, *, forever: bool = False
+    ) -> float | None:
+        text = arguments.get("ttl_s")
+        try:
+            seconds = default_s if text is None else float(text)
+        except ValueError:
+            seconds = -1.0
+        if forever and seconds == 0.0:
+            return None
+        if not 0.0 < seconds <= _MAX_S:
+            zero = ", or 0 for ever" if forever else ""
+            raise ConfigError(f"ttl_s {text!r} is not within 0 to {_MAX_S:.0f} seconds{zero}")
+        return self._tracker.directory.now() + seconds
+
+
+def _check(what: str, rule: _Rule, arguments: Arguments) -> None:
+    missing = [key for key in rule.needed if not arguments.get(key)]
+    if missing:
+        raise ConfigError(f"{what} needs {', '.join(missing)}")
+    unknown = set(arguments).difference(rule.needed, rule.possible)
+    if unknown:
+        known = ", ".join((*rule.needed, *rule.possible)) or "nothing"
+        raise ConfigError(f"{what} has no argument {min(unknown)}; it takes {known}")
+
+
+def _code(error: LoopwrightError) -> str:
+    if isinstance(error, Denied):
+        return "auth"
+    if isinstance(error, StoreError):
+        return "store"
+    return "bad-request" if isinstance(error, ConfigError) else "failed"
+
+
+def _role(text: str) -> Role:
+    try:
+        return Role[text.upper()]
+    except KeyError:
+        known = ", ".join(role.name.lower() for role in Role)
+        raise ConfigError(f"no role {text!r}; there are {known}") from None
+
+
+def _labels(text: str) -> dict[str, str]:
+    """Labels of `a=b,c=d`."""
+    found: dict[str, str] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ConfigError(f"label {part!r} is not KEY=VALUE")
+        found[check_name(key.strip(), "a label")] = value.strip()
+    return found

@@ -1,0 +1,28 @@
+"""How much one connection may ask of the tracker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+
+class Allowance:
+    """Fills by `rate` a second up to `burst`; each thing done takes one."""
+
+    __slots__ = ("_at", "_burst", "_clock", "_left", "_rate")
+
+    def __init__(self, rate: float, burst: float, clock: Callable[[], float]) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._clock = clock
+        self._left = burst
+        self._at = clock()
+
+    def take(self) -> float:
+        """Take one: 0 when there was one, else how many seconds until there is."""
+        left = self._left - 1.0
+        if left < 0.0:
+            now = self._clock()
+            left = min(self._burst, left + 1.0 + (now - self._at) * self._rate) - 1.0
+            self._at = now
+        self._left = left
+        return 0.0 if left >= 0.0 else -left / self._rate

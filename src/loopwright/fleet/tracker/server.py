@@ -1,0 +1,447 @@
+"""The tracker: a LeaseBook, a store and connections around them, in one event loop.
+
+`Tracker.serve` takes any link, of a listener or of `pair()` within the process, and treats it as
+what its Hello says: a client or an agent. Every event goes through `happened`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from loopwright.errors import FleetError, LoopwrightError
+from loopwright.fleet.book.book import LeaseBook
+from loopwright.fleet.book.effects import (
+    EndLease,
+    Note,
+    TellDesired,
+    TellGranted,
+    TellQueued,
+    TellRefused,
+    TellReleased,
+    TellRenewed,
+    TellSuperseded,
+)
+from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick
+from loopwright.fleet.security.handshake import Facts, welcome
+from loopwright.fleet.security.tickets import Ticket, seal, session_key
+from loopwright.fleet.store.rows import AuditEvent, Change, StoreFencedError, TrackerStore
+from loopwright.fleet.tracker.agents import AgentSession
+from loopwright.fleet.tracker.asks import Asks
+from loopwright.fleet.tracker.clients import ClientSession
+from loopwright.fleet.tracker.commands import Commands
+from loopwright.fleet.tracker.commit import CommitHooks, Committer, Tell
+from loopwright.fleet.tracker.config import TrackerConfig
+from loopwright.fleet.tracker.directory import People
+from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.tracker.log import JsonLog
+from loopwright.fleet.wire.faults import Denied, Tally
+from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.messages import DeviceInfo, Error, Grant
+from loopwright.fleet.security.tokens import token_id
+
+_SLACK_S = 0.001
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """Monotonic time for leases, wall time for people and for the expiry of secrets."""
+
+    monotonic: Callable[[], float] = time.monotonic
+    wall: Callable[[], float] = time.time
+
+
+class Tracker:
+    """Serves agents and clients. `start` before, `stop` after.
+
+    Args:
+        rng: spreads the reports of agents over time.
+        log: one JSON line for each thing that happens.
+    """
+
+    def __init__(
+        self,
+        store: TrackerStore,
+        config: TrackerConfig = TrackerConfig(),  # noqa: B008  # frozen
+        *,
+        rng: np.random.Generator,
+        clocks: Clocks = Clocks(),  # noqa: B008  # frozen
+        log: JsonLog | None = None,
+    ) -> None:
+        self.config = config
+        self.store = store
+        self.clock = clocks.monotonic
+        self.wall = clocks.wall
+        self.log = JsonLog(None, clocks.wall) if log is None else log
+        self.epoch = 0
+        self.infos: dict[str, DeviceInfo] = {}
+        self.agents: dict[str, AgentSession] = {}
+        self.clients: dict[str, ClientSession] = {}
+        self.link_tally = Tally()
+        self.fenced: StoreFencedError | None = None
+        self.asks = Asks(self)
+        self.commands = Commands(self)
+        self._boots: dict[tuple[str, str], AgentSession] = {}
+        self._rng = rng
+        self._connections = 0
+        self._started_at = 0.0
+        self._syncs = 0
+        self._sync_rate = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._watchers: dict[int, Callable[[AuditEvent], None]] = {}
+        self._stopping: asyncio.Future[None] | None = None
+        self._refusals = Allowance(
+            config.refusals_logged_per_s, config.refusals_burst, clocks.monotonic
+        )
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Begin on the store, and take up what it has.
+
+        Raises: StoreError.
+        """
+        loop = asyncio.get_running_loop()
+        if self.store.instant:
+            epoch, kept = self.store.begin(), self.store.load()
+        else:
+            epoch = await asyncio.to_thread(self.store.begin)
+            kept = await asyncio.to_thread(self.store.load)
+        self.epoch = epoch
+        self._stopping = loop.create_future()
+        self._started_at = self.clock()
+        self.book = LeaseBook(replace(self.config.book, prefix=f"l{epoch}."))
+        hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
+        self.committer = Committer(self.store, self.config, hooks)
+        self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
+        self._tellers: dict[type[Tell], Callable[[Tell], None]] = {
+            TellDesired: self._tell_desired,
+            TellSuperseded: self._tell_superseded,
+            TellGranted: self._to_client(ClientSession.granted),
+            TellQueued: self._to_client(ClientSession.queued),
+            TellRefused: self._to_client(ClientSession.refused),
+            TellRenewed: self._to_client(ClientSession.renewed),
+            TellReleased: self._to_client(ClientSession.released),
+        }
+        self.audit("tracker.start", self.config.name, "", f"epoch {epoch}")
+        self.happened(Restored(kept.leases, kept.devices))
+
+    async def stop(self) -> None:
+        """Save what is unsaved, close all connections, release the store."""
+        self.audit("tracker.stop", self.config.name)
+        if self._timer is not None:
+            self._timer.cancel()
+        try:
+            async with asyncio.timeout(self.config.commit_s):
+                await self.committer.idle()
+        except (LoopwrightError, TimeoutError) as error:
+            self.log.write("store.unsaved", detail=str(error))
+        links = [session.link for session in (*self._boots.values(), *self.clients.values())]
+        for link in links:
+            link.close("the tracker stops")
+        await asyncio.gather(*(link.wait_closed() for link in links))
+        self.committer.close()
+        self.store.close()
+        self.log.flush()
+
+    async def stopped(self) -> None:
+        """Wait until the tracker may not go on.
+
+        Raises: StoreFencedError when another tracker has begun on its store.
+        """
+        if self._stopping is not None:
+            await asyncio.shield(self._stopping)
+
+    def _fenced(self, error: StoreFencedError) -> None:
+        self.fenced = error
+        self.log.write("tracker.fenced", detail=str(error))
+        if self._stopping is not None and not self._stopping.done():
+            self._stopping.set_exception(error)
+
+    async def serve(self, link: Link) -> None:
+        """Welcome the other side of `link`, then answer whatever comes over it.
+
+        Raises: Denied, FleetError when it was not let in.
+        """
+        facts = Facts(self.config.name, self.epoch, self.next_sync_ms(active=True))
+        try:
+            came = await welcome(link, self.directory, facts)
+        except FleetError as error:
+            self.denied(link.peer.address, error)
+            raise
+        session: AgentSession | ClientSession
+        if came.agent:
+            bound = came.hello.auth != "none"
+            session = AgentSession(self, link, came.agent, bound=bound)
+        else:
+            self._connections += 1
+            number = f"{self.epoch}.{self._connections}"
+            token = token_id(came.hello.secret) if came.hello.auth == "token" else ""
+            session = ClientSession(self, link, came.principal, number, came.hello.trace, token)
+            self.clients[session.id] = session
+        self.log.write(
+            "connected",
+            role=came.hello.role,
+            who=came.principal.name,
+            address=link.peer.address,
+            software=came.hello.software,
+            trace=came.hello.trace,
+        )
+        link.on_message(session.on_message, session.on_closed)
+
+    # --- events in, effects out ---
+
+    def happened(self, event: Event) -> None:
+        """The one place where the book is told anything."""
+        effects = self.book.apply(event, self.clock())
+        if effects:
+            self.committer.put(effects)
+        due = self.book.deadline
+        if due is not None and (self._timer is None or due < self._timer_at - _SLACK_S):
+            self._arm(due)
+
+    def _arm(self, due: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = due
+        wait = max(0.0, due - self.clock()) + _SLACK_S
+        self._timer = asyncio.get_running_loop().call_later(wait, self._due)
+
+    def _due(self) -> None:
+        self._timer = None
+        due = self.book.deadline
+        if due is not None and due > self.clock():
+            self._arm(due)
+        else:
+            self.happened(Tick())
+
+    def _tell(self, effect: Tell) -> None:
+        self._tellers[type(effect)](effect)
+
+    def _to_client(self, tell: Callable[[ClientSession, object], None]) -> Callable[[Tell], None]:
+        clients = self.clients
+
+        def run(effect: Tell) -> None:
+            client = clients.get(effect.client)
+            if client is not None:
+                tell(client, effect)
+
+        return run
+
+    def _tell_desired(self, effect: TellDesired) -> None:
+        session = self._boots.get((effect.agent, effect.incarnation))
+        if session is not None:
+            session.tell(effect)
+
+    def _tell_superseded(self, effect: TellSuperseded) -> None:
+        session = self._boots.get((effect.agent, effect.incarnation))
+        if session is not None:
+            session.superseded(effect)
+
+    def _noted(self, effect: Note | EndLease) -> Change | None:
+        if isinstance(effect, EndLease):
+            what, subject = "lease.end", effect.lease
+            why = f"{effect.reason.value} {effect.detail}".rstrip()
+            detail = f"{effect.device} epoch {effect.epoch}: {why}"
+            self.log.write(
+                "lease.end",
+                lease=effect.lease,
+                device=effect.device,
+                epoch=effect.epoch,
+                tenant=effect.tenant,
+                reason=effect.reason.value,
+                detail=effect.detail,
+            )
+        else:
+            what, subject, detail = effect.what, effect.subject, effect.detail
+            self.log.write(what, subject=subject, detail=detail)
+        event = AuditEvent(self.wall(), what, subject, detail=detail)
+        self._watched(event)
+        return event
+
+    # --- what sessions need ---
+
+    def grants(self, effect: TellGranted) -> tuple[Grant, ...] | None:
+        """The devices of a grant, each with a ticket; None if one of them is gone."""
+        made: list[Grant] = []
+        client = self.clients.get(effect.client)
+        trace = "" if client is None else client.trace
+        for given in effect.given:
+            key, info = self.directory.key(given.agent), self.infos.get(given.device)
+            if key is None or info is None:
+                return None
+            ttl_ms = max(1, int(given.ttl_s * 1000))
+            ticket = seal(
+                Ticket(
+                    given.lease,
+                    given.device,
+                    given.incarnation,
+                    given.epoch,
+                    effect.tenant,
+                    (),
+                    ttl_ms,
+                ),
+                key,
+            )
+            made.append(
+                Grant(
+                    given.lease,
+                    info,
+                    given.incarnation,
+                    given.epoch,
+                    ttl_ms,
+                    ticket,
+                    session_key(key, ticket),
+                )
+            )
+            self.log.write(
+                "lease.grant",
+                lease=given.lease,
+                device=given.device,
+                epoch=given.epoch,
+                client=effect.client,
+                tenant=effect.tenant,
+                request=effect.request,
+                trace=trace,
+            )
+        return tuple(made)
+
+    def next_sync_ms(self, *, active: bool) -> int:
+        """When an agent should report next: longer when idle, or when many report."""
+        config = self.config
+        period = config.sync_active_s if active else config.sync_idle_s
+        period = max(period, len(self._boots) / config.syncs_per_s)
+        share = 1.0 + config.sync_jitter * (2.0 * self._rng.random() - 1.0)
+        return max(1, int(period * share * 1000))
+
+    def synced(self) -> None:
+        """An agent reported."""
+        self._syncs += 1
+
+    def agent_came(self, session: AgentSession) -> None:
+        """An agent said which devices it has."""
+        before = self._boots.get((session.agent, session.incarnation))
+        if before is not None and before is not session:
+            before.link.close(f"agent {session.agent} connected again")
+        self._boots[(session.agent, session.incarnation)] = session
+        self.agents[session.agent] = session
+        self.infos.update(session.devices)
+
+    def agent_left(self, session: AgentSession, why: str) -> None:
+        """The connection of an agent is gone."""
+        self.log.write("agent.left", agent=session.agent, detail=why)
+        key = (session.agent, session.incarnation)
+        if self._boots.get(key) is session:
+            del self._boots[key]
+            if self.agents.get(session.agent) is session:
+                del self.agents[session.agent]
+            self.happened(AgentDown(session.agent, session.incarnation))
+
+    def client_left(self, session: ClientSession, why: str) -> None:
+        """The connection of a client is gone."""
+        self.log.write("client.left", client=session.id, detail=why)
+        del self.clients[session.id]
+        session.gone()
+
+    def slow_down(self, link: Link, wait_s: float) -> None:
+        """Read nothing more of a link for a while."""
+        link.pause_reading()
+        asyncio.get_running_loop().call_later(wait_s, self._go_on, link)
+
+    def _go_on(self, link: Link) -> None:
+        if not link.closed:
+            link.resume_reading()
+
+    def refuse(self, link: Link, error: FleetError, who: str) -> None:
+        """Close a link because of what came over it."""
+        if isinstance(error, Denied):
+            link.tally.count(error.fault)
+        self.denied(who, error)
+        try:
+            link.send(Error("protocol", str(error)[:500]))
+        except LinkClosed:
+            return
+        link.close(str(error))
+
+    def denied(self, who: str, error: FleetError) -> None:
+        """Somebody was refused: counted, and in the log unless there are too many."""
+        if self._refusals.take() == 0.0:
+            self.audit("refused", who, who, str(error))
+
+    def close_clients(self, token: str, why: str) -> int:
+        """Close all connections that came with a token; says how many."""
+        found = [client for client in self.clients.values() if client.token == token]
+        for client in found:
+            client.link.close(why)
+        return len(found)
+
+    def close_agent(self, name: str, why: str) -> None:
+        """Close the connections of an agent."""
+        for session in [s for s in self._boots.values() if s.agent == name]:
+            session.link.close(why)
+
+    # --- the store ---
+
+    def audit(self, what: str, subject: str, by: str = "", detail: str = "") -> None:
+        """Write to the audit log, and to the log."""
+        event = AuditEvent(self.wall(), what, subject, by, detail)
+        self.log.write(what, subject=subject, by=by, detail=detail)
+        self.committer.log(event)
+        self._watched(event)
+
+    async def saved(self) -> None:
+        """Wait until what happened so far is durable. Raises: StoreError."""
+        await self._save(())
+
+    async def _save(self, changes: Sequence[Change]) -> None:
+        await self.committer.save(changes)
+
+    def watch(self, callback: Callable[[AuditEvent], None]) -> Callable[[], None]:
+        """Have `callback` called with each event from now on; returns what ends that."""
+        number = max(self._watchers, default=0) + 1
+        self._watchers[number] = callback
+        return lambda: self._watchers.pop(number, None) and None
+
+    def _watched(self, event: AuditEvent) -> None:
+        for callback in tuple(self._watchers.values()):
+            callback(event)
+
+    def status(self) -> Mapping[str, object]:
+        """How the tracker is, for people and metrics."""
+        counts = self.book.counts
+        committer = self.committer
+        return {
+            "tracker": self.config.name,
+            "epoch": self.epoch,
+            "up_s": round(self.clock() - self._started_at, 3),
+            "read_only": self.book.read_only,
+            "agents": len(self.agents),
+            "clients": len(self.clients),
+            "devices": counts.devices,
+            "free": counts.free,
+            "by_link": _named(counts.by_link),
+            "by_health": _named(counts.by_health),
+            "by_admin": _named(counts.by_admin),
+            "by_occupancy": _named(counts.by_occupancy),
+            "leases": counts.leases,
+            "waiting": counts.waiting,
+            "granted": counts.granted,
+            "renewed": counts.renewed,
+            "yields": counts.yields,
+            "denied": counts.denied,
+            "ended": _named(counts.ended),
+            "refused": _named(counts.refused),
+            "syncs": self._syncs,
+            "commits": committer.commits,
+            "store_failures": committer.failures,
+            "faults": dict(self.link_tally.figures()),
+        }
+
+
+def _named(counts: Mapping[object, int]) -> dict[str, int]:
+    return {str(getattr(key, "value", key)): count for key, count in counts.items()}
