@@ -1,6 +1,4 @@
-"""The local runner: builders, one measuring process and the oracle as a pipeline on this machine.
-
-    submit -> builder processes -> measuring process (one at a time) -> oracle -> future
+"""The local runner: builders, one measuring process and the oracle on this machine.
 
 Builds, checks and the caller's own work overlap with measuring, but never on a core that is
 measured: builders, and this process while the runner is open, keep to the other cores. Where
@@ -14,38 +12,18 @@ import os
 import queue
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, InvalidStateError
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Self
 
-from loopwright.codegen.artifact import Artifact
-from loopwright.errors import ConfigError, EnvironmentFailure
-from loopwright.layout import Array
-from loopwright.measure.build import Builders, BuildFunction, Built
+from loopwright.errors import EnvironmentFailure
+from loopwright.measure.build import Builders, BuildFunction
 from loopwright.measure.builders import BuilderPool
 from loopwright.measure.check import Checker
+from loopwright.measure.pipeline import Pipeline, Run
 from loopwright.measure.request import MeasureRequest
 from loopwright.measure.run import MeasureServer, RunResult, cores_for
-from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
-
-_QUEUED = 2  # requests beyond those being built: one is measured, one is checked
-
-
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    request: MeasureRequest
-    artifact: Artifact
-    build_s: float
-    future: Future[Outcome]
-
-
-@dataclass(frozen=True, slots=True)
-class _Measured:
-    trial: _Trial
-    timed: Timed
-    outputs: tuple[Array, ...]
+from loopwright.measure.types import Failed, FailureKind, Outcome, Stage
 
 
 class LocalRunner:
@@ -68,18 +46,10 @@ class LocalRunner:
         cache_dir: Path | None = None,
         confine: bool = True,
     ) -> None:
-        self.threads = threads
         allowed = sorted(os.sched_getaffinity(0))
+        self.threads = threads
         self.cores = cores_for(threads, allowed)
         self.background_cores = tuple(c for c in allowed if c not in self.cores)
-        self._seed = seed if checker is None else checker.seed
-        self._checker = checker
-        self._closed = threading.Event()
-        self._quiet = threading.Lock()  # held by what would disturb a measurement on all cores
-        self._open: set[Future[Outcome]] = set()
-        self._lock = threading.Lock()  # guards _open
-        self._runs: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
-        self._checks: queue.SimpleQueue[_Measured | None] = queue.SimpleQueue()
         self._server = MeasureServer(cache_dir)
         self._builders: Builders = (
             BuilderPool(build, builders, self.background_cores or None)
@@ -89,56 +59,28 @@ class LocalRunner:
         self._confined = contextlib.ExitStack()
         if confine and self.background_cores:
             self._confined.enter_context(keep_to(self.background_cores))
-        self._threads = (
-            threading.Thread(target=self._measure_all, name="measure", daemon=True),
-            threading.Thread(target=self._check_all, name="check", daemon=True),
+        self._pipeline = Pipeline(
+            self._builders,
+            _OwnProcess(self._server, self.cores),
+            threads=threads,
+            checker=checker,
+            seed=seed,
+            alone=not self.background_cores,
+            on_close=self._confined.close,
         )
-        for thread in self._threads:
-            thread.start()
 
     @property
     def slots(self) -> int:
         """How many requests in flight keep the runner busy."""
-        return self._builders.workers + _QUEUED
+        return self._pipeline.slots
 
     def submit(self, request: MeasureRequest) -> Future[Outcome]:
-        """The future outcome of `request`.
-
-        Raises: ConfigError for a plan of other threads, or a check without a checker;
-        EnvironmentFailure after `close`; TemplateError if the task does not pickle.
-        """
-        if self._closed.is_set():
-            raise EnvironmentFailure("the runner was closed")
-        if request.plan.threads != self.threads:
-            raise ConfigError(
-                f"a plan for {request.plan.threads} threads on a runner for {self.threads}"
-            )
-        if request.check and self._checker is None:
-            raise ConfigError("the runner has no checker: give it one, or do not ask for a check")
-        future: Future[Outcome] = Future()
-        built = self._builders.submit(request.task, request.config, request.plan)
-        with self._lock:
-            self._open.add(future)
-        built.add_done_callback(lambda done: self._built(request, done, future))
-        return future
+        """The future outcome of `request`; raises as `Pipeline.submit` does."""
+        return self._pipeline.submit(request)
 
     def close(self) -> None:
         """Kill what runs, cancel what waits, and give this process its cores back."""
-        if self._closed.is_set():
-            return
-        self._closed.set()
-        self._server.interrupt()
-        self._builders.close()
-        self._runs.put(None)
-        self._checks.put(None)
-        for thread in self._threads:
-            thread.join()
-        with self._lock:
-            waiting = tuple(self._open)
-        for future in waiting:
-            future.cancel()
-            self._forget(future)
-        self._confined.close()
+        self._pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -146,109 +88,69 @@ class LocalRunner:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _built(self, request: MeasureRequest, done: Future[Built], future: Future[Outcome]) -> None:
-        """A builder is done with a request; runs in the builder's thread."""
-        if done.cancelled():
-            self._forget(future)
-            future.cancel()
-            return
-        error = done.exception()
-        if error is not None:
-            self._raise(future, error)
-            return
-        built = done.result()
-        if isinstance(built.result, Failed):
-            self._finish(future, built.result)
-        else:
-            self._runs.put(_Trial(request, built.result, built.build_s, future))
 
-    def _measure_all(self) -> None:
-        """Thread that owns the measuring process."""
+class _OwnProcess:
+    """One measuring process and the thread that it belongs to: `pipeline.Devices`."""
+
+    slots = 1
+
+    def __init__(self, server: MeasureServer, cores: tuple[int, ...]) -> None:
+        self._server = server
+        self._cores = cores
+        self._closed = threading.Event()
+        self._queue: queue.SimpleQueue[tuple[Run, Future[RunResult]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._serve, name="measure", daemon=True)
+        self._thread.start()
+
+    def submit(self, run: Run) -> Future[RunResult]:
+        """The future result of `run`."""
+        future: Future[RunResult] = Future()
+        self._queue.put((run, future))
+        if self._closed.is_set():
+            future.cancel()
+        return future
+
+    def close(self) -> None:
+        """End the process; what waits is cancelled."""
+        self._closed.set()
+        self._server.interrupt()
+        self._queue.put(None)
+        self._thread.join()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                entry = self._queue.get_nowait()
+                if entry is not None:
+                    entry[1].cancel()
+
+    def _serve(self) -> None:
         with contextlib.suppress(EnvironmentFailure):
             self._server.start()  # now; an error is met again, and told, by the first trial
-        while (trial := self._runs.get()) is not None and not self._closed.is_set():
-            if trial.future.cancelled():
-                self._forget(trial.future)
+        while (entry := self._queue.get()) is not None:
+            run, future = entry
+            if self._closed.is_set():
+                future.cancel()
+            if not future.set_running_or_notify_cancel():
                 continue
             try:
-                result = self._measure(trial)
+                future.set_result(self._measure(run))
             except BaseException as e:  # noqa: BLE001  # a future carries whatever it was
-                self._raise(trial.future, e)
-                continue
-            if isinstance(result.outcome, Failed):
-                self._finish(trial.future, result.outcome)
-                continue
-            timed = replace(result.outcome, build_s=trial.build_s)
-            if trial.request.check:
-                self._checks.put(_Measured(trial, timed, result.outputs))
-            else:
-                self._finish(trial.future, timed)
+                future.set_exception(e)
         self._server.close()
 
-    def _measure(self, trial: _Trial) -> RunResult:
-        """The result of a run; once more if the measuring process is lost, which may be chance."""
-        first = self._run(trial)
-        if not _lost(first) or self._closed.is_set():
-            return first
-        again = self._run(trial)
-        if not _lost(again) or self._closed.is_set():
-            return again
+    def _measure(self, run: Run) -> RunResult:
+        """The result of a run; once more if the process is lost, which may be chance."""
+        for _ in range(2):
+            result = self._server.run(
+                run.artifact,
+                run.plan,
+                seed=run.seed,
+                cores=self._cores,
+                want_output=run.want_output,
+            )
+            if not _lost(result) or self._closed.is_set():
+                return result
         detail = "the measuring process was lost twice while it ran this candidate"
         return RunResult(Failed(Stage.RUN, FailureKind.CRASH, detail))
-
-    def _run(self, trial: _Trial) -> RunResult:
-        request = trial.request
-        with self._undisturbed():
-            return self._server.run(
-                trial.artifact,
-                request.plan,
-                seed=self._seed,
-                cores=self.cores,
-                want_output=request.check,
-            )
-
-    @contextlib.contextmanager
-    def _undisturbed(self) -> Iterator[None]:
-        """A context in which nothing of ours runs on the measured cores."""
-        if self.background_cores:
-            yield
-            return
-        with self._quiet, self._builders.paused():
-            yield
-
-    def _check_all(self) -> None:
-        """Thread that compares outputs."""
-        guard: AbstractContextManager[object] = (
-            contextlib.nullcontext() if self.background_cores else self._quiet
-        )
-        while (measured := self._checks.get()) is not None and not self._closed.is_set():
-            trial, checker = measured.trial, self._checker
-            if checker is None:
-                continue
-            try:
-                with guard:
-                    task = trial.request.task
-                    error = task.template.error
-                    wrong = checker.check(task.workload, trial.artifact, measured.outputs, error)
-            except BaseException as e:  # noqa: BLE001  # a future carries whatever it was
-                self._raise(trial.future, e)
-                continue
-            good = replace(measured.timed, checked=True)
-            self._finish(trial.future, good if wrong is None else wrong)
-
-    def _finish(self, future: Future[Outcome], outcome: Outcome) -> None:
-        self._forget(future)
-        with contextlib.suppress(InvalidStateError):  # the caller cancelled it
-            future.set_result(outcome)
-
-    def _raise(self, future: Future[Outcome], error: BaseException) -> None:
-        self._forget(future)
-        with contextlib.suppress(InvalidStateError):  # the caller cancelled it
-            future.set_exception(error)
-
-    def _forget(self, future: Future[Outcome]) -> None:
-        with self._lock:
-            self._open.discard(future)
 
 
 def _lost(result: RunResult) -> bool:

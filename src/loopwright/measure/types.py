@@ -7,7 +7,7 @@ A candidate that fails is data: `Failed` says at which stage and of what kind. K
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
@@ -37,9 +37,33 @@ class FailureKind(enum.Enum):
     OUT_OF_BOUNDS = "out-of-bounds"
     WRONG_OUTPUT = "wrong-output"
     WORKER_LOST = "worker-lost"  # the measuring process itself went away
+    DEVICE_LOST = "device-lost"
+    REVOKED = "revoked"  # the lease on the device was taken away
+    DRIFT = "drift"  # the device was hot, throttled or shared
 
 
-INFRASTRUCTURE = frozenset({FailureKind.WORKER_LOST})
+INFRASTRUCTURE = frozenset(
+    {
+        FailureKind.WORKER_LOST,
+        FailureKind.DEVICE_LOST,
+        FailureKind.REVOKED,
+        FailureKind.DRIFT,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Under what an outcome was measured: the device's name, the lease with its epoch, and how the
+    candidate was confined (`fleet.words.Tier`). `drift` is the device's, as a share.
+    """
+
+    device: str
+    lease: str
+    epoch: int
+    tier: int
+    temperature_c: float | None = None
+    drift: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +78,7 @@ class Timed:
     checked: bool = False
     build_s: float = 0.0
     run_s: float = 0.0
+    where: Provenance | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +88,7 @@ class Failed:
     stage: Stage
     kind: FailureKind
     detail: str
+    where: Provenance | None = field(default=None, compare=False)
 
     @property
     def blames_candidate(self) -> bool:
