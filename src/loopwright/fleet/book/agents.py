@@ -179,8 +179,11 @@ def synced(state: State, event: Synced) -> None:
     late = event.seq <= boot.seq
     if not late:
         boot.seq = event.seq
+        boot.period = event.period_s
         boot.heard = state.now
-        if boot.link is not Link.UP and boot.connected:
+        boot.connected = True  # whatever AgentDown said: it may have been of an older connection
+        boot.down_at = NEVER
+        if boot.link is not Link.UP:
             _set_link(state, boot, Link.UP)
             state.arm(boot, state.now + state.config.suspect_s)
     for told in event.reports:
@@ -199,7 +202,7 @@ def synced(state: State, event: Synced) -> None:
 def _take_over(state: State, boot: Boot, device: Device) -> bool:
     """Whether an older process gets a device, since the newer one is LOST."""
     spec = boot.specs.get(device.name)
-    if spec is None or link_of(device) is not Link.LOST or not boot.connected:
+    if spec is None or link_of(device) is not Link.LOST:
         return False
     boot.link = Link.UP
     claim(state, boot, spec)
@@ -223,8 +226,9 @@ def boot_due(state: State, boot: Boot) -> None:
     now, config = state.now, state.config
     if not boot.devices or boot.link is Link.LOST:
         return
-    lost = min(boot.heard + config.lost_s, boot.down_at + config.reconnect_s)
-    suspect = boot.heard + config.suspect_s
+    silence = max(config.lost_s, 4 * boot.period)
+    lost = min(boot.heard + silence, boot.down_at + config.reconnect_s)
+    suspect = boot.heard + max(config.suspect_s, 3 * boot.period)
     if now >= lost:
         _set_link(state, boot, Link.LOST)
         return

@@ -56,12 +56,17 @@ class AgentDown:
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """An agent reported. Of reports out of order, those with a lower `seq` are ignored."""
+    """An agent reported. Of reports out of order, those with a lower `seq` are ignored.
+
+    It was told to report again within `period_s`; the longer that is, the longer its silence means
+    nothing.
+    """
 
     agent: str
     incarnation: str
     seq: int
     reports: tuple[Report, ...]
+    period_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

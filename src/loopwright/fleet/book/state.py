@@ -32,6 +32,7 @@ class Boot:
     heard: float = 0.0
     down_at: float = NEVER  # when its connection closed
     seq: int = -1
+    period: float = 0.0  # how often it was told to report
     specs: dict[str, DeviceSpec] = field(default_factory=dict)
     devices: dict[str, Device] = field(default_factory=dict)  # those it owns
     timer: float = NEVER
