@@ -176,7 +176,9 @@ def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> R
     sandbox.forbid_system_calls()
     area.reach(Stage.RUN)
     call = _caller(native, code[request.entry], arena, pool)
+    start = time.perf_counter()
     ns = times(call, request)
+    spent = time.perf_counter() - start
     del stack
     for region in arena.written:
         sentence = region.broken()
@@ -184,7 +186,7 @@ def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> R
             return failure(Stage.RUN, FailureKind.OUT_OF_BOUNDS, sentence)
     if arena.output is not None:
         _copy_outputs(arena.outputs, arena.output)
-    return RunReply(ns=ns)
+    return RunReply(ns=ns, timed_s=spent)
 
 
 def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Call:

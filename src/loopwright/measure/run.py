@@ -20,7 +20,7 @@ import numpy as np
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
-from loopwright.measure.server import BOOT
+from loopwright.measure.boot import command
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Outcome, Stage, Timed
 from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, receive, send
 from loopwright.runtime.loader import require_runnable
@@ -207,11 +207,10 @@ def _spawn(cache_dir: Path | None) -> _Process:
     ours, theirs = socket.socketpair()
     output = os.memfd_create("outputs")
     stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-    root = str(Path(__file__).resolve().parents[2])
     numbers = [str(theirs.fileno()), str(output), str(cache_dir or ""), str(os.getpid())]
     try:
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", BOOT, root, *numbers],
+            command("server", numbers),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stderr,

@@ -20,6 +20,8 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
+
 from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
 from loopwright.layout import Layout, Part
@@ -34,16 +36,6 @@ _INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
 _STDERR_BYTES = 4096
 _REAP_S = 2.0
 _MAX_DESCRIPTORS = 65536
-
-BOOT = """
-import os, sys
-os.putenv("OPENBLAS_NUM_THREADS", "1")
-os.putenv("OMP_NUM_THREADS", "1")
-sys.path.insert(0, sys.argv[1])
-from loopwright.measure.server import main
-main(sys.argv[2:])
-"""
-"""What a client gives the interpreter; a fork would lose threads of NumPy's libraries."""
 
 
 @dataclass(slots=True)
@@ -106,7 +98,7 @@ class Server:
             except MemoryError:
                 reply = child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, "no memory for arguments")
             spent = time.perf_counter() - start
-            send(self._sock, RunReply(reply.ns, reply.stage, reply.kind, reply.detail, spent))
+            send(self._sock, msgspec.structs.replace(reply, run_s=spent))
 
     def _measure(self, request: RunRequest) -> RunReply:
         sizes = [_nbytes(p) for p in request.params]
@@ -118,7 +110,9 @@ class Server:
             return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
         arena = self._arena(request, sizes)
         try:
-            return self._run(request, arena)
+            reply = self._run(request, arena)
+            nbytes = 0 if arena.output is None or reply.kind else len(arena.output)
+            return msgspec.structs.replace(reply, output=nbytes)
         finally:
             for region in arena.written:
                 region.free()
@@ -228,7 +222,8 @@ class Server:
             return child.failure(stage, FailureKind.RUN_MEMORY, detail)
         if status == -signal.SIGSYS:
             detail = "made a system call that starts, signals, connects or deletes (SIGSYS)"
-            return child.failure(stage, FailureKind.CRASH, detail)
+            crash = child.failure(stage, FailureKind.CRASH, detail)
+            return msgspec.structs.replace(crash, violation=True)
         if fault.signal and fault.exhausted:
             detail = f"{_ending(status)} with the limit of {request.run_memory} bytes used up"
             return child.failure(stage, FailureKind.RUN_MEMORY, detail)

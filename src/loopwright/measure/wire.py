@@ -58,7 +58,9 @@ class RunRequest(msgspec.Struct, frozen=True):
 class RunReply(msgspec.Struct, frozen=True):
     """What came of a `RunRequest`: times, or stage and kind of the failure as in `types`.
 
-    `run_s` is the wall time the server spent on it.
+    `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
+    took. A `violation` is a crash because the candidate did what it may not. `output` counts the
+    bytes in the output file.
     """
 
     ns: tuple[float, ...] = ()
@@ -66,6 +68,9 @@ class RunReply(msgspec.Struct, frozen=True):
     kind: str = ""
     detail: str = ""
     run_s: float = 0.0
+    timed_s: float = 0.0
+    violation: bool = False
+    output: int = 0
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -1,0 +1,331 @@
+"""The agent: keeps a host's devices, tells a tracker of them, and serves direct sessions.
+
+It runs in one event loop: that of a process of its own (`python -m loopwright.fleet.agent`), or
+one inside another process, with links from `pair()` and no listener. It imports no compiler; what
+needs one is done by short processes, and candidates are run by processes of their wardens.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
+
+from loopwright.errors import AuthError, ConfigError, FleetError
+from loopwright.fleet.agent import describe
+from loopwright.fleet.agent.blobs import BlobCache
+from loopwright.fleet.agent.device import Device, Surroundings
+from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
+from loopwright.fleet.agent.standing import Ended
+from loopwright.fleet.security.handshake import (
+    Anonymous,
+    ByCode,
+    ByKey,
+    Credential,
+    accept_session,
+    greet,
+)
+from loopwright.fleet.security.tickets import DeviceState
+from loopwright.fleet.wire.faults import Fault
+from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.messages import (
+    Desired,
+    DeviceInfo,
+    Error,
+    Incoming,
+    Ping,
+    Pong,
+    Register,
+    RunItem,
+    Superseded,
+    Sync,
+)
+from loopwright.fleet.words import EndReason
+
+Dial: TypeAlias = Callable[[], Awaitable[Link]]
+_PAGE = 32  # devices of one Register or Sync: they must fit a frame
+_JITTER = 0.2
+
+
+class Agent:
+    """Devices of this host. `start` before anything else, `close` at the end.
+
+    Args:
+        options: who the agent is, and its limits.
+        devices: what it has. Names must differ; cores may be those of this process only.
+        clock: seconds of a monotonic clock, which must be CLOCK_MONOTONIC.
+        rng: for jitter.
+    """
+
+    def __init__(
+        self,
+        options: AgentOptions,
+        devices: Sequence[DeviceOptions],
+        clock: Callable[[], float],
+        rng: Chance,
+    ) -> None:
+        _check_devices(devices)
+        self.incarnation = uuid.uuid4().hex
+        self.devices: dict[str, Device] = {}
+        self.key = options.key
+        self.synced = 0  # answers of a tracker so far
+        self._options = options
+        self._specs = tuple(devices)
+        self._clock = clock
+        self._rng = rng
+        self._join = options.join
+        self._changed = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._beating: asyncio.Task[None] | None = None
+        self._registered: tuple[DeviceInfo, ...] = ()
+        self._seq = 0
+        self._sync_s = options.timers.sync_s
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Find out what this machine is and begin to probe the devices; does not wait for that.
+
+        Raises: EnvironmentFailure.
+        """
+        options = self._options
+        machine = await describe.describe(options.cache_dir)
+        limits = options.limits
+        blobs = BlobCache(options.cache_dir / "uploads", limits.blobs, limits.blob)
+        around = Surroundings(
+            options,
+            machine,
+            blobs,
+            self.incarnation,
+            self._clock,
+            self._rng,
+            self._on_change,
+            self._allow,
+        )
+        self.devices = {spec.name: Device(spec, around) for spec in self._specs}
+        for device in self.devices.values():
+            device.start()
+        self._beating = asyncio.create_task(self._beat())
+
+    async def close(self) -> None:
+        """End every session and everything the agent started; again is harmless."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        await asyncio.gather(*(device.close() for device in self.devices.values()))
+
+    async def __aenter__(self) -> Agent:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def _beat(self) -> None:
+        while True:
+            for device in self.devices.values():
+                device.beat()
+            await asyncio.sleep(self._options.timers.beat_s)
+
+    def _on_change(self) -> None:
+        """Something would be reported otherwise: tell the tracker soon, and look at the time."""
+        self._changed.set()
+        self._arm()
+
+    def _arm(self) -> None:
+        """See to it that leases end in time, whether or not there is a tracker."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        due = min((d.standing.due for d in self.devices.values()), default=float("inf"))
+        if due != float("inf"):
+            delay = max(0.0, due - self._clock())
+            self._timer = asyncio.get_running_loop().call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        for device in self.devices.values():
+            device.tick()
+        self._arm()
+
+    # --- sessions ---
+
+    async def serve_session(self, link: Link) -> None:
+        """Serve one client's connection, from its first message to the end of its session.
+
+        Raises: FleetError for a client that was refused, which was told.
+        """
+        if not self.key:
+            link.close("the agent has no key yet")
+            raise FleetError("a session before the agent has a key", retryable=True)
+        timeout_s = self._options.timers.handshake_s
+        ticket = await accept_session(link, self.key, self._state, timeout_s=timeout_s)
+        await self.devices[ticket.device].serve(link, ticket)
+
+    def _state(self, device: str) -> DeviceState | None:
+        known = self.devices.get(device)
+        return None if known is None else known.standing.state
+
+    def _allow(self, item: RunItem) -> None:
+        """Whether the code of an item may run, as far as signatures go.
+
+        Raises: AuthError.
+        """
+        if not self._options.signed_only:
+            return
+        from loopwright.fleet.security.signing import verify
+
+        verify(item.code, item.signature, self._options.builders)
+
+    # --- the tracker ---
+
+    async def run(self, connect: Dial) -> None:
+        """Keep a connection with a tracker until cancelled, or superseded.
+
+        Args:
+            connect: makes a new link to it, or raises FleetError.
+
+        Raises: AuthError when the tracker refuses this agent; FleetError when other agents have
+            all of its devices.
+        """
+        timers = self._options.timers
+        wait = timers.reconnect_s
+        while True:
+            before = self.synced
+            try:
+                await self.talk(await connect())
+            except AuthError:
+                raise
+            except (FleetError, OSError, TimeoutError):
+                pass  # sessions go on, until their time is up; see below
+            if self.devices and all(d.superseded for d in self.devices.values()):
+                names = ", ".join(self.devices)
+                raise FleetError(f"another agent has {names}; stop one of the two")
+            wait = timers.reconnect_s if self.synced != before else wait * 2
+            wait = min(wait, timers.reconnect_max_s)
+            await asyncio.sleep(wait * (0.5 + self._rng.random()))
+
+    async def talk(self, link: Link) -> None:
+        """Come in at a tracker, register, and report until the link is closed.
+
+        Raises: LinkClosed, AuthError, FleetError.
+        """
+        try:
+            welcome = await greet(link, "agent", self._credential())
+            if welcome.device_key:
+                self._keep_key(welcome.device_key)
+            self._sync_s = welcome.sync_ms / 1000
+            self._register(link)
+            listening = asyncio.create_task(self._listen(link))
+            reporting = asyncio.create_task(self._report(link))
+            try:
+                done, _ = await asyncio.wait(
+                    (listening, reporting), return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    task.result()
+            finally:
+                listening.cancel()
+                reporting.cancel()
+                await asyncio.gather(listening, reporting, return_exceptions=True)
+        finally:
+            link.close("the agent is done")
+
+    def _credential(self) -> Credential:
+        if self.key:
+            return ByKey(self._options.name, self.key)
+        if self._join:
+            return ByCode(self._options.name, self._join)
+        return Anonymous()
+
+    def _keep_key(self, key: bytes) -> None:
+        self.key = key
+        path = self._options.key_file
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(handle, "wb") as file:
+                file.write(key)
+
+    def _register(self, link: Link) -> None:
+        infos = tuple(device.info() for device in self.devices.values())
+        pages = [infos[at : at + _PAGE] for at in range(0, len(infos), _PAGE)] or [()]
+        for number, page in enumerate(pages):
+            link.send(Register(self.incarnation, page, more=number + 1 < len(pages)))
+        self._registered = infos
+
+    async def _listen(self, link: Link) -> None:
+        while True:
+            self._obey(link, await link.receive())
+
+    def _obey(self, link: Link, message: Incoming) -> None:
+        match message:
+            case Desired():
+                self.synced += 1
+                self._sync_s = message.next_sync_ms / 1000
+                for order in message.orders:
+                    device = self.devices.get(order.name)
+                    if device is not None:
+                        device.obey(order)
+                self._arm()
+            case Superseded(name, incarnation):
+                device = self.devices.get(name)
+                if device is not None:
+                    device.supersede(incarnation)
+                if all(d.superseded for d in self.devices.values()):
+                    raise FleetError(f"another agent has {name}")
+            case Ping(seq):
+                link.send(Pong(seq))
+            case Error(code, detail, _, fatal):
+                if code == "auth":
+                    raise AuthError(detail)
+                if fatal:
+                    raise LinkClosed(detail)
+            case Pong():
+                pass
+            case _:
+                link.tally.count(Fault.UNEXPECTED)
+                raise FleetError(f"a tracker sent {type(message).__name__}")
+
+    async def _report(self, link: Link) -> None:
+        """Say how the devices are: each period, and at once when something changed."""
+        while True:
+            self._changed.clear()
+            if tuple(device.info() for device in self.devices.values()) != self._registered:
+                self._register(link)
+            reports = [device.report() for device in self.devices.values()]
+            for at in range(0, max(1, len(reports)), _PAGE):
+                self._seq += 1
+                link.send(Sync(self._seq, tuple(reports[at : at + _PAGE])))
+            await link.drain()
+            period = self._sync_s * (1 - _JITTER / 2 + _JITTER * self._rng.random())
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(period):
+                    await self._changed.wait()
+
+    async def end_sessions(self, detail: str) -> None:
+        """End all sessions in progress, as when the agent is to stop."""
+        ended = Ended(EndReason.DEVICE_LOST, detail)
+        await asyncio.gather(*(d.end_session(ended) for d in self.devices.values()))
+
+
+def _check_devices(devices: Sequence[DeviceOptions]) -> None:
+    allowed = os.sched_getaffinity(0)
+    names: set[str] = set()
+    for device in devices:
+        if device.name in names:
+            raise ConfigError(f"two devices are named {device.name}")
+        names.add(device.name)
+        missing = sorted(set(device.cores) - allowed)
+        if missing or not device.cores:
+            raise ConfigError(
+                f"device {device.name}: cores {missing or 'none'} are not this process's; "
+                f"it has {sorted(allowed)}"
+            )
+
+
+__all__ = ["Agent", "Dial"]

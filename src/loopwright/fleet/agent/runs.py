@@ -1,0 +1,96 @@
+"""From an item of a batch to a request of the measuring process, and back to a result."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.words import RunStatus
+from loopwright.measure.types import FailureKind, Stage
+from loopwright.measure.wire import RunReply, RunRequest, WireParam
+
+MAX_REPEATS = 4096
+_STATUS = {
+    FailureKind.LOAD_ERROR: RunStatus.LOAD_ERROR,
+    FailureKind.RUN_TIMEOUT: RunStatus.TIMEOUT,
+    FailureKind.RUN_MEMORY: RunStatus.OOM,
+    FailureKind.CRASH: RunStatus.CRASH,
+    FailureKind.OUT_OF_BOUNDS: RunStatus.OUT_OF_BOUNDS,
+    FailureKind.WORKER_LOST: RunStatus.INFRA,
+}
+
+
+def excess(item: RunItem, limits: Limits, cores: Sequence[int]) -> str | None:
+    """A sentence about what an item asks for beyond what the device allows, or None."""
+    pairs = (
+        ("threads", item.threads, len(cores)),
+        ("repeats", item.repeats, MAX_REPEATS),
+        ("ms of run time", item.run_timeout_ms, int(limits.wall_s * 1000)),
+        ("bytes of memory", item.run_memory, limits.memory),
+        ("outputs", item.n_outputs, len(item.params)),
+    )
+    for what, asked, allowed in pairs:
+        if asked > allowed:
+            return f"asks for {asked} {what}, {allowed} are allowed here"
+    if item.threads < 1 or item.repeats < 1 or item.run_timeout_ms < 1:
+        return "asks for no thread, no repeat or no time"
+    return None
+
+
+def request_of(item: RunItem, code: bytes, cores: Sequence[int]) -> RunRequest:
+    """What the measuring process is asked. A kernel gets the last cores: others use the first."""
+    params = tuple(WireParam(p.name, p.dtype, p.shape, p.layout, p.transform) for p in item.params)
+    return RunRequest(
+        code=code,
+        entry=item.entry,
+        params=params,
+        n_outputs=item.n_outputs,
+        workspace=item.workspace,
+        threads=item.threads,
+        cores=tuple(cores[len(cores) - item.threads :]),
+        seed=item.seed,
+        want_output=item.want_output,
+        warmup=item.warmup,
+        repeats=item.repeats,
+        min_repeat_s=item.min_repeat_us / 1e6,
+        run_timeout_s=item.run_timeout_ms / 1e3,
+        run_memory=item.run_memory,
+        abandon_ns=item.abandon_ns,
+    )
+
+
+def result_of(item: RunItem, reply: RunReply, wall_s: float) -> Result:
+    """What came of an item, of which the agent saw that it took `wall_s`."""
+    if reply.kind:
+        kind = FailureKind(reply.kind)
+        status = RunStatus.SANDBOX_VIOLATION if reply.violation else _STATUS[kind]
+        return Result(
+            item.id,
+            status.value,
+            stage=reply.stage,
+            kind=reply.kind,
+            detail=reply.detail,
+            run_s=max(0.0, reply.run_s),
+        )
+    untrue = _untrue(reply, wall_s)
+    if untrue is not None:
+        return failed(item, RunStatus.INFRA, untrue)
+    return Result(item.id, RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
+
+
+def failed(item: RunItem, status: RunStatus, detail: str) -> Result:
+    """The result of an item that the candidate is not to blame for."""
+    kind = FailureKind.CRASH if status is RunStatus.CRASH else FailureKind.WORKER_LOST
+    return Result(item.id, status.value, stage=Stage.RUN.value, kind=kind.value, detail=detail)
+
+
+def _untrue(reply: RunReply, wall_s: float) -> str | None:
+    """A sentence when times cannot be what the clock of this process says they are, or None."""
+    if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
+        return "the times are no times"
+    told = sum(reply.ns) / 1e9
+    if told > reply.timed_s or reply.timed_s > reply.run_s or reply.run_s > wall_s:
+        return f"times of {told:.6f} s in all do not fit into a run of {wall_s:.6f} s"
+    return None

@@ -1,0 +1,80 @@
+"""What goes between an agent and its warden: one msgpack message a packet, tagged.
+
+The warden is the process that forks one measuring process for each session, watches over it and
+ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+MAX_PACKET = 16 << 10
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Start a measuring process; its socket and its output file come with this packet.
+
+    It is killed at `deadline`, whatever the agent does.
+    """
+
+    session: int
+    deadline: float
+
+
+class Extend(msgspec.Struct, frozen=True, tag="extend"):
+    """Let a session live until `deadline`."""
+
+    session: int
+    deadline: float
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """End a session with all that it started; the answer is Over."""
+
+    session: int
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """The agent's loop turns."""
+
+
+Order: TypeAlias = Begin | Extend | End | Beat
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The warden is there; `tier` is what it confines candidates to, `missing` what it cannot."""
+
+    pid: int
+    tier: int
+    missing: tuple[str, ...] = ()
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """A measuring process was started."""
+
+    session: int
+    pid: int
+
+
+class Ending(enum.Enum):
+    """How a session's process ended."""
+
+    LEFT = "left"  # by itself
+    ASKED = "asked"  # the agent wanted it
+    EXPIRED = "expired"  # at its deadline
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """A session's process is gone. Not `clean`: something of it could not be killed."""
+
+    session: int
+    ending: str
+    status: int
+    clean: bool
+    took_s: float = 0.0
+
+
+Told: TypeAlias = Ready | Begun | Over

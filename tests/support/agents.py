@@ -1,0 +1,215 @@
+"""An agent in this process, and a client of it that speaks the protocol by hand."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from loopwright.fleet.agent.agent import Agent
+from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits, Timers
+from loopwright.fleet.security.handshake import open_session
+from loopwright.fleet.security.tickets import Ticket, seal, session_key
+from loopwright.fleet.wire.link import Link, pair
+from loopwright.fleet.wire.messages import (
+    Close,
+    Closed,
+    Data,
+    Error,
+    Have,
+    Message,
+    Missing,
+    Opened,
+    OutputHead,
+    PutHead,
+    Result,
+    RunBatch,
+    RunItem,
+    Stored,
+    WireParam,
+)
+from loopwright.fleet.words import Health, Occupancy, Tier
+from loopwright.measure.run import cores_for
+
+KEY = b"k" * 32
+DEVICE = "here/cpu0"
+CHUNK = 1 << 20
+N = 1000
+WAIT_S = 30.0
+
+
+def options(cache_dir: Path, **changes: object) -> AgentOptions:
+    """An agent without canaries, for the tests' own key."""
+    plain = AgentOptions(
+        "here",
+        cache_dir,
+        KEY,
+        drift=0.0,
+        limits=Limits(wall_s=10.0, memory=1 << 30),
+        timers=Timers(canary_s=1e9, restart_s=0.05),
+    )
+    return replace(plain, **changes)  # type: ignore[arg-type]
+
+
+@asynccontextmanager
+async def running(made: AgentOptions, devices: Sequence[str] = (DEVICE,)) -> AsyncIterator[Agent]:
+    """An agent whose devices are ready."""
+    specs = [DeviceOptions(name, cores_for(1)) for name in devices]
+    async with Agent(made, specs, time.monotonic, secrets.SystemRandom()) as agent:
+        await until(lambda: all(d.health is Health.GOOD for d in agent.devices.values()))
+        yield agent
+
+
+async def until(condition: object, timeout_s: float = WAIT_S) -> None:
+    """Wait until `condition()` holds."""
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.002)
+
+
+async def idle(agent: Agent, device: str = DEVICE) -> None:
+    """Wait until a device is clean."""
+    await until(lambda: agent.devices[device].occupancy is Occupancy.IDLE)
+
+
+def ticket(agent: Agent, epoch: int, **changes: object) -> Ticket:
+    """A ticket for a device of `agent`."""
+    plain = Ticket(f"l{epoch}", DEVICE, agent.incarnation, epoch, "t", (), 60_000)
+    import msgspec
+
+    return msgspec.structs.replace(plain, **changes)
+
+
+def item(code: bytes, entry: str, number: int = 0, **changes: object) -> RunItem:
+    """A run of a kernel with the ABI of `double` of `measure_kernels`."""
+    layout = ((0, 1, 0),)
+    params = tuple(WireParam(name, "float32", (N,), layout) for name in "xy")
+    plain = RunItem(
+        number,
+        hashlib.sha256(code).digest(),
+        f"k_{entry}",
+        params,
+        1,
+        256,
+        1,
+        3,
+        False,
+        1,
+        2,
+        500,
+        5000,
+        512 << 20,
+    )
+    import msgspec
+
+    return msgspec.structs.replace(plain, **changes)
+
+
+@dataclass(slots=True)
+class Client:
+    """One session, spoken by hand."""
+
+    link: Link
+    opened: Opened
+    sent: int = 0  # bytes of blobs
+
+    async def ask(self, message: Message) -> Message | Data:
+        self.link.send(message)
+        return await self.link.receive(WAIT_S)
+
+    async def upload(self, data: bytes) -> bytes:
+        """Upload what is missing of `data`; its digest."""
+        digest = hashlib.sha256(data).digest()
+        missing = await self.ask(Have((digest,)))
+        assert isinstance(missing, Missing), missing
+        if missing.digests:
+            for at in range(missing.offsets[0], max(1, len(data)), CHUNK):
+                piece = data[at : at + CHUNK]
+                self.sent += len(piece)
+                await self.link.send_data(PutHead(digest, at, len(data)), piece)
+            stored = await self.link.receive(WAIT_S)
+            assert stored == Stored(digest), stored
+        return digest
+
+    async def run(self, *items: RunItem) -> list[Result]:
+        """The results of a batch."""
+        return [result for result, _ in [await one for one in await self.batch(*items)]]
+
+    async def batch(self, *items: RunItem) -> list[object]:
+        self.link.send(RunBatch(items))
+        return [self.result() for _ in items]
+
+    async def result(self) -> tuple[Result, bytes]:
+        """The next result and its outputs."""
+        output = bytearray()
+        while True:
+            message = await self.link.receive(WAIT_S)
+            match message:
+                case Data(OutputHead(_, offset, total), data):
+                    assert offset == len(output)
+                    assert offset + len(data) <= total
+                    output += data
+                case Result():
+                    return message, bytes(output)
+                case Error() | Closed():
+                    raise AssertionError(message)
+
+    async def doubles(self, code: bytes) -> None:
+        """The session still measures, and gets it right."""
+        from loopwright.measure.inputs import generate
+
+        await self.upload(code)
+        self.link.send(RunBatch((item(code, "double", 77, want_output=True),)))
+        result, output = await self.result()
+        assert result.status == "ok", result
+        assert result.id == 77
+        assert len(result.ns) == 2
+        x = generate("float32", (N,), 3, 0)
+        np.testing.assert_array_equal(np.frombuffer(output, np.float32), x + x)
+
+    async def close(self) -> Closed:
+        """Close the session; the device's last word."""
+        self.link.send(Close())
+        while True:
+            message = await self.link.receive(WAIT_S)
+            if isinstance(message, Closed):
+                await self.link.wait_closed()
+                return message
+
+
+async def connect(agent: Agent, shown: Ticket, key: bytes = KEY) -> Client:
+    """Open a session over a pair, which is served in a task of its own."""
+    ours, theirs = await pair()
+    task = asyncio.create_task(agent.serve_session(theirs))
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    sealed = seal(shown, key)
+    try:
+        opened = await open_session(ours, sealed, session_key(key, sealed), timeout_s=WAIT_S)
+    except BaseException:
+        ours.close()
+        await ours.wait_closed()
+        raise
+    return Client(ours, opened)
+
+
+__all__ = [
+    "DEVICE",
+    "KEY",
+    "Client",
+    "N",
+    "Tier",
+    "connect",
+    "idle",
+    "item",
+    "options",
+    "running",
+    "ticket",
+    "until",
+]  # fmt: skip
