@@ -13,9 +13,9 @@ import contextlib
 import socket
 import ssl
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
 from loopwright.fleet.security.mac import FrameMac
@@ -53,13 +53,17 @@ class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who er
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side of a link. `uid` is what the kernel says, of a unix socket only."""
+    """The other side of a link. `uid` is what the kernel says, of a unix socket only.
+
+    `certificate` is the name in the certificate that the other side showed and ours trusts.
+    """
 
     address: str
     uid: int | None = None
     tls: bool = False
     local: bool = False
     host: str = ""
+    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -452,7 +456,8 @@ def _said(error: OSError) -> str:
 def _peer(transport: asyncio.Transport) -> Peer:
     """Who is there; TCP options are set on the way."""
     sock: socket.socket = transport.get_extra_info("socket")
-    tls = transport.get_extra_info("ssl_object") is not None
+    shown = transport.get_extra_info("ssl_object")
+    tls = shown is not None
     if sock.family == socket.AF_UNIX:
         uid = _uid(sock)
         return Peer(f"unix socket, uid {uid}", uid, tls=tls, local=True, host="unix")
@@ -463,8 +468,18 @@ def _peer(transport: asyncio.Transport) -> Peer:
     scheme = Scheme.TLS if tls else Scheme.TCP
     host = str(name[0])
     return Peer(
-        str(Address(scheme, host, int(name[1]))), tls=tls, local=is_loopback(host), host=host
+        str(Address(scheme, host, int(name[1]))),
+        tls=tls,
+        local=is_loopback(host),
+        host=host,
+        certificate=_common_name(shown.getpeercert()) if tls else "",
     )
+
+
+def _common_name(certificate: Mapping[str, Any] | None) -> str:
+    """The common name of a verified certificate; an unverified one has no fields."""
+    subject = (certificate or {}).get("subject", ())
+    return next((str(v) for part in subject for k, v in part if k == "commonName"), "")
 
 
 def _uid(sock: socket.socket) -> int | None:

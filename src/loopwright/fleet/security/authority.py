@@ -1,0 +1,119 @@
+"""A small certificate authority in a folder, and the TLS 1.3 contexts that trust it alone.
+
+    ca.crt ca.key            the authority; ca.key stays on the machine that issues
+    server.crt server.key    of a tracker or an agent
+    NAME.crt NAME.key        of a client, where clients show certificates too
+
+Making certificates needs the extra `[tls]`, using them does not. Private keys have mode 0600, and
+one that others may read is refused.
+"""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from loopwright.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """Where a certificate and its key lie."""
+
+    certificate: Path
+    key: Path
+
+
+def init(folder: Path, now: datetime.datetime, *, name: str = "loopwright") -> Certificate:
+    """A new authority in `folder`, which is made with mode 0700.
+
+    Raises: ConfigError when one is there already, or without the extra `[tls]`.
+    """
+    from loopwright.fleet.security import certificates
+
+    return certificates.init(folder, now, name)
+
+
+def issue_server(
+    folder: Path, names: Sequence[str], now: datetime.datetime, *, file: str = "server"
+) -> Certificate:
+    """A certificate for a tracker or an agent that is reached as `names`: hosts or IP addresses.
+
+    Raises: ConfigError without names, or when the authority or the file name is not usable.
+    """
+    from loopwright.fleet.security import certificates
+
+    return certificates.issue_server(folder, names, now, file)
+
+
+def issue_client(folder: Path, name: str, now: datetime.datetime) -> Certificate:
+    """A certificate for a client that is called `name`; the files are called so too.
+
+    Raises: ConfigError as `issue_server` does; Denied for a name that is none.
+    """
+    from loopwright.fleet.security import certificates
+
+    return certificates.issue_client(folder, name, now)
+
+
+def server_context(folder: Path, *, file: str = "server", clients: bool = False) -> ssl.SSLContext:
+    """What a tracker or an agent listens with: TLS 1.3 only.
+
+    Args:
+        clients: whether clients must show a certificate of the same authority.
+
+    Raises: ConfigError for files that are missing, unusable, or a key that others may read.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    _harden(context)
+    _load(context, files_of(folder, file))
+    if clients:
+        context.verify_mode = ssl.CERT_REQUIRED
+        _trust(context, folder / "ca.crt")
+    return context
+
+
+def client_context(ca: Path, own: Certificate | None = None) -> ssl.SSLContext:
+    """What a client or an agent dials with: TLS 1.3 only, the name is checked, `ca` alone trusted.
+
+    Raises: ConfigError as `server_context` does.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context)
+    _trust(context, ca / "ca.crt" if ca.is_dir() else ca)
+    if own is not None:
+        _load(context, own)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_COMPRESSION
+
+
+def _trust(context: ssl.SSLContext, ca: Path) -> None:
+    try:
+        context.load_verify_locations(ca)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"{ca} is no certificate of an authority: {error}") from error
+
+
+def _load(context: ssl.SSLContext, files: Certificate) -> None:
+    try:
+        mode = files.key.stat().st_mode
+        if mode & 0o077:
+            raise ConfigError(f"others may read {files.key}: chmod 600 it")
+        context.load_cert_chain(files.certificate, files.key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"{files.certificate} and {files.key} are no certificate and its key: {error}; make "
+            "them with: loopwright ca issue"
+        ) from error
+
+
+def files_of(folder: Path, name: str) -> Certificate:
+    """Where the certificate called `name` lies in `folder`."""
+    return Certificate(folder / f"{name}.crt", folder / f"{name}.key")
