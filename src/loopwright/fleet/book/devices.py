@@ -71,7 +71,8 @@ def _health(state: State, device: Device, told: Report) -> None:
         device.probe = False
     if health is before and device.synced:
         return
-    state.note("health", device.name, f"{before.value} to {health.value}: {told.detail}")
+    if health is not before:
+        state.note("health", device.name, f"{before.value} to {health.value}: {told.detail}")
     config = state.config
     wait = {
         Health.UNKNOWN: 0.0,

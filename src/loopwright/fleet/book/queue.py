@@ -53,7 +53,9 @@ def join(state: State, request: Request, match: Match) -> None:
     tenant = request.tenant
     waiting = line.queues.setdefault(tenant.number, [])
     heapq.heappush(waiting, (request.seq, request))
-    if tenant.number not in line.listed and line not in tenant.parked:
+    if blocked(tenant, request.count):
+        tenant.parked[line] = None
+    elif tenant.number not in line.listed and line not in tenant.parked:
         line.listed.add(tenant.number)
         heapq.heappush(line.heap, (_key(line, tenant, request), tenant.number))
     elif rank == OVERDUE and waiting[0][1] is request:

@@ -1,0 +1,167 @@
+"""What must hold in a simulated fleet, checked on what devices and the store saw.
+
+The rules: no two live sessions on a device; epochs of a device grow strictly, over restarts of
+everything; each lease ends once, with a reason; a device is not granted while it is leased, nor
+before it reported to this tracker; after each event no free device and no request that it could
+serve stand side by side; and once all faults are healed, each device is free again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from loopwright.fleet.book import queue
+from loopwright.fleet.book.effects import Effect, EndLease, SaveLease, TellGranted
+from loopwright.fleet.book.events import AgentUp, Event, LeaseRow, Synced
+from loopwright.fleet.book.standing import grantable
+from loopwright.fleet.book.state import State
+
+_MAX_KEPT = 20
+
+
+@dataclass(slots=True)
+class Checker:
+    """Notes violations; `checks` counts what was looked at."""
+
+    violations: list[str] = field(default_factory=list)
+    checks: int = 0
+    opens: int = 0
+    top: dict[str, int] = field(default_factory=dict)  # highest epoch ever granted
+    accepted: dict[str, int] = field(default_factory=dict)  # highest ever accepted by the device
+    live: dict[str, tuple[str, int]] = field(default_factory=dict)  # sessions on devices
+    leased: dict[str, str] = field(default_factory=dict)  # device -> lease, as the book says
+    ended: dict[str, str] = field(default_factory=dict)
+    told: dict[tuple[str, int], str] = field(default_factory=dict)  # (device, epoch) -> lease
+    reported: dict[str, str] = field(default_factory=dict)  # device -> incarnation
+    now: float = 0.0
+
+    def wrong(self, what: str) -> None:
+        """Note a violation."""
+        if len(self.violations) < _MAX_KEPT:
+            self.violations.append(f"{self.now:.3f} s: {what}")
+
+    # --- the tracker ---
+
+    def restarted(self, rows: tuple[LeaseRow, ...]) -> None:
+        """Another tracker begins, with these leases."""
+        self.reported.clear()
+        self.leased = {row.device: row.lease for row in rows}
+        for row in rows:
+            self.ended.pop(row.lease, None)  # its end was not durable: it ends again
+
+    def applied(self, event: Event, effects: tuple[Effect, ...]) -> None:
+        """The book answered an event."""
+        if isinstance(event, Synced):
+            for report in event.reports:
+                self.reported[report.device] = event.incarnation
+        elif isinstance(event, AgentUp):
+            for spec in event.devices:
+                if self.reported.get(spec.name) != event.incarnation:
+                    self.reported.pop(spec.name, None)
+        for effect in effects:
+            kind = type(effect)
+            if kind is SaveLease:
+                self._saved(effect.row)  # type: ignore[union-attr]  # told by its kind
+            elif kind is EndLease:
+                self._ended(effect)  # type: ignore[arg-type]  # told by its kind
+
+    def _saved(self, row: LeaseRow) -> None:
+        device = row.device
+        self.checks += 1
+        if row.epoch <= self.top.get(device, 0):
+            self.wrong(f"{device}: epoch {row.epoch} granted after {self.top[device]}")
+        self.top[device] = max(row.epoch, self.top.get(device, 0))
+        if device in self.leased:
+            self.wrong(f"{device}: granted as {row.lease} while leased as {self.leased[device]}")
+        self.leased[device] = row.lease
+        if self.reported.get(device) != row.incarnation:
+            self.wrong(f"{device}: granted before it reported to this tracker")
+        if row.lease in self.ended:
+            self.wrong(f"lease {row.lease} begins after its end")
+
+    def _ended(self, effect: EndLease) -> None:
+        if effect.lease in self.ended:
+            self.wrong(
+                f"lease {effect.lease} ended as {effect.reason.value} "
+                f"after {self.ended[effect.lease]}"
+            )
+        self.ended[effect.lease] = effect.reason.value
+        if self.leased.get(effect.device) == effect.lease:
+            del self.leased[effect.device]
+
+    def no_lost_wakeup(self, state: State) -> None:
+        """No request waits for devices that are there."""
+        if not state.waiting or state.read_only:
+            return
+        able = [device for device in state.devices.values() if grantable(device)]
+        if not able:
+            return
+        self.checks += 1
+        for request in state.waiting:
+            match = request.match
+            if match is None or queue.blocked(request.tenant, request.count):
+                continue
+            fitting = [
+                device
+                for device in able
+                if match.selector.matches(device.labels)
+                and not queue.held_from(state, device, request)
+            ]
+            if len(fitting) >= request.count:
+                self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
+
+    def whole(self, state: State, expected: int) -> None:
+        """Devices and leases belong together, and none is missing."""
+        self.checks += 1
+        if len(state.devices) != expected:
+            self.wrong(f"{len(state.devices)} devices of {expected} are known")
+        for device in state.devices.values():
+            if device.free is not grantable(device):
+                self.wrong(f"{device.name}: in the index of free devices: {device.free}")
+            for lease in (device.lease, device.releasing):
+                if lease is not None and state.leases.get(lease.id) is not lease:
+                    self.wrong(f"{device.name}: has lease {lease.id}, which is not known")
+        for lease in state.leases.values():
+            if lease not in (lease.device.lease, lease.device.releasing):
+                self.wrong(f"lease {lease.id} is on no device")
+        for tenant in state.tenants.values():
+            mine = (lease for lease in state.leases.values() if lease.reason is None)
+            live = sum(1 for lease in mine if lease.request.tenant is tenant)
+            if tenant.live != live:
+                self.wrong(f"tenant {tenant.name} holds {live}, counted as {tenant.live}")
+
+    # --- clients and devices ---
+
+    def granted(self, effect: TellGranted) -> None:
+        """A client hears of a grant."""
+        for given in effect.given:
+            before = self.told.setdefault((given.device, given.epoch), given.lease)
+            if before != given.lease:
+                self.wrong(f"{given.device}: epoch {given.epoch} is {before} and {given.lease}")
+
+    def opened(self, device: str, lease: str, epoch: int) -> None:
+        """A device accepted a session."""
+        self.checks += 1
+        self.opens += 1
+        if device in self.live:
+            self.wrong(f"{device}: {lease} opened while {self.live[device][0]} is live")
+        last = self.accepted.get(device, 0)
+        if epoch < last or (epoch == last and self.told.get((device, epoch)) != lease):
+            self.wrong(f"{device}: accepted epoch {epoch} after {last}")
+        self.accepted[device] = max(epoch, last)
+        self.live[device] = (lease, epoch)
+
+    def closed(self, device: str) -> None:
+        """A session on a device ended."""
+        self.live.pop(device, None)
+
+    def healed(self, state: State) -> None:
+        """All faults are over for long and nobody asks: all must be as at the start."""
+        self.checks += 1
+        for device in state.devices.values():
+            if not grantable(device):
+                self.wrong(f"{device.name} did not come back")
+        for request in state.waiting:
+            self.wrong(f"request {request.id} waits for ever")
+        for lease in state.leases:
+            self.wrong(f"lease {lease} lives on")
