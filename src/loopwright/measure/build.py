@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import pickle
 import resource
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import (
+    EnvironmentFailure,
     LoopwrightError,
     ScheduleError,
     TemplateError,
@@ -61,49 +64,111 @@ class Builders(Protocol):
 class ExecutorBuilders:
     """Builders on any `concurrent.futures.Executor` of processes: a pool, Dask, Ray, MPI.
 
-    The executor's workers must be on other machines or other cores: they cannot be paused.
+    The executor's workers must be on other machines or other cores: they cannot be paused. With
+    `confine` a build's limits are set on the process it runs in, which must not be this one.
+    `on_close` is what is done to the executor in the end; by default it is left to its owner.
     """
 
-    def __init__(self, executor: Executor, build: BuildFunction, workers: int) -> None:
+    def __init__(
+        self,
+        executor: Executor,
+        build: BuildFunction,
+        workers: int,
+        *,
+        confine: bool = True,
+        on_close: Callable[[], object] | None = None,
+    ) -> None:
         self.workers = workers
         self._executor = executor
         self._build = build
+        self._confine = confine
+        self._on_close = on_close
+        self._lock = threading.Lock()  # guards _open and _closed
+        self._open: set[Future[Built]] = set()
+        self._closed = False
 
     def submit(self, task: Task, config: Config, plan: MeasurePlan) -> Future[Built]:
-        """The future result; a worker that died is `COMPILER_CRASH`."""
+        """The future result; a worker that died is `COMPILER_CRASH`.
+
+        Raises: TemplateError if the task does not pickle; EnvironmentFailure after `close`.
+        """
+        limits = Limits(plan.build_memory, plan.build_timeout_s) if self._confine else None
         answer: Future[Built] = Future()
-        inner = self._executor.submit(
-            build_packed, self._build, pack_task(task), config, plan.build_memory
-        )
+        with self._lock:
+            if self._closed:
+                raise EnvironmentFailure("the builders were closed")
+            self._open.add(answer)
+        try:
+            inner = self._executor.submit(
+                build_packed, self._build, pack_task(task), config, limits
+            )
+        except BaseException:
+            self._forget(answer)
+            raise
+        answer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
         inner.add_done_callback(lambda done: _forward(done, answer))
+        answer.add_done_callback(self._forget)
         return answer
+
+    def _forget(self, answer: Future[Built]) -> None:
+        with self._lock:
+            self._open.discard(answer)
 
     def paused(self) -> AbstractContextManager[None]:
         """A context that does nothing."""
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Leave the executor to its owner."""
+        """Cancel what was not built yet; the executor is left to its owner."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            waiting = tuple(self._open)
+        for answer in waiting:
+            answer.cancel()
+        if self._on_close is not None:
+            self._on_close()
 
 
-def build_packed(build: BuildFunction, packed: bytes, config: Config, memory: int) -> Built:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a build may take: bytes more than its process has, and seconds of processor time."""
+
+    memory: int
+    cpu_s: float
+
+
+def build_packed(
+    build: BuildFunction, packed: bytes, config: Config, limits: Limits | None
+) -> Built:
     """What `build` makes of `config` of a packed task, in this process.
 
-    Any exception is a `Failed`: this is the boundary of the builder process.
+    Any exception is a `Failed`: this is the boundary of the builder process. A build that takes
+    more processor time than it may ends the process, as nothing else can stop a compiler.
     """
     start = time.perf_counter()
     try:
         task = unpack_task(packed)
     except Exception as e:  # noqa: BLE001  # the boundary of the builder process
         return Built(unimportable(e), time.perf_counter() - start)
-    result = build_one(build, task, config, memory)
+    if limits is None:
+        result = build_one(build, task, config)
+    else:
+        signal.setitimer(signal.ITIMER_PROF, limits.cpu_s)
+        try:
+            result = build_one(build, task, config, limits.memory)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
     return Built(result, time.perf_counter() - start)
 
 
-def build_one(build: BuildFunction, task: Task, config: Config, memory: int) -> Artifact | Failed:
+def build_one(
+    build: BuildFunction, task: Task, config: Config, memory: int | None = None
+) -> Artifact | Failed:
     """What `build` makes of `config` with at most `memory` bytes more than this process has now."""
     try:
-        with _address_space(memory):
+        with contextlib.nullcontext() if memory is None else _address_space(memory):
             return build(task, config)
     except MemoryError:
         detail = f"the build took more than {memory} bytes"
@@ -164,10 +229,15 @@ def _address_space(extra: int) -> Iterator[None]:
 
 
 def _forward(done: Future[Built], answer: Future[Built]) -> None:
-    try:
-        answer.set_result(done.result())
-    except BrokenExecutor as e:
-        detail = one_line(f"the builder died: {e}")
-        answer.set_result(Built(Failed(Stage.BUILD, FailureKind.COMPILER_CRASH, detail), 0.0))
-    except BaseException as e:  # noqa: BLE001  # a future carries whatever it was
-        answer.set_exception(e)
+    if done.cancelled():
+        answer.cancel()
+        return
+    error = done.exception()
+    with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
+        if isinstance(error, BrokenExecutor):
+            detail = one_line(f"the builder died: {error}")
+            answer.set_result(Built(Failed(Stage.BUILD, FailureKind.COMPILER_CRASH, detail), 0.0))
+        elif error is not None:
+            answer.set_exception(error)
+        else:
+            answer.set_result(done.result())

@@ -12,7 +12,7 @@ import contextlib
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future, InvalidStateError, wait
+from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Protocol, Self, final
@@ -206,7 +206,9 @@ class Pipeline:
             try:
                 with self._quiet, self._builders.paused():
                     running = self._devices.submit(self._run(trial))
-                    wait((running,))
+                    ended = threading.Event()  # `wait` overlooks what is cancelled
+                    running.add_done_callback(lambda _, ended=ended: ended.set())  # type: ignore[misc]  # a default
+                    ended.wait()
             except BaseException as e:  # noqa: BLE001  # a future carries whatever it was
                 self._raise(trial.future, e)
                 continue

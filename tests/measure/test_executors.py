@@ -1,0 +1,238 @@
+"""Builders on executors: one suite, passed by this process, our own processes, Dask and Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Executor
+from pathlib import Path
+from typing import Any
+
+import measure_kernels as kernels
+import pytest
+
+from loopwright.codegen.artifact import Artifact
+from loopwright.errors import ConfigError, EnvironmentFailure
+from loopwright.measure.build import Builders
+from loopwright.measure.executors import (
+    DaskExecutor,
+    Engine,
+    ExecutorSpec,
+    InlineExecutor,
+    RayExecutor,
+    open_builders,
+    parse_executor,
+)
+from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage
+
+WAIT_S = 120.0
+PLAN = MeasurePlan(build_memory=1 << 30)
+TASK = kernels.task()
+
+
+def pid() -> int:
+    return os.getpid()
+
+
+class Conformance:
+    """Needs the fixture `new_builders`; `survives` says whether a compiler may die."""
+
+    survives = True
+
+    def test_a_candidate_is_built(self, new_builders: Callable[[], Builders]) -> None:
+        builders = new_builders()
+        built = builders.submit(TASK, kernels.config("double"), PLAN).result(WAIT_S)
+        builders.close()
+
+        assert isinstance(built.result, Artifact)
+        assert built.build_s > 0
+        assert builders.workers >= 1
+
+    def test_each_of_many_gets_its_own_result(self, new_builders: Callable[[], Builders]) -> None:
+        builders = new_builders()
+        actions = ("double", "illegal", "codegen", "null", "bug")
+        futures = [builders.submit(TASK, kernels.config(action), PLAN) for action in actions]
+        results = [future.result(WAIT_S).result for future in futures]
+        builders.close()
+
+        found = [r.entry if isinstance(r, Artifact) else r.kind for r in results]
+        assert found == [
+            "k_double",
+            FailureKind.ILLEGAL_SCHEDULE,
+            FailureKind.COMPILE_ERROR,
+            "k_null",
+            FailureKind.COMPILE_ERROR,
+        ]
+
+    def test_a_compiler_that_dies_is_the_candidates_failure_alone(
+        self, new_builders: Callable[[], Builders]
+    ) -> None:
+        if not self.survives:
+            pytest.skip("a task that dies takes this process with it")
+        builders = new_builders()
+        dead = builders.submit(TASK, kernels.config("compiler-aborts"), PLAN).result(WAIT_S).result
+        good = builders.submit(TASK, kernels.config("double"), PLAN).result(WAIT_S).result
+        builders.close()
+
+        assert isinstance(dead, Failed)
+        assert (dead.stage, dead.kind) == (Stage.BUILD, FailureKind.COMPILER_CRASH)
+        assert "\n" not in dead.detail
+        assert isinstance(good, Artifact)
+
+    def test_closing_settles_what_waits_and_refuses_more(
+        self, new_builders: Callable[[], Builders]
+    ) -> None:
+        builders = new_builders()
+        action = "spin-0.05"
+        futures = [builders.submit(TASK, kernels.config(action), PLAN) for _ in range(6)]
+        builders.close()
+        builders.close()
+
+        for future in futures:
+            with contextlib.suppress(CancelledError):
+                future.result(WAIT_S)
+        with pytest.raises(EnvironmentFailure, match="closed"):
+            builders.submit(TASK, kernels.config("double"), PLAN)
+
+    def test_what_is_cancelled_while_it_waits_is_not_built(
+        self, new_builders: Callable[[], Builders]
+    ) -> None:
+        if not self.survives:
+            pytest.skip("nothing waits: a task runs when it is submitted")
+        builders = new_builders()
+        action = kernels.config("spin-0.2")
+        first = [builders.submit(TASK, action, PLAN) for _ in range(builders.workers + 2)]
+        assert first[-1].cancel()
+        last = builders.submit(TASK, kernels.config("double"), PLAN)
+        assert isinstance(last.result(WAIT_S).result, Artifact)
+        builders.close()
+
+        assert first[-1].cancelled()
+        assert all(isinstance(f.result(WAIT_S).result, Artifact) for f in first[:-1])
+
+
+class TestInline(Conformance):
+    survives = False
+
+    @pytest.fixture
+    def new_builders(self) -> Callable[[], Builders]:
+        return lambda: open_builders(ExecutorSpec(Engine.INLINE), kernels.build, 1)
+
+
+class TestProcesses(Conformance):
+    @pytest.fixture
+    def new_builders(self) -> Callable[[], Builders]:
+        return lambda: open_builders(ExecutorSpec(Engine.PROCESSES), kernels.build, 1)
+
+
+@pytest.fixture(scope="module")
+def scheduler() -> Iterator[str]:
+    import dask
+    from distributed import LocalCluster
+
+    dask.config.set({"distributed.scheduler.allowed-failures": 1})
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        yield cluster.scheduler_address.removeprefix("tcp://")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    here = str(Path(kernels.__file__).parent)
+    ray.init(
+        "local",
+        num_cpus=1,
+        include_dashboard=False,
+        log_to_driver=False,
+        configure_logging=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join([here, *sys.path])}},
+    )
+    yield ray
+    ray.shutdown()
+
+
+def check_that_it_is_a_guest(executor: Executor, again: Callable[[], Executor]) -> None:
+    """It runs elsewhere, carries exceptions, ends without ending the cluster, and only once."""
+    with executor:
+        assert executor.submit(pid).result(WAIT_S) != os.getpid()
+        with pytest.raises(ZeroDivisionError):
+            executor.submit(divmod, 1, 0).result(WAIT_S)
+        cancelled = executor.submit(pid)
+        cancelled.cancel()
+        assert cancelled.done()
+    executor.shutdown()
+    with pytest.raises(EnvironmentFailure, match="shut down"):
+        executor.submit(pid)
+    with again() as other:
+        assert other.submit(pid).result(WAIT_S) > 0
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("distributed") is None, reason="Dask is not installed ([dask])"
+)
+class TestDask(Conformance):
+    @pytest.fixture
+    def new_builders(self, scheduler: str) -> Callable[[], Builders]:
+        return lambda: open_builders(parse_executor(f"dask://{scheduler}"), kernels.build, 1)
+
+    def test_it_is_a_guest_of_the_cluster(self, scheduler: str) -> None:
+        check_that_it_is_a_guest(DaskExecutor(scheduler), lambda: DaskExecutor(scheduler))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed ([ray])")
+class TestRay(Conformance):
+    @pytest.fixture
+    def new_builders(self, cluster: object) -> Callable[[], Builders]:
+        del cluster
+        return lambda: open_builders(parse_executor("ray://auto"), kernels.build, 1)
+
+    def test_it_is_a_guest_of_the_cluster(self, cluster: Any) -> None:  # noqa: ANN401  # Ray has no types
+        check_that_it_is_a_guest(RayExecutor("auto"), lambda: RayExecutor("auto"))
+        assert cluster.is_initialized()
+
+
+@pytest.mark.parametrize(
+    ("text", "spec"),
+    [
+        ("processes", ExecutorSpec(Engine.PROCESSES)),
+        ("inline", ExecutorSpec(Engine.INLINE)),
+        ("dask://lab:8786", ExecutorSpec(Engine.DASK, "lab:8786")),
+        ("ray://lab:10001", ExecutorSpec(Engine.RAY, "lab:10001")),
+        ("ray://auto", ExecutorSpec(Engine.RAY, "auto")),
+    ],
+)
+def test_an_executor_is_read_from_text_and_prints_as_it(text: str, spec: ExecutorSpec) -> None:
+    assert parse_executor(text) == spec
+    assert str(spec) == text
+
+
+@pytest.mark.parametrize("text", ["", "threads", "dask", "dask://", "processes://4", "ray://"])
+def test_an_unknown_executor_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="is not one of processes, inline, dask://"):
+        parse_executor(text)
+
+
+def test_a_dask_address_without_a_port_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no port"):
+        parse_executor("dask://lab")
+
+
+@pytest.mark.parametrize("engine", ["dask://127.0.0.1:1", "ray://127.0.0.1:1"])
+def test_an_engine_that_is_not_installed_says_what_to_install(
+    engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("distributed", "ray"):
+        monkeypatch.setitem(sys.modules, name, None)
+    spec = parse_executor(engine)
+    with pytest.raises(EnvironmentFailure, match=rf"loopwright\[{spec.engine.value}\]"):
+        open_builders(spec, kernels.build, 1)
+
+
+def test_the_inline_executor_carries_exceptions() -> None:
+    with InlineExecutor() as executor, pytest.raises(ZeroDivisionError):
+        executor.submit(divmod, 1, 0).result(0)
