@@ -51,6 +51,7 @@ class AgentSession:
         self._leased: set[str] = set()
         self._seq = 0
         self._owes = False  # a report that was not answered yet
+        self._due = tracker.clock() + tracker.next_sync_s(active=True)  # its next report
         self._flush: asyncio.Handle | None = None
         config = tracker.config
         self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
@@ -123,8 +124,12 @@ class AgentSession:
         self._seq = message.seq
         self._owes = True
         self._flush_soon()
-        self._tracker.synced()
-        self._tracker.happened(Synced(self.agent, self.incarnation, message.seq, reports))
+        tracker = self._tracker
+        tracker.synced()
+        wait_s = tracker.next_sync_s(active=self.active)
+        self._due = tracker.clock() + wait_s
+        event = Synced(self.agent, self.incarnation, message.seq, reports, wait_s)
+        tracker.happened(event)
 
     # --- what it is told ---
 
@@ -157,10 +162,17 @@ class AgentSession:
             return
         self._owes = False
         orders, self._orders = list(self._orders.values()), {}
-        wait_ms = self._tracker.next_sync_ms(active=self.active)
+        wait_ms = self._wait_ms()
         for start in range(0, max(1, len(orders)), _ORDERS_A_MESSAGE):
             some = orders[start : start + _ORDERS_A_MESSAGE]
             self._send(Desired(self._seq, tuple(map(_order, some)), wait_ms))
+
+    def _wait_ms(self) -> int:
+        """How long until its next report: less than it was told before, never more."""
+        now = self._tracker.clock()
+        if self.active and self._due > now + self._tracker.config.sync_active_s:
+            self._due = min(self._due, now + self._tracker.next_sync_s(active=True))
+        return max(1, int((self._due - now) * 1000))
 
     def _send(self, message: Desired | Superseded) -> None:
         try:

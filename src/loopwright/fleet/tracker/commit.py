@@ -126,13 +126,14 @@ class Committer:
 
     def put(self, effects: Sequence[Effect]) -> None:
         """Carry out what one event brought about."""
-        work, gate = self._next, False
+        work, gate, soon = self._next, False, False
         for effect in effects:
             if type(effect) in _SAVED:
                 work.batch.add(effect)  # type: ignore[arg-type]  # the four of _SAVED are changes
                 if type(effect) is SaveLease:
                     gate = True
                     work.leases.append(effect.row.lease)
+                soon = soon or type(effect) is ReserveEpochs
         for effect in effects:
             kind = type(effect)
             if kind is EndLease or kind is Note:
@@ -142,7 +143,7 @@ class Committer:
             elif kind not in _SAVED:
                 self._pass_on(effect, gate=gate)  # type: ignore[arg-type]  # all others are tells
         if work:
-            self._wake(soon=gate)
+            self._wake(soon=gate or soon)
 
     def log(self, change: Change) -> None:
         """Save something that nobody waits for."""

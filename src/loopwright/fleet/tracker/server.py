@@ -168,7 +168,8 @@ class Tracker:
 
         Raises: Denied, FleetError when it was not let in.
         """
-        facts = Facts(self.config.name, self.epoch, self.next_sync_ms(active=True))
+        first_ms = max(1, int(self.next_sync_s(active=True) * 1000))
+        facts = Facts(self.config.name, self.epoch, first_ms)
         try:
             came = await welcome(link, self.directory, facts)
         except FleetError as error:
@@ -311,13 +312,12 @@ class Tracker:
             )
         return tuple(made)
 
-    def next_sync_ms(self, *, active: bool) -> int:
+    def next_sync_s(self, *, active: bool) -> float:
         """When an agent should report next: longer when idle, or when many report."""
         config = self.config
         period = config.sync_active_s if active else config.sync_idle_s
         period = max(period, len(self._boots) / config.syncs_per_s)
-        share = 1.0 + config.sync_jitter * (2.0 * self._rng.random() - 1.0)
-        return max(1, int(period * share * 1000))
+        return period * (1.0 - config.sync_jitter * self._rng.random())
 
     def synced(self) -> None:
         """An agent reported."""
