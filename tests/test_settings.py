@@ -17,7 +17,9 @@ def test_the_table_and_the_fields_agree() -> None:
     assert list(rows.values()) == [f.name for f in dataclasses.fields(settings.Settings)]
 
 
-@pytest.mark.parametrize("variable", ["CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK"])
+@pytest.mark.parametrize(
+    "variable", ["CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK", "TRACKER", "TOKEN", "CA"]
+)
 def test_each_variable_of_the_table_decides_its_field(variable: str) -> None:
     rows = dict(ROW.findall(settings.__doc__ or ""))
     name = f"LOOPWRIGHT_{variable}"
@@ -40,3 +42,7 @@ def test_the_cache_follows_the_xdg_base_folder() -> None:
 def test_a_switch_that_is_neither_on_nor_off_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"LOOPWRIGHT_TRACEBACK='perhaps'.*use 1 or 0"):
         settings.from_environment({"LOOPWRIGHT_TRACEBACK": "perhaps"})
+
+
+def test_a_token_is_not_in_what_is_printed_of_the_settings() -> None:
+    assert "lwt_x" not in repr(settings.from_environment({"LOOPWRIGHT_TOKEN": "lwt_x"}))

@@ -6,13 +6,16 @@
 | LOOPWRIGHT_RECORDS   | records   | URL of the records when a command is not given `--records`    |
 | LOOPWRIGHT_TRACE     | trace     | folder that each trial is written to as JSON; else nowhere    |
 | LOOPWRIGHT_TRACEBACK | traceback | 1 shows the whole traceback of an error on the command line   |
+| LOOPWRIGHT_TRACKER   | tracker   | the fleet's tracker, as tls://lab:7070; else this user's own  |
+| LOOPWRIGHT_TOKEN     | token     | who one is to a tracker, or @FILE that holds the token        |
+| LOOPWRIGHT_CA        | ca        | certificate of the fleet's authority, or the folder it is in  |
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loopwright.errors import ConfigError
@@ -33,6 +36,14 @@ class Settings:
     records: str
     trace: Path | None = None
     traceback: bool = False
+    tracker: str | None = None
+    token: str | None = field(default=None, repr=False)  # a secret is in no traceback
+    ca: Path | None = None
+
+    @property
+    def own_tracker(self) -> str:
+        """Where this user's tracker listens, and is looked for, when nobody says otherwise."""
+        return f"unix://{(self.cache_dir / 'tracker.sock').absolute()}"
 
 
 def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
@@ -44,11 +55,15 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     home = Path(values.get("HOME") or "~").expanduser()
     base = Path(values.get("XDG_CACHE_HOME") or home / ".cache")
     trace = values.get("LOOPWRIGHT_TRACE")
+    ca = values.get("LOOPWRIGHT_CA")
     return Settings(
         cache_dir=Path(values.get("LOOPWRIGHT_CACHE_DIR") or base / "loopwright"),
         records=values.get("LOOPWRIGHT_RECORDS") or DEFAULT_RECORDS,
         trace=Path(trace) if trace else None,
         traceback=_switch("LOOPWRIGHT_TRACEBACK", values.get("LOOPWRIGHT_TRACEBACK", "")),
+        tracker=values.get("LOOPWRIGHT_TRACKER") or None,
+        token=values.get("LOOPWRIGHT_TOKEN") or None,
+        ca=Path(ca) if ca else None,
     )
 
 
