@@ -22,7 +22,7 @@ def report(state: State, device: Device, told: Report) -> None:
     at_work = told.occupancy in _AT_WORK
     _health(state, device, told)
     device.synced = True
-    device.reported_at = state.now
+    device.told_since = True
     device.session = told.epoch if at_work else 0
     lease = device.lease
     if lease is not None:
@@ -96,7 +96,7 @@ def device_due(state: State, device: Device) -> None:
     """A device's time has come: to be clean, to be probed, or to be forgotten."""
     now, config = state.now, state.config
     due = NEVER
-    if device.releasing is not None and device.reported_at <= device.ending_since:
+    if device.releasing is not None and not device.told_since:
         if now >= device.ending_since + config.grace_s:
             released(state, device)  # silent: safe, as the next epoch ends whatever still runs
             device.busy = False

@@ -127,6 +127,7 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
         lease.state = LeaseState.RELEASING
         device.releasing = lease
         device.ending_since = state.now
+        device.told_since = False
         device.modules.update(request.modules)
         state.arm(device, state.now + state.config.grace_s)
     else:
@@ -230,10 +231,10 @@ def _wanted(state: State, lease: Lease) -> Request | None:
     if lease.yield_for is not None:
         return lease.yield_for
     mine = lease.request.priority
-    if mine == max(Priority):
+    if mine == queue.TOP:
         return None
     for match in lease.device.matches:
-        for priority in range(max(Priority), mine, -1):
+        for priority in range(queue.TOP, mine, -1):
             for request in match.pressing.get(priority, ()):
                 if queue.blocked(request.tenant, request.count):
                     continue

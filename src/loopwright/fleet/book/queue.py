@@ -16,7 +16,8 @@ from loopwright.fleet.book.matching import Match
 from loopwright.fleet.book.state import Device, Line, Request, State, Tenant
 from loopwright.fleet.words import Priority
 
-OVERDUE = max(Priority) + 1
+TOP = int(max(Priority))
+OVERDUE = TOP + 1
 
 
 def rank_of(state: State, request: Request) -> int:
@@ -24,7 +25,7 @@ def rank_of(state: State, request: Request) -> int:
     waited = state.now - request.since
     if waited >= state.config.overdue_s:
         return OVERDUE
-    return min(int(max(Priority)), request.priority + int(waited / state.config.age_s))
+    return min(TOP, request.priority + int(waited / state.config.age_s))
 
 
 def next_rank_at(state: State, request: Request) -> float:
@@ -32,7 +33,7 @@ def next_rank_at(state: State, request: Request) -> float:
     config = state.config
     overdue = request.since + config.overdue_s
     steps = int((state.now - request.since) / config.age_s) + 1
-    if request.priority + steps <= max(Priority):
+    if request.priority + steps <= TOP:
         return min(overdue, request.since + steps * config.age_s)
     return overdue
 

@@ -12,7 +12,7 @@ from loopwright.fleet.book.explain import refusal_of, waiting_why
 from loopwright.fleet.book.leases import choose, end, forget_request, grant, tell_granted
 from loopwright.fleet.book.matching import Match
 from loopwright.fleet.book.state import NEVER, Request, State
-from loopwright.fleet.words import EndReason, Priority, Refusal
+from loopwright.fleet.words import EndReason, Refusal
 
 _MAX_NAME = 128
 _MAX_ENTRIES = 64
@@ -184,8 +184,8 @@ def _wrong(state: State, event: Wanted) -> str:
         return f"ttl {event.ttl_s} s is not within {config.min_ttl_s:g} to {config.max_ttl_s:g} s"
     if not (math.isfinite(event.max_wait_s) and 0 <= event.max_wait_s <= config.max_wait_s):
         return f"a wait of {event.max_wait_s} s is not within 0 to {config.max_wait_s:g} s"
-    if event.priority not in range(len(Priority)):
-        return f"priority {event.priority} is not within 0 to {max(Priority):d}"
+    if event.priority not in range(queue.TOP + 1):
+        return f"priority {event.priority} is not within 0 to {queue.TOP}"
     for what, named in (("modules", event.modules), ("tags", event.tags)):
         if len(named) > _MAX_ENTRIES:
             return f"{len(named)} {what}; at most {_MAX_ENTRIES} are allowed"

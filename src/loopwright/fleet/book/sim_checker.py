@@ -59,11 +59,10 @@ class Checker:
                 if self.reported.get(spec.name) != event.incarnation:
                     self.reported.pop(spec.name, None)
         for effect in effects:
-            kind = type(effect)
-            if kind is SaveLease:
-                self._saved(effect.row)  # type: ignore[union-attr]  # told by its kind
-            elif kind is EndLease:
-                self._ended(effect)  # type: ignore[arg-type]  # told by its kind
+            if isinstance(effect, SaveLease):
+                self._saved(effect.row)
+            elif isinstance(effect, EndLease):
+                self._ended(effect)
 
     def _saved(self, row: LeaseRow) -> None:
         device = row.device

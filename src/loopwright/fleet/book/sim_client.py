@@ -14,6 +14,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
+from loopwright.fleet.book.sim_agent import SimDevice
 from loopwright.fleet.book.sim_world import World
 from loopwright.fleet.words import Refusal, Verdict
 
@@ -158,7 +159,7 @@ class SimClient:
         self.old.append(held.given)
         del self.old[:-4]
 
-    def _device(self, given: Given):  # noqa: ANN202
+    def _device(self, given: Given) -> SimDevice:
         return self.world.agents[given.agent].by_name[given.device]
 
     def hear(self, effect: Effect, to: str, life: int) -> None:

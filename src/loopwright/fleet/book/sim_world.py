@@ -62,7 +62,7 @@ class SimConfig:
     hold_s: float = 4.0
     ttl_s: float = 12.0
     fences: bool = True  # devices refuse tickets below an order's fence, not only used epochs
-    book: BookConfig = BookConfig(settle_s=15.0)
+    book: BookConfig = field(default_factory=BookConfig)
 
 
 class Draw:
@@ -143,6 +143,7 @@ class World:
         self.up = False
         self.paused_until = 0.0
         self.store_fails = False
+        self.registered: set[str] = set()  # devices that this tracker was told of
         self.book: LeaseBook | None = None
         self.state: State | None = None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -224,9 +225,9 @@ class World:
         self.paused_until = 0.0
         self.store_fails = False
         self._tick_at = float("inf")
-        self.registered: set[str] = set()
+        self.registered.clear()
         self.book = self.book_of(replace(self.config.book, prefix=f"t{self.life}-"))
-        self.state = self.book._state  # noqa: SLF001  # the checker looks inside
+        self.state = self.book._state  # the checker looks inside
         rows = self.store.rows()
         self.checker.restarted(rows.leases)
         self.apply(rows)

@@ -64,7 +64,7 @@ class Device:
     lease: Lease | None = None
     releasing: Lease | None = None
     ending_since: float = NEVER  # when the session began to end
-    reported_at: float = -NEVER
+    told_since: bool = False  # it reported after that
     top: int = 0
     reserved: int = 0
     asked: int = 0
