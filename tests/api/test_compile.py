@@ -51,7 +51,7 @@ def dense_block() -> Graph:
     values = [sketch.conv(sketch.input(1, 8, 6, 6), 16)]
     for _ in range(3):
         x = sketch.node("concat", *values, axis=1) if len(values) > 1 else values[0]
-        values.append(sketch.conv(sketch.node("relu", x), 8))
+        values.append(sketch.conv(sketch.node("relu", x), 16))
     return sketch.graph(sketch.node("relu", sketch.node("concat", *values, axis=1)))
 
 

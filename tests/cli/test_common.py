@@ -22,13 +22,14 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_shapes_are_read() -> None:
-    assert parse_shapes(["a=1x3x4", "b=c=2,5"]) == {"a": (1, 3, 4), "b=c": (2, 5)}
+    assert parse_shapes(["a:1x3x4", "b=c=2,5"]) == {"a": (1, 3, 4), "b=c": (2, 5)}
+    assert parse_shapes(["input:0:7", "input:1=7"]) == {"input:0": (7,), "input:1": (7,)}
     assert parse_shapes(None) == {}
 
 
-@pytest.mark.parametrize("text", ["1x3", "a=", "a=1x", "a=0x3", "a=nx3"])
+@pytest.mark.parametrize("text", ["1x3", "a=", "a:", ":2", "a=1x", "a:0x3", "a=nx3"])
 def test_what_is_no_shape_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is not NAME=1x3x224x224"):
+    with pytest.raises(ConfigError, match="is not NAME:1x3x224x224"):
         parse_shapes([text])
 
 

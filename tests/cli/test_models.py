@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 import pytest
 from graphs import Sketch
 
 import loopwright as lw
+from loopwright.cli.model_summary import lines
+from loopwright.runtime import model_file
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -35,6 +39,12 @@ def model(run: Run, tmp_path: Path, built: bytes) -> Path:
     path.write_bytes(built)
     (tmp_path / "text.lw").write_text("no model at all, but as long as the head of one would be ..")
     (tmp_path / "cut.lw").write_bytes(built[:5000])
+    code = built.index(b"\x7fELF")
+    (tmp_path / "altered.lw").write_bytes(built[:code] + b"\x7eELF" + built[code + 4 :])
+    (tmp_path / "newer.lw").write_bytes(built[:8] + b"\x63\0\0\0" + built[12:])
+    manifest, sections = model_file.read(path)
+    elsewhere = msgspec.structs.replace(manifest, target="x86-64-avx9-00000000")
+    model_file.write(tmp_path / "elsewhere.lw", elsewhere, list(sections.items()))
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "empty.npy").touch()
     np.save(tmp_path / "small.npy", np.zeros((1, 2), np.float32))
@@ -47,6 +57,8 @@ BAD_FILES = [
     ("none.lw", "none.lw cannot be read: No such file"),
     ("text.lw", "not a tuned model"),
     ("cut.lw", "truncated"),
+    ("altered.lw", "was altered: section"),
+    ("newer.lw", "has format 99"),
     ("folder", "Is a directory"),
 ]
 BAD_INPUTS = [
@@ -78,6 +90,13 @@ def test_a_file_that_cannot_be_used_is_exit_code_2(
 ) -> None:
     name, *options = command.split()
     refused(run, words, name, file, *options)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("command", ["run", "profile", "report"])
+def test_a_model_for_another_machine_is_exit_code_2(run: Run, command: str) -> None:
+    words = "elsewhere.lw: the kernel is made for x86-64-avx9-00000000"
+    refused(run, words, command, "elsewhere.lw")
 
 
 @pytest.mark.usefixtures("model")
@@ -130,7 +149,7 @@ def test_files_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
         (("dqn", "-o", "no/x.lw"), "no is not a folder"),
         (("dqn", "--time-budget", "soon"), "'soon' is not a duration"),
         (("dqn", "--target", "abacus"), "unknown target 'abacus'"),
-        (("dqn", "--input-shape", "x"), "is not NAME=1x3x224x224"),
+        (("dqn", "--input-shape", "x"), "is not NAME:1x3x224x224"),
         (("dqn", "--input-shape", "z=1x2", "--time-budget", "0"), "z"),
         (("dqn", "--policy", "luck", "--trials", "1", "--records", "sqlite:///r.db"), "luck"),
         (("dqn", "--records", "what:///r.db", "--time-budget", "0"), "what:///r.db"),
@@ -158,8 +177,28 @@ def test_run_times_a_model_and_keeps_its_outputs(run: Run, tmp_path: Path) -> No
     told = json.loads(result.out)
     assert told["outputs"] == {"relu1.y": [1, 8, 6, 6]}
     assert 0 < told["min_ns"] <= told["median_ns"]
+    assert sum(told["kernels"].values()) == told["kernels"]["default"] + told["kernels"]["copy"] > 1
+    assert told["memory_bytes"] <= told["memory_unshared_bytes"]
     with lw.load("net.lw") as loaded, np.load("y.npz") as saved:
         np.testing.assert_array_equal(saved["relu1.y"], loaded(x))
+
+
+@pytest.mark.usefixtures("model")
+def test_run_says_how_kernels_came_about_and_what_memory_they_take(run: Run) -> None:
+    result = run("run", "net.lw", "--runs", "1")
+    assert result.code == 0
+    assert re.search(r"kernels   \d+: 1 default|\d default", result.out)
+    assert re.search(r"memory    [\d.]+ kB at the peak between kernels, [\d.]+ kB if", result.out)
+    assert "of another machine" not in result.out
+
+
+def test_records_of_another_machine_are_named(built: bytes, tmp_path: Path) -> None:
+    (tmp_path / "net.lw").write_bytes(built)
+    manifest = model_file.read_manifest(tmp_path / "net.lw")
+    call = msgspec.structs.replace(manifest.calls[0], origin="transferred", device="some-cpu-8c")
+    told = list(lines(msgspec.structs.replace(manifest, calls=(call, *manifest.calls[1:]))))
+    assert "1 transferred" in told[0]
+    assert "1 of these is by records of another machine, some-cpu-8c" in told[1]
 
 
 @pytest.mark.usefixtures("model")

@@ -187,8 +187,8 @@ def test_a_dynamic_shape_says_how_to_fix_it_and_the_fix_works(
     refused = run("tasks", "net.onnx")
     assert refused.code == 2
     assert "dimension 0 of input 'x' is dynamic ('n')" in refused.err
-    assert "--shape x=1x16x8x8" in refused.err
-    assert run("tasks", "net.onnx", "--shape", "x=1x16x8x8").code == 0
+    assert "--input-shape x:1x16x8x8" in refused.err
+    assert run("tasks", "net.onnx", "--input-shape", "x:1x16x8x8").code == 0
 
 
 def test_an_unsupported_dtype_names_the_node(run: Run, model: Callable[..., Path]) -> None:

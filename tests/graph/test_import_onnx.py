@@ -277,7 +277,7 @@ BAD: Mapping[str, tuple[Callable[[], onnx.ModelProto], type[LoopwrightError], st
     "a dynamic dimension": (
         _one("Relu", shape=("batch", 3)),
         ModelError,
-        r"dimension 0 of input 'x' is dynamic \('batch'\).*--shape x=1x3",
+        r"dimension 0 of input 'x' is dynamic \('batch'\).*--input-shape x:1x3",
     ),
     "an old opset": (
         _one("Relu", opset=6),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -12,6 +11,7 @@ from loopwright.graph.layouts import Chosen, Layouts, alignment
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query
+from loopwright.space.config import Config
 from loopwright.target import Target
 from loopwright.templates import generic
 from loopwright.templates.apply import good_config
@@ -53,12 +53,12 @@ class Chooser:
 
     options: Options
     stores: Sequence[BestRecords] = ()
-    refused: frozenset[str] = frozenset()
-    """Keys of tasks that may not be used: too inexact, or slower than the default."""
+    refused: frozenset[tuple[str, Config]] = frozenset()
+    """Keys of tasks with configs that may not be used: they are too inexact."""
     use_records: bool = True
     pinned: Mapping[str, Chosen] = field(default_factory=dict)
     """How kernels are computed for which that is settled, by name."""
-    _known: dict[tuple[str, Layouts], Chosen] = field(default_factory=dict)
+    _known: dict[tuple[str, Layouts], Chosen] = field(default_factory=dict, init=False)
 
     def __call__(self, kernel: Kernel, layouts: Layouts) -> Chosen:
         """How `kernel` is computed, given the layouts that are fixed already."""
@@ -71,13 +71,16 @@ class Chooser:
         return self._known[key]
 
     def _choose(self, candidates: Sequence[Task]) -> Chosen:
-        allowed = [task for task in candidates if task.key not in self.refused]
-        found = [chosen for task in allowed if (chosen := self._recorded(task)) is not None]
+        found = [chosen for task in candidates if (chosen := self._recorded(task)) is not None]
         own = [chosen for chosen in found if chosen.origin == TUNED]
         best = min(own or found, key=lambda c: c.expected_ns or 0.0, default=None)
         if best is not None:
             return best
-        return Chosen(allowed[0], good_config(allowed[0]), DEFAULT)
+        for task in candidates[:-1]:
+            config = good_config(task)
+            if (task.key, config) not in self.refused:
+                return Chosen(task, config, DEFAULT)
+        return Chosen(candidates[-1], good_config(candidates[-1]), DEFAULT)
 
     def _recorded(self, task: Task) -> Chosen | None:
         """The best record of a task: of this device, else of another with its instructions."""
@@ -93,7 +96,8 @@ class Chooser:
                 records += store.best(query)
             records.sort(key=lambda record: record.best_ns or 0.0)
             for record in records:
-                if task.space.contains(record.config):
+                allowed = (task.key, record.config) not in self.refused
+                if allowed and task.space.contains(record.config):
                     return Chosen(task, record.config, origin, record.best_ns, record.key.device)
         return None
 
@@ -122,8 +126,3 @@ def tasks(kernel: Kernel, options: Options, layouts: Layouts = ()) -> tuple[Task
         )
         for template in templates
     )
-
-
-def count_origins(chosen: Sequence[Chosen]) -> Counter[str]:
-    """How many kernels are tuned, transferred, default or copies."""
-    return Counter(choice.origin for choice in chosen)

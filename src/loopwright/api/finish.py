@@ -1,20 +1,23 @@
 """The last steps of optimizing: a play-off of kernels where they run, and the check of the whole.
 
 Three models are made: of the records, of what is good without tuning, and the latter without
-Winograd. Each kernel is timed in all of them, in turns, inside the model and not by itself, and the
-fastest of each makes the model that ships, if that agrees with the last of the three within the
-tolerance and is not slower.
+Winograd. No kernel of theirs is off by more than the tolerance where there is another way for it.
+Each kernel is timed in all of them, in turns, inside the model and not by itself, and the fastest
+of each makes the model that ships, if that agrees with the last of the three within the tolerance
+and is not slower.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+import msgspec
 import numpy as np
 
-from loopwright.api.choose import DEFAULT, TUNED, BestRecords, Chooser, Options
+from loopwright.api.accuracy import Errors
+from loopwright.api.choose import DEFAULT, TRANSFERRED, TUNED, BestRecords, Chooser, Options
 from loopwright.api.compile import Compiled, compile_graph
 from loopwright.codegen.artifact import Artifact
 from loopwright.graph.ir import Graph
@@ -24,6 +27,7 @@ from loopwright.layout import Array
 from loopwright.measure.inputs import generate
 from loopwright.runtime.model import Model
 from loopwright.runtime.model_file import Port
+from loopwright.space.config import Config
 
 TOLERANCE = 1e-4
 """How far outputs may be off, as a share of the largest of them."""
@@ -32,6 +36,8 @@ _PLAY_OFF_ROUNDS = 7
 _SLOWER = 1.02
 _CLEARLY = 0.97
 """A kernel without tuning replaces the tuned one only when it takes less than this share."""
+_EXACT_ROUNDS = 4
+"""How often kernels that are too inexact are replaced by others before Winograd is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,23 +76,57 @@ class _Contender:
 
 
 @dataclass(slots=True)
-class _Maker:
-    """Makes models of one graph; a kernel is compiled once."""
+class Maker:
+    """Makes models of one graph; a kernel is compiled, and its error measured, once."""
 
     graph: Graph
-    built: dict[str, Artifact]
+    tolerance: float
+    built: dict[str, Artifact] = field(default_factory=dict)
+    _errors: Errors = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._errors = Errors(self.built)
 
     def make(self, chooser: Chooser) -> tuple[Compiled, Model]:
-        """The model of a chooser."""
+        """The model of a chooser; its manifest says how exact each kernel is."""
         compiled = compile_graph(self.graph, chooser, self.built)
-        return compiled, compiled.model()
+        model = compiled.model()
+        errors = self._errors.of(compiled.choices)
+        calls = tuple(
+            msgspec.structs.replace(call, error=errors.get(call.name))
+            for call in model.manifest.calls
+        )
+        model.manifest = msgspec.structs.replace(model.manifest, calls=calls)
+        return compiled, model
+
+    def make_exact(self, chooser: Chooser) -> tuple[Compiled, Model]:
+        """As `make`, with another way to compute each kernel that is off by too much."""
+        refused = chooser.refused
+        for _ in range(_EXACT_ROUNDS):
+            tried = replace(chooser, refused=refused)
+            compiled, model = self.make(tried)
+            inexact = self._inexact(compiled)
+            if not inexact:
+                return compiled, model
+            model.close()
+            refused |= inexact
+        return self.make(replace(chooser, options=replace(chooser.options, winograd=False)))
+
+    def _inexact(self, compiled: Compiled) -> frozenset[tuple[str, Config]]:
+        """Of templates that round more than the expression: what is off by too much."""
+        errors = self._errors.of(compiled.choices)
+        return frozenset(
+            (chosen.task.key, chosen.config)
+            for name, chosen in compiled.choices.items()
+            if chosen.task.template.error is not None and errors.get(name, 0.0) > self.tolerance
+        )
 
 
 def finish(
     graph: Graph, options: Options, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
 ) -> Finished:
     """The fastest model that is right."""
-    maker = _Maker(graph, {})
+    maker = Maker(graph, tolerance)
     plain = replace(options, winograd=False)
     compiled, default = maker.make(Chooser(plain, use_records=False))
     inputs = example_inputs(default.inputs)
@@ -94,13 +134,13 @@ def finish(
     reference = _Contender(compiled, default, 0.0)
     others = []
     for chooser in (Chooser(options, stores), Chooser(options, use_records=False)):
-        made = _right(maker, chooser, inputs, expected, tolerance)
+        made = _right(maker, chooser, inputs, expected)
         if made is not None:
             others.append(made)
     if not others:
         why = f"other ways to compute it are off by more than {tolerance:.1e} of the outputs' scale"
         return Finished(default, Checked(*_race(default, default, inputs), 0.0), DEFAULT, why)
-    final = _played_off(maker, options, [*others, reference], inputs, expected, tolerance)
+    final = _played_off(maker, options, [*others, reference], inputs, expected)
     for other in others:
         if other is not final:
             other.model.close()
@@ -109,44 +149,43 @@ def finish(
 
 def _shipped(final: _Contender, default: Model, inputs: Mapping[str, Array]) -> Finished:
     """The final model if it is not slower than the default one, which is asked twice."""
-    for _ in range(2):
+    tuned_ns, default_ns = _race(final.model, default, inputs)
+    if tuned_ns > default_ns * _SLOWER:
         tuned_ns, default_ns = _race(final.model, default, inputs)
-        if tuned_ns <= default_ns * _SLOWER:
-            default.close()
-            why = "it is right and not slower than the default model"
-            return Finished(final.model, Checked(tuned_ns, default_ns, final.error), TUNED, why)
-    final.model.close()
-    why = f"the tuned model is {tuned_ns / default_ns:.2f} times as slow as the default one"
-    return Finished(default, Checked(default_ns, default_ns, 0.0), DEFAULT, why)
+    if tuned_ns > default_ns * _SLOWER:
+        final.model.close()
+        why = f"the tuned model is {tuned_ns / default_ns:.2f} times as slow as the default one"
+        return Finished(default, Checked(default_ns, default_ns, 0.0), DEFAULT, why)
+    default.close()
+    kind, why = TUNED, "it is right and not slower than the default model"
+    if not final.model.manifest.origins.keys() & {TUNED, TRANSFERRED}:
+        kind, why = DEFAULT, "no kernel is by a record; each is the fastest untuned one"
+    return Finished(final.model, Checked(tuned_ns, default_ns, final.error), kind, why)
 
 
 def _right(
-    maker: _Maker,
+    maker: Maker,
     chooser: Chooser,
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
-    tolerance: float,
 ) -> _Contender | None:
     """The model of a chooser, without Winograd if that is too inexact; None if it stays wrong."""
     for winograd in dict.fromkeys((chooser.options.winograd, False)):
         options = replace(chooser.options, winograd=winograd)
-        compiled, model = maker.make(
-            Chooser(options, chooser.stores, use_records=chooser.use_records)
-        )
+        compiled, model = maker.make_exact(replace(chooser, options=options))
         error = difference(model.run(inputs), expected)
-        if error <= tolerance:
+        if error <= maker.tolerance:
             return _Contender(compiled, model, error)
         model.close()
     return None
 
 
 def _played_off(
-    maker: _Maker,
+    maker: Maker,
     options: Options,
     contenders: Sequence[_Contender],
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
-    tolerance: float,
 ) -> _Contender:
     """The model of the fastest way to compute each kernel; the first contender if it is wrong."""
     times: list[dict[str, list[int]]] = [{} for _ in contenders]
@@ -169,7 +208,7 @@ def _played_off(
         return contenders[0]
     compiled, model = maker.make(Chooser(options, pinned=pinned))
     error = difference(model.run(inputs), expected)
-    if error > tolerance:
+    if error > maker.tolerance:
         model.close()
         return contenders[0]
     return _Contender(compiled, model, error)

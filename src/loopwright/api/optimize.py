@@ -6,7 +6,6 @@ What ships, and why, is decided in `api/finish.py`.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -73,12 +72,16 @@ class Optimized:
 
     path: Path
     manifest: Manifest
-    origins: Mapping[str, int]
     results: tuple[TuneResult, ...]
     checked: Checked
     shipped: str
     why: str
     seconds: float
+
+    @property
+    def origins(self) -> Mapping[str, int]:
+        """How many kernels are tuned, transferred, default or copies."""
+        return self.manifest.origins
 
 
 def optimize(
@@ -149,7 +152,6 @@ def _written(
     return Optimized(
         path,
         manifest,
-        Counter(call.origin for call in manifest.calls),
         results,
         finished.checked,
         finished.shipped,

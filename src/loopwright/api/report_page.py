@@ -82,8 +82,7 @@ def _head(report: Report) -> str:
     manifest = report.manifest
     flops = sum(kernel.info.flops for kernel in report.kernels)
     rate = flops / (report.ms * 1e6)
-    origins = Counter(call.origin for call in manifest.calls)
-    counts = ", ".join(f"{count} {origin}" for origin, count in origins.most_common())
+    counts = ", ".join(f"{n} {origin}" for origin, n in manifest.origins.most_common())
     tiles = [(_ms(report.ms), "a call", f"median of {len(report.call_ns)}")]
     if report.speedup is not None:
         tiles.append((f"{report.speedup:.2f}x", "as fast as untuned", "when optimized"))

@@ -60,7 +60,9 @@ ModelArgument = Annotated[
 ]
 ShapeOption = Annotated[
     list[str] | None,
-    typer.Option("--shape", help="Fix the shape of an input, as input=1x3x224x224."),
+    typer.Option(
+        "--input-shape", "--shape", help="Fix the shape of an input, as input:1x3x224x224."
+    ),
 ]
 TargetOption = Annotated[
     str, typer.Option("--target", help="cpu (this machine), or a preset such as x86-64-avx2.")
@@ -146,16 +148,16 @@ def parse_duration(text: str) -> float:
 
 
 def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
-    """Input name -> shape, of texts such as `input=1x3x224x224`.
+    """Input name -> shape, of texts such as `input:1x3x224x224`; `=` will do for the last colon.
 
     Raises: ConfigError for anything else.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts or ():
-        name, _, extents = text.rpartition("=")
-        if not name or not re.fullmatch(r"[1-9]\d*([x,][1-9]\d*)*", extents):
-            raise ConfigError(f"--shape {text!r} is not NAME=1x3x224x224")
-        shapes[name] = tuple(int(extent) for extent in re.split("[x,]", extents))
+        found = re.fullmatch(r"(.+)[:=]([1-9]\d*(?:[x,][1-9]\d*)*)", text)
+        if not found:
+            raise ConfigError(f"--input-shape {text!r} is not NAME:1x3x224x224")
+        shapes[found[1]] = tuple(int(extent) for extent in re.split("[x,]", found[2]))
     return shapes
 
 

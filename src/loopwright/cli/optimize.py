@@ -13,6 +13,7 @@ from loopwright.cli.common import (
     ModelArgument,
     Output,
     RecordsOption,
+    ShapeOption,
     TargetOption,
     ThreadsOption,
     console,
@@ -23,6 +24,8 @@ from loopwright.cli.common import (
     print_json,
     show_ns,
 )
+from loopwright.cli.model_summary import as_json as model_json
+from loopwright.cli.model_summary import lines
 from loopwright.cli.tune import INTERRUPTED, PolicyOption, SeedOption
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from loopwright.api.optimize import Optimized, TuneOptions
     from loopwright.cli.progress import View
     from loopwright.cli.report import Json
+    from loopwright.runtime.model_file import Manifest
     from loopwright.search.result import Event
 
 FileOption = Annotated[
@@ -49,10 +53,6 @@ ToleranceOption = Annotated[
 ]
 WinogradOption = Annotated[
     bool, typer.Option("--winograd/--no-winograd", help="Whether 3x3 convolutions may use it.")
-]
-InputShapeOption = Annotated[
-    list[str] | None,
-    typer.Option("--input-shape", help="Fix the shape of an input, as input:1x3x224x224."),
 ]
 FormatOption = Annotated[
     Output, typer.Option("--format", help="text, or json for one JSON object.")
@@ -73,7 +73,7 @@ def optimize(
     policy: PolicyOption = "model",
     seed: SeedOption = 0,
     target: TargetOption = "cpu",
-    input_shape: InputShapeOption = None,
+    input_shape: ShapeOption = None,
     output: FormatOption = Output.TEXT,
 ) -> None:
     """Make MODEL fast and write it as one file that runs without compiling.
@@ -158,11 +158,6 @@ class _Watch:
             self._view.changed()
 
 
-def summary(origins: dict[str, int]) -> str:
-    """`18 tuned, 2 default, 1 copy` kernels."""
-    return ", ".join(f"{count} {origin}" for origin, count in origins.items())
-
-
 def show(made: Optimized) -> None:
     """Print what came of it."""
     screen = console()
@@ -171,17 +166,22 @@ def show(made: Optimized) -> None:
         f"{made.path}: {manifest.name} for {manifest.target_name}, "
         f"{manifest.threads} thread{'s' * (manifest.threads > 1)}"
     )
-    screen.print(f"  kernels   {len(manifest.calls)}: {summary(dict(made.origins))}")
+    for line in lines(manifest):
+        screen.print(line, markup=False)
     screen.print(
         f"  time      {show_ns(checked.tuned_ns)}; {show_ns(checked.default_ns)} untuned "
         f"({checked.speedup:.2f}x)"
     )
-    screen.print(f"  error     {checked.error:.1e} of the outputs' scale")
-    screen.print(
-        f"  memory    {manifest.memory / 1e6:.1f} MB between kernels, "
-        f"{manifest.memory_sum / 1e6:.1f} MB if they shared nothing"
-    )
+    screen.print(f"  error     {checked.error:.1e} of the outputs' scale{of_kernels(manifest)}")
     screen.print(f"  ships     the {made.shipped} model: {made.why}", markup=False)
+
+
+def of_kernels(manifest: Manifest) -> str:
+    """What the least exact kernel is off by."""
+    worst = manifest.worst
+    if worst is None or worst.error is None:
+        return ""
+    return f"; at most {worst.error:.1e} in a kernel, against float64"
 
 
 def as_json(made: Optimized) -> Json:
@@ -192,12 +192,11 @@ def as_json(made: Optimized) -> Json:
         "model": manifest.name,
         "target": manifest.target_name,
         "threads": manifest.threads,
-        "kernels": dict(made.origins),
+        **model_json(manifest),
         "ns": checked.tuned_ns,
         "default_ns": checked.default_ns,
         "error": checked.error,
-        "memory_bytes": manifest.memory,
-        "memory_unshared_bytes": manifest.memory_sum,
+        "kernel_error": None if manifest.worst is None else manifest.worst.error,
         "shipped": made.shipped,
         "why": made.why,
         "seconds": made.seconds,

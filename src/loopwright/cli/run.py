@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from loopwright.cli.common import Output, OutputOption, console, print_json, show_ns, table
+from loopwright.cli.model_summary import as_json, lines
 from loopwright.errors import ModelError, ShapeError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def run(
                     "min_ns": min(times),
                     "runs": runs,
                     "outputs": {n: [*a.shape] for n, a in results.items()},
+                    **as_json(loaded.manifest),
                 }
             )
             return
@@ -79,9 +81,11 @@ def run(
             f"{loaded.name}: {show_ns(median)} (least {show_ns(min(times))}) in {runs} runs on "
             f"{loaded.threads} thread{'s' * (loaded.threads > 1)}; loaded in {load_s * 1e3:.0f} ms"
         )
+        for line in lines(loaded.manifest):
+            screen.print(line, markup=False)
         for name, array in results.items():
             shape = "x".join(map(str, array.shape))
-            screen.print(f"  {name}: {array.dtype} {shape}", markup=False)
+            screen.print(f"  output    {name}: {array.dtype} {shape}", markup=False)
 
 
 def profile(
@@ -115,6 +119,7 @@ def profile(
                         "origin": k.info.origin,
                         "median_ns": k.median_ns,
                         "gflops": k.info.flops / max(k.median_ns, 1.0),
+                        "error": k.info.error,
                     }
                     for k in found
                 ],

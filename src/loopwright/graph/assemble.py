@@ -106,6 +106,7 @@ def _info(planned: PlannedCall, artifact: Artifact) -> CallInfo:
         nbytes=sum(param.nbytes for param in artifact.params),
         section=artifact.entry,
         expected_ns=chosen.expected_ns,
+        device=chosen.device,
     )
 
 

@@ -226,7 +226,7 @@ class _Importer:
             raise UnsupportedError(f"{where}: the element type {name} is not supported")
         if not kind.HasField("shape"):
             raise ModelError(
-                f"{where} has no shape; fix it, as with --shape {info.name}=1x3x224x224"
+                f"{where} has no shape; fix it, as with --input-shape {info.name}:1x3x224x224"
             )
         return Value(
             tuple(d.dim_value for d in kind.shape.dim), dt.parse(ONNX_DTYPES[kind.elem_type])

@@ -216,9 +216,10 @@ class _Placer:
             plain = Layout.plain(len(value.shape))
             copied = f"{name}%copy{len(self.claimed)}"
             self.stored[copied] = Stored(copied, value, plain)
-            chosen = change(value, plain, plain, self.target, self.threads)
-            constant = frozenset({0} if self.is_constant(name) else ())
-            self.steps.append(Call(copied, (), chosen, (key,), (copied,), constant))
+            if self.stored[copied].nbytes:  # of a tensor without elements there is nothing to copy
+                chosen = change(value, plain, plain, self.target, self.threads)
+                constant = frozenset({0} if self.is_constant(name) else ())
+                self.steps.append(Call(copied, (), chosen, (key,), (copied,), constant))
             key = root = copied
         self.claimed.add(root)
         return key

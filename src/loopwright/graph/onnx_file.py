@@ -120,6 +120,8 @@ def parse(path: Path) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError
 
     try:
+        if path.stat().st_size == 0:
+            raise ModelError(f"{path.name} is empty; get it again")
         return onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
@@ -216,7 +218,7 @@ def set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
                 example = "x".join(str(d.dim_value or 1) for d in value.type.tensor_type.shape.dim)
                 raise ModelError(
                     f"{label}: dimension {place} of input {value.name!r} is dynamic ({what}); "
-                    f"fix the shape, as with --shape {value.name}={example}"
+                    f"fix the shape, as with --input-shape {value.name}:{example}"
                 )
 
 
