@@ -48,6 +48,7 @@ def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSourc
         kernel.n_outputs,
         storage.shared,
         storage.per_thread,
+        branching=emitter.branching,
     )
 
 
@@ -72,6 +73,7 @@ class _Emitter:
         self._in_parallel = False
         self._in_lanes = False
         self._as_int: dict[str, bool] = {}
+        self.branching = False
 
     @property
     def _text(self) -> FunctionText:
@@ -261,6 +263,7 @@ class _Emitter:
         changed = self._storage.changed[stmt]
         registers.settle(changed)
         before = registers.snapshot(changed)
+        self.branching = self.branching or bool(before)
         labels = [text.fresh_label("then"), text.fresh_label("else"), text.fresh_label("join")]
         if otherwise is None:
             labels[1] = labels[2]

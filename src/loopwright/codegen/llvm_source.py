@@ -9,7 +9,10 @@ from loopwright.codegen.artifact import Param
 
 @dataclass(frozen=True, slots=True)
 class LlvmSource:
-    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI."""
+    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI.
+
+    `branching` says that values of register buffers meet behind branches.
+    """
 
     text: str
     entry: str
@@ -17,3 +20,4 @@ class LlvmSource:
     n_outputs: int
     workspace_shared: int
     workspace_per_thread: int
+    branching: bool = False

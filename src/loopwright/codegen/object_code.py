@@ -15,13 +15,19 @@ from loopwright.errors import CodegenError
 from loopwright.target import Target
 
 OPT_LEVEL = 2
+_NO_SINKING = "-disable-machine-sink"
 
 
-def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL) -> bytes:
+def object_bytes(
+    text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True
+) -> bytes:
     """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
+
+    With `sinking`, LLVM may move a computation towards its use, behind branches.
 
     Raises: CodegenError when LLVM cannot read or verify the text.
     """
+    _set_sinking(allowed=sinking)
     machine = target_machine(target.triple, target.features, opt)
     context = llvm.create_context()
     try:
@@ -34,8 +40,11 @@ def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL) -> bytes:
     return bytes(machine.emit_object(module))
 
 
-def assembly(text: str, target: Target, opt: int = OPT_LEVEL) -> str:
+def assembly(
+    text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True
+) -> str:
     """The assembly that LLVM makes of `text` for `target`."""
+    _set_sinking(allowed=sinking)
     machine = target_machine(target.triple, target.features, opt)
     module = llvm.parse_assembly(text, context=llvm.create_context())
     return str(machine.emit_assembly(module))
@@ -52,10 +61,19 @@ def target_machine(triple: str, features: tuple[str, ...], opt: int) -> llvm.Tar
     )
 
 
+def _set_sinking(*, allowed: bool) -> None:
+    """Switch LLVM's machine sinking, which has no switch of one module; the last setting holds."""
+    llvm.set_option("", f"{_NO_SINKING}={str(not allowed).lower()}")
+
+
 def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifact:
-    """The artifact of `source`: object code with what is needed to call it."""
+    """The artifact of `source`: object code with what is needed to call it.
+
+    Multiply-adds of a tile would sink behind branches around a part of it, and keep their factors
+    in registers until then, which spills accumulators: a tile with branches stays as it is written.
+    """
     return Artifact(
-        code=object_bytes(source.text, target, opt),
+        code=object_bytes(source.text, target, opt, sinking=not source.branching),
         entry=source.entry,
         params=source.params,
         n_outputs=source.n_outputs,

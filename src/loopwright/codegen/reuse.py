@@ -50,8 +50,8 @@ class ReuseWindow:
 
     def keep(self, key: Hashable, cost: int, accumulators: int) -> None:
         """Keep a value of `cost` registers; drop others when that is more than fits."""
+        self._size += cost - self._kept.pop(key, 0)  # it may be kept, but out of reach
         self._kept[key] = cost
-        self._size += cost
         room = max(LEAST, self._registers - accumulators + SLACK)
         while self._size > room and len(self._kept) > 1:
             oldest = next(iter(self._kept))

@@ -12,6 +12,7 @@ from loopwright.lower.flatten import flatten_storage
 from loopwright.lower.loops import build_loops
 from loopwright.lower.partition import partition_copies
 from loopwright.lower.refuse import refuse_loops_in_lanes, refuse_register_misuse
+from loopwright.lower.skips import skip_zero_products
 from loopwright.sched.schedule import Schedule
 
 
@@ -25,6 +26,7 @@ class Pass:
 
 
 PASSES: tuple[Pass, ...] = (
+    Pass("skip_zero_products", skip_zero_products, "no sum of products with padding zeros"),
     Pass("partition_copies", partition_copies, "no test for each element of a padded copy"),
     Pass("cut_at_borders", cut_at_borders, "no test in a loop where one cut decides it"),
     Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),

@@ -68,7 +68,7 @@ def space(workload: Workload, target: Target) -> Space:
         Choice("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
     ]
     if role.pad is not None:
-        knobs.append(Choice("pad", ("root", "rows")))
+        knobs.append(Choice("pad", ("root", "rows", "skip")))
     sums_blocks = role.output is not role.conv and width * height <= MANY_PIXELS
     if sums_blocks and inputs >= FEW_INPUTS:
         knobs.append(Choice("ic_blocks", (1, 2, 4, 8, 16)))
@@ -272,6 +272,9 @@ def _place_pad(
     if role.pad is None:
         return
     stage = s[role.pad]
+    if config.text("pad") == "skip":
+        stage.compute_inline()
+        return
     _, channel, _, width = role.pad.axis
     at_root = config.text("pad") == "root"
     if not at_root:
