@@ -33,10 +33,22 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     """What `work` returns; a test that hangs fails."""
 
     async def limited() -> T:
-        async with asyncio.timeout(LIMIT_S):
-            return await work
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                return await work
+        finally:
+            await _hang_up()
 
     return asyncio.run(limited())
+
+
+async def _hang_up() -> None:
+    """End the connections that a test has left, so that no later one is blamed for them."""
+    transports = getattr(asyncio.get_running_loop(), "_transports", {})
+    for transport in list(transports.values()):
+        transport.abort()
+    for _ in range(3):
+        await asyncio.sleep(0)
 
 
 async def until(condition: Callable[[], bool]) -> None:

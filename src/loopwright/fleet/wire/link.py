@@ -450,7 +450,7 @@ async def pair(limits: LinkLimits = LinkLimits()) -> tuple[Link, Link]:  # froze
 
 
 def _said(error: OSError) -> str:
-    return error.strerror or str(error)
+    return error.strerror or str(error) or "the connection was closed at once; is it TLS on both?"
 
 
 def _peer(transport: asyncio.Transport) -> Peer:
