@@ -1,0 +1,459 @@
+"""The book does what a small, slow model of its rules does, whatever happens in whatever order."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from fleet_model import NEVER, Model, ModelAgent, ModelDevice, ModelLease, ModelRequest
+from loopwright.fleet.book.book import LeaseBook
+from loopwright.fleet.book.config import BookConfig, TenantConfig
+from loopwright.fleet.book.effects import (
+    Effect,
+    EndLease,
+    ReserveEpochs,
+    TellGranted,
+    TellRefused,
+    TellRenewed,
+)
+from loopwright.fleet.book.events import (
+    AdminSet,
+    AgentDown,
+    AgentUp,
+    ClientDown,
+    DeviceSpec,
+    EpochsReserved,
+    Event,
+    GiveBack,
+    Renewal,
+    Report,
+    Revoked,
+    StoreDown,
+    StoreUp,
+    Synced,
+    Tick,
+    Unwanted,
+    Wanted,
+)
+from loopwright.fleet.words import Admin, EndReason, Health, Link, Occupancy, Refusal, Verdict
+
+CONFIG = BookConfig(
+    epoch_block=4,
+    max_queued=6,
+    overdue_s=1e6,  # nothing is held for gangs
+    age_s=20.0,
+    yield_s=1e6,  # nobody is made to yield
+    tenants={"poor": TenantConfig(max_live=1, max_queued=2)},
+)
+AGENTS = ("a", "b")
+SELECTORS = ("", "board=x", "board=y", "board!=x", "name=a/0", "board in (x,y)")
+REASONS = frozenset(EndReason)
+
+
+class BookMachine(RuleBasedStateMachine):
+    """Tells the book and the model the same."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = LeaseBook(CONFIG)
+        self.model = Model(CONFIG)
+        self.owed: list[ReserveEpochs] = []
+        self.tops: dict[str, int] = {}
+        for agent in AGENTS:
+            self.model.agents[agent] = ModelAgent(agent)
+            for number in range(2):
+                name = f"{agent}/{number}"
+                labels = {"board": "xy"[number], "name": name}
+                self.model.devices[name] = ModelDevice(name, agent, labels)
+
+    @initialize()
+    def begin(self) -> None:
+        for agent in AGENTS:
+            self.start(agent)
+            self.report(agent)
+
+    # --- telling ---
+
+    def tell(
+        self,
+        event: Event,
+        ended: set[tuple[str, EndReason]] = frozenset(),  # type: ignore[assignment]
+    ) -> tuple[Effect, ...]:
+        """Apply an event; besides what time ends, exactly the leases `ended` end."""
+        model = self.model
+        effects = self.book.apply(event, model.now)
+        ends = {(e.lease, e.reason) for e in effects if isinstance(e, EndLease)}
+        assert ends == ended, (ends, ended, event)
+        for effect in effects:
+            if isinstance(effect, ReserveEpochs):
+                self.owed.append(effect)
+            elif isinstance(effect, TellGranted):
+                self.granted(effect)
+        return effects
+
+    def granted(self, effect: TellGranted) -> None:
+        model = self.model
+        request = model.waiting.pop(effect.request, None)
+        if request is None:  # a request that was granted before was asked again
+            known = {lease.id for lease in model.leases.values() if lease.request == effect.request}
+            assert {given.lease for given in effect.given} == known != set()
+            return
+        assert model.servable(request)
+        assert len({given.device for given in effect.given}) == request.count
+        if request.count == 1:
+            self._goes_first(request, model.devices[effect.given[0].device])
+        for given in effect.given:
+            device = model.devices[given.device]
+            assert model.grantable(device)
+            assert device in model.fitting(request)
+            assert given.epoch > self.tops.get(given.device, 0)
+            assert given.incarnation == str(model.agents[device.agent].incarnation)
+            assert given.lease not in model.leases
+            self.tops[given.device] = device.top = given.epoch
+        for given in effect.given:
+            model.leases[given.lease] = ModelLease(
+                given.lease,
+                request.id,
+                given.device,
+                given.epoch,
+                request.tenant,
+                request.client,
+                model.now,
+                model.now + request.ttl,
+                request.ttl,
+            )
+
+    def _goes_first(self, request: ModelRequest, device: ModelDevice) -> None:
+        """No other request that could have had the device goes before this one."""
+        model = self.model
+        for other in model.waiting.values():
+            if device in model.fitting(other) and model.servable(other):
+                assert model.rank(other) <= model.rank(request)
+                if other.tenant == request.tenant and model.rank(other) == model.rank(request):
+                    assert other.count != request.count or other.seq > request.seq
+
+    def catch_up(self) -> None:
+        """Let what time ends end, now."""
+        ended, gone = self.model.pass_time()
+        effects = self.tell(Tick(), ended)
+        refused = {(e.request, e.code) for e in effects if isinstance(e, TellRefused)}
+        assert refused == gone
+
+    # --- time ---
+
+    @rule(seconds=st.sampled_from([0.5, 1.5, 4.0, 7.0, 12.0, 31.0]))
+    def wait(self, seconds: float) -> None:
+        model = self.model
+        until = model.now + seconds
+        while model.now < until:
+            due = self.book.deadline
+            times = [*model.moments(), until]
+            if due is not None and due > model.now:
+                times.append(due)
+            model.now = min(times)
+            self.catch_up()
+
+    # --- agents and devices ---
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def start(self, agent: str) -> None:
+        """A new process of an agent."""
+        model, one = self.model, self.model.agents[agent]
+        ended = model.lose_agent(one)
+        one.incarnation += 1
+        one.seq = 0
+        self._up(one, ended)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def reconnect(self, agent: str) -> None:
+        one = self.model.agents[agent]
+        if one.incarnation:
+            for device in self.model.devices.values():
+                if device.agent == agent:
+                    device.synced = False
+            self._up(one, set())
+
+    def _up(self, one: ModelAgent, ended: set[tuple[str, EndReason]]) -> None:
+        one.registered, one.heard, one.down = True, self.model.now, NEVER
+        mine = [device for device in self.model.devices.values() if device.agent == one.name]
+        for device in mine:
+            device.known = True
+        specs = tuple(DeviceSpec(device.name, device.labels) for device in mine)
+        self.tell(AgentUp(one.name, str(one.incarnation), specs), ended)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def hang_up(self, agent: str) -> None:
+        one = self.model.agents[agent]
+        if one.registered and one.link(self.model.now, CONFIG) is not Link.LOST:
+            one.down = self.model.now
+            self.tell(AgentDown(agent, str(one.incarnation)))
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def report(self, agent: str) -> None:
+        model, one = self.model, self.model.agents[agent]
+        if not one.registered:
+            return
+        one.seq += 1
+        reports = []
+        ended: set[tuple[str, EndReason]] = set()
+        one.heard, one.down = model.now, NEVER
+        for device in model.devices.values():
+            if device.agent != agent:
+                continue
+            occupancy = Occupancy.IDLE
+            if device.session:
+                occupancy = Occupancy.ACTIVE
+            elif device.cleaning:
+                occupancy = Occupancy.CLEANING
+            reports.append(
+                Report(device.name, occupancy, device.well, "", device.session, device.last)
+            )
+            model.told(device, occupancy)
+        self.tell(Synced(agent, str(one.incarnation), one.seq, tuple(reports)), ended)
+
+    @rule(agent=st.sampled_from(AGENTS))
+    def repeat_an_old_report(self, agent: str) -> None:
+        one = self.model.agents[agent]
+        if one.seq == 0:
+            return
+        idle = tuple(
+            Report(device.name, Occupancy.IDLE, Health.GOOD)
+            for device in self.model.devices.values()
+            if device.agent == agent
+        )
+        self.tell(Synced(agent, str(one.incarnation), one.seq, idle))
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data())
+    def open(self, data: st.DataObject) -> None:
+        lease = self._lease(data)
+        device = self.model.devices[lease.device]
+        if lease.epoch > device.last:
+            device.session = device.last = lease.epoch
+            device.cleaning = False
+
+    @rule(name=st.sampled_from(["a/0", "a/1", "b/0"]), clean=st.booleans())
+    def finish(self, name: str, *, clean: bool) -> None:
+        device = self.model.devices[name]
+        if device.session or device.cleaning:
+            device.session = 0
+            device.cleaning = not clean
+
+    @rule(name=st.sampled_from(["a/0", "b/1"]), well=st.sampled_from(Health))
+    def sicken(self, name: str, well: Health) -> None:
+        self.model.devices[name].well = well
+
+    @rule(name=st.sampled_from(["a/0", "b/1"]))
+    def heal(self, name: str) -> None:
+        self.model.devices[name].well = Health.GOOD
+
+    @rule(name=st.sampled_from(["a/1", "b/0"]), admin=st.sampled_from(Admin))
+    def set_admin(self, name: str, admin: Admin) -> None:
+        model, device = self.model, self.model.devices[name]
+        device.admin = admin
+        lease = model.lease_on(device)
+        ended = set()
+        if lease is not None and admin in (Admin.MAINTENANCE, Admin.RETIRED):
+            ended = {(lease.id, EndReason.REVOKED)}
+            model.end(lease)
+        hopeless = {request.id for request in model.waiting.values() if not model.possible(request)}
+        for request in hopeless:
+            del model.waiting[request]
+        effects = self.tell(AdminSet(name, admin, "op"), ended)
+        codes = {(e.request, e.code) for e in effects if isinstance(e, TellRefused)}
+        assert codes == {(request, Refusal.UNSATISFIABLE) for request in hopeless}
+
+    # --- clients ---
+
+    @rule(
+        client=st.sampled_from(["c", "d"]),
+        tenant=st.sampled_from(["rich", "poor"]),
+        selector=st.sampled_from(SELECTORS),
+        count=st.sampled_from([1, 1, 1, 2, 3]),
+        ttl=st.sampled_from([4.0, 15.0, 60.0]),
+        priority=st.integers(0, 3),
+        max_wait=st.sampled_from([0.0, 10.0, 100.0]),
+    )
+    def want(  # noqa: PLR0913  # each is drawn
+        self,
+        client: str,
+        tenant: str,
+        selector: str,
+        count: int,
+        ttl: float,
+        priority: int,
+        max_wait: float,
+    ) -> None:
+        model = self.model
+        model.asked += 1
+        name = f"r{model.asked}"
+        request = ModelRequest(
+            name,
+            client,
+            tenant,
+            selector,
+            count,
+            ttl,
+            priority,
+            model.now,
+            model.now + max_wait,
+            model.asked,
+        )
+        expected = self._refusal(request)
+        if expected is None:
+            model.waiting[name] = request
+        event = Wanted(name, client, tenant, selector, count, ttl, priority, max_wait)
+        effects = self.tell(event)
+        refused = [e.code for e in effects if isinstance(e, TellRefused)]
+        assert refused == ([] if expected is None else [expected])
+
+    def _refusal(self, request: ModelRequest) -> Refusal | None:
+        model = self.model
+        kind = CONFIG.of_tenant(request.tenant)
+        if model.read_only:
+            return Refusal.READ_ONLY
+        if request.count > kind.max_live:
+            return Refusal.QUOTA
+        if model.servable(request):
+            return None
+        if not model.possible(request):
+            return Refusal.UNSATISFIABLE
+        if request.give_up <= model.now:
+            return Refusal.MAX_WAIT
+        mine = sum(1 for other in model.waiting.values() if other.tenant == request.tenant)
+        if mine >= kind.max_queued:
+            return Refusal.QUOTA
+        return Refusal.QUEUE_FULL if len(model.waiting) >= CONFIG.max_queued else None
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def want_again(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(list(self.model.waiting.values())))
+        self.tell(self._event(request))
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data())
+    def want_what_was_granted(self, data: st.DataObject) -> None:
+        lease = self._lease(data)
+        event = Wanted(lease.request, lease.client, lease.tenant, "", 1, lease.ttl)
+        assert any(isinstance(e, TellGranted) for e in self.tell(event))
+
+    def _event(self, request: ModelRequest) -> Wanted:
+        return Wanted(
+            request.id,
+            request.client,
+            request.tenant,
+            request.selector,
+            request.count,
+            request.ttl,
+            request.priority,
+        )
+
+    @precondition(lambda self: self.model.waiting)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        request = data.draw(st.sampled_from(list(self.model.waiting.values())))
+        del self.model.waiting[request.id]
+        effects = self.tell(Unwanted(request.id, request.client))
+        assert [e.code for e in effects if isinstance(e, TellRefused)] == [Refusal.CANCELLED]
+        again = self.tell(self._event(request))
+        assert [e.code for e in again if isinstance(e, TellRefused)] == [Refusal.CANCELLED]
+
+    @rule(client=st.sampled_from(["c", "d"]))
+    def client_dies(self, client: str) -> None:
+        waiting = self.model.waiting
+        for request in [r for r in waiting.values() if r.client == client]:
+            del waiting[request.id]
+        self.tell(ClientDown(client))
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data(), mine=st.booleans())
+    def renew(self, data: st.DataObject, *, mine: bool) -> None:
+        lease = self._lease(data)
+        tenant = lease.tenant if mine else "thief"
+        effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, tenant))
+        verdicts = [e.verdict for e in effects if isinstance(e, TellRenewed)]
+        if mine:
+            lease.expires = max(lease.expires, self.model.now + lease.ttl)
+            assert verdicts in ([Verdict.OK], [Verdict.YIELD_PLEASE])
+        else:
+            assert verdicts == [Verdict.GONE]
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data(), mine=st.booleans(), times=st.integers(1, 2))
+    def give_back(self, data: st.DataObject, *, mine: bool, times: int) -> None:
+        lease = self._lease(data)
+        tenant = lease.tenant if mine else "thief"
+        if mine:
+            self.model.end(lease)
+        ended = {(lease.id, EndReason.RELEASED)} if mine else set()
+        for _ in range(times):
+            self.tell(GiveBack(lease.id, lease.epoch, lease.client, tenant), ended)
+            ended = set()
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data())
+    def revoke(self, data: st.DataObject) -> None:
+        lease = self._lease(data)
+        self.model.end(lease)
+        self.tell(Revoked(lease.id, "op", "x"), {(lease.id, EndReason.REVOKED)})
+
+    def _lease(self, data: st.DataObject) -> ModelLease:
+        return data.draw(st.sampled_from(list(self.model.leases.values())))
+
+    # --- the store ---
+
+    @rule()
+    def store_answers(self) -> None:
+        owed, self.owed = self.owed, []
+        for effect in owed:
+            device = self.model.devices[effect.device]
+            device.reserved = max(device.reserved, effect.upto)
+            self.tell(EpochsReserved(effect.device, effect.upto))
+
+    @rule()
+    def store_fails(self) -> None:
+        self.model.read_only = True
+        self.tell(StoreDown("disk full"))
+
+    @rule()
+    def store_recovers(self) -> None:
+        self.model.read_only = False
+        self.tell(StoreUp())
+
+    # --- what always holds ---
+
+    @invariant()
+    def nothing_waits_for_what_is_free(self) -> None:
+        assert not [r for r in self.model.waiting.values() if self.model.servable(r)]
+
+    @invariant()
+    def both_know_the_same(self) -> None:
+        model = self.model
+        assert {request.id for request in self.book.requests()} == set(model.waiting)
+        living = {lease.id for lease in self.book.leases() if lease.reason is None}
+        assert living == set(model.leases)
+        for view in self.book.devices():
+            device = model.devices[view.name]
+            assert view.link is model.link(device), view
+            assert view.grantable is model.grantable(device), (view, device)
+            lease = model.lease_on(device)
+            assert view.lease == (lease.id if lease else "")
+            assert bool(view.kept) is (not view.grantable and not view.lease) or model.read_only
+
+
+BookMachine.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+)
+TestBookAgainstModel = BookMachine.TestCase
