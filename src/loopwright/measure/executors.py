@@ -194,7 +194,7 @@ class DaskExecutor(Executor):
     def workers(self) -> int:
         """How many tasks the cluster runs at once now; at least 1."""
         known = self._client.scheduler_info(n_workers=-1)["workers"].values()
-        return max(1, sum(worker["nthreads"] for worker in known))
+        return max(1, sum(int(worker["nthreads"]) for worker in known))
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """The future of `fn(...)` on a worker."""

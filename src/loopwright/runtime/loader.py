@@ -9,6 +9,7 @@ from loopwright import target as targets
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
 from loopwright.runtime.link import Linked, link
+from loopwright.target import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +48,11 @@ def require_runnable(target_key: str) -> None:
 @functools.cache
 def runnable_keys() -> frozenset[str]:
     """Keys of this machine's target and of the presets whose features it all has."""
-    host = targets.host()
-    features = frozenset(host.features)
-    presets = (p for p in targets.PRESETS.values() if p.arch == host.arch)
-    return frozenset({host.key, *(p.key for p in presets if features.issuperset(p.features))})
+    return keys_for(targets.host())
+
+
+def keys_for(machine: Target) -> frozenset[str]:
+    """Keys of the targets whose code runs on `machine`."""
+    features = frozenset(machine.features)
+    presets = (p for p in targets.PRESETS.values() if p.arch == machine.arch)
+    return frozenset({machine.key, *(p.key for p in presets if features.issuperset(p.features))})

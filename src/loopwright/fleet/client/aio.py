@@ -1,0 +1,227 @@
+"""The client of a fleet for callers with an event loop. `api` is the same for those without."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias, TypeVar
+
+import msgspec
+
+from loopwright.errors import ConfigError, FleetError
+from loopwright.fleet.client.control import Control, OnQueued, new_request_id
+from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
+from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
+from loopwright.fleet.selector import parse
+from loopwright.fleet.wire.link import Link
+from loopwright.fleet.wire.messages import Acquire
+from loopwright.fleet.words import Priority
+
+DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is to be leased: `count` devices that match `selector`, all or none.
+
+    Args:
+        ttl: seconds that a lease lives when nobody renews it; it is renewed in the background.
+        max_wait: seconds to wait for a device.
+        modules: kind -> SHA-256 of what the session will configure; devices that have it go first.
+        tags: for people: what the lease is for.
+    """
+
+    selector: str = ""
+    ttl: float = 30.0
+    priority: Priority = Priority.NORMAL
+    max_wait: float = 600.0
+    count: int = 1
+    modules: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    def message(self) -> Acquire:
+        """The wish as it goes to the tracker, with an id of its own.
+
+        Raises: ConfigError for a selector or a number that is none.
+        """
+        selector = str(parse(self.selector))
+        if not self.ttl >= 1.0:
+            raise ConfigError(f"a ttl of {self.ttl} s is too short to be renewed; give 1 or more")
+        if not self.max_wait >= 0.0 or self.count < 1:
+            raise ConfigError(f"a wait of {self.max_wait} s for {self.count} devices is no wish")
+        return Acquire(
+            new_request_id(),
+            selector,
+            self.count,
+            round(self.ttl * 1000),
+            int(self.priority),
+            round(self.max_wait * 1000),
+            dict(self.modules),
+            dict(self.tags),
+        )
+
+
+class AsyncFleet:
+    """A fleet. It belongs to one event loop; `start` before anything else, `close` at the end.
+
+    Args:
+        control: the connection with the tracker, not started yet.
+        dial: makes a link to a device, given one of its addresses.
+        clock: seconds of a monotonic clock.
+    """
+
+    def __init__(
+        self,
+        control: Control,
+        dial: DialDevice,
+        clock: Callable[[], float],
+        sessions: SessionConfig = SessionConfig(),  # noqa: B008  # frozen
+    ) -> None:
+        self.control = control
+        self._dial = dial
+        self._clock = clock
+        self._sessions = sessions
+        self._held: dict[str, HeldLease] = {}
+
+    async def start(self) -> None:
+        """Come in at the tracker.
+
+        Raises: AuthError, FleetError, ConfigError.
+        """
+        await self.control.start()
+
+    async def close(self) -> None:
+        """Give back what is held, and go."""
+        for lease in tuple(self._held.values()):
+            await lease.release()
+        self._held.clear()
+        await self.control.close()
+
+    # --- leases and sessions ---
+
+    async def acquire(
+        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+    ) -> tuple[HeldLease, ...]:
+        """Leases on the devices of `wish`, renewed until they are released.
+
+        Args:
+            on_queued: told of the position in the queue, and why it waits.
+
+        Raises: NoDeviceError, QueueTimeoutError, AuthError, ConfigError, FleetError.
+        """
+        grants = await self.control.acquire(wish.message(), on_queued)
+        held = tuple(HeldLease(self.control, grant, self._clock) for grant in grants)
+        for lease in held:
+            lease.begin()
+            self._held[lease.id] = lease
+            lease.on_end(functools.partial(self._forget, lease.id))
+        return held
+
+    def _forget(self, lease: str) -> None:
+        self._held.pop(lease, None)
+
+    @contextlib.asynccontextmanager
+    async def lease(
+        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+    ) -> AsyncIterator[tuple[HeldLease, ...]]:
+        """`acquire`, released at the end."""
+        held = await self.acquire(wish, on_queued)
+        try:
+            yield held
+        finally:
+            await asyncio.gather(*(lease.release() for lease in held))
+
+    async def open(
+        self, lease: HeldLease, modules: Mapping[str, Blob] | None = None
+    ) -> DeviceSession:
+        """A session on a leased device, closed by the caller. It ends with the lease.
+
+        Raises: DeviceLostError, AuthError, FleetError.
+        """
+        lease.check()
+        session = await DeviceSession.open(
+            await self._reach(lease.device.addresses, lease.device.name),
+            lease.grant,
+            self._clock,
+            self._sessions,
+        )
+        lease.on_end(lambda: _end_with(lease, session))
+        if modules:
+            try:
+                await session.configure(modules)
+            except BaseException:
+                await session.close()
+                raise
+        return session
+
+    async def _reach(self, addresses: Sequence[str], name: str) -> Link:
+        failure: FleetError | ConfigError = FleetError(f"device {name} has no address")
+        for address in addresses:
+            try:
+                return await self._dial(address)
+            except (FleetError, ConfigError) as error:
+                failure = error
+        raise failure
+
+    # --- what there is ---
+
+    async def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
+        """The devices that match, ordered by name.
+
+        Raises: ConfigError for a selector that is none.
+        """
+        return _join(await self.control.ask("devices", selector=str(parse(selector))), DeviceView)
+
+    async def leases(self) -> tuple[LeaseView, ...]:
+        """The leases that live and the requests that wait."""
+        return _join(await self.control.ask("leases"), LeaseView)
+
+    async def explain(self, name: str) -> ExplanationView:
+        """Why a lease or request is where it is.
+
+        Raises: FleetError for one that is not known.
+        """
+        (body,) = await self.control.ask("explain", name=name)
+        found = msgspec.json.decode(body, type=ExplanationView | None)
+        if found is None:
+            raise FleetError(f"no lease or request {name!r} lives; see `loopwright lease ls`")
+        return found
+
+    async def status(self) -> dict[str, object]:
+        """How the tracker is: its figures by name."""
+        (body,) = await self.control.ask("status")
+        return msgspec.json.decode(body, type=dict[str, object])
+
+    async def events(self, after: int = 0) -> tuple[EventView, ...]:
+        """What happened after the event with that number, as far as it is kept."""
+        found: list[EventView] = []
+        more = str(after)
+        while more:
+            body, more = await self.control.page("events", more)
+            found += msgspec.json.decode(body, type=list[EventView])
+        return tuple(found)
+
+    async def command(self, what: str, **arguments: str) -> object:
+        """What came of a command for people, as the tracker's table names them.
+
+        Raises: AuthError without the role for it; ConfigError, FleetError.
+        """
+        return msgspec.json.decode(await self.control.command(what, arguments))
+
+
+def _end_with(lease: HeldLease, session: DeviceSession) -> None:
+    if session.over is None:
+        reason = "" if lease.reason is None else lease.reason.value
+        session.abort(f"the lease is over, {reason}: {lease.detail}", lease.reason)
+
+
+def _join(pages: Sequence[bytes], kind: type[_T]) -> tuple[_T, ...]:
+    rows: list[_T] = []
+    for page in pages:
+        rows += msgspec.json.decode(page, type=list[kind])  # type: ignore[valid-type]
+    return tuple(rows)

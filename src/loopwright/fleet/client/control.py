@@ -1,0 +1,470 @@
+"""The client's connection with a tracker: it outlives the tracker.
+
+What was asked for is remembered until it is answered and said again, with the same ids, when the
+tracker is back: requests, renewals, releases and questions are all harmless twice. Commands are
+not, so one whose answer was lost is an error that says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from loopwright.errors import AuthError, ConfigError, FleetError, NoDeviceError, QueueTimeoutError
+from loopwright.fleet.security.handshake import Credential, greet
+from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.messages import (
+    Acquire,
+    Answer,
+    Ask,
+    Cancel,
+    Command,
+    Data,
+    Done,
+    Error,
+    Grant,
+    Granted,
+    Incoming,
+    Message,
+    Ping,
+    Pong,
+    Queued,
+    Refused,
+    Release,
+    Released,
+    Renew,
+    Renewed,
+    Welcome,
+)
+from loopwright.fleet.words import Refusal
+
+Connect: TypeAlias = Callable[[], Awaitable[Link]]
+OnQueued: TypeAlias = Callable[[int, str], None]
+OnEnded: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConfig:
+    """Durations in seconds: between tries to connect, and how long an answer may take."""
+
+    reconnect_s: float = 0.1
+    reconnect_max_s: float = 2.0
+    answer_s: float = 30.0
+    release_s: float = 2.0  # how long closing waits for what was released
+    late_s: float = 5.0  # beyond max_wait, for a tracker that is away
+
+
+@dataclass(slots=True)
+class _Request:
+    """A request for devices that was not answered yet; `until` is when it is given up."""
+
+    message: Acquire
+    until: float
+    future: asyncio.Future[tuple[Grant, ...]]
+    on_queued: OnQueued
+
+
+@dataclass(slots=True)
+class _Renewal:
+    message: Renew
+    future: asyncio.Future[tuple[Renewed, float]]
+    sent_at: float = 0.0
+
+
+@dataclass(slots=True)
+class _Question:
+    message: Ask | Command
+    future: asyncio.Future[Answer | Done]
+    sent: bool = False
+
+
+@dataclass(slots=True)
+class _Owed:
+    """What the tracker has not answered yet."""
+
+    requests: dict[str, _Request] = field(default_factory=dict)
+    renewals: dict[str, _Renewal] = field(default_factory=dict)
+    releases: dict[str, Release] = field(default_factory=dict)
+    questions: dict[int, _Question] = field(default_factory=dict)
+
+
+class Control:
+    """One client of a tracker, on one event loop. `start` before anything else.
+
+    Args:
+        connect: makes a new link to the tracker.
+        clock: seconds of a monotonic clock.
+        chance: a number in [0, 1), for jitter.
+    """
+
+    def __init__(
+        self,
+        connect: Connect,
+        credential: Credential,
+        clock: Callable[[], float],
+        chance: Callable[[], float],
+        config: ControlConfig = ControlConfig(),  # frozen
+    ) -> None:
+        self.welcome: Welcome | None = None
+        self.connections = 0
+        self._connect = connect
+        self._credential = credential
+        self._clock = clock
+        self._chance = chance
+        self._config = config
+        self._link: Link | None = None
+        self._owed = _Owed()
+        self._watched: dict[str, OnEnded] = {}
+        self._numbers = 0
+        self._nothing_owed = asyncio.Event()
+        self._keeper: asyncio.Task[None] | None = None
+        self._failure: FleetError | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether the tracker is there now."""
+        return self._link is not None
+
+    # --- life ---
+
+    async def start(self) -> Welcome:
+        """Connect, for the first time, and stay connected until `close`.
+
+        Raises: AuthError, FleetError, ConfigError when there is no tracker, or it says no.
+        """
+        gone = asyncio.get_running_loop().create_future()
+        welcome = await self._come_in(gone)
+        self._keeper = asyncio.create_task(self._keep(gone))
+        return welcome
+
+    async def close(self) -> None:
+        """Say what is still to be said, and go."""
+        if self._owed.releases and self._link is not None:
+            self._nothing_owed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._config.release_s):
+                    await self._nothing_owed.wait()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        link, self._link = self._link, None
+        if link is not None:
+            link.close("the client is done")
+            await link.wait_closed()
+        self._fail(FleetError("the connection with the tracker was closed"))
+
+    async def _come_in(self, gone: asyncio.Future[str]) -> Welcome:
+        link = await self._connect()
+        try:
+            self.welcome = await greet(link, "client", self._credential)
+        except BaseException:
+            link.abort()
+            raise
+        self._link = link
+        self.connections += 1
+
+        def closed(why: str) -> None:
+            self._link = None
+            if not gone.done():
+                gone.set_result(why)
+
+        link.on_message(self._take, closed)
+        self._say_all()
+        return self.welcome
+
+    async def _keep(self, gone: asyncio.Future[str]) -> None:
+        """Connect again whenever the connection is gone, until the tracker says no."""
+        config = self._config
+        while True:
+            await gone
+            self._fail_commands()
+            wait = config.reconnect_s
+            while self._link is None:
+                await asyncio.sleep(wait * (0.5 + self._chance()))
+                wait = min(2 * wait, config.reconnect_max_s)
+                gone = asyncio.get_running_loop().create_future()
+                try:
+                    await self._come_in(gone)
+                except AuthError as error:
+                    self._fail(error)
+                    return
+                except (FleetError, OSError, TimeoutError):
+                    continue
+
+    def _fail(self, error: FleetError) -> None:
+        """Answer all that waits with `error`, also what comes later."""
+        self._failure = error
+        owed = self._owed
+        waiting: list[asyncio.Future[tuple[Grant, ...]] | asyncio.Future[tuple[Renewed, float]]]
+        waiting = [r.future for r in owed.requests.values()]
+        waiting += [r.future for r in owed.renewals.values()]
+        for future in (*waiting, *(q.future for q in owed.questions.values())):
+            if not future.done():
+                future.set_exception(error)
+        self._owed = _Owed()
+        self._nothing_owed.set()
+
+    def _fail_commands(self) -> None:
+        for number, question in tuple(self._owed.questions.items()):
+            if isinstance(question.message, Command) and question.sent:
+                del self._owed.questions[number]
+                if not question.future.done():
+                    question.future.set_exception(
+                        FleetError(
+                            f"the tracker went away before it answered {question.message.what}: "
+                            "look whether it was done before you repeat it",
+                            retryable=True,
+                        )
+                    )
+
+    # --- leases ---
+
+    async def acquire(self, wanted: Acquire, on_queued: OnQueued) -> tuple[Grant, ...]:
+        """The devices that `wanted` asks for.
+
+        Raises: NoDeviceError, QueueTimeoutError, ConfigError, AuthError, FleetError.
+        """
+        self._check()
+        patience = wanted.max_wait_ms / 1000 + self._config.late_s
+        future: asyncio.Future[tuple[Grant, ...]] = asyncio.get_running_loop().create_future()
+        until = self._clock() + patience
+        request = _Request(wanted, until, future, on_queued)
+        self._owed.requests[wanted.request] = request
+        self._say(wanted)
+        try:
+            async with asyncio.timeout(patience):
+                return await future
+        except TimeoutError as error:
+            raise QueueTimeoutError(
+                f"no device for {wanted.selector!r} within {wanted.max_wait_ms / 1000:g} s"
+                + ("" if self.connected else "; the tracker is away")
+            ) from error
+        finally:
+            if self._owed.requests.pop(wanted.request, None) is not None:
+                self._say(Cancel(wanted.request))
+
+    async def renew(self, lease: str, epoch: int) -> tuple[Renewed, float]:
+        """The tracker's answer, and when what it answers was sent, by the clock of this client."""
+        self._check()
+        known = self._owed.renewals.get(lease)
+        if known is None:
+            future = asyncio.get_running_loop().create_future()
+            known = self._owed.renewals[lease] = _Renewal(Renew(lease, epoch), future)
+            self._say_renewal(known)
+        return await asyncio.shield(known.future)
+
+    def release(self, lease: str, epoch: int) -> None:
+        """Give a lease back, now or when the tracker is there."""
+        self._watched.pop(lease, None)
+        renewal = self._owed.renewals.pop(lease, None)
+        if renewal is not None:
+            renewal.future.cancel()
+        if self._failure is None:
+            self._owed.releases[lease] = message = Release(lease, epoch)
+            self._say(message)
+
+    def watch(self, lease: str, on_ended: OnEnded) -> None:
+        """Call `on_ended(reason)` when the tracker says that a lease is over."""
+        self._watched[lease] = on_ended
+
+    # --- questions ---
+
+    async def ask(self, what: str, *, selector: str = "", name: str = "") -> list[bytes]:
+        """The pages of an answer, each JSON text.
+
+        Raises: FleetError, ConfigError.
+        """
+        pages: list[bytes] = []
+        after = ""
+        while True:
+            self._numbers += 1
+            answer = await self._question(Ask(self._numbers, what, selector, name, after))
+            pages.append(answer.body)
+            after = answer.more if isinstance(answer, Answer) else ""
+            if not after:
+                return pages
+
+    async def page(self, what: str, after: str) -> tuple[bytes, str]:
+        """One page of an answer, and what to ask for next."""
+        self._numbers += 1
+        answer = await self._question(Ask(self._numbers, what, after=after))
+        return answer.body, answer.more if isinstance(answer, Answer) else ""
+
+    async def command(self, what: str, arguments: dict[str, str]) -> bytes:
+        """What came of a command, as JSON text.
+
+        Raises: AuthError without the role for it; FleetError, ConfigError.
+        """
+        self._numbers += 1
+        return (await self._question(Command(self._numbers, what, arguments))).body
+
+    async def _question(self, message: Ask | Command) -> Answer | Done:
+        self._check()
+        future: asyncio.Future[Answer | Done] = asyncio.get_running_loop().create_future()
+        question = _Question(message, future)
+        self._owed.questions[message.id] = question
+        question.sent = self._say(message)
+        try:
+            async with asyncio.timeout(self._config.answer_s):
+                return await future
+        except TimeoutError as error:
+            raise FleetError(
+                f"the tracker did not answer {message.what!r} within {self._config.answer_s:g} s",
+                retryable=True,
+            ) from error
+        finally:
+            self._owed.questions.pop(message.id, None)
+
+    def _check(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # --- saying ---
+
+    def _say(self, message: Message) -> bool:
+        """Whether `message` went out; a tracker that is away is told all of it when it is back."""
+        if self._link is None:
+            return False
+        try:
+            self._link.send(message)
+        except LinkClosed:
+            return False
+        return True
+
+    def _say_renewal(self, renewal: _Renewal) -> None:
+        renewal.sent_at = self._clock()
+        self._say(renewal.message)
+
+    def _say_all(self) -> None:
+        """Say again what was not answered: leases first, which may be running out."""
+        owed = self._owed
+        for renewal in owed.renewals.values():
+            self._say_renewal(renewal)
+        for release in owed.releases.values():
+            self._say(release)
+        for request in owed.requests.values():
+            left_ms = max(0, int((request.until - self._clock() - self._config.late_s) * 1000))
+            message = request.message
+            self._say(
+                Acquire(
+                    message.request,
+                    message.selector,
+                    message.count,
+                    message.ttl_ms,
+                    message.priority,
+                    min(left_ms, message.max_wait_ms),
+                    message.modules,
+                    message.tags,
+                )
+            )
+        for question in owed.questions.values():
+            question.sent = self._say(question.message)
+
+    # --- hearing ---
+
+    def _take(self, message: Incoming, _: int) -> None:
+        match message:
+            case Granted(request, grants):
+                self._granted(request, grants)
+            case Queued() | Refused():
+                self._not_yet(message)
+            case Renewed():
+                renewal = self._owed.renewals.pop(message.lease, None)
+                if renewal is not None and not renewal.future.done():
+                    renewal.future.set_result((message, renewal.sent_at))
+            case Released(lease, reason):
+                self._released(lease, reason)
+            case Answer() | Done():
+                question = self._owed.questions.get(message.id)
+                if question is not None and not question.future.done():
+                    question.future.set_result(message)
+            case _:
+                self._other(message)
+
+    def _other(self, message: Incoming) -> None:
+        match message:
+            case Error():
+                self._error(message)
+            case Ping(seq):
+                self._say(Pong(seq))
+            case Pong():
+                pass
+            case _:
+                name = type(message.head if isinstance(message, Data) else message).__name__
+                if self._link is not None:
+                    self._link.close(f"a tracker does not send {name}")
+
+    def _not_yet(self, message: Queued | Refused) -> None:
+        waiting = self._owed.requests.get(message.request)
+        if waiting is None:
+            return
+        if isinstance(message, Queued):
+            waiting.on_queued(message.position, message.why)
+            return
+        del self._owed.requests[message.request]
+        if not waiting.future.done():
+            waiting.future.set_exception(_refusal(message, waiting.message))
+
+    def _granted(self, request: str, grants: tuple[Grant, ...]) -> None:
+        waiting = self._owed.requests.pop(request, None)
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(grants)
+            return
+        for grant in grants:  # it crossed a Cancel
+            if grant.lease not in self._watched:
+                self.release(grant.lease, grant.epoch)
+
+    def _released(self, lease: str, reason: str) -> None:
+        self._owed.releases.pop(lease, None)
+        if not self._owed.releases:
+            self._nothing_owed.set()
+        told = self._watched.pop(lease, None)
+        if told is not None:
+            told(reason)
+
+    def _error(self, message: Error) -> None:
+        head, colon, detail = message.detail.partition(": ")
+        if colon and head.isdigit():
+            question = self._owed.questions.get(int(head))
+            if question is not None and not question.future.done():
+                question.future.set_exception(failure_of(message.code, detail))
+            return
+        if message.fatal and message.code == "auth":
+            self._fail(AuthError(message.detail))
+
+
+def new_request_id() -> str:
+    """An id that no other request has."""
+    return f"r{secrets.token_hex(8)}"
+
+
+def failure_of(code: str, detail: str) -> FleetError | ConfigError:
+    """The exception that an Error message stands for."""
+    match code:
+        case "auth" | "forbidden":
+            return AuthError(detail)
+        case "bad-request":
+            return ConfigError(detail)
+        case _:
+            return FleetError(detail, retryable=code == "store")
+
+
+def _refusal(refused: Refused, wanted: Acquire) -> FleetError | ConfigError:
+    detail = refused.detail or f"refused: {refused.code}"
+    match refused.code:
+        case Refusal.UNSATISFIABLE.value:
+            return NoDeviceError(detail)
+        case Refusal.MAX_WAIT.value:
+            return QueueTimeoutError(detail)
+        case Refusal.BAD_REQUEST.value:
+            return ConfigError(detail)
+        case "forbidden":
+            return AuthError(detail)
+        case _:
+            again = refused.retry_after_ms
+            hint = f"; try again in {again / 1000:g} s" if again else ""
+            return FleetError(f"{wanted.selector!r}: {detail}{hint}", retryable=True)

@@ -1,0 +1,154 @@
+"""A lease as its holder keeps it: renewed in the background, and never believed for too long.
+
+A lease is good from when the last renewal that was answered was *sent*, for its ttl less a fifth:
+the client stops by itself before the device does. Only a monotonic clock is used.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from loopwright.errors import DeviceLostError, FleetError
+from loopwright.fleet.client.control import Control
+from loopwright.fleet.wire.messages import DeviceInfo, Grant, Renewed
+from loopwright.fleet.words import EndReason, Verdict
+
+RENEWALS = 3  # a ttl
+SAFE_SHARE = 0.8
+
+
+class HeldLease:
+    """One leased device. `begin` starts the renewals, `release` gives it back."""
+
+    def __init__(self, control: Control, grant: Grant, clock: Callable[[], float]) -> None:
+        self.grant = grant
+        self.ended = asyncio.Event()
+        self.reason: EndReason | None = None
+        self.detail = ""
+        self.wanted_back = asyncio.Event()  # somebody more urgent waits: end at the next edge
+        self.wanted_back_why = ""
+        self._control = control
+        self._clock = clock
+        self._good_until = clock() + SAFE_SHARE * grant.ttl_ms / 1000
+        self._keeper: asyncio.Task[None] | None = None
+        self._on_end: list[Callable[[], None]] = []
+
+    @property
+    def id(self) -> str:
+        """The lease's id."""
+        return self.grant.lease
+
+    @property
+    def device(self) -> DeviceInfo:
+        """What was leased."""
+        return self.grant.device
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device may still be used."""
+        return not self.ended.is_set()
+
+    def left_s(self) -> float:
+        """For how long the lease is good without another renewal."""
+        return max(0.0, self._good_until - self._clock())
+
+    def begin(self) -> None:
+        """Renew from now on."""
+        self._control.watch(self.id, self._released)
+        self._keeper = asyncio.create_task(self._keep())
+
+    def on_end(self, call: Callable[[], None]) -> None:
+        """Call `call` once when the lease is over, at once if it is."""
+        if self.ended.is_set():
+            call()
+        else:
+            self._on_end.append(call)
+
+    def check(self) -> None:
+        """Nothing, while the lease is good.
+
+        Raises: DeviceLostError.
+        """
+        if self.ended.is_set():
+            raise self.failure()
+
+    def failure(self) -> DeviceLostError:
+        """What to raise once the lease is over."""
+        reason = "" if self.reason is None else self.reason.value
+        detail = f": {self.detail}" if self.detail else ""
+        return DeviceLostError(
+            f"lease {self.id} on {self.device.name} is over, {reason}{detail}", retryable=True
+        )
+
+    async def release(self) -> None:
+        """Give the device back; again is harmless."""
+        over = self.ended.is_set()
+        self._end(EndReason.RELEASED, "")
+        if self._keeper is not None:
+            self._keeper.cancel()
+            await asyncio.gather(self._keeper, return_exceptions=True)
+        if not over:
+            self._control.release(self.id, self.grant.epoch)
+
+    async def _keep(self) -> None:
+        """Renew each third of the ttl; stop in time when nobody answers."""
+        period = self.grant.ttl_ms / 1000 / RENEWALS
+        next_at = self._clock() + period
+        while True:
+            await asyncio.sleep(max(0.0, next_at - self._clock()))
+            next_at = self._clock() + period
+            try:
+                async with asyncio.timeout(self.left_s()):
+                    answer, sent_at = await self._control.renew(self.id, self.grant.epoch)
+            except TimeoutError:
+                away = "" if self._control.connected else ", which is away"
+                self._give_up(EndReason.EXPIRED, f"the tracker{away}, did not renew it in time")
+                return
+            except FleetError as error:
+                self._give_up(EndReason.CLIENT_LOST, str(error))
+                return
+            if not self._renewed(answer, sent_at):
+                return
+
+    def _renewed(self, answer: Renewed, sent_at: float) -> bool:
+        if answer.verdict == Verdict.GONE.value:
+            self._end(EndReason.EXPIRED, answer.why)
+            return False
+        if answer.verdict == Verdict.YIELD_PLEASE.value:
+            self.wanted_back_why = answer.why
+            self.wanted_back.set()
+        self._good_until = sent_at + SAFE_SHARE * answer.ttl_ms / 1000
+        return True
+
+    def _give_up(self, reason: EndReason, detail: str) -> None:
+        self._end(reason, detail)
+        self._control.release(self.id, self.grant.epoch)
+
+    def _released(self, reason: str) -> None:
+        """The tracker says that the lease is over."""
+        self._end(_reason(reason), "")
+        if self._keeper is not None:
+            self._keeper.cancel()
+
+    def device_ended(self, reason: str, detail: str) -> None:
+        """The device says why it ended the session; what the tracker says later changes nothing."""
+        ended = _reason(reason)
+        if ended in (EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED):
+            self._give_up(ended, detail)
+
+    def _end(self, reason: EndReason, detail: str) -> None:
+        if self.ended.is_set():
+            return
+        self.reason, self.detail = reason, detail
+        self.ended.set()
+        calls, self._on_end = self._on_end, []
+        for call in calls:
+            call()
+
+
+def _reason(text: str) -> EndReason:
+    try:
+        return EndReason(text)
+    except ValueError:
+        return EndReason.REVOKED

@@ -1,0 +1,82 @@
+"""What a tracker answers, as the client hands it on. Fields that are not known yet are left out."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class DeviceView(msgspec.Struct, frozen=True):
+    """A device of the fleet. `kept` says why it cannot be had now, `why` is an operator's reason.
+
+    `target` is a target string; `device` the fingerprint that records are filed under.
+    """
+
+    name: str
+    labels: dict[str, str] = {}
+    link: str = ""
+    health: str = ""
+    admin: str = ""
+    occupancy: str = ""
+    grantable: bool = False
+    kept: str = ""
+    why: str = ""
+    lease: str = ""
+    agent: str = ""
+    incarnation: str = ""
+    epoch: int = 0
+    drift: float = 0.0
+    detail: str = ""
+    modules: dict[str, str] = {}
+    target: str = ""
+    device: str = ""
+    cores: tuple[int, ...] = ()
+    addresses: tuple[str, ...] = ()
+    tier: int = 0
+
+
+class LeaseView(msgspec.Struct, frozen=True):
+    """A lease, or a request that waits (state `queued`). Times are seconds from now."""
+
+    id: str
+    state: str
+    client: str = ""
+    tenant: str = ""
+    selector: str = ""
+    priority: int = 1
+    tags: dict[str, str] = {}
+    reason: str | None = None
+    request: str = ""
+    device: str = ""
+    agent: str = ""
+    epoch: int = 0
+    age_s: float = 0.0
+    ttl_s: float = 0.0
+    expires_s: float = 0.0
+    count: int = 1
+    waited_s: float = 0.0
+    gives_up_s: float = 0.0
+    over_quota: bool = False
+
+
+class EventView(msgspec.Struct, frozen=True):
+    """A line of the tracker's log; `at` is seconds since 1970 UTC."""
+
+    id: int
+    at: float
+    what: str
+    subject: str = ""
+    by: str = ""
+    detail: str = ""
+
+
+class ExplanationView(msgspec.Struct, frozen=True):
+    """Why a lease or request is where it is: `text` is a sentence, the rest are its figures."""
+
+    subject: str
+    state: str
+    text: str
+    matching: int = 0
+    free: int = 0
+    leased: int = 0
+    free_within_s: float | None = None
+    ahead: int = 0

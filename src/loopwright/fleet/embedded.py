@@ -1,0 +1,168 @@
+"""A fleet of one device within this process: tracker, agent and client on one event loop.
+
+It is the same code as the fleet over the network, joined by socket pairs in place of connections:
+no port is opened, nothing is to be set up, and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loopwright.errors import EnvironmentFailure
+from loopwright.fleet.agent.agent import Agent
+from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits
+from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.control import Control
+from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.session import DeviceSession
+from loopwright.fleet.security.handshake import Anonymous
+from loopwright.fleet.store.memory import MemoryStore
+from loopwright.fleet.tracker.config import TrackerConfig
+from loopwright.fleet.tracker.server import Tracker
+from loopwright.fleet.wire.link import Link, pair
+
+HERE = "here"
+DEVICE = f"{HERE}/cpu0"
+_SCHEME = "embedded:"
+_POLL_S = 0.002
+_START_S = 120.0
+_EVERYTHING = 1 << 50
+_DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedOptions:
+    """The device: `cores` of this machine. What can be made again is kept in `cache_dir`.
+
+    `drift` is how far off its canary may be; 0 leaves that alone.
+    """
+
+    cores: tuple[int, ...]
+    cache_dir: Path
+    drift: float = 0.0
+    ttl_s: float = 30.0
+
+
+class Embedded:
+    """Made and used in one event loop: `start`, then `fleet`, `close` at the end."""
+
+    def __init__(
+        self,
+        options: EmbeddedOptions,
+        rng: np.random.Generator,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._options = options
+        self._folder = options.cache_dir / "embedded" / str(os.getpid())
+        self._tracker = Tracker(MemoryStore(), TrackerConfig(name=HERE), rng=rng)
+        self.agent = Agent(
+            AgentOptions(
+                HERE,
+                options.cache_dir,
+                addresses=(f"{_SCHEME}{HERE}",),
+                limits=Limits(_DAY_S, _EVERYTHING, _EVERYTHING, blobs=_EVERYTHING),
+                drift=options.drift,
+                uploads=self._folder,
+            ),
+            [DeviceOptions(DEVICE, options.cores)],
+            clock,
+            rng,
+        )
+        control = Control(self._to_tracker, Anonymous(), clock, rng.random)
+        self.fleet = AsyncFleet(control, self._to_device, clock)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ready = asyncio.Event()
+        self._failure: BaseException | None = None
+
+    async def start(self) -> None:
+        """Start; `ready` waits until the device can be leased.
+
+        Raises: EnvironmentFailure.
+        """
+        try:
+            _sweep(self._folder.parent)
+            await self._tracker.start()
+            await self.agent.start()
+            running = self._spawn(self.agent.run(self._to_tracker))
+            await self.fleet.start()
+            async with asyncio.timeout(_START_S):
+                while not self.agent.synced and not running.done():
+                    await asyncio.sleep(_POLL_S)
+            if running.done():
+                running.result()
+        except BaseException as error:
+            self._failure = error
+            raise
+        finally:
+            self._ready.set()
+
+    async def close(self) -> None:
+        """End the device's processes, and everything else."""
+        await self.fleet.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.agent.close()
+        if hasattr(self._tracker, "book"):
+            await self._tracker.stop()
+        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
+
+    # --- `devices.Lessor` ---
+
+    async def lease_one(self, wait_s: float) -> HeldLease:
+        """The device.
+
+        Raises: EnvironmentFailure when it did not come up; FleetError.
+        """
+        await self._ready.wait()
+        if self._failure is not None:
+            raise EnvironmentFailure(
+                f"this machine cannot be measured: {self._failure}"
+            ) from self._failure
+        (lease,) = await self.fleet.acquire(Wish(ttl=self._options.ttl_s, max_wait=wait_s))
+        return lease
+
+    async def open_session(self, lease: HeldLease) -> DeviceSession:
+        """A session on it."""
+        return await self.fleet.open(lease)
+
+    # --- links ---
+
+    async def _to_tracker(self) -> Link:
+        ours, theirs = await pair()
+        self._spawn(self._tracker.serve(theirs))
+        return ours
+
+    async def _to_device(self, _: str) -> Link:
+        ours, theirs = await pair()
+        self._spawn(self.agent.serve_session(theirs))
+        return ours
+
+    def _spawn(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # the other side was told
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes that are gone have left."""
+    with contextlib.suppress(OSError):
+        for entry in folder.iterdir():
+            if entry.name.isdigit() and not Path(f"/proc/{entry.name}").exists():
+                shutil.rmtree(entry, ignore_errors=True)
