@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fleet_model import NEVER, Model, ModelAgent, ModelDevice, ModelLease, ModelRequest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -12,7 +13,6 @@ from hypothesis.stateful import (
     rule,
 )
 
-from fleet_model import NEVER, Model, ModelAgent, ModelDevice, ModelLease, ModelRequest
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig, TenantConfig
 from loopwright.fleet.book.effects import (
@@ -281,7 +281,7 @@ class BookMachine(RuleBasedStateMachine):
         priority=st.integers(0, 3),
         max_wait=st.sampled_from([0.0, 10.0, 100.0]),
     )
-    def want(  # noqa: PLR0913  # each is drawn
+    def want(  # each is drawn
         self,
         client: str,
         tenant: str,

@@ -63,10 +63,7 @@ def new_boot(state: State, agent: str, incarnation: str) -> Boot:
 
 def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
     """A boot has a device from now on; it may be granted when it has reported."""
-    device = state.devices.get(spec.name)
-    if device is None:
-        device = Device(spec.name)
-        state.devices[spec.name] = device
+    device = state.device(spec.name)
     owner = device.boot
     if owner is not None and owner is not boot:
         live = owner.connected and owner.link is Link.UP
@@ -116,6 +113,7 @@ def _unclaim(state: State, device: Device, why: str, *, live: bool, gone: bool) 
     device.probe = False
     device.ending_since = NEVER
     device.lost_at = state.now
+    state.arm(device, state.now + state.config.forget_s)
     _drop_sessions(state, device, why)
     refresh(state, device)
     if gone:
@@ -217,6 +215,7 @@ def _set_link(state: State, boot: Boot, link: Link) -> None:
         if link is Link.LOST:
             state.note("device-lost", device.name, f"agent {boot.agent} is silent")
             device.synced = False
+            state.arm(device, state.now + state.config.forget_s)
             _drop_sessions(state, device, "its agent is silent")
         refresh(state, device)
 

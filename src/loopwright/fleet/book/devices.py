@@ -162,6 +162,8 @@ def _forget_due(state: State, device: Device) -> float:
     if device.boot is not None:
         device.boot.devices.pop(device.name, None)
     del state.devices[device.name]
+    kept = DeviceRow(device.name, max(device.asked, device.top), device.admin, device.why)
+    state.forgotten[device.name] = kept
     state.note("forgotten", device.name, f"not heard of for {state.config.forget_s / 86400:g} days")
     return NEVER
 

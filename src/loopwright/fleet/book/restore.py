@@ -38,10 +38,9 @@ def restored(state: State, event: Restored) -> None:
 
 
 def _device(state: State, name: str) -> Device:
-    device = state.devices.get(name)
-    if device is None:
-        device = Device(name, {"name": name}, lost_at=state.now)
-        state.devices[name] = device
+    device = state.device(name)
+    if not device.labels:
+        device.labels = {"name": name}
         state.arm(device, state.now + state.config.forget_s)
     return device
 

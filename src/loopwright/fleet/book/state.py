@@ -14,7 +14,7 @@ from typing import TypeAlias
 
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import Effect, Note, Order
-from loopwright.fleet.book.events import DeviceSpec, LeaseRow
+from loopwright.fleet.book.events import DeviceRow, DeviceSpec, LeaseRow
 from loopwright.fleet.book.matching import Index, Match
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
 
@@ -181,6 +181,7 @@ class State:
     settling_until: float = -NEVER
     expected: set[str] = field(default_factory=set)  # devices of before that did not come back yet
     devices: dict[str, Device] = field(default_factory=dict)
+    forgotten: dict[str, DeviceRow] = field(default_factory=dict)  # their epochs must not go back
     boots: dict[tuple[str, str], Boot] = field(default_factory=dict)
     agents: dict[str, Boot] = field(default_factory=dict)  # the newest of each
     history: dict[str, list[Boot]] = field(default_factory=dict)  # of each, oldest first
@@ -247,6 +248,18 @@ class State:
     def note(self, what: str, subject: str, detail: str = "") -> None:
         """Write to the event log."""
         self.out.append(Note(what, subject, detail))
+
+    def device(self, name: str) -> Device:
+        """The device of this name, made when it is new; one that was forgotten goes on."""
+        device = self.devices.get(name)
+        if device is None:
+            device = Device(name, lost_at=self.now)
+            self.devices[name] = device
+            kept = self.forgotten.pop(name, None)
+            if kept is not None:
+                device.top = device.reserved = device.asked = kept.epochs
+                device.admin, device.why = kept.admin, kept.why
+        return device
 
     def tenant(self, name: str) -> Tenant:
         """The tenant of this name, made at its first use."""
