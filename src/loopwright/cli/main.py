@@ -17,6 +17,9 @@ from loopwright.cli.bench import bench
 from loopwright.cli.common import Session
 from loopwright.cli.doctor import doctor
 from loopwright.cli.export import export
+from loopwright.cli.fleet import device, lease, people, tracker
+from loopwright.cli.fleet.audit import audit
+from loopwright.cli.fleet.top import top
 from loopwright.cli.optimize import optimize
 from loopwright.cli.plot import plot
 from loopwright.cli.report_page import report
@@ -46,6 +49,15 @@ app.command()(bench)
 app.add_typer(records.app, name="records")
 app.command()(plot)
 app.command()(doctor)
+app.add_typer(tracker.app, name="tracker")
+app.add_typer(device.app, name="device")
+app.add_typer(lease.app, name="lease")
+app.command()(top)
+app.command()(audit)
+app.add_typer(people.tokens, name="token")
+app.add_typer(people.joins, name="join")
+app.add_typer(people.agents, name="agent")
+app.add_typer(people.authority, name="ca")
 
 
 def _version(*, wanted: bool) -> None:

@@ -1,0 +1,84 @@
+"""`loopwright audit`: what happened, and who did it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask, where
+
+if TYPE_CHECKING:
+    from loopwright.fleet.client.control import Control
+    from loopwright.fleet.client.views import EventView
+
+_FIRST_STEP = 1024
+
+
+def audit(
+    context: typer.Context,
+    since: Annotated[str, typer.Option("--since", help="How far back, as 1h or 7d.")] = "1h",
+    subject: Annotated[
+        str, typer.Option("--of", help="Only what is about this device, lease, agent or token.")
+    ] = "",
+    by: Annotated[str, typer.Option("--by", help="Only what this one did.")] = "",
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show what happened in a fleet, oldest first."""
+    import time
+
+    from loopwright.cli.fleet.text import parse_days
+
+    begin = time.time() - parse_days(since)
+    place = where(context, fleet, token, ca)
+    events = ask(place, lambda control: events_since(control, begin))
+    found = [e for e in events if subject in ("", e.subject) and by in ("", e.by)]
+    if output is Output.JSON:
+        print_json({"fleet": place.url, "events": found})
+    else:
+        for event in found:
+            typer.echo(line_of(event))
+
+
+async def events_since(control: Control, begin: float) -> list[EventView]:
+    """The events from the wall time `begin` on; the way there takes a few questions."""
+    from loopwright.cli.fleet.query import events_page
+
+    after = await _before(control, begin)
+    found: list[EventView] = []
+    while page := await events_page(control, after):
+        found += [event for event in page if event.at >= begin]
+        after = page[-1].id
+    return found
+
+
+async def _before(control: Control, begin: float) -> int:
+    """A number that all events from `begin` on are above, and few others."""
+    from loopwright.cli.fleet.query import events_page
+
+    low, step = 0, _FIRST_STEP
+    high = step
+    while (page := await events_page(control, high)) and page[0].at < begin:
+        low, step = high, step * 2
+        high = low + step
+    while high - low > _FIRST_STEP // 4:
+        middle = (low + high) // 2
+        page = await events_page(control, middle)
+        if page and page[0].at < begin:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def line_of(event: EventView) -> str:
+    """An event on one line."""
+    from loopwright.cli.fleet.text import clock_time
+
+    by = f" by {event.by}" if event.by else ""
+    detail = f": {event.detail}" if event.detail else ""
+    return f"{clock_time(event.at)}  {event.what} {event.subject}{by}{detail}"

@@ -1,0 +1,163 @@
+"""`loopwright lease ...`: who has which device, who waits, and why."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask, where
+
+if TYPE_CHECKING:
+    from loopwright.fleet.client.control import Control
+    from loopwright.fleet.client.views import ExplanationView, LeaseView
+
+app = typer.Typer(
+    help="See who has which device, who waits, and why.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+IdArgument = Annotated[str, typer.Argument(help="A lease or request, as `lease ls` names it.")]
+
+
+@app.command("ls")
+def ls(
+    context: typer.Context,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List the leases that live and the requests that wait."""
+    from loopwright.cli.fleet.query import leases_of
+
+    place = where(context, fleet, token, ca)
+    found = ask(place, leases_of)
+    if output is Output.JSON:
+        print_json({"fleet": place.url, "leases": found})
+    elif not found:
+        typer.echo("no device is leased, and nobody waits")
+    else:
+        typer.echo(listed(found))
+
+
+def listed(found: tuple[LeaseView, ...]) -> str:
+    """Leases, then requests, in columns."""
+    from loopwright.cli.fleet.text import columns, labels_text, lease_left
+
+    def what(view: LeaseView) -> str:
+        if view.device:
+            return view.device
+        return f"{view.count} of {view.selector or 'any'}" if view.count > 1 else view.selector
+
+    return columns(
+        ("ID", "STATE", "DEVICE OR SELECTOR", "TENANT", "FOR", "TIME"),
+        [
+            (v.id, v.state, what(v) or "any", v.tenant, labels_text(v.tags) or "-", lease_left(v))
+            for v in sorted(found, key=lambda v: (v.state == "queued", v.id))
+        ],
+        coloured=1,
+    )
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    name: IdArgument,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show all that is known of a lease or a request that waits."""
+    from loopwright.cli.fleet.query import the_lease
+    from loopwright.cli.fleet.text import fields, labels_text, lease_left
+
+    view = the_lease(where(context, fleet, token, ca), name)
+    if output is Output.JSON:
+        print_json(view)
+        return
+    pairs = (
+        ("id", view.id),
+        ("state", view.state),
+        ("ended", view.reason or ""),
+        ("device", view.device),
+        ("epoch", str(view.epoch) if view.epoch else ""),
+        ("selector", view.selector or "any"),
+        ("count", str(view.count) if view.count > 1 else ""),
+        ("time", lease_left(view)),
+        ("tenant", f"{view.tenant}{', over its quota' if view.over_quota else ''}"),
+        ("client", view.client),
+        ("priority", _priority(view.priority)),
+        ("request", view.request),
+        ("agent", view.agent),
+        ("for", labels_text(view.tags)),
+    )
+    typer.echo(fields(pairs))
+
+
+def _priority(number: int) -> str:
+    from loopwright.fleet.words import Priority
+
+    try:
+        return Priority(number).name.lower()
+    except ValueError:
+        return str(number)
+
+
+@app.command("explain")
+def explain(
+    context: typer.Context,
+    name: IdArgument,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Say why a request waits, how a lease stands, or why it ended."""
+    import msgspec
+
+    from loopwright.errors import ConfigError
+
+    async def question(control: Control) -> ExplanationView | None:
+        from loopwright.fleet.client.views import ExplanationView
+
+        (body,) = await control.ask("explain", name=name)
+        return msgspec.json.decode(body, type=ExplanationView | None)
+
+    found = ask(where(context, fleet, token, ca), question)
+    if found is None:
+        raise ConfigError(
+            f"no lease or request {name!r} is known; see `loopwright lease ls`, or `loopwright "
+            "audit` for those that ended long ago"
+        )
+    if output is Output.JSON:
+        print_json(found)
+        return
+    ahead = f", {found.ahead} ahead of it" if found.ahead else ""
+    head = f"{found.subject} is {found.state}"
+    typer.echo(f"{head}: {found.text}{ahead}" if found.state == "queued" else found.text)
+
+
+@app.command("revoke")
+def revoke(
+    context: typer.Context,
+    name: IdArgument,
+    reason: Annotated[str, typer.Option("--reason", help="Why: its holder is told.")] = "",
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Take a lease away, or forget a request. One's own; others' with the role operator."""
+    from loopwright.cli.fleet.query import carry_out
+
+    async def question(control: Control) -> object:
+        return await carry_out(control, "lease.revoke", lease=name, why=reason)
+
+    done = ask(where(context, fleet, token, ca), question)
+    if output is Output.JSON:
+        print_json(done)
+    else:
+        typer.echo(f"{name}: revoked")

@@ -1,0 +1,308 @@
+"""`loopwright token|join|agent|ca ...`: who may come in, and how they know whom they talk to."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, where
+
+tokens = typer.Typer(
+    help="Issue, list and revoke tokens.", no_args_is_help=True, rich_markup_mode=None
+)
+joins = typer.Typer(
+    help="Issue and list codes with which agents join.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+agents = typer.Typer(
+    help="List agents, and put them out.", no_args_is_help=True, rich_markup_mode=None
+)
+authority = typer.Typer(
+    help="Make the certificates of a fleet.", no_args_is_help=True, rich_markup_mode=None
+)
+TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it is good for, as 30d.")]
+FolderArgument = Annotated[Path, typer.Argument(help="The authority's folder.")]
+
+
+@tokens.command("issue")
+def issue_token(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Whose it is: a person or a service.")],
+    role: Annotated[str, typer.Option(help="viewer, user, operator or admin.")] = "user",
+    ttl: TtlOption = None,
+    tenant: Annotated[str, typer.Option(help="Who shares devices; NAME by itself.")] = "",
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Issue a token: standard output has it alone, and it is shown once. Needs the role admin.
+
+    It is good for 30 days unless --ttl says otherwise, with `--ttl never` for ever.
+    """
+    from loopwright.cli.fleet.query import command
+
+    place = where(context, fleet, token, ca)
+    made = command(
+        place, "token.issue", name=name, role=role, tenant=tenant, ttl_s=_ttl(ttl, forever=True)
+    )
+    if output is Output.JSON:
+        print_json(made)
+        return
+    found = _row(made)
+    typer.echo(f"token {found['id']} of {name}, {role}, {_expires(found['expires'])}", err=True)
+    typer.echo(found["token"])
+
+
+@tokens.command("ls")
+def list_tokens(
+    context: typer.Context,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List tokens, never their secrets. Needs the role admin."""
+    from loopwright.cli.fleet.query import command
+
+    made = command(where(context, fleet, token, ca), "token.ls")
+    if output is Output.JSON:
+        print_json({"tokens": made})
+        return
+    names = ("ID", "NAME", "TENANT", "ROLE", "GOOD")
+    rows = [
+        (
+            *(str(row["id"]), str(row["name"]), str(row["tenant"]), str(row["role"])),
+            "revoked" if row["revoked"] else _expires(row["expires"]),
+        )
+        for row in _rows(made)
+    ]
+    _table(names, rows)
+
+
+@tokens.command("revoke")
+def revoke_token(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="ID", help="As `token ls` names it.")],
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Let a token count no more, and close the connections that came with it."""
+    from loopwright.cli.fleet.query import command
+
+    made = command(where(context, fleet, token, ca), "token.revoke", id=name)
+    if output is Output.JSON:
+        print_json(made)
+    else:
+        typer.echo(f"{name}: revoked, {_row(made)['closed']} connections closed")
+
+
+@joins.command("issue")
+def issue_code(
+    context: typer.Context,
+    agent: Annotated[str, typer.Option(help="Good for an agent of this name alone.")] = "",
+    label: Annotated[
+        list[str] | None,
+        typer.Option("--label", help="KEY=VALUE that its devices get, whatever it says."),
+    ] = None,
+    ttl: TtlOption = None,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Issue a code with which one agent joins, within an hour unless --ttl says otherwise.
+
+    Standard output has the code alone. Needs the role admin.
+    """
+    from loopwright.cli.fleet.query import command
+
+    place = where(context, fleet, token, ca)
+    labels = ",".join(label or ())
+    made = command(place, "join.issue", agent=agent, labels=labels, ttl_s=_ttl(ttl))
+    if output is Output.JSON:
+        print_json(made)
+        return
+    found = _row(made)
+    named = f" --name {agent}" if agent else ""
+    typer.echo(
+        f"good once, {_expires(found['expires'])}; on the device's host: loopwright device serve "
+        f"--tracker {place.url}{named} --join CODE",
+        err=True,
+    )
+    typer.echo(found["code"])
+
+
+@joins.command("ls")
+def list_codes(
+    context: typer.Context,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List join codes, never their secrets. Needs the role admin."""
+    from loopwright.cli.fleet.query import command
+
+    made = command(where(context, fleet, token, ca), "join.ls")
+    if output is Output.JSON:
+        print_json({"codes": made})
+        return
+    rows = [
+        (
+            str(row["id"]),
+            str(row["agent"] or "any"),
+            f"used by {row['used_by']}" if row["used_by"] else _expires(row["expires"]),
+        )
+        for row in _rows(made)
+    ]
+    _table(("ID", "FOR", "GOOD"), rows)
+
+
+@agents.command("ls")
+def list_agents(
+    context: typer.Context,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """List the agents that joined."""
+    from loopwright.cli.fleet.query import command
+
+    made = command(where(context, fleet, token, ca), "agent.ls")
+    if output is Output.JSON:
+        print_json({"agents": made})
+        return
+
+    def state(row: dict[str, object]) -> str:
+        if row["revoked"]:
+            return "put out"
+        return "connected" if row["connected"] else "away"
+
+    rows = [(str(row["name"]), state(row), str(row["devices"])) for row in _rows(made)]
+    _table(("NAME", "STATE", "DEVICES"), rows)
+
+
+@agents.command("revoke")
+def revoke_agent(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="As `agent ls` names it.")],
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Put an agent out: its key counts no more. It may join again with a new code."""
+    from loopwright.cli.fleet.query import command
+
+    made = command(where(context, fleet, token, ca), "agent.revoke", agent=name)
+    if output is Output.JSON:
+        print_json(made)
+    else:
+        typer.echo(f"{name}: put out; it may join again with a code of `loopwright join issue`")
+
+
+@authority.command("init")
+def init_ca(
+    folder: FolderArgument,
+    name: Annotated[
+        list[str] | None,
+        typer.Option("--name", help="A host or IP address that the tracker is reached by."),
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Make an authority in FOLDER, and with --name the tracker's certificate too."""
+    from loopwright.fleet.security.authority import init, issue_server
+
+    made = {"authority": init(folder, _now()).certificate}
+    if name:
+        made["server"] = issue_server(folder, name, _now()).certificate
+    if output is Output.JSON:
+        print_json({kind: str(path) for kind, path in made.items()})
+        return
+    typer.echo(f"{made['authority']}: give it to agents and clients (--ca, LOOPWRIGHT_CA)")
+    if name:
+        typer.echo(
+            f"{made['server']}: for {', '.join(name)}; serve with: loopwright tracker serve "
+            f"--listen tls://0.0.0.0:7070 --tls-dir {folder}"
+        )
+    else:
+        typer.echo(f"next, the tracker's certificate: loopwright ca issue {folder} HOST")
+
+
+@authority.command("issue")
+def issue_certificate(
+    folder: FolderArgument,
+    name: Annotated[
+        list[str], typer.Argument(help="Hosts or IP addresses it is for; a client has one name.")
+    ],
+    *,
+    client: Annotated[bool, typer.Option("--client", help="For a client, not a server.")] = False,
+    file: Annotated[str, typer.Option("--file", help="What a server's files are called.")] = (
+        "server"
+    ),
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Issue a certificate, good for 397 days. A new one takes the place of the old."""
+    from loopwright.errors import ConfigError
+    from loopwright.fleet.security.authority import issue_client, issue_server
+
+    if client and len(name) != 1:
+        raise ConfigError("a client's certificate has one name")
+    made = (
+        issue_client(folder, name[0], _now())
+        if client
+        else issue_server(folder, name, _now(), file=file)
+    )
+    if output is Output.JSON:
+        print_json({"certificate": str(made.certificate), "key": str(made.key)})
+    else:
+        typer.echo(f"{made.certificate} and {made.key}")
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now(datetime.UTC)
+
+
+def _ttl(text: str | None, *, forever: bool = False) -> str:
+    """Seconds as a command's argument has them; empty for the tracker's own choice."""
+    from loopwright.cli.fleet.text import parse_days
+
+    if text is None:
+        return ""
+    if forever and text in ("never", "0"):
+        return "0"
+    return str(parse_days(text))
+
+
+def _row(made: object) -> dict[str, object]:
+    return made if isinstance(made, dict) else {}
+
+
+def _rows(made: object) -> list[dict[str, object]]:
+    return made if isinstance(made, list) else []
+
+
+def _expires(at: object) -> str:
+    from loopwright.cli.fleet.text import clock_time
+
+    if not isinstance(at, int | float):
+        return "for ever"
+    if at < _now().timestamp():
+        return f"expired {clock_time(at)}"
+    return f"until {clock_time(at)}"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    from loopwright.cli.fleet.text import columns
+
+    typer.echo(columns(names, rows) if rows else "none")

@@ -1,0 +1,140 @@
+"""Questions to a tracker whose answers are frozen views, and commands."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from loopwright.cli.fleet.connect import Where, ask
+from loopwright.errors import ConfigError, NoDeviceError
+
+if TYPE_CHECKING:
+    from loopwright.fleet.client.control import Control
+    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
+
+Status: TypeAlias = "dict[str, object]"
+_MOST_LABELS = 12
+
+
+async def devices_of(
+    control: Control, selector: str = "", name: str = ""
+) -> tuple[DeviceView, ...]:
+    """The devices that `selector` or `name` means, in order of name.
+
+    Raises: ConfigError for a selector that is none.
+    """
+    import msgspec
+
+    from loopwright.fleet.client.views import DeviceView
+    from loopwright.fleet.selector import parse
+
+    pages = await control.ask("devices", selector=str(parse(selector)), name=name)
+    decoder = msgspec.json.Decoder(list[DeviceView])
+    return tuple(view for page in pages for view in decoder.decode(page))
+
+
+async def leases_of(control: Control, name: str = "") -> tuple[LeaseView, ...]:
+    """The leases that live and the requests that wait, or the one called `name`."""
+    import msgspec
+
+    from loopwright.fleet.client.views import LeaseView
+
+    decoder = msgspec.json.Decoder(list[LeaseView])
+    pages = await control.ask("leases", name=name)
+    return tuple(view for page in pages for view in decoder.decode(page))
+
+
+async def status_of(control: Control) -> Status:
+    """The tracker's figures by name."""
+    import msgspec
+
+    (body,) = await control.ask("status")
+    return msgspec.json.decode(body, type=dict[str, object])
+
+
+async def events_page(control: Control, after: int) -> tuple[EventView, ...]:
+    """Some events with numbers above `after`, oldest first."""
+    import msgspec
+
+    from loopwright.fleet.client.views import EventView
+
+    body, _ = await control.page("events", str(after))
+    return tuple(msgspec.json.decode(body, type=list[EventView]))
+
+
+def matching(place: Where, selector: str) -> tuple[DeviceView, ...]:
+    """The devices that match.
+
+    Raises: NoDeviceError when a selector matches none, saying what there is.
+    """
+
+    async def question(control: Control) -> tuple[DeviceView, ...]:
+        found = await devices_of(control, selector)
+        if not found and selector:
+            raise NoDeviceError(none_matches(selector, await devices_of(control)))
+        return found
+
+    return ask(place, question)
+
+
+def none_matches(selector: str, there: tuple[DeviceView, ...]) -> str:
+    """Why none of the devices that are `there` matches: a label that none has, or its values."""
+    from loopwright.fleet.selector import parse
+
+    if not there:
+        return f"no device matches {selector!r}: none has registered"
+    for term in parse(selector).terms:
+        values = sorted({view.labels[term.key] for view in there if term.key in view.labels})
+        if not values:
+            keys = sorted({key for view in there for key in view.labels})
+            return f"no device has a label {term.key!r}; there are {_some(keys)}"
+        if not any(parse(str(term)).matches(view.labels) for view in there):
+            return f"no device matches {str(term)!r}; {term.key} is {_some(values)}"
+    return f"no device matches all of {selector!r}, though each term alone matches some"
+
+
+def _some(words: list[str]) -> str:
+    return ", ".join(words[:_MOST_LABELS]) + (", ..." if words[_MOST_LABELS:] else "")
+
+
+def the_device(place: Where, name: str) -> DeviceView:
+    """The device called `name`. Raises: NoDeviceError."""
+    return ask(place, lambda control: need_device(control, name))
+
+
+async def need_device(control: Control, name: str) -> DeviceView:
+    """The device called `name`. Raises: NoDeviceError."""
+    found = await devices_of(control, name=name)
+    if not found:
+        raise NoDeviceError(f"no device is named {name!r}; see `loopwright device ls`")
+    return found[0]
+
+
+def the_lease(place: Where, name: str) -> LeaseView:
+    """The lease or request called `name`. Raises: ConfigError."""
+
+    async def question(control: Control) -> LeaseView:
+        found = await leases_of(control, name)
+        if not found:
+            raise ConfigError(
+                f"no lease or request {name!r} lives; see `loopwright lease ls`, or `loopwright "
+                "audit` for those that ended"
+            )
+        return found[0]
+
+    return ask(place, question)
+
+
+def command(place: Where, what: str, **arguments: str) -> object:
+    """What came of a command for people. Arguments that are empty are left out.
+
+    Raises: AuthError without the role; ConfigError, FleetError.
+    """
+    return ask(place, lambda control: carry_out(control, what, **arguments))
+
+
+async def carry_out(control: Control, what: str, **arguments: str) -> object:
+    """As `command`, over a connection that is there."""
+    import msgspec
+
+    given = {name: value for name, value in arguments.items() if value}
+    return msgspec.json.decode(await control.command(what, given))

@@ -1,0 +1,167 @@
+"""The picture of `loopwright top` on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from loopwright.cli.fleet.summary import count, devices_line, leases_line
+from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
+from loopwright.cli.fleet.top import Scene
+from loopwright.fleet.client.views import DeviceView, LeaseView
+
+_STYLES = {
+    "free": "green",
+    "active": "cyan",
+    "reserved": "cyan",
+    "granted": "cyan",
+    "queued": "yellow",
+    "releasing": "yellow",
+    "cleaning": "yellow",
+    "being": "yellow",
+    "draining": "yellow",
+    "drifting": "yellow",
+    "silent": "yellow",
+    "not": "yellow",
+    "quarantined": "magenta",
+    "lost": "red",
+    "bad": "red",
+    "stuck": "red",
+}
+_HEAD_LINES = 4
+_TABLE_LINES = 3  # a blank line, the names, the rule
+_LEAST_ROWS = 3
+_RANK = {"active": 1, "reserved": 1, "free": 2}
+
+
+class Screen:
+    """Shows scenes over one another until it is closed; what was there before comes back then."""
+
+    def __init__(self, url: str, console: Console | None = None) -> None:
+        self._url = url
+        self._console = Console(highlight=False) if console is None else console
+        self._live = Live(console=self._console, screen=True, auto_refresh=False)
+
+    def __enter__(self) -> Screen:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def show(self, scene: Scene) -> None:
+        """Show `scene` in place of the one before."""
+        if not self._live.is_started:
+            self._live.start()  # not before there is something to show: errors come first
+        size = self._console.size
+        self._live.update(picture(self._url, scene, size.height, size.width), refresh=True)
+
+
+def picture(url: str, scene: Scene, height: int, width: int) -> RenderableType:
+    """`scene` as it fits into so many lines."""
+    parts: list[RenderableType] = [_head(url, scene)]
+    leases = sorted(scene.leases, key=lambda view: (view.state != "queued", view.id))
+    room = height - _HEAD_LINES - 2 * _TABLE_LINES - len(scene.events) - 1
+    lease_rows = min(len(leases), max(_LEAST_ROWS, room // 3)) or 1
+    device_rows = max(_LEAST_ROWS, room - lease_rows)
+    parts += [_devices(scene.devices, device_rows), _leases(leases, lease_rows)]
+    if scene.events and height > 2 * _TABLE_LINES + 3 * _LEAST_ROWS:
+        parts.append(_events(scene, width))
+    return Group(*parts)
+
+
+def _head(url: str, scene: Scene) -> RenderableType:
+    status = scene.status
+    clock = time.strftime("%H:%M:%S")
+    head = Text(f"{url}  epoch {count(status, 'epoch')}  {clock}  ", "bold", no_wrap=True)
+    if scene.away:
+        head.append(scene.away, "bold red")
+    elif status.get("read_only"):
+        head.append(f"READ-ONLY: {status['read_only']}", "bold red")
+    else:
+        head.append("Ctrl-C ends", "dim")
+    lines = [
+        head,
+        Text(f"devices {devices_line(status)}", no_wrap=True, overflow="ellipsis"),
+        Text(f"leases  {leases_line(status)}", no_wrap=True, overflow="ellipsis"),
+    ]
+    return Group(*lines)
+
+
+def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
+    """What needs looking at first, then what is in use, then what is free."""
+    states = [(device_state(view), view) for view in devices]
+    states.sort(key=lambda pair: (_RANK.get(_word(pair[0]), 0), pair[1].name))
+    table = _table("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
+    for state, view in states[:rows]:
+        table.add_row(
+            Text(view.name),
+            _styled(state),
+            Text(device_kind(view.labels)),
+            Text(view.lease or "-"),
+            Text(f"{view.drift:+.1%}"),
+        )
+    _more(table, len(states) - rows, "devices")
+    return table
+
+
+def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
+    table = _table("LEASE", "STATE", "ON", "TENANT", "FOR", "TIME")
+    for view in leases[:rows]:
+        table.add_row(
+            Text(view.id),
+            _styled(view.state),
+            Text(view.device or f"{view.count} x {view.selector or 'any'}"),
+            Text(view.tenant),
+            Text(labels_text(view.tags) or "-"),
+            Text(lease_left(view)),
+        )
+    if not leases:
+        table.add_row(Text("none", "dim"))
+    _more(table, len(leases) - rows, "leases")
+    return table
+
+
+def _events(scene: Scene, width: int) -> RenderableType:
+    lines = [Text()]
+    for event in scene.events:
+        at = time.strftime("%H:%M:%S", time.localtime(event.at))
+        by = f" by {event.by}" if event.by else ""
+        detail = f": {event.detail}" if event.detail else ""
+        text = f"{at} {event.what} {event.subject}{by}{detail}"
+        line = Text(text, "dim", no_wrap=True, overflow="ellipsis")
+        line.truncate(width, overflow="ellipsis")
+        lines.append(line)
+    return Group(*lines)
+
+
+def _table(*names: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+    for name in names:
+        table.add_column(name, no_wrap=True, overflow="ellipsis")
+    return table
+
+
+def _more(table: Table, hidden: int, what: str) -> None:
+    if hidden > 0:
+        table.caption = f"and {hidden} more {what}"
+        table.caption_justify = "left"
+
+
+def _styled(state: str) -> Text:
+    return Text(state, _STYLES.get(_word(state), ""))
+
+
+def _word(state: str) -> str:
+    return state.split(":", 1)[0].split(",", 1)[0].split(" ", 1)[0]

@@ -1,0 +1,62 @@
+"""A tracker's figures as lines for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from loopwright.cli.fleet.text import duration
+
+Figures = Mapping[str, object]
+
+
+def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:
+    """Names and values of what `tracker status` shows."""
+    read_only = status.get("read_only")
+    return [
+        ("tracker", f"{status.get('tracker', '')} at {url}, epoch {count(status, 'epoch')}"),
+        ("up", duration(_number(status.get("up_s")))),
+        ("store", f"READ-ONLY: {read_only}; nothing new is granted" if read_only else "writable"),
+        ("agents", f"{count(status, 'agents')} connected"),
+        ("devices", devices_line(status)),
+        ("leases", leases_line(status)),
+        ("ended", counts_line(status.get("ended"))),
+        ("refused", counts_line(status.get("refused"))),
+        ("clients", str(count(status, "clients"))),
+        ("commits", f"{count(status, 'commits')}, {count(status, 'store_failures')} failed"),
+        ("faults", counts_line(status.get("faults"))),
+    ]
+
+
+def devices_line(status: Figures) -> str:
+    """How many devices there are, are free, and are not as they should be."""
+    parts = [f"{count(status, 'devices')}", f"{count(status, 'free')} free"]
+    usual = {"by_link": "up", "by_health": "good", "by_admin": "enabled", "by_occupancy": "idle"}
+    for field, well in usual.items():
+        found = status.get(field)
+        if isinstance(found, Mapping):
+            parts += [f"{n} {word}" for word, n in found.items() if n and word != well]
+    return ", ".join(parts)
+
+
+def leases_line(status: Figures) -> str:
+    """How many leases live, and how many requests wait."""
+    return (
+        f"{count(status, 'leases')}, {count(status, 'waiting')} waiting, "
+        f"{count(status, 'granted')} granted since the start"
+    )
+
+
+def counts_line(found: object) -> str:
+    """The counts that are not zero."""
+    if not isinstance(found, Mapping):
+        return ""
+    return ", ".join(f"{n} {word}" for word, n in found.items() if n)
+
+
+def count(status: Figures, name: str) -> int:
+    """A figure of a status; 0 for one that is not there."""
+    return int(_number(status.get(name)))
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else 0.0
