@@ -23,6 +23,7 @@ import msgspec
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.measure import sandbox
+from loopwright.measure.confine import Cage, ConfinementError
 from loopwright.measure.guard import Region
 from loopwright.measure.types import FailureKind, Stage
 from loopwright.measure.wire import RunReply, RunRequest
@@ -138,11 +139,23 @@ class Arena:
         return (*self.outputs, self.workspace)
 
 
-def main(native: Native, request: RunRequest, arena: Arena, area: Area, token: bytes) -> None:
-    """Measure `request` in this forked process and end it; never returns."""
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a child is to do. Without a `cage` it is kept from accidents only."""
+
+    request: RunRequest
+    arena: Arena
+    cage: Cage | None = None
+
+
+def main(native: Native, job: Job, area: Area, token: bytes) -> None:
+    """Measure in this forked process and end it; never returns."""
     status = 1
     try:
-        area.tell(token, _measure(native, request, arena, area))
+        area.tell(token, _measure(native, job, area))
+        status = 0
+    except ConfinementError as e:
+        area.tell(token, failure(Stage.LOAD, FailureKind.WORKER_LOST, str(e)))
         status = 0
     except EnvironmentFailure as e:
         area.tell(token, failure(area.stage, FailureKind.LOAD_ERROR, str(e)))
@@ -162,10 +175,13 @@ def failure(stage: Stage, kind: FailureKind, detail: str) -> RunReply:
     return RunReply(stage=stage.value, kind=kind.value, detail=" ".join(detail.split())[:500])
 
 
-def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> RunReply:
+def _measure(native: Native, job: Job, area: Area) -> RunReply:
+    request, arena, cage = job.request, job.arena, job.cage
     os.sched_setaffinity(0, request.cores[:1])
     sandbox.set_priority(_NICE)
     sandbox.limit(memory=request.run_memory, cpu_s=request.run_timeout_s * request.threads)
+    if cage is not None:
+        cage.enter_candidate()
     code = link(request.code, (request.entry,))
     pool = ThreadPool(request.threads, native, cores=request.cores)
     stack = sandbox.report_faults(native, area.report, request.run_memory // _PROBE_SHARE)
@@ -173,7 +189,10 @@ def _measure(native: Native, request: RunRequest, arena: Arena, area: Area) -> R
         region.view[:] = _POISON
         region.arm()
     sandbox.forbid_processes()
-    sandbox.forbid_system_calls()
+    if cage is None:
+        sandbox.forbid_system_calls()
+    else:
+        cage.forbid_system_calls()
     area.reach(Stage.RUN)
     call = _caller(native, code[request.entry], arena, pool)
     start = time.perf_counter()

@@ -11,7 +11,24 @@ from typing import TypeAlias
 
 import msgspec
 
+from loopwright.measure.layers import Plan
+
 MAX_PACKET = 16 << 10
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a warden is started: JSON on its command line.
+
+    `agent` is the process that starts it, 0 where that cannot be seen. With `watchdog_s` the agent
+    is killed when its loop has not turned for so long, for whoever looks after it to start it
+    anew. Without a `plan` candidates are kept from accidents only.
+    """
+
+    agent: int
+    cache_dir: str = ""
+    watchdog_s: float = 0.0
+    plan: Plan | None = None
+    wanted: int = 0
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):

@@ -26,6 +26,7 @@ from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
 from loopwright.layout import Layout, Part
 from loopwright.measure import child, inputs, sandbox
+from loopwright.measure.confine import Cage
 from loopwright.measure.guard import Place, Region, allocate
 from loopwright.measure.types import FailureKind, Stage
 from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, receive, send
@@ -72,12 +73,18 @@ class InputCache:
 
 
 class Server:
-    """Serves one client on `sock`; outputs go to the file `output_fd`."""
+    """Serves one client on `sock`; outputs go to the file `output_fd`.
 
-    def __init__(self, sock: socket.socket, output_fd: int, code: Native) -> None:
+    Candidates are confined by `cage`, which this process has entered as a session.
+    """
+
+    def __init__(
+        self, sock: socket.socket, output_fd: int, code: Native, cage: Cage | None = None
+    ) -> None:
         self._sock = sock
         self._output_fd = output_fd
         self._native = code
+        self._cage = cage
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._inputs = InputCache(min(_INPUT_CACHE_BYTES, physical // _INPUT_CACHE_SHARE))
         self._area = child.Area()
@@ -97,6 +104,9 @@ class Server:
                 reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, str(e))
             except MemoryError:
                 reply = child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, "no memory for arguments")
+            except Exception as e:  # noqa: BLE001  # the boundary of a request: others go on
+                detail = f"the request is none: {type(e).__name__}: {e}"
+                reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, detail)
             spent = time.perf_counter() - start
             send(self._sock, msgspec.structs.replace(reply, run_s=spent))
 
@@ -143,7 +153,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             self._become_child(parent)
-            child.main(self._native, request, arena, self._area, token)
+            child.main(self._native, child.Job(request, arena, self._cage), self._area, token)
         in_time = self._wait(pid, request.run_timeout_s)
         virtual = 0 if in_time else _virtual_bytes(pid)
         status = self._finish(pid)
@@ -164,13 +174,16 @@ class Server:
     def _become_child(self, parent: int) -> None:
         """Leave the server's session, descriptors and signals; what is printed goes to a file."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.setsid()
         sandbox.die_with_parent(parent)
         os.lseek(self._printed, 0, os.SEEK_SET)
         os.dup2(self._null, 0)
         os.dup2(self._printed, 1)
         os.dup2(self._printed, 2)
-        os.closerange(3, min(os.sysconf("SC_OPEN_MAX"), _MAX_DESCRIPTORS))
+        kept = 2 if self._cage is None else self._cage.descriptor
+        os.closerange(3, kept)
+        os.closerange(max(3, kept + 1), min(os.sysconf("SC_OPEN_MAX"), _MAX_DESCRIPTORS))
 
     def _wait(self, pid: int, timeout_s: float) -> bool:
         """True when `pid` ended within `timeout_s`; ends this process if the client has gone."""
@@ -221,7 +234,7 @@ class Server:
             detail = "killed by the system, which does so when memory runs out"
             return child.failure(stage, FailureKind.RUN_MEMORY, detail)
         if status == -signal.SIGSYS:
-            detail = "made a system call that starts, signals, connects or deletes (SIGSYS)"
+            detail = "made a system call that no kernel needs, as one that starts (SIGSYS)"
             crash = child.failure(stage, FailureKind.CRASH, detail)
             return msgspec.structs.replace(crash, violation=True)
         if fault.signal and fault.exhausted:

@@ -25,6 +25,8 @@ import msgspec
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.measure import sandbox
+from loopwright.measure.confine import Cage
+from loopwright.measure.layers import Layer, missing, tier_of
 from loopwright.measure.orders import (
     MAX_PACKET,
     Beat,
@@ -33,6 +35,7 @@ from loopwright.measure.orders import (
     End,
     Ending,
     Extend,
+    Options,
     Order,
     Over,
     Ready,
@@ -47,18 +50,6 @@ _SWEEP_S = 0.002
 _MAX_WAIT_S = 1.0
 _ORDERS = msgspec.msgpack.Decoder(Order)
 _ENCODER = msgspec.msgpack.Encoder()
-
-
-class Options(msgspec.Struct, frozen=True):
-    """How a warden is started: JSON on its command line.
-
-    `agent` is the process that starts it. With `watchdog_s` the agent is killed when its loop has
-    not turned for so long, for whoever looks after it to start it anew.
-    """
-
-    agent: int
-    cache_dir: str = ""
-    watchdog_s: float = 0.0
 
 
 @dataclass(slots=True)
@@ -79,8 +70,11 @@ class _Session:
 class Warden:
     """Serves one agent on `control`, a socket that keeps packets apart."""
 
-    def __init__(self, control: socket.socket, code: Native, options: Options) -> None:
+    def __init__(
+        self, control: socket.socket, code: Native, options: Options, cage: Cage | None
+    ) -> None:
         self._control = control
+        self._cage = cage
         self._native = code
         self._options = options
         self._sessions: dict[int, _Session] = {}
@@ -88,7 +82,7 @@ class Warden:
 
     def serve(self) -> None:
         """Obey until the agent goes away."""
-        self._tell(Ready(os.getpid(), 0))
+        self._tell(self._ready())
         while True:
             poll = select.poll()
             poll.register(self._control, select.POLLIN)
@@ -104,6 +98,13 @@ class Warden:
             self._look(time.monotonic())
         for session in self._sessions.values():
             _kill(session.pid)
+
+    def _ready(self) -> Ready:
+        cage = self._cage
+        if cage is None:
+            return Ready(os.getpid(), 0, ("everything",))
+        layers = cage.layers
+        return Ready(os.getpid(), tier_of(layers), missing(layers, Layer(self._options.wanted)))
 
     def _obey(self) -> bool:
         """Take one order; False when the agent has gone."""
@@ -134,7 +135,7 @@ class Warden:
     def _begin(self, begin: Begin, fds: Sequence[int]) -> None:
         sock_fd, output_fd = fds
         parent = os.getpid()
-        pid = os.fork()
+        pid = os.fork() if self._cage is None else self._cage.fork()
         if pid == 0:
             self._become_session(parent, sock_fd, output_fd)
         for fd in fds:
@@ -154,7 +155,10 @@ class Warden:
             self._control.close()
             for session in self._sessions.values():
                 os.close(session.watch)
-            Server(socket.socket(fileno=sock_fd), output_fd, self._native).serve()
+            if self._cage is not None:
+                self._cage.enter_session()
+            sock = socket.socket(fileno=sock_fd)
+            Server(sock, output_fd, self._native, self._cage).serve()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             status = 0  # the agent hung up
         except SystemExit as end:
@@ -226,7 +230,7 @@ class Warden:
 
     def _watch_agent(self, now: float) -> None:
         limit = self._options.watchdog_s
-        if limit and now > self._heard + limit:
+        if limit and self._options.agent and now > self._heard + limit:
             os.kill(self._options.agent, signal.SIGABRT)
             self._heard = now
 
@@ -253,9 +257,10 @@ def main(arguments: list[str]) -> None:
     control = socket.socket(fileno=int(arguments[0]))
     try:
         code = native(Path(options.cache_dir) if options.cache_dir else None)
+        cage = None if options.plan is None else Cage(options.plan)
         gc.collect()
         gc.freeze()
-        Warden(control, code, options).serve()
+        Warden(control, code, options, cage).serve()
     except EnvironmentFailure as e:
         sys.exit(f"loopwright warden: {e}")
 

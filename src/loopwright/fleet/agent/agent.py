@@ -71,6 +71,7 @@ class Agent:
         self.incarnation = uuid.uuid4().hex
         self.devices: dict[str, Device] = {}
         self.key = options.key
+        self.addresses = options.addresses  # where clients reach it
         self.synced = 0  # answers of a tracker so far
         self._options = options
         self._specs = tuple(devices)
@@ -94,7 +95,8 @@ class Agent:
         options = self._options
         machine = await describe.describe(options.cache_dir)
         limits = options.limits
-        blobs = BlobCache(options.cache_dir / "uploads", limits.blobs, limits.blob)
+        uploads = options.uploads or options.cache_dir / "uploads"
+        blobs = BlobCache(uploads, limits.blobs, limits.blob)
         around = Surroundings(
             options,
             machine,
@@ -104,6 +106,7 @@ class Agent:
             self._rng,
             self._on_change,
             self._allow,
+            lambda: self.addresses,
         )
         self.devices = {spec.name: Device(spec, around) for spec in self._specs}
         for device in self.devices.values():
@@ -240,7 +243,7 @@ class Agent:
             return ByKey(self._options.name, self.key)
         if self._join:
             return ByCode(self._options.name, self._join)
-        return Anonymous()
+        return Anonymous(self._options.name)
 
     def _keep_key(self, key: bytes) -> None:
         self.key = key
@@ -274,8 +277,8 @@ class Agent:
                 self._arm()
             case Superseded(name, incarnation):
                 device = self.devices.get(name)
-                if device is not None:
-                    device.supersede(incarnation)
+                if device is not None and incarnation == self.incarnation:
+                    device.supersede()
                 if all(d.superseded for d in self.devices.values()):
                     raise FleetError(f"another agent has {name}")
             case Ping(seq):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ _LOSSES = 4096  # candidates whose losses are remembered
 _PROBE_S = 60.0
 _CANARY_S = 10.0
 _BUSY_S = 0.05
+_OVERHEAD_BYTES = 4 << 30  # of a session beside what a candidate may have: inputs that are kept
 _NOTHING = memoryview(b"")
 
 
@@ -53,6 +55,7 @@ class Surroundings:
     rng: Chance
     changed: Callable[[], None]
     allow: Callable[[RunItem], None]
+    addresses: Callable[[], tuple[str, ...]]
 
 
 class Device:
@@ -66,6 +69,7 @@ class Device:
         self.health = Health.UNKNOWN
         self.detail = "it was not probed yet"
         self.tier = Tier.T0
+        self.unconfined: tuple[str, ...] = ()  # words for what the sandbox lacks here
         self.superseded = False
         self.canary = Canary(around.options.drift)
         self._around = around
@@ -123,13 +127,15 @@ class Device:
             **self.spec.labels,
             "name": self.spec.name,
         }
+        if self.unconfined:
+            labels["unconfined"] = ",".join(self.unconfined)
         return DeviceInfo(
             self.spec.name,
             labels,
             machine.target_of(self.spec.cores),
             machine.device,
             self.spec.cores,
-            options.addresses,
+            self._around.addresses(),
             int(self.tier),
         )
 
@@ -191,10 +197,10 @@ class Device:
         if ended is not None or before != self.standing.reserved:
             self._around.changed()
 
-    def supersede(self, incarnation: str) -> None:
+    def supersede(self) -> None:
         """Another agent has this device: end, and open no more."""
         self.superseded = True
-        self._doom(Ended(EndReason.DEVICE_LOST, f"agent {incarnation} has the device now"))
+        self._doom(Ended(EndReason.DEVICE_LOST, "another agent has the device now"))
 
     # --- sessions ---
 
@@ -335,6 +341,9 @@ class Device:
             result = msgspec.structs.replace(
                 result, status=RunStatus.DRIFT.value, detail=self.detail
             )
+        if self.unconfined and not result.detail:
+            without = f"tier {int(self.tier)} without {', '.join(self.unconfined)}"
+            result = msgspec.structs.replace(result, detail=without)
         self._temperature = heat.temperature(self._heat)
         told = msgspec.structs.replace(
             result,
@@ -409,8 +418,15 @@ class Device:
         while True:
             gone = asyncio.Event()
             options = self._around.options
-            told = WardenOptions(options.cache_dir, options.timers.watchdog_s)
-            warden = Warden(told, lambda _, gone=gone: gone.set())  # type: ignore[misc]
+            told = WardenOptions(
+                self.spec.name,
+                options.cache_dir,
+                options.tier,
+                self.spec.uid,
+                self.limits.memory + _OVERHEAD_BYTES,
+                options.timers.watchdog_s,
+            )
+            warden = Warden(told, functools.partial(_set, gone))
             try:
                 ready = await warden.start()
             except EnvironmentFailure as error:
@@ -419,7 +435,7 @@ class Device:
                 await asyncio.sleep(wait * (0.5 + self._around.rng.random()))
                 continue
             self._warden = warden
-            self.tier = Tier(ready.tier)
+            self.tier, self.unconfined = Tier(ready.tier), ready.missing
             self._probe_wanted.set()
             try:
                 await self._watch(gone)
@@ -507,3 +523,7 @@ def _verdict(serving: asyncio.Task[EndReason]) -> Ended:
     if error is not None:
         return Ended(EndReason.DEVICE_LOST, f"the agent failed: {type(error).__name__}: {error}")
     return Ended(serving.result(), "")
+
+
+def _set(event: asyncio.Event, _why: str) -> None:
+    event.set()

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from loopwright.fleet.words import Tier
 
+CANDIDATE_UID = 63_100
+"""The first of the users that candidates run as; nobody else should have these numbers."""
+
 
 class Chance(Protocol):
     """Numbers for jitter: a `numpy.random.Generator` or a `secrets.SystemRandom`."""
@@ -20,11 +23,15 @@ class Chance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """A device: some of this machine's cores. `name` is the whole name, as `host/cpu0`."""
+    """A device: some of this machine's cores. `name` is the whole name, as `host/cpu0`.
+
+    Candidates run as the user `uid`, where the agent is the superuser; no other device's do.
+    """
 
     name: str
     cores: tuple[int, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
+    uid: int = CANDIDATE_UID
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +74,7 @@ class AgentOptions:
         addresses: where clients reach it, told to the tracker.
         cache_dir: uploads, and what was found out about this machine.
         drift: how far off a canary may be, as a share; 0 runs none.
+        uploads: where uploads are kept, of this agent alone; in `cache_dir` by default.
         builders: keys of those whose signatures are good (Ed25519); with `signed_only` nothing
             else runs.
     """
@@ -84,3 +92,4 @@ class AgentOptions:
     signed_only: bool = False
     builders: tuple[bytes, ...] = ()
     key_file: Path | None = None
+    uploads: Path | None = None

@@ -18,7 +18,11 @@ from typing import IO
 import msgspec
 
 from loopwright.errors import EnvironmentFailure, FleetError
+from loopwright.fleet.agent import bubble
+from loopwright.fleet.words import Tier
+from loopwright.measure import cgroup
 from loopwright.measure.boot import command
+from loopwright.measure.layers import BUBBLE, USUAL, Plan
 from loopwright.measure.orders import (
     MAX_PACKET,
     Beat,
@@ -27,6 +31,7 @@ from loopwright.measure.orders import (
     End,
     Ending,
     Extend,
+    Options,
     Order,
     Over,
     Ready,
@@ -39,6 +44,7 @@ _HELLO_S = 20.0
 _END_S = 5.0
 _WORDS_S = 0.5
 _LENGTH_BYTES = 4
+_PROCESSES = 512  # of a session, threads included
 _TOLD = msgspec.msgpack.Decoder(Told)
 _REPLY = msgspec.msgpack.Decoder(RunReply)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -149,9 +155,15 @@ class Worker:
 
 @dataclass(frozen=True, slots=True)
 class WardenOptions:
-    """How a warden is started; `confine` is for `measure.warden.Options`."""
+    """How a warden is started. `uid` is who candidates are, where this process is the superuser;
+    `memory` bytes is what everything in a session may hold together.
+    """
 
+    name: str
     cache_dir: Path
+    tier: Tier = Tier.T0
+    uid: int = 0
+    memory: int = 1 << 40
     watchdog_s: float = 0.0
 
 
@@ -170,6 +182,7 @@ class Warden:
         self._begun: dict[int, asyncio.Future[int]] = {}
         self._is_ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = 0
+        self._cgroup: cgroup.Cgroup | None = None
 
     @property
     def alive(self) -> bool:
@@ -189,15 +202,9 @@ class Warden:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
-        options = {
-            "agent": os.getpid(),
-            "cache_dir": str(self._options.cache_dir),
-            "watchdog_s": self._options.watchdog_s,
-        }
-        text = msgspec.json.encode(options).decode()
         try:
             self._process = subprocess.Popen(
-                command("warden", [str(theirs.fileno()), text]),
+                self._command(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._stderr,
@@ -220,6 +227,32 @@ class Warden:
         if self.ready is None:
             raise EnvironmentFailure("the warden ended before it was ready")
         return self.ready
+
+    def _command(self, control: int) -> list[str]:
+        """The command line of the process, confined as far as this machine allows."""
+        told = self._options
+        bubbled = told.tier >= Tier.T2 and bubble.available()
+        group = plan = None
+        if told.tier >= Tier.T1:
+            group = self._cgroup = cgroup.create(told.name, told.memory, _PROCESSES)
+            plan = Plan(
+                _empty_folder(told.cache_dir),
+                told.uid,
+                () if group is None else group.doors,
+                group is not None and group.limits,
+                Path("/proc/self/ns/net").stat().st_ino,
+            )
+        options = Options(
+            0 if bubbled else os.getpid(),
+            str(told.cache_dir),
+            told.watchdog_s,
+            plan,
+            int(USUAL | BUBBLE if told.tier >= Tier.T2 else USUAL),
+        )
+        plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
+        if not bubbled:
+            return plain
+        return bubble.wrapped(plain, () if group is None else map(str, group.folders))
 
     async def begin(self, deadline: float) -> Worker:
         """A new measuring process, killed at `deadline` of the monotonic clock unless extended.
@@ -339,15 +372,27 @@ class Warden:
             worker.hang_up()
         process = self._process
         if process is not None:
-            await self._loop.run_in_executor(None, _wait, process)
+            await self._loop.run_in_executor(None, _wait, process, self._cgroup)
+            self._cgroup = None
         if self._stderr is not None:
             self._stderr.close()
             self._stderr = None
 
 
-def _wait(process: subprocess.Popen[bytes]) -> None:
+def _wait(process: subprocess.Popen[bytes], group: cgroup.Cgroup | None) -> None:
+    """Wait for the end of a warden; what is left in its group is killed."""
     try:
         process.wait(_END_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if group is not None:
+        group.kill()
+        group.remove()
+
+
+def _empty_folder(cache_dir: Path) -> str:
+    """An empty folder, which sessions lay their own over."""
+    folder = cache_dir / "empty"
+    folder.mkdir(parents=True, exist_ok=True, mode=0o555)
+    return str(folder)

@@ -1,0 +1,10 @@
+"""`python -m loopwright.fleet.agent`: an agent in a process of its own."""
+
+from __future__ import annotations
+
+import sys
+
+from loopwright.fleet.agent.main import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

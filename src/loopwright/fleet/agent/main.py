@@ -1,0 +1,253 @@
+"""The agent's command: `python -m loopwright.fleet.agent --tracker URL --join CODE`.
+
+It is small on purpose: it imports neither the compiler nor the other commands, so that it runs on
+boards and starts at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import faulthandler
+import os
+import secrets
+import signal
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from loopwright import settings
+from loopwright.errors import ConfigError, LoopwrightError
+from loopwright.fleet.agent.agent import Agent
+from loopwright.fleet.agent.options import (
+    CANDIDATE_UID,
+    AgentOptions,
+    DeviceOptions,
+    Limits,
+    Timers,
+)
+from loopwright.fleet.wire.address import Scheme, parse, require_safe_binding
+from loopwright.fleet.wire.link import Link, dial
+from loopwright.fleet.wire.listener import Listener
+from loopwright.fleet.words import Tier
+
+_KEY_BYTES = 32
+_ANYWHERE = ("0.0.0.0", "::")  # compared with, not bound
+_OK = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command line, taken apart."""
+
+    options: AgentOptions
+    devices: tuple[DeviceOptions, ...]
+    tracker: str
+    listen: str
+    advertise: tuple[str, ...]
+    ca: Path | None
+    tls: Path | None
+
+
+def parser() -> argparse.ArgumentParser:
+    """What the command line may say."""
+    made = argparse.ArgumentParser(
+        "loopwright device serve", description="Serve this host's devices to a fleet."
+    )
+    add = made.add_argument
+    add("--tracker", metavar="URL", default="", help="tls://host:port of the tracker")
+    add("--join", metavar="CODE", default="", help="one-time code of a host that is new")
+    add("--key-file", type=Path, metavar="FILE", help="where the key is kept once it has joined")
+    add("--name", default=socket.gethostname(), help="of this host in the fleet")
+    add("--listen", default="tcp://127.0.0.1:0", metavar="ADDRESS", help="where clients connect")
+    add("--advertise", action="append", default=[], metavar="ADDRESS", help="how they reach it")
+    add("--label", action="append", default=[], metavar="KEY=VALUE", help="of all its devices")
+    add(
+        "--device",
+        action="append",
+        default=[],
+        metavar="NAME=CORES",
+        help="a device and its cores, as cpu0=2,3 (default: one with all cores)",
+    )
+    add("--tier", type=int, choices=[0, 1, 2], default=1, help="how candidates are confined")
+    add("--cache-dir", type=Path, metavar="DIR", help="for uploads and what is known of this host")
+    add("--max-wall", type=float, default=60.0, metavar="S", help="longest run")
+    add("--max-memory", type=int, default=8 << 30, metavar="BYTES", help="of one run")
+    add("--max-blob", type=int, default=256 << 20, metavar="BYTES", help="of one upload")
+    add("--blobs", type=int, default=4 << 30, metavar="BYTES", help="of all uploads kept")
+    add("--drift", type=float, default=0.05, help="how far off a canary may be; 0 runs none")
+    add("--signed-only", action="store_true", help="run only what a --builder has signed")
+    add("--builder", action="append", default=[], metavar="KEY", help="a builder's public key")
+    add("--ca", type=Path, metavar="FILE", help="who vouches for the tracker")
+    add("--tls", type=Path, metavar="DIR", help="certificate to listen with")
+    add("--watchdog", type=float, default=60.0, metavar="S", help="end if it hangs so long")
+    return made
+
+
+def read(arguments: Sequence[str], cache_dir: Path, cores: Sequence[int]) -> Command:
+    """The command line `arguments`, on a machine with these `cores`.
+
+    Raises: ConfigError for one that makes no sense.
+    """
+    said = parser().parse_args(arguments)
+    folder = said.cache_dir or cache_dir / "agent"
+    key_file = said.key_file or folder / "agent.key"
+    builders: tuple[bytes, ...] = ()
+    if said.builder:
+        from loopwright.fleet.security.signing import read_public
+
+        builders = tuple(read_public(text) for text in said.builder)
+    options = AgentOptions(
+        said.name,
+        folder,
+        _key(key_file),
+        said.join,
+        tier=Tier(said.tier),
+        limits=Limits(said.max_wall, said.max_memory, said.max_blob, blobs=said.blobs),
+        timers=Timers(watchdog_s=said.watchdog),
+        labels=_pairs("--label", said.label),
+        drift=said.drift,
+        signed_only=said.signed_only,
+        builders=builders,
+        key_file=key_file,
+    )
+    if said.signed_only and not builders:
+        raise ConfigError("--signed-only without a --builder: nothing could ever run")
+    devices = tuple(_devices(said.name, said.device, cores))
+    address = parse(said.listen)
+    require_safe_binding(said.listen, authenticated=True, tls=address.scheme is Scheme.TLS)
+    return Command(
+        options, devices, said.tracker, said.listen, tuple(said.advertise), said.ca, said.tls
+    )
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run an agent until it is told to stop; the exit status."""
+    faulthandler.enable()
+    place = settings.from_environment().cache_dir
+    try:
+        command = read(arguments, place, sorted(os.sched_getaffinity(0)))
+        asyncio.run(_serve(command))
+    except LoopwrightError as error:
+        sys.stderr.write(f"loopwright agent: {error}\n")
+        return error.exit_code
+    except KeyboardInterrupt:
+        pass
+    return _OK
+
+
+async def _serve(command: Command) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    agent = Agent(command.options, command.devices, time.monotonic, secrets.SystemRandom())
+    tls = None
+    if command.tls is not None:
+        from loopwright.fleet.security.authority import server_context
+
+        tls = server_context(command.tls)
+    async with Listener(command.listen, agent.serve_session, tls=tls) as listener:
+        agent.addresses = command.advertise or _reachable(listener.addresses)
+        _say("listening", agent, addresses=list(listener.addresses))
+        async with agent:
+            _keep_off(command.devices)
+            _say("started", agent, devices=list(agent.devices))
+            await _until(stop, agent, command)
+
+
+async def _until(stop: asyncio.Event, agent: Agent, command: Command) -> None:
+    """Serve until told to stop, or until the tracker wants no more of this agent."""
+    waiting = asyncio.create_task(stop.wait())
+    tasks: set[asyncio.Task[bool] | asyncio.Task[None]] = {waiting}
+    if command.tracker:
+        context = _client_context(command.ca)
+
+        async def connect() -> Link:
+            return await dial(command.tracker, tls=context)
+
+        tasks.add(asyncio.create_task(agent.run(connect)))
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _client_context(ca: Path | None) -> ssl.SSLContext | None:
+    if ca is None:
+        return None
+    from loopwright.fleet.security.authority import client_context
+
+    return client_context(ca)
+
+
+def _keep_off(devices: Sequence[DeviceOptions]) -> None:
+    """Keep this process and what it starts off the cores that are measured, if there are others."""
+    measured = {core for device in devices for core in device.cores}
+    others = os.sched_getaffinity(0) - measured
+    if others:
+        with contextlib.suppress(OSError):
+            os.sched_setaffinity(0, others)
+
+
+def _say(what: str, agent: Agent, **facts: object) -> None:
+    """One line of JSON for whoever watches."""
+    line = {"event": what, "pid": os.getpid(), "incarnation": agent.incarnation, **facts}
+    sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
+    sys.stdout.flush()
+
+
+def _reachable(addresses: Sequence[str]) -> tuple[str, ...]:
+    """Addresses that others can use: a host's name for those that mean any."""
+    found: list[str] = []
+    for text in addresses:
+        where = parse(text)
+        if where.host in _ANYWHERE:
+            text = f"{where.scheme.value}://{socket.gethostname()}:{where.port}"
+        if text not in found:
+            found.append(text)
+    return tuple(found)
+
+
+def _key(path: Path) -> bytes:
+    try:
+        key = path.read_bytes()
+    except FileNotFoundError:
+        return b""
+    except OSError as error:
+        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
+    if len(key) != _KEY_BYTES:
+        raise ConfigError(f"{path} holds {len(key)} bytes, a key has {_KEY_BYTES}; join anew")
+    return key
+
+
+def _pairs(option: str, texts: Sequence[str]) -> Mapping[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        key, found, value = text.partition("=")
+        if not found or not key:
+            raise ConfigError(f"{option} {text!r} is not KEY=VALUE")
+        pairs[key] = value
+    return pairs
+
+
+def _devices(host: str, texts: Sequence[str], cores: Sequence[int]) -> list[DeviceOptions]:
+    pairs = _pairs("--device", texts) or {"cpu0": ",".join(map(str, cores))}
+    devices: list[DeviceOptions] = []
+    for number, (name, text) in enumerate(pairs.items()):
+        if not all(word.isdigit() for word in text.split(",")):
+            raise ConfigError(f"--device {name}={text}: write cores as 2,3")
+        chosen = tuple(int(word) for word in text.split(","))
+        devices.append(DeviceOptions(f"{host}/{name}", chosen, uid=CANDIDATE_UID + number))
+    return devices
