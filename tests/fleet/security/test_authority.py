@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import datetime
+import importlib
 import os
 import ssl
 import stat
@@ -229,6 +230,7 @@ def test_without_the_extra_making_certificates_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
     monkeypatch.delitem(sys.modules, "loopwright.fleet.security.certificates", raising=False)
-    monkeypatch.delattr("loopwright.fleet.security.certificates", raising=False)
+    package = importlib.import_module("loopwright.fleet.security")
+    monkeypatch.delattr(package, "certificates", raising=False)
     with pytest.raises(ConfigError, match=r"loopwright\[tls\]"):
         authority.init(tmp_path / "ca", NOW)
