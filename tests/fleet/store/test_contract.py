@@ -167,14 +167,14 @@ def test_only_the_newest_tracker_may_write(opener: Opener) -> None:
     old, new = opener(), opener()
     old.begin()
     new.begin()
-    with pytest.raises(StoreFencedError, match="tracker 2 has begun on .* after tracker 1"):
+    with pytest.raises(StoreFencedError, match=r"tracker 2 has begun on .* after tracker 1"):
         old.commit(Batch([SaveLease(lease())]))
     new.commit(Batch([SaveLease(lease("l2"))]))
     assert [row.lease for row in new.load().leases] == ["l2"]
 
 
 def test_a_store_that_was_not_begun_does_not_write(opener: Opener) -> None:
-    with pytest.raises(StoreError, match="not begun|not reopened"):
+    with pytest.raises(StoreError, match=r"not begun|not reopened"):
         opener().commit(Batch([SaveLease(lease())]))
 
 

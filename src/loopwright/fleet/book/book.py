@@ -137,6 +137,15 @@ class LeaseBook:
             if wanted.matches(device.labels)
         )
 
+    def names(self, selector: str = "") -> tuple[str, ...]:
+        """The names of the devices that `selector` means, in order.
+
+        Raises: ConfigError for a text that is no selector.
+        """
+        wanted = parse(selector)
+        devices = self._state.devices.values()
+        return tuple(sorted(d.name for d in devices if wanted.matches(d.labels)))
+
     def device(self, name: str) -> DeviceView | None:
         """A device by its name."""
         device = self._state.devices.get(name)

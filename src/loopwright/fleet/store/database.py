@@ -14,7 +14,7 @@ from loopwright.fleet.store import tables
 class Cursor(Protocol):
     """The part of a DBAPI cursor that is used."""
 
-    def execute(self, statement: str, /) -> object:
+    def execute(self, statement: str, values: tables.Values = ..., /) -> object:
         """Run one statement."""
         ...
 
@@ -79,6 +79,14 @@ class Database(Protocol):
 
     def settle(self, raw: Raw) -> None:
         """After a failure, whatever makes earlier commits sure."""
+        ...
+
+    def many(self, statement: str, table: sa.Table) -> str:
+        """A faster way to say `statement`, an insert into or delete from `table`, for many rows."""
+        ...
+
+    def write(self, cursor: Cursor, statement: str, rows: list[tables.Values]) -> None:
+        """Run a statement, of `many` or any other, for each row."""
         ...
 
     def reason(self, error: BaseException) -> str:

@@ -9,8 +9,15 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.store.database import Raw, check_ours, check_version, create_tables
+from loopwright.fleet.store.database import (
+    Cursor,
+    Raw,
+    check_ours,
+    check_version,
+    create_tables,
+)
 from loopwright.fleet.store.rows import StoreError
+from loopwright.fleet.store.tables import Values
 
 _SET_UP_LOCK = 0x4C57_5452  # one tracker at a time makes the tables
 _CONNECT_S = 10
@@ -76,6 +83,14 @@ class Postgresql:
 
     def settle(self, raw: Raw) -> None:
         """Nothing: the server answers for what it committed."""
+
+    def many(self, statement: str, table: sa.Table) -> str:  # noqa: ARG002  # of the protocol
+        """The statement: the driver sends rows in one go."""
+        return statement
+
+    def write(self, cursor: Cursor, statement: str, rows: list[Values]) -> None:
+        """Run a statement for each row."""
+        cursor.executemany(statement, rows)
 
     def reason(self, error: BaseException) -> str:
         """What to say of an error of the driver, with what to do."""

@@ -174,7 +174,7 @@ class TrackerStore(Protocol):
         ...
 
     def reopen(self) -> None:
-        """After a StoreError: a fresh connection, and proof that it can write. Raises: StoreError."""
+        """After a StoreError: a fresh connection that can write. Raises: StoreError."""
         ...
 
     def events(self, after: int, limit: int) -> tuple[Logged, ...]:

@@ -112,7 +112,7 @@ class SqlTrackerStore:
             self._check_epoch(cursor)
             for statement, rows in self._sql.of(batch):
                 if rows:
-                    cursor.executemany(statement, rows)
+                    self._database.write(cursor, statement, rows)
             self._prune(cursor, len(batch.events))
 
     def reopen(self) -> None:
@@ -216,16 +216,22 @@ class _Statements:
             admin.on_conflict_do_update(index_elements=key, set_=said),
             ["device", "epochs", "admin", "why"],
         )
-        self._leases = self._upsert(tables.leases)
-        self._ended = self._text(
-            sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("gone")), None
+        self._leases = database.many(self._upsert(tables.leases), tables.leases)
+        self._ended = database.many(
+            self._text(
+                sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("lease")), None
+            ),
+            tables.leases,
         )
         self._agents = self._upsert(tables.agents)
         self._tokens = self._upsert(tables.tokens)
         self._joins = self._upsert(tables.joins)
-        self._events = self._text(
-            sa.insert(tables.events).inline(),
-            [column.name for column in tables.events.c if column.name != "id"],
+        self._events = database.many(
+            self._text(
+                sa.insert(tables.events).inline(),
+                [column.name for column in tables.events.c if column.name != "id"],
+            ),
+            tables.events,
         )
         newest = sa.select(sa.func.max(tables.events.c.id)).scalar_subquery()
         self.prune = self._text(
@@ -258,7 +264,7 @@ class _Statements:
         )
         leases = batch.leases.items()
         yield self._leases, [tables.of_lease(row) for _, row in leases if row is not None]
-        yield self._ended, [{"gone": lease} for lease, row in leases if row is None]
+        yield self._ended, [{"lease": lease} for lease, row in leases if row is None]
         yield self._agents, [tables.of_agent(row) for row in batch.agents.values()]
         yield self._tokens, [tables.of_token(row) for row in batch.tokens.values()]
         yield self._joins, [tables.of_join(row) for row in batch.joins.values()]

@@ -12,12 +12,20 @@ import time
 from pathlib import Path
 from typing import final
 
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.store.database import Raw, check_ours, check_version, create_tables
+from loopwright.fleet.store.database import (
+    Cursor,
+    Raw,
+    check_ours,
+    check_version,
+    create_tables,
+)
 from loopwright.fleet.store.rows import StoreError
+from loopwright.fleet.store.tables import Values
 
 _MAGIC = b"SQLite format 3\0"
 _PRIVATE = 0o600
@@ -80,8 +88,34 @@ class Sqlite:
         raw.cursor().execute("COMMIT")
 
     def settle(self, raw: Raw) -> None:
-        """After a failure: write all that is committed into the file itself, and start a new log."""
+        """After a failure: write all that is committed into the file, and start a new log."""
         raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def many(self, statement: str, table: sa.Table) -> str:
+        """The statement over rows that come as one JSON text.
+
+        SQLite then works through all of them in one call, in which other threads run; one call for
+        each row would wait for their turn each time.
+        """
+        if statement.startswith("DELETE"):
+            key = next(iter(table.primary_key.columns)).name
+            return (
+                f"DELETE FROM {table.name} "
+                f"WHERE {key} IN (SELECT json_extract(value, '$.{key}') FROM json_each(:rows))"
+            )
+        head, _, tail = statement.partition(" VALUES ")
+        names, _, conflict = tail.partition(")")
+        picked = ", ".join(
+            f"json_extract(value, '$.{name.strip(' (:')}')" for name in names.split(",")
+        )
+        return f"{head} SELECT {picked} FROM json_each(:rows) WHERE true{conflict}"
+
+    def write(self, cursor: Cursor, statement: str, rows: list[Values]) -> None:
+        """Run a statement for each row."""
+        if "json_each(:rows)" in statement:
+            cursor.execute(statement, {"rows": msgspec.json.encode(rows).decode()})
+        else:
+            cursor.executemany(statement, rows)
 
     def reason(self, error: BaseException) -> str:
         """What to say of an error of the driver, with what to do."""

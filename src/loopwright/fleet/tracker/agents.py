@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import Order, TellDesired, TellSuperseded
-from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Report, Synced
+from loopwright.fleet.book.events import AgentUp, DeviceSpec, Report, Synced
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.wire.faults import Denied, Fault
+from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Data,
@@ -25,7 +26,6 @@ from loopwright.fleet.wire.messages import (
     Superseded,
     Sync,
 )
-from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.words import Health, Occupancy
 
 if TYPE_CHECKING:
@@ -37,7 +37,11 @@ _HEALTHS = {value.value: value for value in Health}
 
 
 class AgentSession:
-    """One agent while it is connected. Its orders are gathered over one turn of the loop."""
+    """One agent while it is connected.
+
+    Orders gather for a few milliseconds, of several for one device the last is sent: a device
+    believes a ticket without them. Those to kill or to probe go out with this turn of the loop.
+    """
 
     def __init__(self, tracker: Tracker, link: Link, agent: str, *, bound: bool) -> None:
         self.agent = agent
@@ -134,14 +138,20 @@ class AgentSession:
     # --- what it is told ---
 
     def tell(self, effect: TellDesired) -> None:
-        """Note what its devices should do; sent when this turn of the loop is done."""
+        """Note what its devices should do."""
+        urgent = False
         for order in effect.orders:
             self._orders[order.device] = order
             if order.lease:
                 self._leased.add(order.device)
             else:
                 self._leased.discard(order.device)
-        self._flush_soon()
+                urgent = urgent or order.kill or order.probe
+        if urgent:
+            self._flush_soon()
+        elif self._flush is None:
+            wait_s = self._tracker.config.orders_s
+            self._flush = asyncio.get_running_loop().call_later(wait_s, self._send_orders)
 
     def superseded(self, effect: TellSuperseded) -> None:
         """Another process has a device of this one."""
@@ -153,6 +163,9 @@ class AgentSession:
         return bool(self._leased)
 
     def _flush_soon(self) -> None:
+        if isinstance(self._flush, asyncio.TimerHandle):
+            self._flush.cancel()
+            self._flush = None
         if self._flush is None:
             self._flush = asyncio.get_running_loop().call_soon(self._send_orders)
 

@@ -6,7 +6,7 @@ import asyncio
 import bisect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loopwright.fleet.tracker.server import Tracker
 
 _EVENTS_A_PAGE = 200
+_PAGING_S = 5.0
 _encode = msgspec.json.Encoder().encode
 
 
@@ -40,6 +41,7 @@ class Asks:
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
         self._tasks: set[asyncio.Task[None]] = set()
+        self._pages: dict[str, tuple[float, Sequence[str]]] = {}
         self._answers: dict[str, Pages] = {
             "devices": self._devices,
             "leases": self._leases,
@@ -75,18 +77,28 @@ class Asks:
         return None if answer is None else answer(message)
 
     def _devices(self, message: Ask) -> Page:
-        views = self._tracker.book.devices(message.selector)
-        if message.name:
-            views = tuple(view for view in views if view.name == message.name)
-        start = bisect.bisect_right(views, message.after, key=lambda view: view.name)
-        infos = self._tracker.infos
-        return self._cut(
-            (self._device(view, infos) for view in views[start:]),
-            [view.name for view in views[start:]],
-        )
+        names = self._names(message)
+        start = bisect.bisect_right(names, message.after)
+        device = self._tracker.book.device
+        found = (view for name in names[start:] if (view := device(name)) is not None)
+        return self._cut((view.name, self._device(view)) for view in found)
 
-    def _device(self, view: DeviceView, infos: Any) -> dict[str, object]:  # noqa: ANN401
-        info = infos.get(view.name)
+    def _names(self, message: Ask) -> Sequence[str]:
+        """What the selector means: for later pages, what it meant for the first."""
+        book = self._tracker.book
+        if message.name:
+            return [message.name] if message.name in book.names(message.selector) else []
+        now = self._tracker.clock()
+        kept = self._pages.get(message.selector)
+        if message.after and kept is not None and now - kept[0] < _PAGING_S:
+            return kept[1]
+        names = book.names(message.selector)
+        self._pages = {s: k for s, k in self._pages.items() if now - k[0] < _PAGING_S}
+        self._pages[message.selector] = now, names
+        return names
+
+    def _device(self, view: DeviceView) -> dict[str, object]:
+        info = self._tracker.infos.get(view.name)
         return {
             "name": view.name,
             "labels": view.labels,
@@ -135,12 +147,11 @@ class Asks:
             for view in book.requests()
         ]
         rows.sort(key=lambda row: row[0])
-        rows = [
+        return self._cut(
             (name, row)
             for name, row in rows
             if name > message.after and (not message.name or message.name == name)
-        ]
-        return self._cut((row for _, row in rows), [name for name, _ in rows])
+        )
 
     def _lease(self, view: LeaseView, now: float) -> dict[str, object]:
         return {
@@ -175,30 +186,33 @@ class Asks:
         except StoreError as error:
             client.send(Error("store", f"{message.id}: {error}", fatal=False))
             return
-        rows = [
-            {
-                "id": logged.id,
-                "at": logged.event.at,
-                "what": logged.event.what,
-                "subject": logged.event.subject,
-                "by": logged.event.by,
-                "detail": logged.event.detail,
-            }
+        page = self._cut(
+            (
+                str(logged.id),
+                {
+                    "id": logged.id,
+                    "at": logged.event.at,
+                    "what": logged.event.what,
+                    "subject": logged.event.subject,
+                    "by": logged.event.by,
+                    "detail": logged.event.detail,
+                },
+            )
             for logged in found
-        ]
-        page = self._cut(rows, [str(logged.id) for logged in found])
+        )
         more = page.more or (str(found[-1].id) if len(found) == _EVENTS_A_PAGE else "")
         client.send(Answer(message.id, page.body, more))
 
-    def _cut(self, rows: Iterable[object], keys: Sequence[str]) -> Page:
-        """As many rows as fit into a page, at least one."""
+    def _cut(self, rows: Iterable[tuple[str, object]]) -> Page:
+        """As many rows, each with its name, as fit into a page, at least one."""
         limit = self._tracker.config.page_bytes
         parts: list[bytes] = []
-        size = 2
-        for row in rows:
+        size, last = 2, ""
+        for name, row in rows:
             part = _encode(row)
             size += len(part) + 1
             if parts and size > limit:
-                return Page(b"[" + b",".join(parts) + b"]", keys[len(parts) - 1])
+                return Page(b"[" + b",".join(parts) + b"]", last)
             parts.append(part)
+            last = name
         return Page(b"[" + b",".join(parts) + b"]")

@@ -56,6 +56,7 @@ class ClientSession:
         self.token = token  # its id, empty for one without
         self.link = link
         self._tracker = tracker
+        self._scope = f"pool in ({', '.join(sorted(who.scopes))})"
         config = tracker.config
         self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
         self._handlers: dict[type[Message], Callable[[Any], None]] = {
@@ -96,12 +97,15 @@ class ClientSession:
         if self.who.role < Role.USER:
             self._no("lease devices", message.request)
             return
+        selector = message.selector
+        if self.who.scopes:
+            selector = f"{self._scope}, {selector}" if selector.strip() else self._scope
         self._tracker.happened(
             Wanted(
                 message.request,
                 self.id,
                 self.who.tenant,
-                message.selector,
+                selector,
                 message.count,
                 message.ttl_ms / 1000,
                 message.priority,

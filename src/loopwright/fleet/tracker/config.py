@@ -24,6 +24,7 @@ class TrackerConfig:
     sync_idle_s: float = 10.0
     sync_jitter: float = 0.2
     syncs_per_s: float = 1000.0  # above that, periods are stretched
+    orders_s: float = 0.005  # how long orders gather that nobody waits for
 
     # The store
     gather_s: float = 0.005  # how long changes that nobody waits for may gather

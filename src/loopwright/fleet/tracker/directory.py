@@ -86,7 +86,7 @@ class People:
         row = self.agents.get(agent)
         return None if row is None or row.revoked else row.key
 
-    def anonymous(self, link: Link, role: str) -> Principal | None:
+    def anonymous(self, link: Link, role: str) -> Principal | None:  # noqa: ARG002  # protocol
         """Who a peer without credentials is: the owner, or anybody on this machine without auth."""
         if owner(link):
             uid = os.getuid() if link.peer.uid is None else link.peer.uid

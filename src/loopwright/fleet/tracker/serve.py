@@ -1,4 +1,4 @@
-"""The tracker as a process of its own: addresses, the store, secrets of the first start, signals."""
+"""The tracker as a process of its own: addresses, store, secrets of the first start, signals."""
 
 from __future__ import annotations
 
@@ -76,9 +76,7 @@ async def serve(
     check(options)
     tls = _tls(options)
     store = await asyncio.to_thread(open_store, options.store)
-    tracker = Tracker(
-        store, options.config, rng=rng, clocks=clocks, log=JsonLog(log, time.time)
-    )
+    tracker = Tracker(store, options.config, rng=rng, clocks=clocks, log=JsonLog(log, time.time))
     async with AsyncExitStack() as stack:
         stack.callback(store.close)
         gate = asyncio.Event()
@@ -97,7 +95,9 @@ async def serve(
             )
             for address in options.listen
         ]
-        for listener in listeners:  # before the store is taken over: a taken address changes nothing
+        for (
+            listener
+        ) in listeners:  # before the store is taken over: a taken address changes nothing
             await stack.enter_async_context(listener)
         await tracker.start()
         stack.push_async_callback(tracker.stop)

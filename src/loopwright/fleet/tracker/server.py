@@ -7,9 +7,11 @@ what its Hello says: a client or an agent. Every event goes through `happened`.
 from __future__ import annotations
 
 import asyncio
+import enum
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -29,6 +31,7 @@ from loopwright.fleet.book.effects import (
 from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick
 from loopwright.fleet.security.handshake import Facts, welcome
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
+from loopwright.fleet.security.tokens import token_id
 from loopwright.fleet.store.rows import AuditEvent, Change, StoreFencedError, TrackerStore
 from loopwright.fleet.tracker.agents import AgentSession
 from loopwright.fleet.tracker.asks import Asks
@@ -42,9 +45,10 @@ from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.wire.faults import Denied, Tally
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import DeviceInfo, Error, Grant
-from loopwright.fleet.security.tokens import token_id
 
 _SLACK_S = 0.001
+_E = TypeVar("_E", bound=enum.Enum)
+_T = TypeVar("_T", TellGranted, TellQueued, TellRefused, TellRenewed, TellReleased)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Tracker:
         config: TrackerConfig = TrackerConfig(),  # noqa: B008  # frozen
         *,
         rng: np.random.Generator,
-        clocks: Clocks = Clocks(),  # noqa: B008  # frozen
+        clocks: Clocks = Clocks(),  # frozen
         log: JsonLog | None = None,
     ) -> None:
         self.config = config
@@ -119,7 +123,7 @@ class Tracker:
         hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
         self.committer = Committer(self.store, self.config, hooks)
         self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
-        self._tellers: dict[type[Tell], Callable[[Tell], None]] = {
+        self._tellers: dict[type[Tell], Callable[[Any], None]] = {
             TellDesired: self._tell_desired,
             TellSuperseded: self._tell_superseded,
             TellGranted: self._to_client(ClientSession.granted),
@@ -141,7 +145,8 @@ class Tracker:
                 await self.committer.idle()
         except (LoopwrightError, TimeoutError) as error:
             self.log.write("store.unsaved", detail=str(error))
-        links = [session.link for session in (*self._boots.values(), *self.clients.values())]
+        links = [session.link for session in self._boots.values()]
+        links += [session.link for session in self.clients.values()]
         for link in links:
             link.close("the tracker stops")
         await asyncio.gather(*(link.wait_closed() for link in links))
@@ -224,10 +229,10 @@ class Tracker:
     def _tell(self, effect: Tell) -> None:
         self._tellers[type(effect)](effect)
 
-    def _to_client(self, tell: Callable[[ClientSession, object], None]) -> Callable[[Tell], None]:
+    def _to_client(self, tell: Callable[[ClientSession, _T], None]) -> Callable[[_T], None]:
         clients = self.clients
 
-        def run(effect: Tell) -> None:
+        def run(effect: _T) -> None:
             client = clients.get(effect.client)
             if client is not None:
                 tell(client, effect)
@@ -443,5 +448,5 @@ class Tracker:
         }
 
 
-def _named(counts: Mapping[object, int]) -> dict[str, int]:
-    return {str(getattr(key, "value", key)): count for key, count in counts.items()}
+def _named(counts: Mapping[_E, int]) -> dict[str, int]:
+    return {str(key.value): count for key, count in counts.items()}
