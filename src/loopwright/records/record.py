@@ -13,7 +13,7 @@ import msgspec
 
 from loopwright import jsonio
 from loopwright.errors import LoopwrightError, RecordsError
-from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.measure.types import Failed, FailureKind, Outcome, Provenance, Stage, Timed
 from loopwright.ops.attrs import AttrValue
 from loopwright.space.config import Config, JsonValue
 from loopwright.templates.task import Task
@@ -70,6 +70,11 @@ class Record:
     software: str
 
     @property
+    def provenance(self) -> Provenance | None:
+        """The lease and the device that it was measured under; None where nobody noted it."""
+        return self.outcome.where
+
+    @property
     def best_ns(self) -> float | None:
         """Nanoseconds a call, None for a trial that failed."""
         return self.outcome.best_ns if isinstance(self.outcome, Timed) else None
@@ -103,7 +108,7 @@ _WireValue: TypeAlias = int | float | str | bool | tuple[int, ...]
 _WireConfig: TypeAlias = dict[str, bool | int | str | list[int | str]]
 
 
-class _Wire(msgspec.Struct, forbid_unknown_fields=True):
+class _Wire(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
     v: int
     key: TaskKey
     operator: str
@@ -116,6 +121,7 @@ class _Wire(msgspec.Struct, forbid_unknown_fields=True):
     trial: int
     at_s: float
     software: str
+    provenance: Provenance | None = None  # not in lines of older versions
 
 
 class _Version(msgspec.Struct):
@@ -167,6 +173,7 @@ def _to_wire(record: Record) -> _Wire:
         trial=record.trial,
         at_s=record.at_s,
         software=record.software,
+        provenance=record.provenance,
     )
 
 
@@ -176,10 +183,15 @@ def _from_wire(wire: _Wire) -> Record:
         if not 0 < result.best_ns < float("inf"):
             raise RecordsError(f"best_ns is {result.best_ns}, which is no time")
         outcome: Outcome = Timed(
-            result.ns, result.best_ns, result.checked, result.build_s, result.run_s
+            result.ns,
+            result.best_ns,
+            result.checked,
+            result.build_s,
+            result.run_s,
+            wire.provenance,
         )
     else:
-        outcome = Failed(result.stage, result.kind, result.detail)
+        outcome = Failed(result.stage, result.kind, result.detail, wire.provenance)
     return Record(
         key=wire.key,
         operator=wire.operator,

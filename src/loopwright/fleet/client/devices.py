@@ -349,7 +349,7 @@ class LeasedDevices:
         """One result."""
         result = ran.result
         where = provenance(slot.lease, result)
-        status = _status(result)
+        status = status_of(result)
         if status is RunStatus.OK:
             if result.ns:
                 timed = Timed(result.ns, min(result.ns), run_s=result.run_s, where=where)
@@ -477,7 +477,8 @@ def failed_of(result: Result, status: RunStatus, where: Provenance | None) -> Fa
     return Failed(stage, kind, _line(result.detail) or status.value, where)
 
 
-def _status(result: Result) -> RunStatus:
+def status_of(result: Result) -> RunStatus:
+    """The status of a result; INFRA for one that this side does not know."""
     try:
         return RunStatus(result.status)
     except ValueError:

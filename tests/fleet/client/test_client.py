@@ -1,0 +1,268 @@
+"""The client: leases kept alive, a tracker that comes and goes, errors with their exit codes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fleet_lab import WAIT_S, Lab, artifact
+
+from loopwright.errors import (
+    AuthError,
+    ConfigError,
+    DeviceLostError,
+    FleetError,
+    NoDeviceError,
+    QueueTimeoutError,
+)
+from loopwright.fleet.client.aio import Wish
+from loopwright.fleet.client.api import connect, credential
+from loopwright.fleet.client.control import failure_of
+from loopwright.fleet.client.session import Blob, SessionConfig
+from loopwright.fleet.security.handshake import Anonymous, ByToken
+from loopwright.fleet.simulated import Crash, timed
+from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.words import EndReason
+from loopwright.measure.pipeline import Run
+from loopwright.measure.types import Failed, MeasurePlan, Timed
+
+PLAN = MeasurePlan(repeats=2)
+
+
+async def behave(device: str, item: RunItem, code: bytes) -> Result:
+    del device
+    if code == b"crash":
+        raise Crash
+    if code == b"infra":
+        return Result(item.id, "infra", detail="no fault of its own")
+    return timed(item, 2000.0)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path) as made:
+        made.agent("a", behave)
+        yield made
+
+
+def run(text: str) -> Run:
+    return Run(artifact(text), PLAN, 0, want_output=False)
+
+
+def wait_until(lab: Lab, condition: object) -> None:
+    async def watch() -> None:
+        while not condition():  # type: ignore[operator]
+            await asyncio.sleep(0.001)
+
+    lab.run(asyncio.wait_for(watch(), WAIT_S))
+
+
+def test_a_batch_gives_one_result_each_in_order(lab: Lab) -> None:
+    fleet = lab.client()
+    with fleet.lease("board=sim") as lease, lease.session() as session:
+        results = list(session.run_batch([run("good"), run("infra"), run("other")]))
+    kinds = [type(r.outcome) for r in results]
+
+    assert kinds == [Timed, Failed, Timed]
+    assert results[0].outcome.where is not None
+    assert results[0].outcome.where.lease == lease.id
+    assert lease.devices[0].name == "a/0"
+
+
+def test_the_second_upload_of_a_blob_sends_nothing(lab: Lab) -> None:
+    fleet = lab.client()
+    data = bytes(range(256)) * 12_000  # some 3 MB: several chunks
+    with fleet.lease() as lease:
+        with lease.session() as session:
+            assert session.upload([data]) == len(data)
+            assert session.upload([data]) == 0
+            assert session.aio.sent_bytes == len(data)
+        with lease.session() as session:
+            assert session.upload([data, b"new"]) == 3
+            assert session.aio.sent_bytes == 3
+
+
+def test_only_the_chunks_that_are_missing_are_sent(lab: Lab) -> None:
+    data = b"x" * (2 << 20)
+    blobs = next(iter(lab.agents["a"].devices.values())).blobs
+    digest = hashlib.sha256(data).digest()
+
+    async def half() -> None:
+        upload = blobs.begin(digest, len(data))
+        blobs.write(upload, 0, len(data), data[: 1 << 20])
+        blobs.leave(upload)
+
+    lab.run(half())
+    with lab.client().lease() as lease, lease.session() as session:
+        assert session.upload([data]) == 1 << 20
+
+
+def test_modules_that_are_in_place_are_not_changed(lab: Lab) -> None:
+    with lab.client().lease() as lease, lease.session() as session:
+        assert session.configure({"runtime": b"v1"}) == ("runtime",)
+        assert session.configure({"runtime": b"v1"}) == ()
+
+
+def test_a_lease_lives_much_longer_than_its_ttl(lab: Lab) -> None:
+    fleet = lab.client()
+    with fleet.lease(ttl=1.0) as lease:
+        tracker = lab.tracker
+        assert tracker is not None
+        wait_until(lab, lambda: tracker.book.counts.renewed >= 4)
+        lease.check()
+        assert [found.id for found in fleet.leases()] == [lease.id]
+
+
+def test_leases_and_requests_outlive_the_tracker(lab: Lab) -> None:
+    fleet, other = lab.client(), lab.client()
+    lease = fleet.lease(ttl=3.0)
+    told = threading.Event()
+    wish = Wish(max_wait=20.0)
+    waiting = lab.thread.start(other.aio.acquire(wish, lambda _, __: told.set()))
+    assert told.wait(WAIT_S)
+    lab.run(lab.end())
+    lab.run(lab.begin())
+    wait_until(lab, lambda: fleet.aio.control.connected and other.aio.control.connected)
+    wait_until(lab, lambda: len(fleet.aio._held) == 1 and lab.tracker.book.requests())
+    lease.check()
+    assert not waiting.done()
+    lease.close()
+    (held,) = waiting.result(WAIT_S)
+
+    assert held.device.name == "a/0"
+    assert held.grant.epoch > lease.aio[0].grant.epoch
+
+
+def test_a_lease_that_cannot_be_renewed_is_given_up_before_its_time(lab: Lab) -> None:
+    fleet = lab.client()
+    lease = fleet.lease(ttl=1.0)
+    lab.run(lab.end())
+    wait_until(lab, lambda: not lease.aio[0].alive)
+
+    with pytest.raises(DeviceLostError, match="which is away, did not renew it in time") as caught:
+        lease.check()
+    assert caught.value.exit_code == 5
+    assert lease.aio[0].reason is EndReason.EXPIRED
+
+
+def test_a_revoked_lease_ends_its_session(lab: Lab) -> None:
+    fleet = lab.client()
+    lease = fleet.lease()
+    session = lease.session()
+    fleet.command("lease.revoke", lease=lease.id, why="needed elsewhere")
+    wait_until(lab, lambda: session.aio.over is not None)
+
+    with pytest.raises(DeviceLostError):
+        list(session.run_batch([run("good")]))
+    wait_until(lab, lambda: not lease.aio[0].alive)
+    with pytest.raises(DeviceLostError, match="revoked"):
+        lease.check()
+
+
+def test_a_device_that_dies_in_a_run_is_an_error_with_its_name(lab: Lab) -> None:
+    with (
+        lab.client().lease() as lease,
+        lease.session() as session,
+        pytest.raises(DeviceLostError, match="a/0: "),
+    ):
+        list(session.run_batch([run("good"), run("crash"), run("good")]))
+
+
+def test_a_device_that_says_nothing_is_lost(lab: Lab) -> None:
+    fleet = lab.client(sessions=SessionConfig(ping_s=0.02, silent_s=0.1))
+    with fleet.lease() as lease, lease.session() as session:
+        agent = lab.agents["a"]
+        device = agent.devices["a/0"]
+        serving = device._serving
+        assert serving is not None
+        session.aio._link.pause_reading()  # nothing is heard any more
+        wait_until(lab, lambda: session.aio.over is not None)
+    with pytest.raises(DeviceLostError, match="it said nothing for"):
+        raise session.aio.over  # type: ignore[misc]  # it is not None
+
+
+@pytest.mark.parametrize(
+    ("selector", "error", "code"),
+    [
+        ("board=none", NoDeviceError, 3),
+        ("board", QueueTimeoutError, 4),
+        ("board=", ConfigError, 2),
+    ],
+)
+def test_what_cannot_be_had_says_so_with_its_exit_code(
+    lab: Lab, selector: str, error: type[FleetError], code: int
+) -> None:
+    fleet = lab.client()
+    with fleet.lease("board=sim"), pytest.raises(error) as caught:
+        fleet.lease(selector, max_wait=0.05)
+    assert caught.value.exit_code == code
+
+
+def test_a_request_that_is_given_up_is_forgotten_by_the_tracker(lab: Lab) -> None:
+    fleet, other = lab.client(), lab.client()
+    with fleet.lease():
+        waiting = lab.thread.start(other.aio.acquire(Wish()))
+        wait_until(lab, lambda: lab.tracker.book.requests())
+        waiting.cancel()
+        wait_until(lab, lambda: not lab.tracker.book.requests())
+
+
+def test_devices_status_and_explanations_are_told(lab: Lab) -> None:
+    fleet = lab.client()
+    (device,) = fleet.devices("board=sim")
+    assert (device.name, device.link, device.health) == ("a/0", "up", "good")
+    assert fleet.devices("board=none") == ()
+    assert fleet.status()["devices"] == 1
+    with fleet.lease() as lease:
+        assert fleet.explain(lease.id).state in ("granted", "active")
+    with pytest.raises(FleetError, match="no lease or request 'l0' lives"):
+        fleet.explain("l0")
+    wait_until(lab, lambda: lab.tracker.committer.commits >= 0)
+    assert {event.what for event in fleet.events()} >= {"tracker.start"}
+
+
+def test_commands_change_what_people_want_of_devices(lab: Lab) -> None:
+    fleet = lab.client()
+    fleet.command("device.drain", device="a/0", why="new fan")
+    (device,) = fleet.devices()
+    assert (device.admin, device.why, device.grantable) == ("drain", "new fan", False)
+    fleet.command("device.enable", device="a/0")
+    assert fleet.devices()[0].admin == "enabled"
+    with pytest.raises(FleetError, match="no device 'b/0' is known"):
+        fleet.command("device.drain", device="b/0")
+    with pytest.raises(ConfigError, match=r"no command 'device\.burn'"):
+        fleet.command("device.burn", device="a/0")
+
+
+def test_a_closed_fleet_refuses_and_a_tracker_that_is_not_there_is_an_error(
+    lab: Lab, tmp_path: Path
+) -> None:
+    fleet = lab.client()
+    lab.run(fleet.aio.close())
+    with pytest.raises(FleetError, match="closed"):
+        fleet.devices()
+    with pytest.raises(FleetError, match="cannot be reached") as caught:
+        connect(f"unix://{tmp_path / 'none.sock'}")
+    assert caught.value.exit_code == 69
+
+
+def test_a_token_is_given_or_read_from_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "token"
+    path.write_text("lw1.secret\n")
+
+    assert credential(None) == Anonymous()
+    assert credential("lw1.x") == ByToken("lw1.x")
+    assert credential(f"@{path}") == ByToken("lw1.secret")
+    with pytest.raises(ConfigError, match="No such file"):
+        credential(f"@{tmp_path / 'none'}")
+
+
+def test_refusals_are_the_errors_that_they_stand_for() -> None:
+    assert isinstance(failure_of("auth", "no"), AuthError)
+    assert isinstance(failure_of("bad-request", "no"), ConfigError)
+    assert isinstance(failure_of("failed", "no"), FleetError)
+    assert Blob.of(b"abc").digest == hashlib.sha256(b"abc").digest()
