@@ -196,20 +196,31 @@ def _compare(found: Array, wanted: Array, case: Case) -> None:
 
 
 def report(results: Sequence[Result]) -> None:
-    """Print passed / run by operator, then each test that did not pass."""
+    """Print passed / supported / total by operator, then each test that did not pass, and why.
+
+    Supported are those that are not left out for an accepted reason.
+    """
     by_op: defaultdict[str, list[Result]] = defaultdict(list)
     for result in results:
         by_op[result.op].append(result)
+    print(f"{'operator':26} passed / supported / total")
     for op, found in sorted(by_op.items()):
         passed = sum(r.passed for r in found)
         left = sum(r.accepted for r in found)
-        print(f"{op:26} {passed:4} passed {left:4} left out {len(found) - passed - left:4} failed")
+        failed = len(found) - passed - left
+        print(
+            f"{op:26} {passed:6} / {len(found) - left:9} / {len(found):5}"
+            + (f"  {failed} FAILED" if failed else "")
+        )
     for result in results:
         if not result.passed:
             print(f"{'left out' if result.accepted else 'FAILED'} {result.name}: {result.reason}")
     count = Counter(
         "passed" if r.passed else "left out" if r.accepted else "failed" for r in results
     )
+    reasons = Counter(r.reason.partition(" (")[0] for r in results if r.accepted)
+    for reason, number in reasons.most_common():
+        print(f"{number:5} left out: {reason}")
     shown = ", ".join(f"{n} {what}" for what, n in sorted(count.items()))
     print(f"{len(by_op)} operators, {len(results)} tests: {shown}")
 

@@ -91,6 +91,8 @@ def test_a_page_has_the_figures_of_the_model(full: Report) -> None:
         "x0 float32[1x8x6x6]",
         "GFLOP/s",
         "of the FMA limit",
+        "% of the limit",
+        "0.1 us",
         "onnx<runtime>",
         "2.00 ms",
         "3.00 ms (1.50x)",

@@ -90,17 +90,16 @@ def _head(report: Report) -> str:
     if report.peak:
         tiles.append((f"{rate / report.peak:.0%}", "of the FMA limit", _gflops(report.peak)))
     tiles.append((str(len(manifest.calls)), "kernels", counts))
-    shared = f"{manifest.memory_sum / 1e6:.1f} MB unshared"
-    tiles.append((f"{manifest.memory / 1e6:.1f} MB", "between kernels", shared))
+    shared = f"{_mb(manifest.memory_sum)} unshared"
+    tiles.append((_mb(manifest.memory), "between kernels", shared))
     shown = "".join(
         f'<div class="tile"><b>{escape(value)}</b><span>{escape(what)}</span>'
         f"<small>{escape(more)}</small></div>"
         for value, what, more in tiles
     )
-    threads = f"{report.threads} thread{'s' * (report.threads > 1)}"
+    where = f"{manifest.target_name}, {_threads(report.threads)}, on {report.machine.model}"
     return (
-        f"<header><h1>{escape(manifest.name)}</h1>"
-        f"<p>{escape(manifest.target_name)}, {threads}, on {escape(report.machine.model)}</p>"
+        f"<header><h1>{escape(manifest.name)}</h1><p>{escape(where)}</p>"
         f'</header>\n<div class="tiles">{shown}</div>'
     )
 
@@ -163,12 +162,21 @@ def _by_kernel(report: Report) -> str:
 def _by_operator(report: Report) -> str:
     times: Counter[str] = Counter()
     counts: Counter[str] = Counter()
+    flops: Counter[str] = Counter()
     for kernel in report.kernels:
         name = _operator(kernel)
         times[name] += round(kernel.median_ns)
         counts[name] += 1
+        flops[name] += kernel.info.flops
+
+    def said(name: str, ns: int) -> str:
+        text = f"{_time(ns)}, {_share(ns, report)}"
+        if flops[name] and report.peak:
+            text += f", {flops[name] / max(ns, 1) / report.peak:.0%} of the limit"
+        return text
+
     rows = [
-        svg.Bar(f"{counts[name]} x {name}", ns, f"{_time(ns)}, {_share(ns, report)}", "one")
+        svg.Bar(f"{counts[name]} x {name}", ns, said(name, ns), "one")
         for name, ns in times.most_common(_OPERATORS_DRAWN)
     ]
     rest = times.most_common()[_OPERATORS_DRAWN:]
@@ -181,7 +189,7 @@ def _by_operator(report: Report) -> str:
 
 def _kernel_table(report: Report) -> str:
     columns = ["#>", "kernel", "time>", "share>", "GFLOP/s>", "limit>", "GB/s>", "alone>"]
-    columns += ["origin", "template", "config"]
+    columns += ["error>", "origin", "template", "config"]
     lines = []
     for number, kernel in _ranked(report.kernels):
         info, ns = kernel.info, max(kernel.median_ns, 1.0)
@@ -197,6 +205,7 @@ def _kernel_table(report: Report) -> str:
                 f"{rate / report.peak:.0%}" if info.flops and report.peak else "",
                 f"{info.nbytes / ns:.1f}",
                 "" if info.expected_ns is None else _time(info.expected_ns),
+                "" if info.error is None else f"{info.error:.0e}",
                 f'<i class="{_origin_class(info.origin)}"></i>{escape(info.origin)}',
                 escape(info.template),
                 f"<code>{escape(info.config)}</code>",
@@ -205,7 +214,8 @@ def _kernel_table(report: Report) -> str:
     note = (
         "Limit: share of what fused multiply-adds in registers reach on these threads; a Winograd "
         "kernel may pass it, since the operations counted are those of the plain algorithm. GB/s "
-        "count every argument once. Alone: what the record of the kernel says, measured by itself."
+        "count every argument once. Alone: what the record of the kernel says, measured by itself. "
+        "Error: against float64, as a share of the output's scale, when the model was optimized."
     )
     return _section("Kernels", _table(columns, lines), note)
 
@@ -263,16 +273,24 @@ def _about(report: Report) -> str:
         ("file", report.path),
         ("inputs", _ports(manifest.inputs)),
         ("outputs", _ports(manifest.outputs)),
-        ("made for", f"{manifest.target}, {manifest.threads} threads, on {manifest.device}"),
+        ("made for", f"{manifest.target}, {_threads(manifest.threads)}, on {manifest.device}"),
         ("made by", manifest.software),
-        ("run on", f"{machine.model}, {machine.cores} cores, Linux {machine.kernel}"),
+        ("run on", f"{machine.model}, {machine.cores} cores, {machine.kernel}"),
         ("FMA limit", _gflops(report.peak) if report.peak else "more threads than cores"),
         ("constants", _mb(sum(s.nbytes for s in manifest.sections if s.name == "constants"))),
         ("reported", report.made_at.strftime("%Y-%m-%d %H:%M UTC")),
-        *((name.replace("_", " "), value) for name, value in manifest.notes.items()),
+        *(_note(name, value) for name, value in manifest.notes.items()),
     ]
     lines = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     return _section("About", f"<dl>{lines}</dl>")
+
+
+def _note(name: str, value: str) -> tuple[str, str]:
+    """A note of the file as a line; those that are nanoseconds as a time."""
+    words = name.replace("_", " ")
+    if words.endswith(" ns") and value.isdecimal():
+        return words.removesuffix(" ns"), _time(float(value))
+    return words, value
 
 
 def _section(title: str, body: str, note: str = "") -> str:
@@ -329,7 +347,11 @@ def _ms(ms: float) -> str:
 
 
 def _mb(nbytes: int) -> str:
-    return f"{nbytes / 1e6:.1f} MB"
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' * (count > 1)}"
 
 
 def _gflops(rate: float) -> str:
