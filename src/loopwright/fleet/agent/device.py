@@ -40,7 +40,6 @@ _PROBE_S = 60.0
 _CANARY_S = 10.0
 _BUSY_S = 0.05
 _OVERHEAD_BYTES = 4 << 30  # of a session beside what a candidate may have: inputs that are kept
-_NOTHING = memoryview(b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +335,7 @@ class Device:
             await self._lose_worker()
             return self._ran(self._blame(item, error))
 
-    def _ran(self, result: Result, output: memoryview = _NOTHING) -> Ran:
+    def _ran(self, result: Result, output: memoryview | None = None) -> Ran:
         if self.health is Health.DRIFT and result.status == RunStatus.OK.value:
             result = msgspec.structs.replace(
                 result, status=RunStatus.DRIFT.value, detail=self.detail
@@ -352,7 +351,7 @@ class Device:
             drift=self.canary.drift,
             canary=self.canary.runs,
         )
-        return Ran(told, output)
+        return Ran(told, memoryview(b"") if output is None else output)  # it will be released
 
     def _blame(self, item: RunItem, error: WorkerLost) -> Result:
         """The measuring process was lost: once may be chance, twice is the candidate."""
