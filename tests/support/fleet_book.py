@@ -1,4 +1,4 @@
-"""A LeaseBook with a clock that the test moves, devices that are ready, and short words to tell it."""
+"""A LeaseBook whose clock the test moves, devices that are ready, short words to tell it."""
 
 from __future__ import annotations
 
@@ -49,6 +49,7 @@ class Bench:
         self.incarnation: dict[str, str] = {}
         self.effects: list[Effect] = []
         self.asked = 0
+        self.reports_at = self.config.sync_s
 
     def tell(self, event: Event) -> list[Effect]:
         """What comes of an event, after the store has answered."""
@@ -68,7 +69,7 @@ class Bench:
     def wait(self, seconds: float, *, agents: bool = True) -> list[Effect]:
         """Let time pass; agents report every two seconds meanwhile, that nothing changed."""
         until, said = self.now + seconds, []
-        reports_at = self.now + self.config.sync_s
+        reports_at = max(self.reports_at, self.now)
         while self.now < until:
             due = self.book.deadline
             times = [until] + ([reports_at] if agents else [])
@@ -81,6 +82,7 @@ class Bench:
                 for agent in self.incarnation:
                     self.seq[agent] += 1
                     said += self.tell(self.synced(agent))
+        self.reports_at = reports_at
         self.effects = said
         return said
 
