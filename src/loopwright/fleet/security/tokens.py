@@ -21,7 +21,6 @@ from loopwright.fleet.words import Role
 TOKEN_PREFIX, CODE_PREFIX = "lwt", "lwj"
 _ID_BYTES, _SECRET_BYTES, _CODE_BYTES = 5, 32, 20
 _MAX_TEXT = 256
-_SUM_CHARS = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,4 +193,4 @@ def _digest(secret: str) -> bytes:
 
 
 def _checksum(text: str) -> str:
-    return _text(zlib.crc32(text.encode()).to_bytes(4, "big"))[:_SUM_CHARS]
+    return _text(zlib.crc32(text.encode()).to_bytes(4, "big"))
