@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
     from loopwright.fleet.client.views import EventView
 
-_FIRST_STEP = 1024
+_SLACK = 256
 
 
 def audit(
@@ -47,32 +47,18 @@ def audit(
 async def events_since(control: Control, begin: float) -> list[EventView]:
     """The events from the wall time `begin` on; the way there takes a few questions."""
     from loopwright.cli.fleet.query import events_page
+    from loopwright.fleet.history import place_of
 
-    after = await _before(control, begin)
+    async def first_after(number: int) -> float | None:
+        page = await events_page(control, number)
+        return page[0].at if page else None
+
+    after = await place_of(begin, first_after, slack=_SLACK)
     found: list[EventView] = []
     while page := await events_page(control, after):
         found += [event for event in page if event.at >= begin]
         after = page[-1].id
     return found
-
-
-async def _before(control: Control, begin: float) -> int:
-    """A number that all events from `begin` on are above, and few others."""
-    from loopwright.cli.fleet.query import events_page
-
-    low, step = 0, _FIRST_STEP
-    high = step
-    while (page := await events_page(control, high)) and page[0].at < begin:
-        low, step = high, step * 2
-        high = low + step
-    while high - low > _FIRST_STEP // 4:
-        middle = (low + high) // 2
-        page = await events_page(control, middle)
-        if page and page[0].at < begin:
-            low = middle
-        else:
-            high = middle
-    return low
 
 
 def line_of(event: EventView) -> str:

@@ -97,7 +97,15 @@ def _run(options: ServeOptions, http: str | None, log: Path | None) -> None:
                 front.start(serving.tracker)
                 typer.echo(f"dashboard, JSON and metrics: {front.address}", err=True)
 
-        asyncio.run(serve_tracker(options, rng=np.random.default_rng(), log=lines, ready=ready))
+        async def run() -> None:
+            try:
+                rng = np.random.default_rng()
+                await serve_tracker(options, rng=rng, log=lines, ready=ready)
+            finally:
+                if front is not None:
+                    await front.stop()
+
+        asyncio.run(run())
 
 
 def _open(log: Path) -> TextIO:

@@ -1,0 +1,227 @@
+"""What the dashboard is told: all there is at first, then what changed, once in a while.
+
+Devices and leases are compared with how they were a moment ago, some at a time between other work
+of the loop, and only while somebody watches. A watcher that does not keep up is let go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+import msgspec
+
+if TYPE_CHECKING:
+    from loopwright.fleet.book.views import DeviceView
+    from loopwright.fleet.store.rows import AuditEvent
+    from loopwright.fleet.tracker.server import Tracker
+
+_EVERY_S = 1.0
+_AT_ONCE = 200  # devices looked at without giving the loop to others
+_BEHIND = 64  # messages that a watcher may be behind
+_EVENTS_BEHIND = 256
+_WATCHERS = 64
+_HIDDEN_LABELS = frozenset({"name"})
+_encode = msgspec.json.Encoder().encode
+
+Row: TypeAlias = bytes
+
+
+@dataclass(slots=True, eq=False)
+class _Watcher:
+    queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
+
+    def put(self, message: bytes | None) -> bool:
+        """Whether it was not too far behind."""
+        try:
+            self.queue.put_nowait(message)
+        except asyncio.QueueFull:
+            return False
+        return True
+
+    def end(self) -> None:
+        """Have the stream end."""
+        while not self.put(None):
+            self.queue.get_nowait()
+
+
+class Feed:
+    """Streams of what changes in `tracker`, for any number of dashboards."""
+
+    def __init__(self, tracker: Tracker, every_s: float = _EVERY_S) -> None:
+        self._tracker = tracker
+        self._every_s = every_s
+        self._devices: dict[str, Row] = {}
+        self._leases: dict[str, Row] = {}
+        self._events: list[AuditEvent] = []
+        self._watchers: set[_Watcher] = set()
+        self._task: asyncio.Task[None] | None = None
+        self._fresh = asyncio.Event()  # the first look is done
+        self._closed = False
+        self._wall_offset = tracker.wall() - tracker.clock()  # once: rows must not flicker
+
+    @property
+    def watchers(self) -> int:
+        """How many watch."""
+        return len(self._watchers)
+
+    @property
+    def full(self) -> bool:
+        """Whether there is no room for another watcher."""
+        return self._closed or len(self._watchers) >= _WATCHERS
+
+    async def watch(self, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Messages for an event stream, from a first one that has everything, until the end.
+
+        It ends when whoever watches is `welcome` no more.
+        """
+        if self._task is None:
+            self._fresh.clear()
+            self._task = asyncio.get_running_loop().create_task(self._look_often())
+        watcher = _Watcher()
+        self._watchers.add(watcher)
+        try:
+            await self._fresh.wait()
+            while not watcher.queue.empty():  # older than what follows
+                if watcher.queue.get_nowait() is None:
+                    return
+            yield self._everything()
+            while (message := await watcher.queue.get()) is not None and welcome():
+                yield message
+        finally:
+            self._watchers.discard(watcher)
+
+    def close(self) -> None:
+        """End all streams."""
+        self._closed = True
+        self._fresh.set()
+        for watcher in self._watchers:
+            watcher.end()
+        if self._task is not None:
+            self._task.cancel()
+
+    # --- looking ---
+
+    async def _look_often(self) -> None:
+        """Look until nobody watches."""
+        leave = self._tracker.watch(self._happened)
+        try:
+            while self._watchers:
+                devices = await self._look_at_devices()
+                leases = self._look_at_leases()
+                changed = _difference(self._devices, devices), _difference(self._leases, leases)
+                self._devices, self._leases = devices, leases
+                if self._fresh.is_set():
+                    self._tell(_message("change", _body(*changed, self._status(), self._news())))
+                else:
+                    self._events.clear()
+                    self._fresh.set()
+                await asyncio.sleep(self._every_s)
+        finally:
+            leave()
+            self._task = None
+            self._devices, self._leases = {}, {}
+
+    def _happened(self, event: AuditEvent) -> None:
+        self._events.append(event)
+        if len(self._events) > 2 * _EVENTS_BEHIND:
+            del self._events[:_EVENTS_BEHIND]
+
+    async def _look_at_devices(self) -> dict[str, Row]:
+        book = self._tracker.book
+        found: dict[str, Row] = {}
+        names = book.names()
+        for start in range(0, len(names), _AT_ONCE):
+            for name in names[start : start + _AT_ONCE]:
+                view = book.device(name)
+                if view is not None:
+                    found[name] = _encode(_device(view))
+            await asyncio.sleep(0)
+        return found
+
+    def _look_at_leases(self) -> dict[str, Row]:
+        book = self._tracker.book
+        found: dict[str, Row] = {}
+        for lease in book.leases():
+            state = "ending" if lease.reason is not None else lease.state.value
+            row = (lease.id, state, lease.device, lease.tenant, _text(lease.tags.items()))
+            found[lease.id] = _encode((*row, round(lease.granted_at + self._wall_offset)))
+        for request in book.requests():
+            what = request.selector or "any"
+            wanted = f"{request.count} of {what}" if request.count > 1 else what
+            row = (request.id, "queued", wanted, request.tenant, _text(request.tags.items()))
+            found[request.id] = _encode((*row, round(request.since + self._wall_offset)))
+        return found
+
+    def _status(self) -> bytes:
+        return _encode(self._tracker.status())
+
+    def _news(self) -> bytes:
+        events, self._events = self._events[-_EVENTS_BEHIND:], []
+        return _encode([(e.at, e.what, e.subject, e.by, e.detail) for e in events])
+
+    # --- telling ---
+
+    def _everything(self) -> bytes:
+        all_of = (self._devices.values(), ()), (self._leases.values(), ())
+        return _message("all", _body(*all_of, self._status(), b"[]"))
+
+    def _tell(self, message: bytes) -> None:
+        for watcher in tuple(self._watchers):
+            if not watcher.put(message):
+                watcher.end()
+                self._watchers.discard(watcher)
+
+
+def _device(view: DeviceView) -> tuple[str, str, str, str, str, float]:
+    """A device as the dashboard shows it: name, state, why, lease, labels, drift."""
+    if view.grantable:
+        state, why = "free", ""
+    elif view.lease:
+        state, why = view.occupancy.value, view.why
+    else:
+        state, _, why = view.kept.partition(": ")
+        state = state or "not free"
+    labels = _text((k, v) for k, v in sorted(view.labels.items()) if k not in _HIDDEN_LABELS)
+    return view.name, state, why, view.lease, labels, round(view.drift, 4)
+
+
+def _text(pairs: Iterable[tuple[str, str]]) -> str:
+    return " ".join(f"{key}={value}" for key, value in pairs)
+
+
+def _difference(before: dict[str, Row], after: dict[str, Row]) -> tuple[list[Row], list[str]]:
+    """Rows that are new or changed, and names that are gone."""
+    changed = [row for name, row in after.items() if before.get(name) != row]
+    return changed, [name for name in before if name not in after]
+
+
+def _body(
+    devices: tuple[Iterable[Row], Iterable[str]],
+    leases: tuple[Iterable[Row], Iterable[str]],
+    status: bytes,
+    events: bytes,
+) -> bytes:
+    parts = [
+        b'{"devices":[',
+        b",".join(devices[0]),
+        b'],"gone":',
+        _encode(list(devices[1])),
+        b',"leases":[',
+        b",".join(leases[0]),
+        b'],"over":',
+        _encode(list(leases[1])),
+        b',"status":',
+        status,
+        b',"events":',
+        events,
+        b"}",
+    ]
+    return b"".join(parts)
+
+
+def _message(event: str, body: bytes) -> bytes:
+    """One event of a stream; JSON has no line breaks in it."""
+    return b"event: " + event.encode() + b"\ndata: " + body + b"\n\n"
