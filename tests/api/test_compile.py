@@ -120,6 +120,15 @@ def test_transposed_convolutions_are_computed_as_plain_ones(
         assert wrong(graph, model) < 1e-5
 
 
+def test_an_output_without_elements_is_an_empty_array() -> None:
+    sketch = Sketch()
+    y = sketch.node("relu", sketch.input(2, 6))
+    sketch.constants["nothing"] = np.zeros((2, 0), np.float32)
+    with lw.compile(sketch.graph(y, "nothing")) as model:
+        found = model(np.ones((2, 6), np.float32))
+    assert found[1].shape == (2, 0)
+
+
 def test_a_saved_model_computes_the_same(tmp_path: Path) -> None:
     graph = residual_block()
     inputs = example(graph)
