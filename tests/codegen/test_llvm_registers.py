@@ -318,3 +318,75 @@ def test_the_object_is_the_same_each_time(compile_kernel: Compile) -> None:
 
 def _params(kernel: Kernel) -> tuple[Param, ...]:
     return tuple(Param(b.name, b.dtype, b.shape, Layout.plain(1)) for b in kernel.params)
+
+
+def edged_tile(width: int, vectors: int) -> Kernel:
+    """Sums of data[x + k] weight[k], 0 around the data: a wide tile with tests at both ends."""
+    data, weight, out = (
+        Buffer(name, F32, (size,))
+        for name, size in (
+            ("data", 4 * width * 16),
+            ("weight", 3 * 4 * vectors * 16),
+            ("out", 4 * width * vectors * 16),
+        )
+    )
+    acc = Buffer("acc", F32, (width * vectors * 16,), Scope.REGISTER)
+    xo, k, i = Var("xo"), Var("k"), Var("i")
+
+    def tile(tag: str, make: Callable[[Expr, Expr, Expr, Expr], Stmt]) -> Stmt:
+        x, v, lane = Var("x" + tag), Var("v" + tag), Var("l" + tag)
+        at = (x * vectors + v) * 16 + lane
+        return nest(make(x, v, lane, at), (x, width, U), (v, vectors, U), (lane, 16, V))
+
+    def update() -> Stmt:
+        x, v, lane = Var("xu"), Var("vu"), Var("lu")
+        at, column = (x * vectors + v) * 16 + lane, xo * width + x + k
+        product = Load(data, ((column - 1) * 16 + i,)) * Load(
+            weight, (((k * 4 + i) * vectors + v) * 16 + lane,)
+        )
+        store = Store(acc, (at,), Load(acc, (at,)) + product)
+        inside = Binary(Op.AND, column >= 1, column < 4 * width + 1)
+        guarded = If(inside, nest(store, (v, vectors, U), (lane, 16, V)))
+        return nest(guarded, (k, 3, S), (i, 4, U), (x, width, U))
+
+    body = block(
+        tile("z", lambda _x, _v, _lane, at: Store(acc, (at,), ZERO)),
+        update(),
+        tile(
+            "s",
+            lambda _x, _v, _l, at: Store(out, (xo * width * vectors * 16 + at,), Load(acc, (at,))),
+        ),
+    )
+    return Kernel("edged", (data, weight, out), 1, nest(Alloc(acc, body), (xo, 4, S)))
+
+
+def test_a_tile_with_tests_at_its_ends_sums_what_is_inside(run: Run) -> None:
+    width, vectors = 14, 2
+    data, weight = f32(4 * width * 16), f32(3 * 4 * vectors * 16, 1)
+    (got,) = run(edged_tile(width, vectors), data, weight, f32(4 * width * vectors * 16, 2))
+    columns = np.zeros((4 * width + 2, 4), np.float32)
+    columns[1:-1] = data.reshape(-1, 16)[:, :4]
+    taps = weight.reshape(3, 4, vectors * 16)
+    expected = sum(columns[k : k + 4 * width] @ taps[k] for k in range(3))
+    np.testing.assert_allclose(got.reshape(4 * width, -1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tile_with_tests_at_its_ends_stays_in_registers(compiler: ProcessPoolExecutor) -> None:
+    target = PRESETS["x86-64-avx512"]
+    kernel = edged_tile(14, 2)
+    source = emit(kernel, _params(kernel), target)
+    assert source.branching
+    code = compiler.submit(assembly, source.text, target, sinking=False).result()
+    assert "(%rsp)" not in code
+    assert not emit(row_tile(28, 3), _params(row_tile(28, 3)), target).branching
+
+
+def test_sinking_is_a_choice_of_each_kernel(compiler: ProcessPoolExecutor) -> None:
+    target = PRESETS["x86-64-avx512"]
+    kernel = edged_tile(14, 2)
+    text = emit(kernel, _params(kernel), target).text
+    codes = [
+        compiler.submit(assembly, text, target, sinking=sinking).result()
+        for sinking in (True, False, True)
+    ]
+    assert codes[0] == codes[2] != codes[1]

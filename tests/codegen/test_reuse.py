@@ -35,3 +35,12 @@ def test_a_fence_parts_two_loads_of_one_value_in_one_block() -> None:
     text.label("next")
     window.before_load("x", text)
     assert len(text.lines) == 2
+
+
+def test_a_value_that_is_loaded_again_takes_its_room_once() -> None:
+    """Behind a branch a value is out of reach: it is loaded anew while it counts as kept."""
+    window = ReuseWindow(32)
+    for _ in range(10 * LEAST):
+        window.keep("weight", 1, 32)
+    window.keep("other", 1, 32)
+    assert window.use("weight")

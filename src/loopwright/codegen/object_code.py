@@ -18,9 +18,7 @@ OPT_LEVEL = 2
 _NO_SINKING = "-disable-machine-sink"
 
 
-def object_bytes(
-    text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True
-) -> bytes:
+def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> bytes:
     """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
 
     With `sinking`, LLVM may move a computation towards its use, behind branches.
@@ -40,9 +38,7 @@ def object_bytes(
     return bytes(machine.emit_object(module))
 
 
-def assembly(
-    text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True
-) -> str:
+def assembly(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> str:
     """The assembly that LLVM makes of `text` for `target`."""
     _set_sinking(allowed=sinking)
     machine = target_machine(target.triple, target.features, opt)

@@ -2,13 +2,13 @@
 
 First the register tile, by the cycles of all tiles with their tails. Then how tiles are grouped and
 in which order they run, by what is read from beyond the second cache, what padded copies cost, and
-how evenly the outer loop splits over the cores.
+how evenly the outer loop splits over the cores. Padding is skipped wherever that pays.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from loopwright.space.knobs import KnobValue
@@ -33,6 +33,7 @@ _CACHE_SHARE = 0.7
 """Of the second cache, what blocks may take."""
 _REUSED = 8
 """Tiles that must read the weights for blocks of input channels to pay."""
+_FEW_REGISTERS = 16
 _COPY = 8
 """Bytes a cycle that a copy writes into near caches."""
 
@@ -45,6 +46,11 @@ class _Tile:
     rows: int
     vectors: int
     cycles: float
+
+    @property
+    def accumulators(self) -> int:
+        """Vectors that are summed at once."""
+        return self.width[1] * self.rows * self.vectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +75,12 @@ def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
     taps = role.conv.reduce_axis[2].extent
     unroll_kw = True in space.knobs[space.column("unroll_kw")].values
     short = ic[1] * taps <= _FEW_STEPS
-    _, plan = min(_plans(role, space, target, tile), key=lambda found: found[0])
+    pads = _pads(role, target)
+    several = "skip" in pads and tile.width[0] > 1 and _widened(role)
+    if several and tile.accumulators * taps <= _UNROLLED:
+        # Unrolled, a tap is on padding all through a tile or never: no test turns out in turns.
+        ic, short = _unrolled(space, tile, taps), True
+    _, plan = min(_plans(role, space, target, tile, pads), key=lambda found: found[0])
     chosen: dict[str, KnobValue] = {
         "tile_w": tile.width,
         "ic": ic,
@@ -81,6 +92,23 @@ def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
         tiles = tile.width[0] * int(rows[1])
         chosen["ic_blocks"] = _blocks(role, target, tile, ic[0]) if tiles >= _REUSED else 1
     return chosen
+
+
+def _pads(role: Roles, target: Target) -> tuple[str, ...]:
+    """The ways to pad that are worth a thought; none without padding.
+
+    Skipping costs tests around a part of a tile. Few registers without multiply-adds that are fused
+    leave no room for that.
+    """
+    if role.pad is None:
+        return ()
+    crowded = target.registers <= _FEW_REGISTERS and "fma" not in target.features
+    return ("root", "rows") if crowded else ("skip",)
+
+
+def _widened(role: Roles) -> bool:
+    """True when there is padding at the left or the right."""
+    return role.padded.shape[3] != role.data.shape[3]
 
 
 def _blocks(role: Roles, target: Target, tile: _Tile, steps: int) -> int:
@@ -121,15 +149,18 @@ def _tile(role: Roles, space: Space, target: Target) -> _Tile:
     return min(found, key=lambda tile: tile.cycles)
 
 
-def _unrolled(space: Space, tile: _Tile) -> Values:
-    """The split of the input channels with the longest unrolled part that is still short code."""
-    size = tile.width[1] * tile.rows * tile.vectors
+def _unrolled(space: Space, tile: _Tile, taps: int = 1) -> Values:
+    """The split of the input channels with the longest unrolled part that is still short code.
+
+    `taps` of the kernel are unrolled with it.
+    """
+    size = tile.accumulators * taps
     fitting = [v for v in sizes_of(space, "ic") if v[1] * size <= _UNROLLED]
     return max(fitting, key=lambda v: v[1])
 
 
 def _plans(
-    role: Roles, space: Space, target: Target, tile: _Tile
+    role: Roles, space: Space, target: Target, tile: _Tile, pads: Sequence[str]
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
     """Cycles and values for every way to group and order the tiles."""
     batch, channels, height, _ = role.conv.shape
@@ -147,9 +178,10 @@ def _plans(
     )
     rows_of = [v for v in sizes_of(space, "rows") if v[2] == tile.rows]
     oc_of = [v for v in sizes_of(space, "oc") if v[2] == tile.vectors]
-    pads = ("root", "rows") if role.pad is not None else ("",)
     tiles = -(-channels // (lanes * tile.vectors))
-    for rows, oc, order, pad in itertools.product(rows_of, oc_of, ("oc,rows", "rows,oc"), pads):
+    for rows, oc, order, pad in itertools.product(
+        rows_of, oc_of, ("oc,rows", "rows,oc"), pads or ("",)
+    ):
         by_rows = order == "rows,oc"
         shared = batch * (rows[0] if by_rows else oc[0])
         cycles = batch * tile.cycles * imbalance(shared, target.cores)
@@ -158,6 +190,7 @@ def _plans(
         values: dict[str, KnobValue] = {"rows": rows, "oc": oc, "order": order}
         if pad:
             values["pad"] = pad
+        if pad in ("root", "rows"):
             times = 1 if by_rows or pad == "root" else oc[0]
             copied = sizes.line * times
             copied *= rows[0] * sizes.lines(rows[1] * rows[2]) if pad == "rows" else padded[2]

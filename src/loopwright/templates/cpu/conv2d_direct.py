@@ -268,7 +268,7 @@ def _place_pad(
     *,
     vectorized: bool,
 ) -> None:
-    """The padded copy of the data: all of it first, or the rows that a block of rows reads."""
+    """The padded copy of the data: all of it first, the rows a block of rows reads, or none."""
     if role.pad is None:
         return
     stage = s[role.pad]
