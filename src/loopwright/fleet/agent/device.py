@@ -433,6 +433,9 @@ class Device:
                 await warden.close()
                 await asyncio.sleep(wait * (0.5 + self._around.rng.random()))
                 continue
+            except BaseException:  # closed while it starts
+                await warden.close()
+                raise
             self._warden = warden
             self.tier, self.unconfined = Tier(ready.tier), ready.missing
             self._probe_wanted.set()
