@@ -68,7 +68,10 @@ def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
     if owner is not None and owner is not boot:
         live = owner.connected and owner.link is Link.UP
         _unclaim(state, device, f"agent {boot.agent} has it now", live=live, gone=False)
-    state.expected.discard(spec.name)
+    if spec.name in state.expected:
+        state.expected.remove(spec.name)
+        if not state.expected:
+            state.settled()
     device.boot = boot
     boot.devices[spec.name] = device
     device.synced = False

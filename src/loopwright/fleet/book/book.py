@@ -197,10 +197,7 @@ class LeaseBook:
             _DUE[type(timed)](state, timed)
             timers = state.timers
         if state.expected and state.now >= state.settling_until:
-            state.expected.clear()
-            for match in state.index.matches.values():
-                if match.waiting:
-                    state.shrunk[match] = None
+            state.settled()
 
     def _order(self) -> None:
         """One message to each agent whose devices something changed for."""

@@ -39,7 +39,7 @@ def grant(state: State, request: Request, devices: list[Device]) -> None:
         state.index.set_free(device, free=False)
         device.top += 1
         lease = Lease(
-            f"{config.prefix}{state.number()}",
+            _new_id(state),
             request,
             device,
             boot,
@@ -61,6 +61,14 @@ def grant(state: State, request: Request, devices: list[Device]) -> None:
     state.totals.granted += len(devices)
     queue.served(state, tenant, len(devices))
     tell_granted(state, request)
+
+
+def _new_id(state: State) -> str:
+    """An id that no lease has; another start's prefix differs, unless somebody set it wrong."""
+    while True:
+        name = f"{state.config.prefix}{state.number()}"
+        if name not in state.leases:
+            return name
 
 
 def tell_granted(state: State, request: Request) -> None:

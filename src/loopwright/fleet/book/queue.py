@@ -79,17 +79,18 @@ def leave(request: Request) -> None:
         request.tenant.parked.pop(line, None)
 
 
-def first_of(state: State, line: Line) -> Request | None:
+def first_of(line: Line) -> Request | None:
     """The request of a line that goes first; tenants at their quota are parked."""
     heap = line.heap
     while heap:
         key, number = heap[0]
         request = _first(line, number)
-        tenant = state.tenant_of[number]
         if request is None:
             heapq.heappop(heap)
             line.listed.discard(number)
-        elif blocked(tenant, line.count):
+            continue
+        tenant = request.tenant
+        if blocked(tenant, line.count):
             heapq.heappop(heap)
             line.listed.discard(number)
             tenant.parked[line] = None
@@ -192,7 +193,7 @@ def best_of(
     for line in match.lines.values():
         if line.count > free or (best is not None and -line.rank > best[0][0]):
             continue
-        request = first_of(state, line)
+        request = first_of(line)
         if request is None:
             continue
         if state.hoarder is not None:

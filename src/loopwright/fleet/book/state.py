@@ -19,6 +19,7 @@ from loopwright.fleet.book.matching import Index, Match
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
 
 NEVER = math.inf
+_TENANTS = 1024
 
 
 @dataclass(slots=True, eq=False)
@@ -191,6 +192,7 @@ class State:
     by_client: dict[str, dict[Request, None]] = field(default_factory=dict)  # those that wait
     tenants: dict[str, Tenant] = field(default_factory=dict)
     tenant_of: dict[int, Tenant] = field(default_factory=dict)
+    tenants_limit: int = _TENANTS  # with so many, those who have nothing are forgotten
     ended: dict[str, tuple[EndReason, str]] = field(default_factory=dict)
     over: dict[str, tuple[str, str]] = field(default_factory=dict)  # request -> tenant, what came
     totals: Totals = field(default_factory=Totals)
@@ -265,6 +267,8 @@ class State:
         """The tenant of this name, made at its first use."""
         tenant = self.tenants.get(name)
         if tenant is None:
+            if len(self.tenants) >= self.tenants_limit:
+                self._forget_tenants()
             kind = self.config.of_tenant(name)
             tenant = Tenant(
                 name, kind.weight, kind.max_live, kind.max_queued, self.number(), passed=self.vtime
@@ -272,6 +276,21 @@ class State:
             self.tenants[name] = tenant
             self.tenant_of[tenant.number] = tenant
         return tenant
+
+    def _forget_tenants(self) -> None:
+        """Drop tenants that have nothing, want nothing and owe next to nothing."""
+        for name, tenant in list(self.tenants.items()):
+            if not tenant.live and not tenant.queued and tenant.passed <= self.vtime + 2.0:
+                del self.tenants[name], self.tenant_of[tenant.number]
+        self.tenants_limit = max(_TENANTS, 2 * len(self.tenants))
+
+    def settled(self) -> None:
+        """Devices of before a restart are there, or will not be: see whose wishes can be met."""
+        self.expected.clear()
+        self.settling_until = -NEVER
+        for match in self.index.matches.values():
+            if match.waiting:
+                self.shrunk[match] = None
 
 
 def link_of(device: Device) -> Link:

@@ -1,0 +1,228 @@
+"""After a restart of the tracker: the store says what was, the devices say what is."""
+
+from __future__ import annotations
+
+import pytest
+from fleet_book import Bench
+
+from loopwright.fleet.book.config import BookConfig
+from loopwright.fleet.book.effects import EndLease, Given, ReserveEpochs, SaveLease, TellGranted
+from loopwright.fleet.book.events import AgentUp, DeviceRow, LeaseRow, Restored
+from loopwright.fleet.words import Admin, EndReason, LeaseState, Link, Occupancy, Refusal, Verdict
+
+
+def row(
+    lease: str = "old1",
+    device: str = "a/0",
+    epoch: int = 7,
+    incarnation: str = "1",
+    request: str = "r-old",
+) -> LeaseRow:
+    return LeaseRow(
+        lease, request, device, "a", incarnation, epoch, "c", "t", "board=x", 30.0, 1, {"k": "v"}
+    )
+
+
+def restarted(*leases: LeaseRow, devices: tuple[DeviceRow, ...] | None = None) -> Bench:
+    bench = Bench(BookConfig(prefix="new-"))
+    if devices is None:
+        devices = (DeviceRow("a/0", 1000, Admin.ENABLED),)
+    bench.tell(Restored(leases, devices))
+    return bench
+
+
+class TestDeviceIsTheTruth:
+    def test_a_session_with_the_same_epoch_is_adopted(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.ACTIVE, epoch=7)
+        order = bench.order("a/0")
+        assert (order.lease, order.epoch, order.fence) == ("old1", 7, 6)
+        (lease,) = bench.book.leases()
+        assert lease.state is LeaseState.ACTIVE
+        assert dict(lease.tags) == {"k": "v"}
+        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        assert bench.renew(given) is Verdict.OK
+        bench.give_back(given)
+        assert bench.ended == [("old1", EndReason.RELEASED)]
+
+    def test_a_device_whose_session_is_over_ends_its_lease_and_is_free(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0")
+        waits = bench.want("board=x")
+        bench.report("a/0", last=7)
+        assert bench.ended == [("old1", EndReason.EXPIRED)]
+        assert bench.granted == [waits]
+        assert bench.given[0].epoch == 1001
+
+    def test_a_lease_that_was_not_opened_yet_has_time_to_be(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0")
+        bench.report("a/0", last=6)
+        assert bench.ended == []
+        bench.wait(14.0)
+        assert bench.ended == []
+        bench.wait(1.1)
+        assert bench.ended == [("old1", EndReason.OPEN_TIMEOUT)]
+
+    def test_a_higher_epoch_raises_what_is_known(self) -> None:
+        bench = restarted(devices=(DeviceRow("a/0", 1000, Admin.ENABLED),))
+        bench.up("a", "a/0")
+        bench.report("a/0", last=4321)
+        assert [e.upto for e in bench.said(ReserveEpochs)] == [5321]
+        bench.want()
+        assert bench.given[0].epoch == 4322
+
+    def test_another_incarnation_ends_the_lease(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0", incarnation="2")
+        assert bench.ended == [("old1", EndReason.DEVICE_LOST)]
+
+    def test_a_session_that_the_store_does_not_know_is_ended(self) -> None:
+        # The newest rows were lost with the power.
+        bench = restarted()
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.ACTIVE, epoch=9)
+        order = bench.order("a/0")
+        assert (order.lease, order.fence, order.kill) == ("", 1000, True)
+        bench.want()
+        assert bench.granted == []
+
+    def test_a_device_that_does_not_come_back_is_lost(self) -> None:
+        bench = restarted(row())
+        bench.wait(29.0, agents=False)
+        assert bench.ended == []
+        bench.wait(2.0, agents=False)
+        ((lease, reason),) = bench.ended
+        assert lease == "old1"
+        assert reason in (EndReason.EXPIRED, EndReason.DEVICE_LOST)
+
+
+class TestEpochsAfterARestart:
+    def test_all_that_were_reserved_count_as_used(self) -> None:
+        bench = restarted(devices=(DeviceRow("a/0", 3000, Admin.ENABLED),))
+        bench.ready("a/0")
+        assert bench.get().epoch == 3001
+
+    def test_none_is_given_before_more_are_reserved(self) -> None:
+        bench = Bench(store=False)
+        bench.tell(Restored((), (DeviceRow("a/0", 3000, Admin.ENABLED),)))
+        bench.up("a", "a/0")
+        assert [e.upto for e in bench.said(ReserveEpochs)] == [4000]
+        bench.report("a/0")
+        bench.want()
+        assert bench.granted == []
+
+    def test_they_grow_over_many_restarts_that_used_none(self) -> None:
+        epochs, upto = [], 0
+        for life in range(20):
+            bench = Bench(BookConfig(prefix=f"{life}-", epoch_block=5))
+            bench.tell(Restored((), (DeviceRow("a/0", upto, Admin.ENABLED),)))
+            bench.ready("a/0")
+            for _ in range(life % 4):
+                given = bench.get()
+                epochs.append(given.epoch)
+                bench.give_back(given)
+            view = bench.book.device("a/0")
+            assert view is not None
+            upto = view.reserved
+        assert epochs == sorted(set(epochs))
+
+
+class TestGrantsAfterARestart:
+    def test_begin_for_each_device_when_it_has_reported(self) -> None:
+        bench = restarted(
+            devices=(DeviceRow("a/0", 10, Admin.ENABLED), DeviceRow("b/0", 10, Admin.ENABLED))
+        )
+        bench.up("a", "a/0")
+        bench.up("b", "b/0")
+        waits = [bench.want("board=x"), bench.want("board=x")]
+        assert bench.granted == []
+        bench.report("b/0")
+        assert bench.granted == waits[:1]
+        assert bench.given[0].device == "b/0"
+        bench.report("a/0")
+        assert bench.granted == waits[1:]
+
+    def test_what_people_want_is_kept(self) -> None:
+        bench = restarted(devices=(DeviceRow("a/0", 10, Admin.MAINTENANCE, "fan"),))
+        bench.ready("a/0")
+        bench.want()
+        assert bench.granted == []
+        assert "1 quarantined: fan" in bench.queued[0].why
+
+    def test_a_request_of_before_is_told_its_lease_again(self) -> None:
+        bench = restarted(row())
+        bench.want("board=x", request="r-old", client="c-new")
+        (told,) = bench.said(TellGranted)
+        assert (told.client, told.given[0].lease, told.given[0].epoch) == ("c-new", "old1", 7)
+        assert bench.said(SaveLease) == []
+
+    def test_nothing_is_unsatisfiable_while_devices_of_before_may_come_back(self) -> None:
+        bench = restarted()
+        waits = bench.want("board=x")
+        assert bench.refused == []
+        bench.wait(14.0)
+        assert bench.refused == []
+        bench.wait(1.1)
+        assert [(r.request, r.code) for r in bench.refused] == [(waits, Refusal.UNSATISFIABLE)]
+
+    def test_but_at_once_when_all_of_them_are_there(self) -> None:
+        bench = restarted()
+        bench.want("board=z")
+        assert bench.refused == []
+        bench.up("a", "a/0")
+        assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
+        bench.want("board=zz")
+        assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
+
+    def test_new_ids_differ_from_those_of_before(self) -> None:
+        before = tuple(row(f"new-{n}", f"b/{n}") for n in range(60))
+        bench = restarted(*before)
+        bench.ready("a/0")
+        for _ in range(10):
+            given = bench.get("name=a/0")
+            assert given.lease not in {one.lease for one in before}
+            bench.give_back(given)
+
+
+class TestBrokenRows:
+    def test_of_two_leases_on_a_device_the_newer_one_counts(self) -> None:
+        bench = restarted(row("l1", epoch=5), row("l2", epoch=6))
+        assert [(e.lease, e.reason) for e in bench.said(EndLease)] == [("l1", EndReason.EXPIRED)]
+        assert [lease.id for lease in bench.book.leases()] == ["l2"]
+
+    def test_a_lease_above_the_reserved_epochs_raises_them(self) -> None:
+        bench = restarted(
+            row(epoch=50, incarnation="0"), devices=(DeviceRow("a/0", 10, Admin.ENABLED),)
+        )
+        bench.ready("a/0")
+        assert bench.get().epoch == 51
+
+    def test_gangs_are_put_together_again(self) -> None:
+        bench = restarted(row("l1", "a/0"), row("l2", "a/1"))
+        bench.tell(AgentUp("a", "1", ()))  # it has none of them any more
+        assert {reason for _, reason in bench.ended} == {EndReason.DEVICE_LOST}
+        assert len(bench.ended) == 2
+        assert bench.book.leases() == ()
+
+
+def test_the_link_of_a_device_of_before_is_suspect_until_it_is_heard_of() -> None:
+    bench = restarted(row())
+    (view,) = bench.book.devices()
+    assert view.link is Link.SUSPECT
+    bench.up("a", "a/0")
+    view = bench.book.devices()[0]
+    assert view.link is Link.UP
+    assert not view.grantable
+
+
+@pytest.mark.parametrize("restarts", [1, 3])
+def test_a_session_survives_restarts(restarts: int) -> None:
+    lease = row()
+    for _ in range(restarts):
+        bench = restarted(lease)
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.ACTIVE, epoch=7)
+        bench.wait(20.0)
+        assert bench.ended == []
