@@ -23,6 +23,7 @@ from pathlib import Path
 
 from loopwright.measure import cgroup, landlock, sandbox
 from loopwright.measure.layers import ESSENTIAL, NOTHING, USUAL, Layer, Plan, missing
+from loopwright.measure.libc import LIBC, write_file
 
 _NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
@@ -67,11 +68,10 @@ class Cage:
         """`os.fork`, but the child is the first of a process namespace, where that is possible."""
         if not self._namespaces:
             return os.fork()
-        libc = _libc()
-        libc.unshare(_NEW_PIDS)
+        LIBC.unshare(_NEW_PIDS)
         pid = os.fork()
         if pid:
-            libc.setns(self._own_processes, _NEW_PIDS)
+            LIBC.setns(self._own_processes, _NEW_PIDS)
         return pid
 
     def enter_session(self) -> Layer:
@@ -93,8 +93,7 @@ class Cage:
     def enter_candidate(self) -> Layer:
         """Confine this process, forked for one candidate, but for its system calls."""
         layers = NOTHING
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(_OOM_FIRST)
+        write_file("/proc/self/oom_score_adj", _OOM_FIRST)
         with contextlib.suppress(OSError):
             os.chdir(self._folder_path)
         _limit()
@@ -134,19 +133,18 @@ class Cage:
 
     def _mount(self) -> bool:
         """A mount namespace with a /proc of the processes in it and the empty folder."""
-        libc = _libc()
-        if libc.unshare(_NEW_MOUNTS) != 0:
+        if LIBC.unshare(_NEW_MOUNTS) != 0:
             return False
         none = ctypes.c_char_p(b"none")
         private = ctypes.c_ulong(_MS_RECURSIVE | _MS_PRIVATE)
         flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
-        if libc.mount(none, b"/", None, private, None) != 0:
+        if LIBC.mount(none, b"/", None, private, None) != 0:
             return False
-        if os.getpid() == 1 and libc.mount(b"proc", b"/proc", b"proc", flags, None) != 0:
+        if os.getpid() == 1 and LIBC.mount(b"proc", b"/proc", b"proc", flags, None) != 0:
             return False
         size = f"size={_FOLDER_BYTES},mode=0755".encode()
         folder = os.fsencode(self._plan.folder)
-        return bool(libc.mount(b"tmpfs", folder, b"tmpfs", flags, size) == 0)
+        return bool(LIBC.mount(b"tmpfs", folder, b"tmpfs", flags, size) == 0)
 
     def _surroundings(self) -> Layer:
         """What holds for everything in this process's surroundings."""
@@ -204,21 +202,19 @@ def _sees_itself() -> bool:
 def _enter_user_namespace() -> bool:
     """Become the superuser of a user namespace, which may have other namespaces."""
     uid, gid = os.geteuid(), os.getegid()
-    if _libc().unshare(_NEW_USER) != 0:
+    if LIBC.unshare(_NEW_USER) != 0:
         return False
-    try:
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
-        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
-    except OSError:
-        return False
-    return True
+    return (
+        write_file("/proc/self/setgroups", "deny")
+        and write_file("/proc/self/uid_map", f"{uid} {uid} 1")
+        and write_file("/proc/self/gid_map", f"{gid} {gid} 1")
+    )
 
 
 def _drop_capabilities() -> None:
     """Give up what the superuser of a namespace may do."""
     header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
-    _libc().capset(header, bytes(24))
+    LIBC.capset(header, bytes(24))
 
 
 def _limit() -> None:
@@ -238,7 +234,3 @@ def _readable() -> tuple[str, ...]:
     python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
     package = str(Path(__file__).resolve().parents[1])
     return (*_SYSTEM, *sorted(python), package)
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

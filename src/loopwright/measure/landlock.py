@@ -12,6 +12,8 @@ import os
 import struct
 from collections.abc import Sequence
 
+from loopwright.measure.libc import LIBC
+
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _ASK_VERSION = 1
 _PATH_BENEATH = 1
@@ -56,9 +58,9 @@ def rules(readable: Sequence[str]) -> int | None:
 
 def restrict(ruleset: int) -> bool:
     """Hold the calling thread, and those it starts, to a rule set from now on; whether so."""
-    ctypes.CDLL(None).prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
     return _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)) == 0
 
 
 def _call(number: int, *arguments: object) -> int:
-    return int(ctypes.CDLL(None, use_errno=True).syscall(ctypes.c_long(number), *arguments))
+    return int(LIBC.syscall(ctypes.c_long(number), *arguments))

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Sequence
 
 from loopwright.measure import seccomp
+from loopwright.measure.libc import LIBC, write_file
 from loopwright.runtime.native import Native
 
 _PR_SET_PDEATHSIG = 1
@@ -29,14 +30,14 @@ def die_with_parent(parent: int) -> None:
 
     The first process of a namespace does not see its parent (0), nor does one whose `parent` is 0.
     """
-    _libc().prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
+    LIBC.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0)
     if os.getppid() not in (parent, 0) and parent:
         os._exit(1)
 
 
 def adopt_orphans() -> None:
     """Become the parent of whatever a candidate leaves behind, so that it can be killed."""
-    _libc().prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
+    LIBC.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
 
 def set_priority(nice: int) -> None:
@@ -46,8 +47,7 @@ def set_priority(nice: int) -> None:
     """
     with contextlib.suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, nice)
-    with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as file:  # noqa: PTH123
-        file.write(str(nice))
+    write_file("/proc/self/autogroup", str(nice))
 
 
 def limit(*, memory: int, cpu_s: float) -> None:
@@ -70,16 +70,15 @@ def report_faults(native: Native, report: int, probe: int) -> ctypes.Array[ctype
 
     The handlers run on a stack of their own, so that a stack that overflowed is told too.
     """
-    libc = _libc()
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(native.watch)(report, probe)
     stack = ctypes.create_string_buffer(_SIGNAL_STACK_BYTES)
     # stack_t: pointer, int flags, padding, size.
-    libc.sigaltstack(struct.pack("PixxxxN", ctypes.addressof(stack), 0, len(stack)), None)
+    LIBC.sigaltstack(struct.pack("PixxxxN", ctypes.addressof(stack), 0, len(stack)), None)
     # struct sigaction of the C library: handler, 128 bytes of mask, int flags, restorer.
     flags = 0x4 | 0x08000000 | 0x40000000 | 0x80000000  # SIGINFO, ONSTACK, NODEFER, RESETHAND
     action = struct.pack("P128sIxxxxP", native.on_fault, b"", flags, 0)
     for number in FAULTS:
-        libc.sigaction(int(number), action, None)
+        LIBC.sigaction(int(number), action, None)
     return stack
 
 
@@ -106,7 +105,3 @@ def children(pid: int) -> Sequence[int]:
 def _first_word(path: str) -> str:
     with open(path) as file:  # noqa: PTH123  # hot and tiny
         return file.read().split()[0]
-
-
-def _libc() -> ctypes.CDLL:
-    return ctypes.CDLL(None, use_errno=True)

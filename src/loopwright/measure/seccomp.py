@@ -19,6 +19,8 @@ import platform
 import struct
 from collections.abc import Sequence
 
+from loopwright.measure.libc import LIBC
+
 _SET_MODE_FILTER = 1
 _TSYNC, _SPEC_ALLOW = 1, 4
 _PR_SET_NO_NEW_PRIVS = 38
@@ -94,10 +96,9 @@ def install(pid: int) -> bool:
     code = program(machine).replace(struct.pack("I", _PID), struct.pack("I", pid))
     memory = ctypes.create_string_buffer(code, len(code))
     header = struct.pack("HxxxxxxP", len(code) // 8, ctypes.addressof(memory))
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
     for flags in (_TSYNC | _SPEC_ALLOW, _TSYNC):
-        done = libc.syscall(
+        done = LIBC.syscall(
             ctypes.c_long(_SECCOMP[machine]),
             ctypes.c_uint(_SET_MODE_FILTER),
             ctypes.c_uint(flags),

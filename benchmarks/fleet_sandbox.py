@@ -1,0 +1,162 @@
+"""What the sandbox costs: time a candidate, and what it does to a kernel's figures.
+
+    python benchmarks/fleet_sandbox.py [--rounds N] [-o json]
+
+Two measuring processes, one confined as tier 1 and one not at all, take turns on one core with two
+kernels: a chain of integer operations, and a sum over memory. Quoted are medians; the spread is
+half the distance of the quartiles.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
+from loopwright.fleet.words import Tier
+from loopwright.measure.run import cores_for
+from loopwright.measure.wire import RunRequest, WireParam
+from loopwright.runtime.canary import ENTRY, canary
+from loopwright.runtime.native import object_code
+
+GOAL_MS, GOAL_SHARE = 1.0, 0.005
+FLOATS = 4 << 20
+_SUM = f"""
+define void @sum(ptr %args, ptr %ws, ptr %parallel, ptr %pool) {{
+  %x = load ptr, ptr %args
+  %y.at = getelementptr ptr, ptr %args, i64 1
+  %y = load ptr, ptr %y.at
+  br label %loop
+loop:
+  %k = phi i64 [ 0, %0 ], [ %k.next, %loop ]
+  %s = phi <8 x float> [ zeroinitializer, %0 ], [ %s.next, %loop ]
+  %p = getelementptr float, ptr %x, i64 %k
+  %v = load <8 x float>, ptr %p, align 32
+  %s.next = fadd <8 x float> %s, %v
+  %k.next = add i64 %k, 8
+  %more = icmp ult i64 %k.next, {FLOATS}
+  br i1 %more, label %loop, label %done
+done:
+  store <8 x float> %s.next, ptr %y, align 32
+  ret void
+}}
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One kernel: milliseconds a candidate, nanoseconds a call, and what tier 1 adds."""
+
+    kernel: str
+    plain_ms: float
+    confined_ms: float
+    added_ms: float
+    plain_ns: float
+    confined_ns: float
+    effect: float
+    spread: float
+
+
+def requests(cache_dir: Path, core: int) -> dict[str, RunRequest]:
+    """What is measured, by name."""
+    layout = ((0, 1, 0),)
+    params = (
+        WireParam("x", "float32", (FLOATS,), layout),
+        WireParam("y", "float32", (8,), layout),
+    )
+    common = (0, 1, (core,), 0, False, 1, 5, 0.004, 10.0, 1 << 30, None)
+    return {
+        "integer chain": RunRequest(canary(cache_dir), ENTRY, (), 0, *common),
+        "sum over 16 MiB": RunRequest(object_code(_SUM, cache_dir), "sum", params, 1, *common),
+    }
+
+
+async def timed(worker: Worker, request: RunRequest) -> tuple[float, float]:
+    """Milliseconds that a candidate took beside its own calls, and its best figure."""
+    start = time.perf_counter()
+    reply = await worker.run(request, 60.0)
+    spent = time.perf_counter() - start
+    if reply.kind:
+        raise SystemExit(f"{reply.kind}: {reply.detail}")
+    return (spent - reply.timed_s) * 1e3, min(reply.ns)
+
+
+async def measure(rounds: int, cache_dir: Path) -> list[Row]:
+    """A row a kernel."""
+    core = cores_for(1)[0]
+    wardens = {tier: await _warden(tier, cache_dir) for tier in (Tier.T0, Tier.T1)}
+    workers = {t: await w.begin(time.monotonic() + 3600) for t, w in wardens.items()}
+    rows: list[Row] = []
+    for name, request in requests(cache_dir, core).items():
+        seen: dict[Tier, list[tuple[float, float]]] = {tier: [] for tier in workers}
+        for turn in range(rounds + 2):
+            order = list(workers) if turn % 2 else list(workers)[::-1]
+            for tier in order:
+                figures = await timed(workers[tier], request)
+                if turn >= 2:
+                    seen[tier].append(figures)
+        rows.append(_row(name, seen[Tier.T0], seen[Tier.T1]))
+    for tier, warden in wardens.items():
+        await workers[tier].end()
+        await warden.close()
+    return rows
+
+
+async def _warden(tier: Tier, cache_dir: Path) -> Warden:
+    options = WardenOptions(f"bench{int(tier)}", cache_dir, tier, 63_100, 8 << 30)
+    warden = Warden(options, lambda _: None)
+    ready = await warden.start()
+    if ready.tier != tier:
+        raise SystemExit(f"tier {int(tier)} is not possible here: no {', '.join(ready.missing)}")
+    return warden
+
+
+def _row(name: str, plain: list[tuple[float, float]], caged: list[tuple[float, float]]) -> Row:
+    added = [c - p for (p, _), (c, _) in zip(plain, caged, strict=True)]
+    effects = [c / p - 1 for (_, p), (_, c) in zip(plain, caged, strict=True)]
+    quartiles = statistics.quantiles(effects, n=4)
+    median = statistics.median
+    return Row(
+        name,
+        median(ms for ms, _ in plain),
+        median(ms for ms, _ in caged),
+        median(added),
+        median(ns for _, ns in plain),
+        median(ns for _, ns in caged),
+        median(effects),
+        (quartiles[2] - quartiles[0]) / 2,
+    )
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("-o", dest="form", choices=["text", "json"], default="text")
+    said = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        rows = asyncio.run(measure(said.rounds, Path(folder)))
+    if said.form == "json":
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    for row in rows:
+        cost = "met" if row.added_ms <= GOAL_MS else "MISSED"
+        bias = "met" if abs(row.effect) <= GOAL_SHARE else "MISSED"
+        print(
+            f"{row.kernel}: a candidate costs {row.plain_ms:.2f} ms beside its calls, confined "
+            f"{row.confined_ms:.2f} ms: {row.added_ms:+.2f} ms, goal <= {GOAL_MS} ms {cost}"
+        )
+        print(
+            f"  the figure {row.plain_ns / 1e3:.1f} us, confined {row.confined_ns / 1e3:.1f} us: "
+            f"{row.effect:+.2%} (+-{row.spread:.2%}), goal <= {GOAL_SHARE:.1%} {bias}"
+        )
+
+
+if __name__ == "__main__":
+    main()
