@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
-from loopwright.errors import EnvironmentFailure
+from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
 from loopwright.fleet.security.tokens import CodeRow, TokenRow
 
 
-class StoreError(EnvironmentFailure):
+class StoreError(FleetError):
     """The store failed: nothing of the commit counts, and it is reopened before the next."""
 
 

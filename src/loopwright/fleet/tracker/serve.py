@@ -95,9 +95,7 @@ async def serve(
             )
             for address in options.listen
         ]
-        for (
-            listener
-        ) in listeners:  # before the store is taken over: a taken address changes nothing
+        for listener in listeners:  # before the store: a taken address changes nothing
             await stack.enter_async_context(listener)
         await tracker.start()
         stack.push_async_callback(tracker.stop)
