@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import typer
 
 from loopwright.cli.common import Output, OutputOption, console, print_json, records_url
+from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, where
 from loopwright.version import __version__
 
 NOISY = 0.05
@@ -40,8 +41,23 @@ class Machine:
     noise: float
 
 
-def doctor(context: typer.Context, output: OutputOption = Output.TEXT) -> None:
-    """Show this machine and what is missing."""
+def doctor(
+    context: typer.Context,
+    fleet: FleetOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Show this machine and what is missing, or with --fleet whether a fleet can be used."""
+    if fleet is not None:
+        from loopwright.cli.fleet.checkup import check_fleet
+
+        check_fleet(where(context, fleet, token, ca), output)
+        return
+    _show_machine(context, output)
+
+
+def _show_machine(context: typer.Context, output: Output) -> None:
     from loopwright.cli.packages import PACKAGES, find
 
     machine = measure()

@@ -33,6 +33,8 @@ PACKAGES = (
     Package("onnxruntime", "comparing with onnxruntime", "bench"),
     Package("torch", "comparing with PyTorch", "torch"),
     Package("matplotlib", "drawing curves", "plot"),
+    Package("cryptography", "certificates and signatures of a fleet", "tls"),
+    Package("fastapi", "a tracker's dashboard and metrics", "server"),
 )
 
 

@@ -66,5 +66,6 @@ def line_of(event: EventView) -> str:
     from loopwright.cli.fleet.text import clock_time
 
     by = f" by {event.by}" if event.by else ""
-    detail = f": {event.detail}" if event.detail else ""
+    told = event.detail.rstrip(": ")
+    detail = f": {told}" if told else ""
     return f"{clock_time(event.at)}  {event.what} {event.subject}{by}{detail}"

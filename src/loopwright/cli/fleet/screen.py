@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from loopwright.cli.fleet.audit import line_of
 from loopwright.cli.fleet.summary import count, devices_line, leases_line
 from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
 from loopwright.cli.fleet.top import Scene
@@ -75,7 +76,7 @@ def picture(url: str, scene: Scene, height: int, width: int) -> RenderableType:
     room = height - _HEAD_LINES - 2 * _TABLE_LINES - len(scene.events) - 1
     lease_rows = min(len(leases), max(_LEAST_ROWS, room // 3)) or 1
     device_rows = max(_LEAST_ROWS, room - lease_rows)
-    parts += [_devices(scene.devices, device_rows), _leases(leases, lease_rows)]
+    parts += [Text(), _devices(scene.devices, device_rows), Text(), _leases(leases, lease_rows)]
     if scene.events and height > 2 * _TABLE_LINES + 3 * _LEAST_ROWS:
         parts.append(_events(scene, width))
     return Group(*parts)
@@ -122,7 +123,7 @@ def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
         table.add_row(
             Text(view.id),
             _styled(view.state),
-            Text(view.device or f"{view.count} x {view.selector or 'any'}"),
+            Text(_place(view)),
             Text(view.tenant),
             Text(labels_text(view.tags) or "-"),
             Text(lease_left(view)),
@@ -133,13 +134,16 @@ def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
     return table
 
 
+def _place(view: LeaseView) -> str:
+    if view.device:
+        return view.device
+    return f"{view.count} of {view.selector or 'any'}" if view.count > 1 else view.selector
+
+
 def _events(scene: Scene, width: int) -> RenderableType:
     lines = [Text()]
     for event in scene.events:
-        at = time.strftime("%H:%M:%S", time.localtime(event.at))
-        by = f" by {event.by}" if event.by else ""
-        detail = f": {event.detail}" if event.detail else ""
-        text = f"{at} {event.what} {event.subject}{by}{detail}"
+        text = line_of(event).partition(" ")[2]  # without the day
         line = Text(text, "dim", no_wrap=True, overflow="ellipsis")
         line.truncate(width, overflow="ellipsis")
         lines.append(line)

@@ -51,6 +51,16 @@ async def stream(
         leave()
 
 
+async def recent(tracker: Tracker, count: int) -> tuple[AuditEvent, ...]:
+    """The latest events, at most `count`, oldest first; none when the store does not say."""
+    try:
+        last = await _latest(tracker)
+        found = await asyncio.to_thread(tracker.store.events, max(0, last - count), count)
+    except StoreError:
+        return ()
+    return tuple(logged.event for logged in found)
+
+
 async def _until(told: asyncio.Event) -> None:
     """Wait for word of something new, and then for what comes with it."""
     try:

@@ -7,11 +7,14 @@ of the loop, and only while somebody watches. A watcher that does not keep up is
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+
+from loopwright.fleet.tracker.http_events import recent
 
 if TYPE_CHECKING:
     from loopwright.fleet.book.views import DeviceView
@@ -22,6 +25,7 @@ _EVERY_S = 1.0
 _AT_ONCE = 200  # devices looked at without giving the loop to others
 _BEHIND = 64  # messages that a watcher may be behind
 _EVENTS_BEHIND = 256
+_RECENT = 100
 _WATCHERS = 64
 _HIDDEN_LABELS = frozenset({"name"})
 _encode = msgspec.json.Encoder().encode
@@ -55,7 +59,8 @@ class Feed:
         self._every_s = every_s
         self._devices: dict[str, Row] = {}
         self._leases: dict[str, Row] = {}
-        self._events: list[AuditEvent] = []
+        self._events: list[AuditEvent] = []  # not told yet
+        self._recent: deque[AuditEvent] = deque(maxlen=_RECENT)
         self._watchers: set[_Watcher] = set()
         self._task: asyncio.Task[None] | None = None
         self._fresh = asyncio.Event()  # the first look is done
@@ -106,11 +111,14 @@ class Feed:
 
     async def _look_often(self) -> None:
         """Look until nobody watches."""
+        self._recent.clear()
+        self._recent += await recent(self._tracker, _RECENT)
         leave = self._tracker.watch(self._happened)
         try:
             while self._watchers:
                 devices = await self._look_at_devices()
                 leases = self._look_at_leases()
+                await asyncio.sleep(0)
                 changed = _difference(self._devices, devices), _difference(self._leases, leases)
                 self._devices, self._leases = devices, leases
                 if self._fresh.is_set():
@@ -123,8 +131,12 @@ class Feed:
             leave()
             self._task = None
             self._devices, self._leases = {}, {}
+            self._fresh.set()
+            for watcher in self._watchers:  # none, unless something went wrong: they come again
+                watcher.end()
 
     def _happened(self, event: AuditEvent) -> None:
+        self._recent.append(event)
         self._events.append(event)
         if len(self._events) > 2 * _EVENTS_BEHIND:
             del self._events[:_EVENTS_BEHIND]
@@ -160,13 +172,13 @@ class Feed:
 
     def _news(self) -> bytes:
         events, self._events = self._events[-_EVENTS_BEHIND:], []
-        return _encode([(e.at, e.what, e.subject, e.by, e.detail) for e in events])
+        return _lines(events)
 
     # --- telling ---
 
     def _everything(self) -> bytes:
         all_of = (self._devices.values(), ()), (self._leases.values(), ())
-        return _message("all", _body(*all_of, self._status(), b"[]"))
+        return _message("all", _body(*all_of, self._status(), _lines(self._recent)))
 
     def _tell(self, message: bytes) -> None:
         for watcher in tuple(self._watchers):
@@ -186,6 +198,10 @@ def _device(view: DeviceView) -> tuple[str, str, str, str, str, float]:
         state = state or "not free"
     labels = _text((k, v) for k, v in sorted(view.labels.items()) if k not in _HIDDEN_LABELS)
     return view.name, state, why, view.lease, labels, round(view.drift, 4)
+
+
+def _lines(events: Iterable[AuditEvent]) -> bytes:
+    return _encode([(e.at, e.what, e.subject, e.by, e.detail) for e in events])
 
 
 def _text(pairs: Iterable[tuple[str, str]]) -> str:
