@@ -171,7 +171,9 @@ class Site:
             agent.sync()
         return agent
 
-    async def _come(self, role: str, credential: Credential | None, trace: str) -> Any:
+    async def _come(
+        self, role: str, credential: Credential | None, trace: str
+    ) -> tuple[Link, Welcome]:
         if credential is None or isinstance(credential, Anonymous):
             mine, theirs = await pair()
             task = asyncio.ensure_future(self.tracker.serve(theirs))
@@ -207,14 +209,17 @@ class Client:
                 return message
             assert isinstance(message, Queued), message
 
-    async def acquire(self, selector: str = "board=rpi4", request: str = "", **more: Any) -> Grant:
+    async def acquire(
+        self, selector: str = "board=rpi4", request: str = "", **more: object
+    ) -> Grant:
         """One device, when it is granted."""
         (grant,) = (await self.acquire_all(selector, request, **more)).grants
         return grant
 
-    async def acquire_all(self, selector: str = "", request: str = "", **more: Any) -> Granted:
+    async def acquire_all(self, selector: str = "", request: str = "", **more: object) -> Granted:
         """Devices, when they are granted."""
-        self.link.send(Acquire(request or self.request(), selector, **more))
+        fields: dict[str, Any] = {"request": request or self.request(), "selector": selector}
+        self.link.send(Acquire(**(fields | more)))
         return await self.hear(Granted)
 
     def request(self) -> str:
@@ -225,7 +230,7 @@ class Client:
         self.link.send(Release(grant.lease, grant.epoch))
         return await self.hear(Released)
 
-    async def ask(self, what: str, **more: Any) -> Any:
+    async def ask(self, what: str, **more: str) -> Any:  # noqa: ANN401  # JSON
         """All pages of an answer."""
         rows: list[Any] = []
         after = ""
@@ -241,7 +246,7 @@ class Client:
                 return rows
             after = answer.more
 
-    async def command(self, what: str, **arguments: str) -> Any:
+    async def command(self, what: str, **arguments: str) -> Any:  # noqa: ANN401  # JSON
         """What a command made."""
         self.link.send(Command(9, what, arguments))
         done = await self.hear(Done)
@@ -271,9 +276,10 @@ class FakeAgent:
         self.seq += 1
         self.link.send(Sync(self.seq, tuple(self.reports.values())))
 
-    def report(self, device: str, occupancy: str, health: str = "good", **more: Any) -> None:
+    def report(self, device: str, occupancy: str, health: str = "good", **more: object) -> None:
         """Say how one device is."""
-        self.reports[device] = DeviceReport(device, occupancy, health, **more)
+        fields: dict[str, Any] = {"name": device, "occupancy": occupancy, "health": health}
+        self.reports[device] = DeviceReport(**(fields | more))
         self.sync()
 
     def serve_lease(self, grant: Grant) -> None:
@@ -312,7 +318,7 @@ async def site(
     store: TrackerStore | None = None,
     rows: MemoryRows | None = None,
     clock: Callable[[], float] | None = None,
-    limits: ListenLimits = ListenLimits(),
+    limits: ListenLimits = ListenLimits(),  # noqa: B008  # frozen
 ) -> AsyncIterator[Site]:
     """A tracker on `store`, or in memory, that listens on loopback."""
     kept = MemoryRows() if rows is None else rows

@@ -56,13 +56,13 @@ def test_a_long_list_comes_in_pages_that_fit() -> None:
 
 
 def test_leases_and_waiting_requests_are_listed() -> None:
-    async def work() -> Any:
+    async def work() -> list[Any]:
         async with site() as here:
             client = await three(here)
             await client.acquire("board=zynq", tags={"wl": "conv2d"})
             client.link.send(Acquire("second", "board=zynq"))
             assert isinstance(await client.link.receive(5), Queued)
-            return await client.ask("leases")
+            return list(await client.ask("leases"))
 
     lease, waiting = run(work())
     assert (lease["device"], lease["state"], lease["tenant"]) == ("zed/cpu0", "granted", "local")
@@ -92,11 +92,11 @@ def test_explain_says_why_a_request_waits() -> None:
 
 
 def test_status_counts_everything() -> None:
-    async def work() -> Any:
+    async def work() -> dict[str, Any]:
         async with site() as here:
             client = await three(here)
             await client.release(await client.acquire())
-            return await client.ask("status")
+            return dict(await client.ask("status"))
 
     status = run(work())
     assert (status["devices"], status["free"], status["agents"]) == (3, 3, 2)

@@ -208,7 +208,7 @@ def test_the_first_start_makes_an_admin_token_once(tmp_path: Path) -> None:
             "needs a certificate",
         ),
         (lambda f: ServeOptions(("tcp://127.0.0.1:0",), f"sqlite:///{f}"), "is a folder"),
-        (lambda f: ServeOptions(("tcp://127.0.0.1:0",), "redis://x"), "not supported"),
+        (lambda _: ServeOptions(("tcp://127.0.0.1:0",), "redis://x"), "not supported"),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(

@@ -19,6 +19,7 @@ from loopwright.fleet.wire.messages import (
     Command,
     Error,
     Hello,
+    Message,
     Ping,
     Pong,
     Refused,
@@ -321,7 +322,7 @@ def test_scopes_limit_a_token_to_pools() -> None:
 
 
 @pytest.mark.parametrize("message", [Register("i", ()), Sync(1, ()), RunBatch(())])
-def test_a_client_that_speaks_like_another_is_closed(message: Any) -> None:
+def test_a_client_that_speaks_like_another_is_closed(message: Message) -> None:
     async def work() -> str:
         async with site() as here:
             client = await here.client()
@@ -335,7 +336,7 @@ def test_a_client_that_speaks_like_another_is_closed(message: Any) -> None:
 
 
 @pytest.mark.parametrize("message", [Acquire("r", ""), Sync(1, ()), Command(1, "token.issue")])
-def test_an_agent_that_speaks_out_of_turn_is_closed(message: Any) -> None:
+def test_an_agent_that_speaks_out_of_turn_is_closed(message: Message) -> None:
     async def work() -> None:
         async with site() as here:
             mine, theirs = await pair()
