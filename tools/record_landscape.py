@@ -21,9 +21,9 @@ from loopwright.api.task import task_of
 from loopwright.api.tune import ORACLE, software
 from loopwright.codegen.compile import compile_config
 from loopwright.errors import LoopwrightError
+from loopwright.fleet.local import LocalRunner
 from loopwright.measure.check import Checker
 from loopwright.measure.landscape import Attr, landscape, save
-from loopwright.measure.local import LocalRunner
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query, SqlStore

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from loopwright.api.program import build as build
     from loopwright.api.task import task as task
     from loopwright.api.tune import tune as tune
+    from loopwright.fleet.client import api as fleet
     from loopwright.graph.import_torch import from_torch as from_torch
     from loopwright.lower.pipeline import lower as lower
     from loopwright.runtime.model import Model as Model
@@ -56,6 +57,7 @@ _LAZY = {
     "build": "loopwright.api.program",
     "task": "loopwright.api.task",
     "tune": "loopwright.api.tune",
+    "fleet": "loopwright.fleet.client.api",
     "__version__": "loopwright.version",
     "lower": "loopwright.lower.pipeline",
     "Schedule": "loopwright.sched.schedule",
@@ -74,6 +76,7 @@ _LAZY = {
     "Configuration": "loopwright.templates.template",
     "Template": "loopwright.templates.template",
 }
+_MODULES = frozenset({"te", "fleet"})
 __all__ = [
     "Annotate",
     "Choice",
@@ -94,6 +97,7 @@ __all__ = [
     "compile",
     "create_schedule",
     "export_c",
+    "fleet",
     "from_torch",
     "load",
     "lower",
@@ -110,7 +114,7 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
     module = importlib.import_module(_LAZY[name])
-    return module if name == "te" else getattr(module, name)
+    return module if name in _MODULES else getattr(module, name)
 
 
 def __dir__() -> list[str]:

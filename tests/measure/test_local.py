@@ -20,11 +20,11 @@ import pytest
 from runner_contract import WAIT_S, RunnerContract
 
 from loopwright.errors import ConfigError
+from loopwright.fleet.agent.wardens import Worker, WorkerLost
+from loopwright.fleet.local import LocalRunner, keep_to
 from loopwright.layout import Array
 from loopwright.measure.check import Checker, Oracle
-from loopwright.measure.local import LocalRunner, keep_to
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.measure.run import RunResult
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
 from loopwright.te.workload import Workload
 
@@ -174,16 +174,24 @@ def test_a_cancelled_request_is_not_measured(new_runner: Callable[[], LocalRunne
 def test_a_candidate_that_takes_the_measuring_process_with_it_twice_is_to_blame(
     new_runner: Callable[[], LocalRunner], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lost = RunResult(Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone"))
-    with new_runner() as runner:
-        with monkeypatch.context() as patch:
-            patch.setattr(runner._server, "run", lambda *_, **__: lost)
-            outcome = runner.submit(request("double")).result(WAIT_S)
-        assert isinstance(runner.submit(request("double")).result(WAIT_S), Timed)
+    asked: list[Worker] = []
 
+    async def lost(self: Worker, *_: object) -> None:
+        asked.append(self)
+        raise WorkerLost("it ended")
+
+    with new_runner() as runner:
+        assert isinstance(runner.submit(request("double")).result(WAIT_S), Timed)
+        with monkeypatch.context() as patch:
+            patch.setattr(Worker, "run", lost)
+            outcome = runner.submit(request("spin-0.01")).result(WAIT_S)
+        assert isinstance(runner.submit(request("triple_first")).result(WAIT_S), Timed)
+
+    assert len(asked) == 2
+    assert asked[0] is not asked[1]
     assert isinstance(outcome, Failed)
     assert outcome.kind is FailureKind.CRASH
-    assert "lost twice" in outcome.detail
+    assert "lost 2 times" in outcome.detail
 
 
 @two_cores
@@ -212,8 +220,7 @@ sys.path[:0] = sys.argv[1:3]
 from dataclasses import replace
 from pathlib import Path
 import measure_kernels as kernels
-from loopwright.measure.local import LocalRunner
-from loopwright.measure.run import RunResult
+from loopwright.fleet.local import LocalRunner
 from loopwright.measure.request import MeasureRequest
 
 """
@@ -224,7 +231,7 @@ if __name__ == "__main__":
     ask = lambda action: runner.submit(MeasureRequest(task, kernels.config(action)))
     ask("double").result(60)
     hanging = [ask("compiler-sleeps"), ask("sleep")]
-    print(runner._server.pid, *runner._builders.pids, flush=True)
+    print(*runner.embedded.pids, *runner.builders.pids, flush=True)
     hanging[0].result(60)
 """
 _OWN_TEMPLATE = """
@@ -264,7 +271,7 @@ def test_a_tuner_that_is_killed_leaves_no_process(
         tuner.send_signal(number)
         tuner.wait(WAIT_S)
 
-    assert len(pids) == 2
+    assert len(pids) == 3
     for watch in watches:
         ready, _, _ = select.select([watch], [], [], WAIT_S)
         os.close(watch)

@@ -1,23 +1,29 @@
-"""Tuning on this machine: the tuner with its local runner, its store and its policy."""
+"""Tuning, on this machine or on a fleet: the tuner with its runner, its store and its policy."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.metadata
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from loopwright.codegen.compile import compile_config
 from loopwright.errors import ConfigError
+from loopwright.fleet.client.api import Fleet, connect
+from loopwright.fleet.client.runner import DeviceClass, FleetOptions, FleetRunner, device_class
+from loopwright.fleet.local import LocalRunner
 from loopwright.learn.features import featurize
 from loopwright.measure.check import Checker, Oracle
-from loopwright.measure.local import LocalRunner
+from loopwright.measure.executors import Engine, ExecutorSpec, open_builders, parse_executor
+from loopwright.measure.request import Runner
 from loopwright.measure.types import MeasurePlan
 from loopwright.records.device import fingerprint
 from loopwright.records.store import RecordStore, SqlStore
+from loopwright.runtime.loader import keys_for
 from loopwright.runtime.machine import measure_fma_peak
 from loopwright.search.journal import Journal
 from loopwright.search.policies import NAMES, make_policy
@@ -36,12 +42,25 @@ ORACLE = Oracle(evaluate, compare)
 
 @dataclass(frozen=True, slots=True)
 class TuneSettings:
-    """How to tune. `peak_gflops` is what the machine can do, measured when None."""
+    """How to tune. `peak_gflops` is what the machine can do, measured when None.
+
+    `executor` is where candidates are built, see `measure.executors`.
+    """
 
     budget: Budget
     policy: str = "model"
     seed: int = 0
     peak_gflops: float | None = None
+    executor: ExecutorSpec = field(default_factory=lambda: ExecutorSpec(Engine.PROCESSES))
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """Devices of a fleet to measure on, found by `device_class`; the fleet stays open."""
+
+    fleet: Fleet
+    devices: DeviceClass
+    options: FleetOptions = field(default_factory=FleetOptions)
 
 
 def tune(
@@ -51,8 +70,12 @@ def tune(
     records: str | None = None,
     policy: str = "model",
     seed: int = 0,
+    *,
+    fleet: Fleet | str | None = None,
+    device: str = "",
+    executor: str = "processes",
 ) -> TuneResult:
-    """The fastest program of `task` found on this machine, and how it was found.
+    """The fastest program of `task` found on this machine or on a fleet, and how it was found.
 
     Run it again to go on: trials of an earlier run with the same policy and seed count.
 
@@ -61,12 +84,22 @@ def tune(
         time_budget: seconds.
         records: the URL that trials are kept at; LOOPWRIGHT_RECORDS when None.
         policy: random, grid, genetic, model or autotvm.
+        fleet: whose devices to measure on, or its tracker's URL; this machine when None.
+        device: which devices of the fleet, as `board=rpi4`; all that are like the best of them.
+        executor: where candidates are built: processes, dask://HOST:PORT or ray://HOST:PORT.
 
-    Raises: ConfigError for an unknown policy, or a task for another machine; RecordsError.
+    Raises: ConfigError for an unknown policy, or a task for another machine; RecordsError;
+        FleetError.
     """
-    settings = TuneSettings(Budget(trials, time_budget), policy, seed)
-    with SqlStore(records or from_environment().records) as store:
-        return tune_many([task], settings, store)[0]
+    spec = parse_executor(executor)
+    settings = TuneSettings(Budget(trials, time_budget), policy, seed, executor=spec)
+    with contextlib.ExitStack() as stack:
+        store = stack.enter_context(SqlStore(records or from_environment().records))
+        remote: Remote | None = None
+        if fleet is not None:
+            found = stack.enter_context(connect(fleet)) if isinstance(fleet, str) else fleet
+            remote = Remote(found, device_class(found, device, task.threads))
+        return tune_many([task], settings, store, remote=remote)[0]
 
 
 def tune_many(
@@ -76,30 +109,29 @@ def tune_many(
     *,
     counts: Sequence[int] | None = None,
     on_event: Callable[[Event], None] | None = None,
+    remote: Remote | None = None,
 ) -> tuple[TuneResult, ...]:
     """The results of tuning `tasks`, in their order, which share the budget.
 
     Args:
         counts: how often a model computes each; 1 by default.
         on_event: told of each trial.
+        remote: the devices to measure on; this machine when None.
 
     Raises: as `tune`; ConfigError also for tasks of several targets or numbers of threads.
     """
     if not tasks:
         return ()
-    threads = _check(tasks, settings.policy)
-    target = tasks[0].target
+    threads = _check(tasks, settings.policy, None if remote is None else remote.devices)
     plan = MeasurePlan(threads=threads)
-    peak = settings.peak_gflops or measure_fma_peak(threads)
-    builders = max(1, len(os.sched_getaffinity(0)) - threads)
-    journal = Journal(store, fingerprint(target), settings.policy, settings.seed, software())
-    with LocalRunner(
-        compile_config,
-        threads=threads,
-        builders=builders,
-        checker=Checker(ORACLE, settings.seed),
-        seed=settings.seed,
-    ) as runner:
+    peak = settings.peak_gflops
+    if remote is None:
+        device = fingerprint(tasks[0].target)
+        peak = peak or measure_fma_peak(threads)
+    else:
+        device = remote.devices.device
+    journal = Journal(store, device, settings.policy, settings.seed, software())
+    with _runner(settings, threads, remote) as runner:
         return tune_tasks(
             tasks,
             runner,
@@ -113,6 +145,30 @@ def tune_many(
         )
 
 
+@contextlib.contextmanager
+def _runner(settings: TuneSettings, threads: int, remote: Remote | None) -> Iterator[Runner]:
+    """The runner of a tuning run."""
+    checker = Checker(ORACLE, settings.seed)
+    allowed = sorted(os.sched_getaffinity(0))
+    if remote is None:
+        cores = tuple(allowed[: len(allowed) - threads]) or None  # see LocalRunner.background_cores
+        workers = max(1, len(allowed) - threads)
+        builders = open_builders(settings.executor, compile_config, workers, cores)
+        with LocalRunner(builders=builders, threads=threads, checker=checker) as local:
+            yield local
+        return
+    builders = open_builders(settings.executor, compile_config, len(allowed))
+    with FleetRunner(
+        remote.fleet,
+        remote.devices,
+        builders,
+        threads=threads,
+        checker=checker,
+        options=remote.options,
+    ) as runner:
+        yield runner
+
+
 def software() -> str:
     """The versions that decide what code a config becomes."""
     return f"loopwright {__version__}, llvmlite {importlib.metadata.version('llvmlite')}"
@@ -122,8 +178,8 @@ def _policy(name: str, task: Task, rng: np.random.Generator) -> Policy:
     return make_policy(name, task.space, rng, functools.partial(featurize, task))
 
 
-def _check(tasks: Sequence[Task], policy: str) -> int:
-    """The threads of all `tasks`, which must be for this machine.
+def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> int:
+    """The threads of all `tasks`, which must be for this machine, or for `devices`.
 
     Raises: ConfigError otherwise, or for an unknown policy.
     """
@@ -132,6 +188,15 @@ def _check(tasks: Sequence[Task], policy: str) -> int:
     threads = {task.threads for task in tasks}
     if len(threads) != 1:
         raise ConfigError(f"tasks for {sorted(threads)} threads cannot be tuned together")
+    if devices is not None:
+        keys = keys_for(devices.target)
+        for task in tasks:
+            if task.target.key not in keys:
+                raise ConfigError(
+                    f"{task.name} is for {task.target.name}, the devices are {devices.target.name}:"
+                    f" make it for target={str(devices.target)!r}"
+                )
+        return threads.pop()
     here = host()
     for task in tasks:
         if not (task.target.arch == here.arch and {*task.target.features} <= {*here.features}):

@@ -73,6 +73,23 @@ TasksOption = Annotated[
         "--tasks", help="Which tasks, by the numbers that `loopwright tasks` shows: 0,2-5."
     ),
 ]
+FleetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--fleet", help="Measure on a fleet: its tracker, as tls://lab:7070 [this machine]."
+    ),
+]
+DeviceOption = Annotated[
+    str | None,
+    typer.Option("--device", help="Which devices of the fleet, as 'board=rpi4, cores=4'."),
+]
+ExecutorOption = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        help="Where candidates are built: processes, dask://HOST:PORT, ray://HOST:PORT.",
+    ),
+]
 CompareOption = Annotated[
     list[str] | None,
     typer.Option(

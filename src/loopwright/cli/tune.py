@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
-from dataclasses import replace
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopwright.cli.common import (
     CompareOption,
+    DeviceOption,
+    ExecutorOption,
+    FleetOption,
     ModelArgument,
     Output,
     OutputOption,
@@ -29,16 +32,17 @@ from loopwright.cli.common import (
     select,
     settings_of,
 )
-from loopwright.errors import UnsupportedError
+from loopwright.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loopwright.api.model import Part
-    from loopwright.api.tune import TuneSettings
+    from loopwright.api.tune import Remote, TuneSettings
     from loopwright.cli.bench import Row
     from loopwright.cli.tuned import TuneRun
     from loopwright.search.result import Event
+    from loopwright.settings import Settings
     from loopwright.trace import Tracer
 
 DEFAULT_TRIALS = 128
@@ -71,34 +75,37 @@ def tune(
     compare: CompareOption = None,
     target: TargetOption = "cpu",
     shape: ShapeOption = None,
+    fleet: FleetOption = None,
+    device: DeviceOption = None,
+    executor: ExecutorOption = "processes",
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Find the fastest programs for MODEL.
 
     Every trial is recorded; the same command again goes on where the last one stopped, also after
-    Ctrl-C or a crash. With --compare the result is timed beside other libraries in the end.
+    Ctrl-C or a crash. With --compare the result is timed beside other libraries in the end. With
+    --fleet it is tuned for, and measured on, leased devices, and its records are theirs.
     """
     seconds = None if time_budget is None else parse_duration(time_budget)
     if trials is None and seconds is None:
         trials = DEFAULT_TRIALS
     engines = known_engines(compare)
-    from loopwright.api.model import load_model
+    where = _Where(target, threads, fleet, device)
+    if engines and where.remote:
+        raise ConfigError("--compare times on this machine, not on a fleet: leave one of the two")
     from loopwright.api.tune import TuneSettings
-    from loopwright.runtime.machine import measure_fma_peak
+    from loopwright.measure.executors import parse_executor
     from loopwright.search.result import Budget
-    from loopwright.trace import open_tracer
 
-    found = load_model(model, target=target, threads=threads, shapes=parse_shapes(shape))
-    parts = [found.parts[i] for i in select(tasks, len(found.parts))]
-    if not parts:
-        raise UnsupportedError(f"{found.label} has no convolution or matrix product to tune")
+    budget = Budget(trials, seconds)
     url = records_url(context, records)
-    settings = TuneSettings(Budget(trials, seconds), policy, seed, measure_fma_peak(threads))
     try:
-        with closing(open_tracer(settings_of(context).trace)) as tracer:
-            run = _run(found.label, parts, settings, url, tracer)
+        with ExitStack() as stack:
+            job = _prepare(settings_of(context), model, shape, tasks, where, stack)
+            settings = TuneSettings(budget, policy, seed, job.peak_gflops, parse_executor(executor))
+            run = _run(job, settings, url)
         if engines and not run.interrupted:
-            run = replace(run, rows=_compared(parts, url, engines, threads))
+            run = replace(run, rows=_compared(job.parts, url, engines, threads))
     except KeyboardInterrupt:  # before the first trial, or while comparing
         raise typer.Exit(INTERRUPTED) from None
     if output is Output.JSON:
@@ -111,16 +118,87 @@ def tune(
         raise typer.Exit(FAILED)
 
 
-def _run(
-    label: str, parts: Sequence[Part], settings: TuneSettings, url: str, tracer: Tracer
-) -> TuneRun:
-    """Tune `parts`, showing on standard error how it goes."""
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """What the options say of where a model is tuned."""
+
+    target: str
+    threads: int
+    fleet: str | None
+    device: str | None
+
+    @property
+    def remote(self) -> bool:
+        return self.fleet is not None or self.device is not None
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A model to tune, and where."""
+
+    label: str
+    parts: Sequence[Part]
+    peak_gflops: float | None
+    remote: Remote | None
+    tracer: Tracer
+
+
+def _prepare(
+    settings: Settings,
+    model: str,
+    shape: list[str] | None,
+    tasks: str | None,
+    where: _Where,
+    stack: ExitStack,
+) -> _Prepared:
+    """The model's tasks for the machine or the devices that it is tuned on."""
+    from loopwright.api.model import load_model
+    from loopwright.runtime.machine import measure_fma_peak
+    from loopwright.trace import open_tracer
+
+    remote = remote_of(settings, where.fleet, where.device, where.threads, stack)
+    aim = where.target if remote is None or where.target != "cpu" else remote.devices.target
+    found = load_model(model, target=aim, threads=where.threads, shapes=parse_shapes(shape))
+    parts = [found.parts[i] for i in select(tasks, len(found.parts))]
+    if not parts:
+        raise UnsupportedError(f"{found.label} has no convolution or matrix product to tune")
+    peak = measure_fma_peak(where.threads) if remote is None else None
+    tracer = stack.enter_context(closing(open_tracer(settings.trace)))
+    return _Prepared(found.label, parts, peak, remote, tracer)
+
+
+def remote_of(
+    settings: Settings, fleet: str | None, device: str | None, threads: int, stack: ExitStack
+) -> Remote | None:
+    """The devices that the options name; None for this machine.
+
+    Raises: ConfigError for a device without a fleet; NoDeviceError, AuthError, FleetError.
+    """
+    if fleet is None and device is None:
+        return None
+    if fleet is None and settings.tracker is None:
+        raise ConfigError("--device names a device of a fleet: give --fleet tls://HOST:7070 too")
+    from loopwright.api.tune import Remote
+    from loopwright.fleet.client.api import connect
+    from loopwright.fleet.client.runner import device_class
+
+    found = stack.enter_context(connect(fleet, settings=settings))
+    devices = device_class(found, device or "", threads)
+    said = f"{len(devices.names)} x {devices.device} ({devices.target.name})"
+    other = f"; {len(devices.others)} others are not like them" if devices.others else ""
+    console(stderr=True).print(f"devices: {said}{other}", markup=False)
+    return Remote(found, devices)
+
+
+def _run(job: _Prepared, settings: TuneSettings, url: str) -> TuneRun:
+    """Tune, showing on standard error how it goes."""
     from loopwright.api.tune import tune_many
     from loopwright.cli.board import Board, TaskState
     from loopwright.cli.progress import show
     from loopwright.cli.tuned import TuneRun
     from loopwright.records.store import SqlStore
 
+    parts, tracer = job.parts, job.tracer
     budget = settings.budget
     board = Board(
         [
@@ -146,9 +224,10 @@ def _run(
             store,
             counts=[part.count for part in parts],
             on_event=on_event,
+            remote=job.remote,
         )
     whys = tuple(task.why for task in board.tasks)
-    return TuneRun(label, url, settings, tuple(parts), results, whys)
+    return TuneRun(job.label, url, settings, tuple(parts), results, whys)
 
 
 def _trace(tracer: Tracer, event: Event) -> None:

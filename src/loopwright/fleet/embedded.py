@@ -117,6 +117,12 @@ class Embedded:
             await self._tracker.stop()
         await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes of the device that are there now: its warden, and the measuring one."""
+        (device,) = self.agent.devices.values()
+        return tuple(pid for pid in (device.warden_pid, device.worker_pid) if pid)
+
     # --- `devices.Lessor` ---
 
     async def lease_one(self, wait_s: float) -> HeldLease:

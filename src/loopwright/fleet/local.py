@@ -18,7 +18,7 @@ from typing import Self, final
 
 import numpy as np
 
-from loopwright.errors import EnvironmentFailure
+from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
@@ -39,15 +39,16 @@ _IN_FLIGHT = 2  # one is measured, the next is there already
 class LocalRunner:
     """Measures kernels that use `threads` threads on this machine.
 
-    `build` makes an artifact of a task and a config in a builder process (`builders` of them, or
-    Builders of your own). Without a `checker` a request to check is refused. With `confine`, this
-    process keeps off the measured cores until `close`, if there are other cores.
+    `build` makes an artifact of a task and a config in a builder process, `builders` of them; it is
+    not needed with Builders of your own, which the runner then owns. Without a `checker` a request
+    to check is refused. With `confine`, this process keeps off the measured cores until `close`, if
+    there are other cores.
     Raises: ConfigError for more threads than cores.
     """
 
     def __init__(
         self,
-        build: BuildFunction,
+        build: BuildFunction | None = None,
         *,
         threads: int = 1,
         builders: int | Builders = 1,
@@ -63,11 +64,13 @@ class LocalRunner:
         self.background_cores = tuple(c for c in allowed if c not in self.cores)
         folder = default_cache_dir() if cache_dir is None else cache_dir
         native(folder)  # compiled and kept before the device wants it
-        self.builders: Builders = (
-            BuilderPool(build, builders, self.background_cores or None)
-            if isinstance(builders, int)
-            else builders
-        )
+        self.builders: Builders
+        if not isinstance(builders, int):
+            self.builders = builders
+        elif build is not None:
+            self.builders = BuilderPool(build, builders, self.background_cores or None)
+        else:
+            raise ConfigError("a runner needs a build function, or builders")
         self._thread = LoopThread("fleet")
         options = EmbeddedOptions(self.cores, folder)
         self.embedded = self._thread.run(_embedded(options))
