@@ -22,7 +22,8 @@ def test_every_command_is_in_the_help(run: Run) -> None:
     help_text = run("--help").out
     for command in (
         *("tasks", "tune", "optimize", "run", "profile", "report", "export"),
-        *("bench", "plot", "doctor", "records"),
+        *("bench", "plot", "doctor", "records", "tracker", "device", "lease", "top", "audit"),
+        *("token", "join", "agent", "ca"),
     ):
         assert f"\n  {command} " in help_text
 
