@@ -37,10 +37,12 @@ def test_every_pass_leaves_a_valid_kernel(operator: str, attrs: dict[str, object
         verify(kernel, flat=True)
 
 
-def test_padded_copies_of_whole_vectors_lose_their_tests() -> None:
-    (partition,) = (step for step in PASSES if step.name == "partition_copies")
+def test_no_element_of_padded_data_of_whole_vectors_is_tested() -> None:
+    """A copy is cut at the borders, and where there is none, what is on padding is skipped."""
+    steps = [step for step in PASSES if step.name in ("skip_zero_products", "partition_copies")]
     whole = {"data": (1, 16, 9, 11), "weight": (24, 16, 3, 3), "padding": (1, 1, 1, 1)}
     for kernel in kernels("conv2d", whole):
         assert any(isinstance(node, Select) for node in walk.visit(kernel.body))
-        after = partition.run(kernel)
-        assert not any(isinstance(node, Select) for node in walk.visit(after.body))
+        for step in steps:
+            kernel = step.run(kernel)
+        assert not any(isinstance(node, Select) for node in walk.visit(kernel.body))

@@ -166,9 +166,10 @@ def test_small_maps_sum_blocks_of_channels(cpu: CpuDevice) -> None:
 
 
 def test_weights_that_outgrow_the_cache_are_read_in_blocks() -> None:
+    """Where a padded copy keeps the rows together, that is; without one, rows come one by one."""
     attrs = {"padding": (1, 1, 1, 1), "bias": True}
     shapes = {"data": (1, 512, 7, 7), "weight": (512, 512, 3, 3)}
-    config = default(task("conv2d", {**shapes, **attrs}, "x86-64-avx2 l2=524288"))
-    assert config.integer("ic_blocks") == 8
+    config = default(task("conv2d", {**shapes, **attrs}, "x86-64-sse4 l2=524288"))
+    assert config.integer("ic_blocks") == 4
     small = {"data": (1, 64, 7, 7), "weight": (64, 64, 3, 3)}
-    assert default(task("conv2d", {**small, **attrs}, "x86-64-avx2")).integer("ic_blocks") == 1
+    assert default(task("conv2d", {**small, **attrs}, "x86-64-sse4")).integer("ic_blocks") == 1

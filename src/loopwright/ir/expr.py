@@ -15,7 +15,8 @@ Meaning
   Python; a zero divisor is undefined. DIV divides floats, and truncates integers as C does.
 - Float arithmetic is IEEE, but for two liberties of the code generator: it may contract `a * b + c`
   into one rounding, and it takes a product with a literal 0 as 0 and leaves out a literal 0 that is
-  added, so that the zeros of a constant table cost nothing.
+  added, so that the zeros of a constant table cost nothing. Nor do those that a Select gives for
+  padding: an infinite factor beside one of them makes no NaN.
 - MIN and MAX of floats return the other operand when one is NaN.
 - Comparisons, AND and OR give bool.
 - `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it

@@ -162,7 +162,11 @@ def _unrolled(space: Space, tile: _Tile, taps: int = 1) -> Values:
 def _plans(
     role: Roles, space: Space, target: Target, tile: _Tile, pads: Sequence[str]
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
-    """Cycles and values for every way to group and order the tiles."""
+    """Cycles and values for every way to group and order the tiles.
+
+    Of equal ones that with one row of tiles a block comes first: it reads all weights for each, yet
+    front to back, and the rows' data but once.
+    """
     batch, channels, height, _ = role.conv.shape
     lanes = target.lanes(role.conv.dtype)
     nbytes = role.conv.dtype.nbytes
