@@ -46,7 +46,7 @@ TASKS: Mapping[str, tuple[str, Mapping[str, Attr]]] = {
     "matmul-512": ("matmul", {"a": (512, 512), "b": (512, 512)}),
 }
 _FIXED = ("pad", "lanes")
-"""Knobs held at their first value: what they do is known beforehand, and others keep more values."""
+"""Knobs held at their first value: what they do is known, and the others keep more of theirs."""
 _SEED = 2018  # of the narrowing and of the order of measuring; a landscape can be made again
 
 
