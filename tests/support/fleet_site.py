@@ -83,7 +83,7 @@ class Town:
 
         return self.do(issue())
 
-    def lease(self, selector: str = "board=rpi4", **more: Any) -> str:
+    def lease(self, selector: str = "board=rpi4", **more: object) -> str:
         """The id of a lease that is granted; its holder stays connected."""
 
         async def take() -> str:
@@ -93,7 +93,7 @@ class Town:
 
         return self.do(take())
 
-    def want(self, selector: str = "board=rpi4", **more: Any) -> str:
+    def want(self, selector: str = "board=rpi4", **more: object) -> str:
         """The id of a request that waits."""
         book = self.here.tracker.book
 
@@ -111,7 +111,7 @@ class Town:
 
 
 @contextmanager
-def town(config: TrackerConfig = QUICK, **more: Any) -> Iterator[Town]:
+def town(config: TrackerConfig = QUICK) -> Iterator[Town]:
     """A tracker that runs until the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix="lw-"))  # a socket's path must be short
     url = f"unix://{folder}/t.sock"
@@ -121,7 +121,7 @@ def town(config: TrackerConfig = QUICK, **more: Any) -> Iterator[Town]:
     done = asyncio.Event()
 
     async def serve() -> None:
-        async with site(config, **more) as here, Listener(url, here.tracker.serve):
+        async with site(config) as here, Listener(url, here.tracker.serve):
             made.append(Town(here, url, loop))
             ready.set()
             await done.wait()

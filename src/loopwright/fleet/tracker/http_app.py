@@ -74,7 +74,7 @@ class Caller:
     welcome: Callable[[], bool]
 
 
-def _front(request: Request) -> Front:
+async def _front(request: Request) -> Front:  # in the loop: what is not async goes to a thread
     front: Front = request.app.state.front
     return front
 
@@ -82,7 +82,7 @@ def _front(request: Request) -> Front:
 FrontHere = Annotated[Front, Depends(_front)]
 
 
-def _caller(
+async def _caller(
     request: Request,
     front: FrontHere,
     authorization: Annotated[str, Header(description="Bearer TOKEN", max_length=512)] = "",
