@@ -12,6 +12,7 @@ import pytest
 from fleet_links import LOOPBACK, QUICK, gone, raw, run, served, until
 
 from loopwright.errors import ConfigError, FleetError
+from loopwright.fleet.wire import listener as listener_module
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
 from loopwright.fleet.wire.listener import Listener, ListenLimits
@@ -102,7 +103,7 @@ def test_a_thousand_silent_connections_do_not_delay_the_next() -> None:
 
 
 def test_hosts_other_than_this_one_have_a_smaller_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("loopwright.fleet.wire.listener.is_loopback", lambda host: not host)
+    monkeypatch.setattr(listener_module, "is_loopback", lambda host: not host)
 
     async def work() -> None:
         limits = ListenLimits(half_open_per_host=2)
@@ -286,9 +287,7 @@ def test_an_address_that_cannot_be_bound_says_so(address: str, why: str) -> None
 def test_running_out_of_descriptors_is_survived(monkeypatch: pytest.MonkeyPatch) -> None:
     import errno
 
-    from loopwright.fleet.wire import listener as module
-
-    monkeypatch.setattr(module, "_REST_S", 0.001)
+    monkeypatch.setattr(listener_module, "_REST_S", 0.001)
 
     class Stingy:
         """A listening socket whose first accept fails."""
@@ -311,12 +310,12 @@ def test_running_out_of_descriptors_is_survived(monkeypatch: pytest.MonkeyPatch)
                 raise OSError(errno.EMFILE, "Too many open files")
             return self.sock.accept()
 
-    real = module._bind_tcp
+    real = listener_module._bind_tcp
 
     async def bind(where: object) -> list[object]:
         return [Stingy(sock) for sock in await real(where)]  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "_bind_tcp", bind)
+    monkeypatch.setattr(listener_module, "_bind_tcp", bind)
 
     async def work() -> None:
         async with Listener(LOOPBACK, one_pong) as listener:

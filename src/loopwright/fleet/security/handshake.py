@@ -45,7 +45,6 @@ from loopwright.fleet.wire.messages import (
     Opened,
     Proof,
     Welcome,
-    negotiate,
 )
 from loopwright.fleet.words import Role
 from loopwright.version import __version__
@@ -401,11 +400,18 @@ def refuse(link: Link, error: FleetError) -> NoReturn:
 
 
 def _negotiated(link: Link, first: Hello | Open) -> int:
-    try:
-        return negotiate(first.proto_min, first.proto_max)
-    except FleetError:
+    """The newest protocol that both sides speak.
+
+    Raises: FleetError, counted, when there is none.
+    """
+    version = min(PROTOCOL, first.proto_max)
+    if version < max(PROTOCOL_MIN, first.proto_min):
         link.tally.count(Fault.PROTOCOL)
-        raise
+        raise FleetError(
+            f"the other side speaks protocol {first.proto_min} to {first.proto_max}, this one "
+            f"{PROTOCOL_MIN} to {PROTOCOL}; versions may be apart by one, update the older"
+        )
+    return version
 
 
 async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:

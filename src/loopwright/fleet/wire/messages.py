@@ -18,7 +18,6 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
-from loopwright.errors import FleetError
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.fields import (
     MAX_DEVICES,
@@ -595,17 +594,3 @@ def from_frame(frame: Frame) -> Incoming:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         name = (TYPES | HEADS)[frame.type].__name__
         raise FrameError(f"a {name} that is none: {error}", Fault.BAD_MESSAGE) from error
-
-
-def negotiate(proto_min: int, proto_max: int) -> int:
-    """The newest protocol that both sides speak.
-
-    Raises: FleetError when there is none.
-    """
-    version = min(PROTOCOL, proto_max)
-    if version < max(PROTOCOL_MIN, proto_min):
-        raise FleetError(
-            f"the other side speaks protocol {proto_min} to {proto_max}, this one "
-            f"{PROTOCOL_MIN} to {PROTOCOL}; versions may be apart by one, update the older"
-        )
-    return version
