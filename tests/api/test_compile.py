@@ -62,6 +62,18 @@ def test_concatenations_of_channels_copy_nothing() -> None:
         assert wrong(graph, model) < 1e-5
 
 
+@pytest.mark.parametrize("channels", [(8, 12), (8, 8, 8), (16, 12), (4, 16, 12), (24, 8)])
+def test_parts_of_a_concatenation_that_end_within_a_block_are_right(
+    channels: tuple[int, ...],
+) -> None:
+    sketch = Sketch()
+    x = sketch.conv(sketch.input(1, 3, 5, 5), 16, 1)
+    parts = [sketch.conv(x, count, 1) for count in channels]
+    graph = sketch.graph(sketch.node("concat", *parts, axis=1))
+    with lw.compile(graph) as model:
+        assert wrong(graph, model) < 1e-5
+
+
 def test_memory_is_shared_by_values_that_do_not_live_at_once() -> None:
     sketch = Sketch()
     x = sketch.input(1, 8, 8, 8)

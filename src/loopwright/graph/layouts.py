@@ -7,6 +7,7 @@ left are changes of layout, one for each value and layout however many kernels r
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -62,6 +63,12 @@ class Stored:
         for extent in self.layout.physical_shape(self.value.shape):
             total *= extent
         return total
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether its last block of a dimension is not full."""
+        physical = self.layout.physical_shape(self.value.shape)
+        return math.prod(physical) != math.prod(self.value.shape)
 
     @property
     def is_row_major(self) -> bool:

@@ -153,7 +153,8 @@ def _is_in_stretches(call: Call, homes: _Homes, alignment: int) -> bool:
     parts = [homes.stored(key) for key in call.inputs]
     same = all(part.layout == whole.layout for part in parts)
     aligned = all(part.nbytes % alignment == 0 for part in parts)
-    return same and aligned and sum(part.nbytes for part in parts) == whole.nbytes
+    full = not any(part.is_padded for part in parts[:-1])  # the next one begins where a block does
+    return same and aligned and full and sum(part.nbytes for part in parts) == whole.nbytes
 
 
 def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
