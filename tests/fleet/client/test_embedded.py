@@ -1,0 +1,118 @@
+"""The fleet of one device within a process: the runner's contract, no port, nothing left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import measure_kernels as kernels
+import pytest
+from runner_contract import WAIT_S, RunnerContract
+
+from loopwright.errors import ConfigError
+from loopwright.fleet.client.api import Fleet, connect
+from loopwright.fleet.client.runner import FleetRunner, device_class
+from loopwright.fleet.local import LocalRunner
+from loopwright.measure.builders import BuilderPool
+from loopwright.measure.pipeline import Run
+from loopwright.measure.request import MeasureRequest
+from loopwright.measure.types import MeasurePlan, Timed
+from loopwright.settings import Settings, from_environment
+
+PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
+TASK = kernels.task()
+
+
+@pytest.fixture(scope="module")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def settings(cache_dir: Path) -> Settings:
+    return replace(from_environment({}), cache_dir=cache_dir)
+
+
+@pytest.fixture
+def fleet(settings: Settings) -> Iterator[Fleet]:
+    with connect(settings=settings) as made:
+        yield made
+
+
+def request(action: str) -> MeasureRequest:
+    return MeasureRequest(TASK, kernels.config(action), PLAN)
+
+
+class TestContract(RunnerContract):
+    """`FleetRunner` on links within the process, and a device that is there."""
+
+    @pytest.fixture
+    def new_runner(self, fleet: Fleet) -> Callable[[], FleetRunner]:
+        def make() -> FleetRunner:
+            return FleetRunner(fleet, device_class(fleet, ""), BuilderPool(kernels.build, 1))
+
+        return make
+
+    @pytest.fixture
+    def good(self) -> MeasureRequest:
+        return request("double")
+
+    @pytest.fixture
+    def bad(self) -> MeasureRequest:
+        return request("abort")
+
+
+def listening() -> set[str]:
+    """The sockets of this process that listen on TCP, by what /proc says of them."""
+    mine: set[str] = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = str(entry.readlink())
+        except OSError:
+            continue
+        if target.startswith("socket:["):
+            mine.add(target.removeprefix("socket:[").removesuffix("]"))
+    found: set[str] = set()
+    for table in ("tcp", "tcp6"):
+        path = Path("/proc/self/net") / table
+        if path.exists():
+            rows = [line.split() for line in path.read_text().splitlines()[1:]]
+            found |= {row[1] for row in rows if row[3] == "0A" and row[9] in mine}
+    return found
+
+
+def test_no_port_is_opened_and_no_set_up_is_needed(cache_dir: Path) -> None:
+    before = listening()
+    with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:
+        outcome = runner.submit(request("double")).result(WAIT_S)
+        assert listening() == before
+        pids = runner.embedded.pids
+
+    assert isinstance(outcome, Timed)
+    assert outcome.where is not None
+    assert (outcome.where.device, outcome.where.epoch) == ("here/cpu0", 1)
+    assert len(pids) == 2
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert not (cache_dir / "embedded" / str(os.getpid())).exists()
+
+
+def test_this_machine_is_a_fleet_of_one_device(fleet: Fleet) -> None:
+    (device,) = fleet.devices()
+    assert device.name == "here/cpu0"
+    assert device.labels["kind"] == "cpu"
+    built = kernels.artifact(kernels.compile_here(kernels.TEXT), "double")
+    runs = [Run(built, PLAN, 0, want_output=True)] * 2
+    with fleet.lease("kind=cpu") as lease, lease.session() as session:
+        results = list(session.run_batch(runs))
+
+    assert all(isinstance(result.outcome, Timed) for result in results)
+    assert [array.shape for array in results[0].outputs] == [(kernels.N,)]
+
+
+def test_builders_or_a_build_function_are_needed() -> None:
+    with pytest.raises(ConfigError, match="a build function, or builders"):
+        LocalRunner()
