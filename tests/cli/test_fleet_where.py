@@ -88,20 +88,6 @@ def test_the_token_comes_from_where_it_is(
     assert run("tracker", "status", *options).code == 0
 
 
-def test_versions_apart_by_more_than_one_are_told_what_to_do(
-    run: Run, monkeypatch: pytest.MonkeyPatch, fleet: Town
-) -> None:
-    from loopwright.fleet.security import handshake
-
-    monkeypatch.setattr(handshake, "PROTOCOL_MIN", 3)  # what this side says of itself
-    monkeypatch.setattr(handshake, "PROTOCOL", 4)
-    result = run("device", "ls", "--fleet", fleet.url)
-    assert result.code == 69
-    assert "speaks protocol 3 to 4, this one 1 to 1" in result.err
-    assert "update the older" in result.err
-    assert len(result.err.splitlines()) == 1
-
-
 # --- status, top, doctor ---
 
 

@@ -27,6 +27,7 @@ class Town:
         self.here = here
         self.url = url  # who comes over it is the owner: admin
         self._loop = loop
+        self._kept: list[object] = []  # clients stay connected
 
     @property
     def tcp(self) -> str:
@@ -88,6 +89,7 @@ class Town:
 
         async def take() -> str:
             client = await self.here.client()
+            self._kept.append(client)
             grant = await client.acquire(selector, **more)
             return grant.lease
 
@@ -104,7 +106,7 @@ class Town:
             name = client.request()
             client.link.send(Acquire(name, selector, **more))
             await until(lambda: book.request(name) is not None)
-            self._kept = client
+            self._kept.append(client)
             return name
 
         return self.do(ask())
