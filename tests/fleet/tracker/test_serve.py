@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import signal
 import sqlite3
 import stat
@@ -153,16 +152,19 @@ OPEN = TrackerConfig(auth=False, sync_active_s=QUICK.sync_active_s, sync_idle_s=
 
 @contextlib.asynccontextmanager
 async def serving(options: ServeOptions) -> AsyncIterator[Serving]:
-    """A tracker that serves within this process; SIGTERM is not needed to end it."""
+    """A tracker that serves within this process."""
+    told = asyncio.Event()
     up: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
-    task = asyncio.ensure_future(serve(options, rng=np.random.default_rng(0), ready=up.set_result))
+    task = asyncio.ensure_future(
+        serve(options, rng=np.random.default_rng(0), ready=up.set_result, until=told)
+    )
     done, _ = await asyncio.wait([task, up], return_when=asyncio.FIRST_COMPLETED)
     if task in done:
         task.result()
     try:
         yield up.result()
     finally:
-        os.kill(os.getpid(), signal.SIGTERM)
+        told.set()
         await task
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,12 +62,14 @@ async def serve(
     log: TextIO | None = None,
     ready: Callable[[Serving], None] | None = None,
     clocks: Clocks | None = None,
+    until: asyncio.Event | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; what is unsaved is saved first.
+    """Serve until SIGTERM or SIGINT, or until `until` is set; what is unsaved is saved first.
 
     Args:
         log: where to write JSON lines.
         ready: called once when agents and clients may come.
+        until: ends it instead of a signal: with it the process's signals are left alone.
 
     Raises: ConfigError for addresses that are not safe and stores that are not ours; FleetError
         for an address that is taken; StoreError; StoreFencedError when another tracker took over.
@@ -78,6 +80,7 @@ async def serve(
     store = await asyncio.to_thread(open_store, options.store)
     tracker = Tracker(store, options.config, rng=rng, clocks=clocks, log=JsonLog(log, time.time))
     async with AsyncExitStack() as stack:
+        told = stack.enter_context(_signals()) if until is None else until
         stack.callback(store.close)
         gate = asyncio.Event()
 
@@ -104,7 +107,7 @@ async def serve(
         if ready is not None:
             addresses = tuple(a for listener in listeners for a in listener.addresses)
             ready(Serving(tracker, addresses, token))
-        await _until_told(tracker)
+        await _until(told, tracker)
 
 
 def check(options: ServeOptions) -> None:
@@ -157,12 +160,23 @@ def _write_private(path: Path, text: str) -> None:
         ) from error
 
 
-async def _until_told(tracker: Tracker) -> None:
-    """Wait for a signal, or for the tracker to be fenced off."""
+@contextlib.contextmanager
+def _signals() -> Iterator[asyncio.Event]:
+    """Set when the process is told to end. In force before anybody hears that it serves."""
     loop = asyncio.get_running_loop()
     told = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    for number in numbers:
         loop.add_signal_handler(number, told.set)
+    try:
+        yield told
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+async def _until(told: asyncio.Event, tracker: Tracker) -> None:
+    """Wait until the process is told to end, or the tracker is fenced off."""
     waiting = [asyncio.ensure_future(told.wait()), asyncio.ensure_future(tracker.stopped())]
     try:
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -171,5 +185,3 @@ async def _until_told(tracker: Tracker) -> None:
     finally:
         for task in waiting:
             task.cancel()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
