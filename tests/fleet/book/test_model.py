@@ -77,6 +77,8 @@ class BookMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         for agent in AGENTS:
             self.start(agent)
+        self.store_answers()
+        for agent in AGENTS:
             self.report(agent)
 
     # --- telling ---
@@ -160,6 +162,27 @@ class BookMachine(RuleBasedStateMachine):
             model.now = min(times)
             self.catch_up()
 
+    @rule(seconds=st.sampled_from([2, 4, 8, 12, 30]))
+    def work_on(self, seconds: int) -> None:
+        """Time passes while agents report."""
+        for _ in range(0, seconds, 2):
+            self.wait(2.0)
+            for agent in AGENTS:
+                self.report(agent)
+
+    @rule()
+    def mend(self) -> None:
+        """All that is broken is whole again."""
+        self.store_recovers()
+        self.store_answers()
+        for device in self.model.devices.values():
+            device.well = Health.GOOD
+            device.cleaning = False
+            if device.admin is not Admin.ENABLED:
+                self.set_admin(device.name, Admin.ENABLED)
+        for agent in AGENTS:
+            self.report(agent)
+
     # --- agents and devices ---
 
     @rule(agent=st.sampled_from(AGENTS))
@@ -238,6 +261,21 @@ class BookMachine(RuleBasedStateMachine):
         if lease.epoch > device.last:
             device.session = device.last = lease.epoch
             device.cleaning = False
+
+    @precondition(lambda self: self.model.leases)
+    @rule(data=st.data(), done=st.booleans())
+    def use(self, data: st.DataObject, *, done: bool) -> None:
+        """A lease is opened and its agent says so; with `done` it is given back after that."""
+        lease = self._lease(data)
+        device = self.model.devices[lease.device]
+        if lease.epoch > device.last:
+            device.session = device.last = lease.epoch
+            device.cleaning = False
+        self.report(device.agent)
+        if done and lease.id in self.model.leases:
+            self.model.end(lease)
+            ended = {(lease.id, EndReason.RELEASED)}
+            self.tell(GiveBack(lease.id, lease.epoch, lease.client, lease.tenant), ended)
 
     @rule(name=st.sampled_from(["a/0", "a/1", "b/0"]), clean=st.booleans())
     def finish(self, name: str, *, clean: bool) -> None:
@@ -450,7 +488,7 @@ class BookMachine(RuleBasedStateMachine):
 
 
 BookMachine.TestCase.settings = settings(
-    max_examples=150,
+    max_examples=300,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

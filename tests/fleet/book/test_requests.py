@@ -479,6 +479,22 @@ class TestNoLostWakeUp:
         bench.admin("a/0", Admin.ENABLED)
         assert bench.granted == [waits]
 
+    def test_selectors_with_which_somebody_waits_are_never_dropped(self) -> None:
+        bench = Bench(BookConfig(idle_selectors=2))
+        bench.ready(*(f"a/{n}" for n in range(10)))
+        held = [bench.get(f"name=a/{n}") for n in range(10)]
+        waits = [bench.want(f"name=a/{n}") for n in range(10) for _ in range(2)]
+        served = []
+        for n, given in enumerate(held):
+            bench.give_back(given)
+            served += bench.granted
+            (second,) = bench.given
+            for other in range(3):  # selectors that come and go
+                bench.want(f"name in (a/{n},{other})", max_wait=0.0)
+            bench.give_back(second)
+            served += bench.granted
+        assert served == waits
+
     def test_a_quota_that_frees_up_while_devices_are_free(self) -> None:
         bench = Bench(BookConfig(tenants={"t": TenantConfig(max_live=1)}))
         bench.ready("a/0", "a/1")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.effects import Effect, EndLease, SaveLease, TellGranted
-from loopwright.fleet.book.events import AgentUp, Event, LeaseRow, Synced
+from loopwright.fleet.book.events import Event, LeaseRow, Synced
 from loopwright.fleet.book.standing import grantable
 from loopwright.fleet.book.state import State
 
@@ -32,7 +32,7 @@ class Checker:
     leased: dict[str, str] = field(default_factory=dict)  # device -> lease, as the book says
     ended: dict[str, str] = field(default_factory=dict)
     told: dict[tuple[str, int], str] = field(default_factory=dict)  # (device, epoch) -> lease
-    reported: dict[str, str] = field(default_factory=dict)  # device -> incarnation
+    reported: set[tuple[str, str]] = field(default_factory=set)  # device, incarnation
     now: float = 0.0
 
     def wrong(self, what: str) -> None:
@@ -53,11 +53,7 @@ class Checker:
         """The book answered an event."""
         if isinstance(event, Synced):
             for report in event.reports:
-                self.reported[report.device] = event.incarnation
-        elif isinstance(event, AgentUp):
-            for spec in event.devices:
-                if self.reported.get(spec.name) != event.incarnation:
-                    self.reported.pop(spec.name, None)
+                self.reported.add((report.device, event.incarnation))
         for effect in effects:
             if isinstance(effect, SaveLease):
                 self._saved(effect.row)
@@ -73,7 +69,7 @@ class Checker:
         if device in self.leased:
             self.wrong(f"{device}: granted as {row.lease} while leased as {self.leased[device]}")
         self.leased[device] = row.lease
-        if self.reported.get(device) != row.incarnation:
+        if (device, row.incarnation) not in self.reported:
             self.wrong(f"{device}: granted before it reported to this tracker")
         if row.lease in self.ended:
             self.wrong(f"lease {row.lease} begins after its end")
