@@ -59,6 +59,7 @@ class Cycles:
     acquire_p50_ms: float
     acquire_p99_ms: float
     tracker_cpu_us: float  # of the tracker process, a cycle
+    pause_ms: float = 0.0  # of each client after a cycle; 0: as fast as it goes
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +173,14 @@ async def run_agents(address: str, agents: int, devices: int) -> None:
 class LoadClient:
     """Acquires and releases, one after the other, until told to stop."""
 
-    def __init__(self, link: Link, number: int, selector: str) -> None:
+    def __init__(self, link: Link, number: int, selector: str, pause_s: float) -> None:
         self.times: list[float] = []
         self.failed: str = ""
         self.done = asyncio.Event()
         self._link = link
         self._number = number
         self._selector = selector
+        self._pause_s = pause_s
         self._count = 0
         self._asked = 0.0
         self._until = 0.0
@@ -202,6 +204,8 @@ class LoadClient:
             self.times.append(time.perf_counter() - self._asked)
             grant = message.grants[0]
             self._link.send(Release(grant.lease, grant.epoch))
+        elif isinstance(message, Released) and self._pause_s:
+            asyncio.get_running_loop().call_later(self._pause_s, self._acquire)
         elif isinstance(message, Released):
             self._acquire()
         elif not isinstance(message, Queued):
@@ -213,10 +217,12 @@ class LoadClient:
         self.done.set()
 
 
-async def run_clients(address: str, clients: int, seconds: float, selector: str) -> None:
+async def run_clients(
+    address: str, clients: int, seconds: float, pause_s: float, selector: str
+) -> None:
     """A clients' process: acquire times in seconds as JSON on its last line."""
     links = [await _client(address) for _ in range(clients)]
-    load = [LoadClient(link, number, selector) for number, link in enumerate(links)]
+    load = [LoadClient(link, number, selector, pause_s) for number, link in enumerate(links)]
     until = time.perf_counter() + seconds
     for client in load:
         client.start(until)
@@ -309,7 +315,12 @@ async def _client(address: str, limit_s: float = 30.0) -> Link:
 
 
 async def measure_cycles(
-    clients: int, seconds: float, *, processes: int = 1, devices: int = 1000
+    clients: int,
+    seconds: float,
+    *,
+    pause_s: float = 0.0,
+    processes: int = 1,
+    devices: int = 1000,
 ) -> Cycles:
     """Lease cycles of `clients` clients in `processes` processes on `devices` devices."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
@@ -322,7 +333,14 @@ async def measure_cycles(
         before = _cpu_s(tracker.pid)
         load = [
             stack.enter_context(
-                _process("clients", address, str(clients // processes), str(seconds), "kind=cpu")
+                _process(
+                    "clients",
+                    address,
+                    str(clients // processes),
+                    str(seconds),
+                    str(pause_s),
+                    "kind=cpu",
+                )
             )
             for _ in range(processes)
         ]
@@ -342,6 +360,7 @@ async def measure_cycles(
         round(float(p50), 3),
         round(float(p99), 3),
         round(used / len(times) * 1e6, 1),
+        pause_s * 1e3,
     )
 
 
@@ -416,6 +435,7 @@ async def measure(what: str, seconds: float) -> list[Cycles | Many | Restart]:
     found: list[Cycles | Many | Restart] = []
     if what in ("cycles", "all"):
         found += [await measure_cycles(clients, seconds) for clients in (1, 16, 128)]
+        found.append(await measure_cycles(16, seconds, pause_s=0.01))
     if what in ("devices", "all"):
         found.append(await measure_devices())
     if what in ("restart", "all"):
@@ -431,8 +451,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             asyncio.run(run_tracker(store, address))
         case ["agents", address, agents, devices]:
             asyncio.run(run_agents(address, int(agents), int(devices)))
-        case ["clients", address, clients, seconds, selector]:
-            asyncio.run(run_clients(address, int(clients), float(seconds), selector))
+        case ["clients", address, clients, seconds, pause_s, selector]:
+            asyncio.run(
+                run_clients(address, int(clients), float(seconds), float(pause_s), selector)
+            )
         case _:
             parser = argparse.ArgumentParser(description="Load on one tracker.")
             parser.add_argument(
@@ -443,7 +465,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             options = parser.parse_args(given)
             found = asyncio.run(measure(options.what, options.seconds))
             if options.output == "json":
-                print(json.dumps({type(one).__name__.lower(): asdict(one) for one in found}))
+                named = [{"figure": type(one).__name__.lower(), **asdict(one)} for one in found]
+                print(json.dumps(named))
             for one in found if options.output == "text" else ():
                 print(one)
 
