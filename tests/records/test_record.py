@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import RecordsError
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.measure.types import Failed, FailureKind, Provenance, Stage, Timed
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, TaskKey, from_line, to_line
 from loopwright.space.config import Config
@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 names = st.text(min_size=1, max_size=8)
 whole = st.integers(-(2**31), 2**31)
 times = st.floats(1e-3, 1e15)
+places = st.none() | st.builds(
+    Provenance, names, names, whole, st.integers(0, 2), st.none() | times, times
+)
 outcomes = st.builds(
-    Timed, st.lists(times).map(tuple), times, st.booleans(), times, times
-) | st.builds(Failed, st.sampled_from(Stage), st.sampled_from(FailureKind), st.text())
+    Timed, st.lists(times).map(tuple), times, st.booleans(), times, times, places
+) | st.builds(Failed, st.sampled_from(Stage), st.sampled_from(FailureKind), st.text(), places)
 attributes = st.dictionaries(
     names, whole | st.text() | st.booleans() | st.lists(whole, max_size=4).map(tuple) | times
 ).map(lambda d: tuple(d.items()))
@@ -50,7 +53,26 @@ def test_a_record_comes_back_from_its_line(record: Record) -> None:
     line = to_line(record)
     assert "\n" not in line
     assert from_line(line) == record
+    assert from_line(line).provenance == record.provenance
     assert from_line(line).digest == record.digest
+
+
+def test_what_was_measured_without_a_lease_has_the_line_that_it_always_had(
+    make_record: MakeRecord,
+) -> None:
+    record = make_record()
+    assert record.provenance is None
+    assert "provenance" not in to_line(record)
+    assert record.digest == "3da4bd6b3c04df9c567c86e40055b19e"
+
+
+def test_a_lease_is_part_of_a_records_line(make_record: MakeRecord) -> None:
+    record = make_record()
+    where = Provenance("board-7/cpu0", "l3.14", 15, 1)
+    leased = dataclasses.replace(record, outcome=dataclasses.replace(record.outcome, where=where))
+    told = json.loads(to_line(leased))["provenance"]
+    assert (told["device"], told["lease"], told["epoch"]) == ("board-7/cpu0", "l3.14", 15)
+    assert leased.digest != record.digest
 
 
 def test_records_that_differ_have_different_digests(make_record: MakeRecord) -> None:
