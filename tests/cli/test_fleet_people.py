@@ -62,7 +62,7 @@ def test_a_token_that_has_expired_says_so_whatever_the_clock_did(run: Run, fleet
     [
         (lambda token: token[:-1] + ("a" if token[-1] != "a" else "b"), "has a typo"),
         (lambda _: "password", "that is no token: one begins with lwt_"),
-        (lambda _: "", "a token is needed here; give one with --token"),
+        (lambda _: "", "a token is needed here; give it with --token"),
     ],
 )
 def test_a_wrong_token_is_exit_code_6_on_one_line(

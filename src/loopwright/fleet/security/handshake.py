@@ -248,7 +248,9 @@ async def _admit(
         case "none":
             who = directory.anonymous(link, hello.role)
             if who is None:
-                raise Denied(Fault.NO_CREDENTIAL, "a token is needed here; give one with --token")
+                wanted = "a join code" if agent else "a token"
+                option = "--join" if agent else "--token"
+                raise Denied(Fault.NO_CREDENTIAL, f"{wanted} is needed here; give it with {option}")
             if agent:
                 key = await directory.local_key(agent)
         case "token" if hello.role == "client":

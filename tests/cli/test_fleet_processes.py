@@ -1,0 +1,254 @@
+"""A fleet of real processes on loopback, used through the command line as people do."""
+
+from __future__ import annotations
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Run
+
+LIMIT_S = 30.0
+ANY = "tcp://127.0.0.1:0"
+
+
+class Processes:
+    """Command lines that run until the end of a test."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "loopwright.cli.main", *arguments],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._running.append(process)
+        return process
+
+    def tracker(self, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+        """A tracker that serves, and where."""
+        process = self.start("tracker", "serve", "--listen", ANY, *arguments)
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert " listens on " in line, line + process.stderr.read()
+        return process, line.split()[-1]
+
+    def agent(self, url: str, name: str, *arguments: str) -> subprocess.Popen[str]:
+        """An agent with one device; it has not joined yet when this returns."""
+        return self.start(
+            *("device", "serve", "--tracker", url, "--name", name, "--cache-dir", name),
+            *("--device", "cpu0=0", "--drift", "0", *arguments),
+        )
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def processes(tmp_path: Path) -> Iterator[Processes]:
+    made = Processes(tmp_path)
+    try:
+        yield made
+    finally:
+        made.stop()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """The exit code and what it said on standard error."""
+    _, errors = process.communicate(timeout=LIMIT_S)
+    return process.returncode, errors
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Ask again until `condition` holds; each question takes a while by itself."""
+    end = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < end
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """A tracker for several tests: its address, and the file with its admin token."""
+    folder = tmp_path_factory.mktemp("tracker")
+    made = Processes(folder)
+    try:
+        yield made.tracker("--token-file", "token")[1], folder / "token"
+    finally:
+        made.stop()
+
+
+@pytest.fixture
+def as_admin(run: Run, served: tuple[str, Path], monkeypatch: pytest.MonkeyPatch) -> str:
+    """A tracker whose admin the command line is: its address."""
+    monkeypatch.setenv("LOOPWRIGHT_TRACKER", served[0])
+    monkeypatch.setenv("LOOPWRIGHT_TOKEN", f"@{served[1]}")
+    assert run("tracker", "status").code == 0
+    return served[0]
+
+
+def states(run: Run) -> dict[str, str]:
+    """Device -> whether it is free, and why not."""
+    found = json.loads(run("device", "ls", "-o", "json").out)["devices"]
+    return {view["name"]: "free" if view["grantable"] else view["kept"] for view in found}
+
+
+def test_the_first_remote_board_takes_three_commands(
+    run: Run, processes: Processes, as_admin: str, tmp_path: Path
+) -> None:
+    code = run("join", "issue").out.strip()
+    agent = processes.agent(as_admin, "pi", "--join", code, "--label", "board=rpi4")
+    wait_for(lambda: states(run).get("pi/cpu0") == "free")
+    assert (tmp_path / "pi" / "agent.key").stat().st_mode & 0o777 == 0o600
+    agent.send_signal(signal.SIGTERM)
+    assert ended(agent)[0] == 0
+    processes.agent(as_admin, "pi", "--label", "board=rpi5")  # its key is enough from now on
+    wait_for(lambda: run("device", "ls", "board=rpi5").code == 0)
+
+
+def test_agents_that_may_not_come_in_are_told_why(
+    run: Run, processes: Processes, as_admin: str
+) -> None:
+    def join(name: str, code: str, folder: str = "") -> subprocess.Popen[str]:
+        some = ("--join", code) if code else ()
+        return processes.agent(as_admin, name, *some, "--cache-dir", folder or name)
+
+    used = run("join", "issue").out.strip()
+    first = join("one", used)
+    wait_for(lambda: states(run).get("one/cpu0") == "free")
+    fresh = run("join", "issue").out.strip()
+    refused = {
+        "an agent named one has joined already; choose another name": join("one", fresh, "other"),
+        "was used; each is good for one agent": join("two", used),
+        "the join code has a typo": join("three", fresh[:-1] + "0"),
+        "a join code is needed here; give it with --join": join("four", ""),
+    }
+    for words, agent in refused.items():
+        status, errors = ended(agent)
+        assert (words, status) == (words, 6)
+        assert words in errors
+        assert len(errors.splitlines()) == 1
+    assert first.poll() is None
+    assert states(run)["one/cpu0"] == "free"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--listen", "tcp://0.0.0.0:0"), "refusing to listen on tcp://0.0.0.0:0"),
+        (("--listen", "tls://127.0.0.1:0"), "make one with loopwright ca init"),
+        (("--listen", ANY, "--http", "0.0.0.0:0"), "tokens would travel in the clear"),
+        (("--listen", ANY, "--store", "sqlite:////no/such/f.db"), "there is no folder"),
+        (("--listen", ANY, "--log", "/no/such/log"), "the log /no/such/log cannot be written"),
+    ],
+)
+def test_a_tracker_that_cannot_be_served_so_is_exit_code_2(
+    run: Run, options: tuple[str, ...], words: str
+) -> None:
+    result = run("tracker", "serve", *options)
+    assert result.code == 2
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize("how", ["garbage", "text", "damaged"])
+def test_a_corrupt_store_is_told_and_left_as_it_is(
+    run: Run, processes: Processes, tmp_path: Path, how: str
+) -> None:
+    path = tmp_path / "t.db"
+    if how == "damaged":
+        process, _ = processes.tracker("--store", "sqlite:///t.db", "--token-file", "token")
+        wait_for((tmp_path / "token").exists)
+        process.send_signal(signal.SIGTERM)
+        assert ended(process)[0] == 0
+        whole = path.read_bytes()
+        path.write_bytes(whole[:4096] + b"\xa5" * (len(whole) - 4096))
+    else:
+        path.write_bytes(b"hello\n" if how == "text" else bytes(range(256)) * 32)
+    before = path.read_bytes()
+    result = run("tracker", "serve", "--listen", ANY, "--store", "sqlite:///t.db")
+    assert result.code in (2, 69)
+    assert "t.db" in result.err
+    assert len(result.err.splitlines()) == 1
+    assert path.read_bytes() == before
+
+
+def test_a_full_disk_stops_grants_loses_nothing_and_passes(
+    run: Run, processes: Processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    store = ("--store", "sqlite:///t.db", "--token-file", "token")
+    process, url = processes.tracker(*store)
+    monkeypatch.setenv("LOOPWRIGHT_TRACKER", url)
+    monkeypatch.setenv("LOOPWRIGHT_TOKEN", "@token")
+    wait_for(lambda: run("tracker", "status").code == 0)
+    before = run("token", "issue", "ann").out.strip()
+    full = max(path.stat().st_size for path in tmp_path.glob("t.db*"))
+    limits = resource.prlimit(process.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (full, limits[1]))
+    refused = run("token", "issue", "bob")
+    assert refused.code == 69
+    assert "t.db" in refused.err
+    assert len(refused.err.splitlines()) == 1
+    assert "READ-ONLY: " in run("tracker", "status").out
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
+    wait_for(lambda: "writable" in run("tracker", "status").out)
+    after = run("token", "issue", "eve").out.strip()
+    process.kill()
+    process.communicate()
+    _, url = processes.tracker(*store)
+    for token in (before, after):
+        assert run("device", "ls", "--fleet", url, "--token", token).code == 0
+
+
+def test_the_newer_of_two_trackers_on_a_store_goes_on(
+    run: Run, processes: Processes, tmp_path: Path
+) -> None:
+    store = ("--store", "sqlite:///t.db", "--token-file", "token")
+    older, first = processes.tracker(*store)
+    wait_for((tmp_path / "token").exists)
+    wait_for(lambda: run("tracker", "status", "--fleet", first, "--token", "@token").code == 0)
+    _, second = processes.tracker(*store)
+    wait_for(lambda: run("tracker", "status", "--fleet", second, "--token", "@token").code == 0)
+    assert run("token", "issue", "bob", "--fleet", first, "--token", "@token").code == 69
+    status, errors = ended(older)
+    assert status == 69
+    assert "tracker 2 has begun on sqlite:///t.db after tracker 1" in errors
+    assert run("token", "issue", "bob", "--fleet", second, "--token", "@token").code == 0
+
+
+def test_a_tracker_with_http_ends_when_told_and_says_nothing_more(
+    processes: Processes, tmp_path: Path
+) -> None:
+    import urllib.request
+
+    options = ("--http", "127.0.0.1:0", "--token-file", "token")
+    process, _ = processes.tracker(*options)
+    assert process.stderr is not None
+    lines = [process.stderr.readline() for _ in range(2)]
+    token = (tmp_path / "token").read_text().strip()
+    assert all(token not in line for line in lines)
+    address = lines[1].split()[-1]
+    with urllib.request.urlopen(f"{address}/readyz") as answer:
+        assert json.load(answer) == {"ready": True, "why": ""}
+    request = urllib.request.Request(
+        f"{address}/live", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request) as stream:
+        assert stream.readline() == b"event: all\n"
+        process.send_signal(signal.SIGTERM)
+        assert ended(process) == (0, "")
