@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import secrets
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -43,6 +45,7 @@ DEVICE = "here/cpu0"
 CHUNK = 1 << 20
 N = 1000
 WAIT_S = 30.0
+T = TypeVar("T")
 
 
 def options(cache_dir: Path, **changes: object) -> AgentOptions:
@@ -74,6 +77,20 @@ async def until(condition: object, timeout_s: float = WAIT_S) -> None:
             await asyncio.sleep(0.002)
 
 
+def processes_below(pid: int) -> tuple[int, ...]:
+    """A process and all that descend from it, none if it is gone."""
+    if not pid or not Path(f"/proc/{pid}").exists():
+        return ()
+    found = [pid]
+    for one in found:
+        try:
+            below = Path(f"/proc/{one}/task/{one}/children").read_text().split()
+        except OSError:
+            continue
+        found += [int(word) for word in below]
+    return tuple(found)
+
+
 async def idle(agent: Agent, device: str = DEVICE) -> None:
     """Wait until a device is clean."""
     await until(lambda: agent.devices[device].occupancy is Occupancy.IDLE)
@@ -87,7 +104,7 @@ def ticket(agent: Agent, epoch: int, **changes: object) -> Ticket:
     return msgspec.structs.replace(plain, **changes)
 
 
-def item(code: bytes, entry: str, number: int = 0, **changes: object) -> RunItem:
+def item(code: bytes, entry: str, number: int = 0, /, **changes: object) -> RunItem:
     """A run of a kernel with the ABI of `double` of `measure_kernels`."""
     layout = ((0, 1, 0),)
     params = tuple(WireParam(name, "float32", (N,), layout) for name in "xy")
@@ -184,6 +201,33 @@ class Client:
                 return message
 
 
+class Hosted:
+    """An agent on a loop in a thread of its own, for tests that share it."""
+
+    def __init__(self, made: AgentOptions) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._context = running(made)
+        self.agent = self.call(self._context.__aenter__())
+        self.epoch = 0
+
+    def call(self, work: Coroutine[Any, Any, T], timeout_s: float = 2 * WAIT_S) -> T:
+        """What `work` returns, done on the agent's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout_s)
+
+    async def session(self) -> Client:
+        """A new session, of a new epoch."""
+        self.epoch += 1
+        return await connect(self.agent, ticket(self.agent, self.epoch))
+
+    def close(self) -> None:
+        self.call(self._context.__aexit__(None, None, None))
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+
 async def connect(agent: Agent, shown: Ticket, key: bytes = KEY) -> Client:
     """Open a session over a pair, which is served in a task of its own."""
     ours, theirs = await pair()
@@ -203,12 +247,14 @@ __all__ = [
     "DEVICE",
     "KEY",
     "Client",
+    "Hosted",
     "N",
     "Tier",
     "connect",
     "idle",
     "item",
     "options",
+    "processes_below",
     "running",
     "ticket",
     "until",

@@ -1,0 +1,192 @@
+"""An agent in a process of its own: how it starts, and how it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from agents import KEY, WAIT_S, Client, item, processes_below, until
+
+import hostile_kernels
+from loopwright.errors import FleetError
+from loopwright.fleet.security.handshake import open_session
+from loopwright.fleet.security.tickets import Ticket, seal, session_key
+from loopwright.fleet.wire.link import dial
+from loopwright.fleet.wire.messages import RunBatch
+from loopwright.measure.run import cores_for
+from loopwright.runtime.native import object_code
+
+START_S = 5.0
+NAME = "there"
+
+
+@dataclass(slots=True)
+class Running:
+    """An agent's process."""
+
+    process: subprocess.Popen[str]
+    address: str
+    incarnation: str
+
+    async def open(self, epoch: int = 1, ttl_ms: int = 60_000) -> Client:
+        """A session; waits until the device is there."""
+        shown = Ticket(f"l{epoch}", f"{NAME}/cpu0", self.incarnation, epoch, "t", (), ttl_ms)
+        sealed = seal(shown, KEY)
+        async with asyncio.timeout(WAIT_S):
+            while True:
+                link = await dial(self.address)
+                try:
+                    opened = await open_session(link, sealed, session_key(KEY, sealed))
+                except FleetError:
+                    link.close()
+                    await link.wait_closed()
+                    await asyncio.sleep(0.02)
+                else:
+                    return Client(link, opened)
+
+
+@contextmanager
+def started(cache_dir: Path, folder: Path, *arguments: str) -> Iterator[Running]:
+    """An agent that listens on a unix socket."""
+    key = folder / "key"
+    key.write_bytes(KEY)
+    core = cores_for(1)[0]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "loopwright.fleet.agent", "--name", NAME, "--key-file", str(key),
+         "--listen", f"unix://{folder}/agent", "--cache-dir", str(cache_dir),
+         "--device", f"cpu0={core}", "--drift", "0", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        yield Running(process, told["addresses"][0], told["incarnation"])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def hostile_code(machine_dir: Path) -> bytes:
+    return object_code(hostile_kernels.hostile()[0], machine_dir)
+
+
+async def looping(agent: Running, client: Client, code: bytes) -> tuple[int, ...]:
+    """Have the session run an endless candidate; all processes of the agent but itself."""
+    await client.upload(code)
+    client.link.send(RunBatch((item(code, "loop", run_timeout_ms=9_000),)))
+    await until(lambda: len(processes_below(agent.process.pid)) >= 4)
+    return processes_below(agent.process.pid)[1:]
+
+
+async def gone(pids: tuple[int, ...]) -> None:
+    assert pids
+    await until(lambda: not any(alive(pid) for pid in pids), 10.0)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and not a zombie that waits for a parent far away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_it_listens_soon_and_stops_when_it_is_told(machine_dir: Path, tmp_path: Path) -> None:
+    begin = time.monotonic()
+    with started(machine_dir, tmp_path) as agent:
+        assert time.monotonic() - begin < START_S
+        agent.process.send_signal(signal.SIGTERM)
+        assert agent.process.wait(WAIT_S) == 0
+    assert not (tmp_path / "agent").exists()
+
+
+def test_an_agent_that_is_killed_takes_everything_along(
+    machine_dir: Path, tmp_path: Path, hostile_code: bytes
+) -> None:
+    async def scenario(agent: Running) -> None:
+        client = await agent.open()
+        pids = await looping(agent, client, hostile_code)
+        agent.process.kill()
+        await gone(pids)
+        client.link.close()
+        await client.link.wait_closed()
+
+    with started(machine_dir, tmp_path) as agent:
+        asyncio.run(scenario(agent))
+
+
+def test_a_lease_ends_in_time_on_an_agent_that_is_stopped(
+    machine_dir: Path, tmp_path: Path, hostile_code: bytes
+) -> None:
+    async def scenario(agent: Running) -> None:
+        client = await agent.open(ttl_ms=1500)
+        _, *below = await looping(agent, client, hostile_code)
+        agent.process.send_signal(signal.SIGSTOP)
+        try:
+            await gone(tuple(below))
+        finally:
+            agent.process.send_signal(signal.SIGCONT)
+        client.link.close()
+        await client.link.wait_closed()
+
+    with started(machine_dir, tmp_path) as agent:
+        asyncio.run(scenario(agent))
+
+
+def test_an_agent_that_hangs_is_ended_by_its_watchdog(machine_dir: Path, tmp_path: Path) -> None:
+    async def scenario(agent: Running) -> None:
+        client = await agent.open()
+        agent.process.send_signal(signal.SIGSTOP)
+        pending = Path(f"/proc/{agent.process.pid}/status")
+        bit = 1 << (signal.SIGABRT - 1)
+
+        def aborted() -> bool:
+            lines = pending.read_text().splitlines()
+            masks = [line.split()[1] for line in lines if line.startswith("ShdPnd")]
+            return bool(int(masks[0], 16) & bit)
+
+        await until(aborted)
+        agent.process.send_signal(signal.SIGCONT)
+        client.link.close()
+        await client.link.wait_closed()
+
+    with started(machine_dir, tmp_path, "--watchdog", "0.5") as agent:
+        asyncio.run(scenario(agent))
+        assert agent.process.wait(WAIT_S) == -signal.SIGABRT
+
+
+def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_bytes(b"short")
+    done = subprocess.run(
+        [sys.executable, "-m", "loopwright.fleet.agent", "--key-file", str(key)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "holds 5 bytes" in done.stderr
+
+
+def test_the_process_of_an_agent_is_alone_without_sessions(
+    machine_dir: Path, tmp_path: Path
+) -> None:
+    async def scenario(agent: Running) -> None:
+        client = await agent.open()
+        await client.close()
+        await until(lambda: len(processes_below(agent.process.pid)) == 2)
+
+    with started(machine_dir, tmp_path) as agent:
+        asyncio.run(scenario(agent))
+        assert os.getpgid(agent.process.pid) == os.getpgid(0)
