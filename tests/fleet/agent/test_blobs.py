@@ -190,7 +190,7 @@ def test_names_come_from_digests_only(tmp_path: Path) -> None:
     assert path == tmp_path / "blobs" / digest.hex()[:2] / digest.hex()
 
 
-def test_a_full_disk_is_said_to_be_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
     digest, data = blob(1)
     kept = cache(tmp_path)
     upload = kept.begin(digest, len(data))

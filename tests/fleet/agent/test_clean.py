@@ -86,6 +86,10 @@ def imports_of(path: Path) -> set[str]:
     return found
 
 
+def is_for_types(node: ast.If | ast.Try) -> bool:
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+
+
 def file_of(module: str) -> Path | None:
     base = SOURCE.joinpath(*module.split("."))
     for path in (base.with_suffix(".py"), base / "__init__.py"):
