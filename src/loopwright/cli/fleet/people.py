@@ -133,6 +133,7 @@ def issue_code(
         return
     found = _row(made)
     named = f" --name {agent}" if agent else ""
+    named += " --ca ca.crt" if place.url.startswith("tls:") else ""
     typer.echo(
         f"good once, {_expires(found['expires'])}; on the device's host: loopwright device serve "
         f"--tracker {place.url}{named} --join CODE",
