@@ -7,9 +7,6 @@ no port is opened, nothing is to be set up, and nothing is left behind.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
-import shutil
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ import numpy as np
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.agent import Agent
+from loopwright.fleet.agent.memory_blobs import MemoryBlobs
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits
 from loopwright.fleet.client.aio import AsyncFleet, Wish
 from loopwright.fleet.client.control import Control
@@ -37,6 +35,7 @@ _SCHEME = "embedded:"
 _POLL_S = 0.002
 _START_S = 120.0
 _EVERYTHING = 1 << 50
+_BLOB_BYTES = 128 << 20  # object code is needed until it ran
 _DAY_S = 86_400.0
 
 
@@ -63,20 +62,19 @@ class Embedded:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._options = options
-        self._folder = options.cache_dir / "embedded" / str(os.getpid())
         self._tracker = Tracker(MemoryStore(), TrackerConfig(name=HERE), rng=rng)
         self.agent = Agent(
             AgentOptions(
                 HERE,
                 options.cache_dir,
                 addresses=(f"{_SCHEME}{HERE}",),
-                limits=Limits(_DAY_S, _EVERYTHING, _EVERYTHING, blobs=_EVERYTHING),
+                limits=Limits(_DAY_S, _EVERYTHING, _BLOB_BYTES, blobs=_BLOB_BYTES),
                 drift=options.drift,
-                uploads=self._folder,
             ),
             [DeviceOptions(DEVICE, options.cores)],
             clock,
             rng,
+            MemoryBlobs(_BLOB_BYTES),
         )
         control = Control(self._to_tracker, Anonymous(), clock, rng.random)
         self.fleet = AsyncFleet(control, self._to_device, clock)
@@ -90,7 +88,6 @@ class Embedded:
         Raises: EnvironmentFailure.
         """
         try:
-            _sweep(self._folder.parent)
             await self._tracker.start()
             await self.agent.start()
             running = self._spawn(self.agent.run(self._to_tracker))
@@ -115,7 +112,6 @@ class Embedded:
         await self.agent.close()
         if hasattr(self._tracker, "book"):
             await self._tracker.stop()
-        await asyncio.to_thread(shutil.rmtree, self._folder, ignore_errors=True)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -164,11 +160,3 @@ class Embedded:
         self._tasks.discard(task)
         if not task.cancelled():
             task.exception()  # the other side was told
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes that are gone have left."""
-    with contextlib.suppress(OSError):
-        for entry in folder.iterdir():
-            if entry.name.isdigit() and not Path(f"/proc/{entry.name}").exists():
-                shutil.rmtree(entry, ignore_errors=True)

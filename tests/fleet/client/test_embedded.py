@@ -97,7 +97,7 @@ def test_no_port_is_opened_and_no_set_up_is_needed(cache_dir: Path) -> None:
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
-    assert not (cache_dir / "embedded" / str(os.getpid())).exists()
+    assert not list(cache_dir.rglob("uploads"))
 
 
 def test_this_machine_is_a_fleet_of_one_device(fleet: Fleet) -> None:

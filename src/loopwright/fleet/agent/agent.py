@@ -58,6 +58,7 @@ class Agent:
         devices: what it has. Names must differ; cores may be those of this process only.
         clock: seconds of a monotonic clock, which must be CLOCK_MONOTONIC.
         rng: for jitter.
+        blobs: where uploads are kept; in the options' `cache_dir` when None.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Agent:
         devices: Sequence[DeviceOptions],
         clock: Callable[[], float],
         rng: Chance,
+        blobs: BlobCache | None = None,
     ) -> None:
         _check_devices(devices)
         self.incarnation = uuid.uuid4().hex
@@ -77,6 +79,7 @@ class Agent:
         self._specs = tuple(devices)
         self._clock = clock
         self._rng = rng
+        self._blobs = blobs
         self._join = options.join
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -95,8 +98,9 @@ class Agent:
         options = self._options
         machine = await describe.describe(options.cache_dir)
         limits = options.limits
-        uploads = options.uploads or options.cache_dir / "uploads"
-        blobs = BlobCache(uploads, limits.blobs, limits.blob)
+        blobs = self._blobs
+        if blobs is None:
+            blobs = BlobCache(options.cache_dir / "uploads", limits.blobs, limits.blob)
         around = Surroundings(
             options,
             machine,

@@ -74,7 +74,6 @@ class AgentOptions:
         addresses: where clients reach it, told to the tracker.
         cache_dir: uploads, and what was found out about this machine.
         drift: how far off a canary may be, as a share; 0 runs none.
-        uploads: where uploads are kept, of this agent alone; in `cache_dir` by default.
         builders: keys of those whose signatures are good (Ed25519); with `signed_only` nothing
             else runs.
     """
@@ -92,4 +91,3 @@ class AgentOptions:
     signed_only: bool = False
     builders: tuple[bytes, ...] = ()
     key_file: Path | None = None
-    uploads: Path | None = None

@@ -130,7 +130,7 @@ class LeasedDevices:
         self._runnable = runnable
         self._on_poisoned = on_poisoned
         self._queue: deque[_Entry] = deque()
-        self._change = asyncio.Event()  # something to do, or the end
+        self._change: asyncio.Future[None]  # something to do, or the end
         self._killed: dict[bytes, list[str]] = {}  # code -> the devices that were lost to it
         self._poisoned: set[bytes] = set()
         self._closed = False
@@ -176,7 +176,7 @@ class LeasedDevices:
             self._thread.run(self._stop())
 
     async def _start(self) -> None:
-        self._change = asyncio.Event()
+        self._change = asyncio.get_running_loop().create_future()
         self._workers = [
             asyncio.create_task(self._serve(number)) for number in range(self._config.limit)
         ]
@@ -201,8 +201,8 @@ class LeasedDevices:
             self._wake()
 
     def _wake(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
+        change, self._change = self._change, asyncio.get_running_loop().create_future()
+        change.set_result(None)
 
     def _take(self, device: str) -> _Entry | None:
         """The next run for `device`."""
@@ -221,15 +221,10 @@ class LeasedDevices:
 
     async def _until_wanted(self, timeout_s: float | None = None) -> bool:
         """Whether there is something in the queue, waiting for it."""
-        change = self._change
         if self._queue:
             return True
-        try:
-            async with asyncio.timeout(timeout_s):
-                await change.wait()
-        except TimeoutError:
-            return bool(self._queue)
-        return True
+        changed, _ = await asyncio.wait((self._change,), timeout=timeout_s)
+        return bool(changed or self._queue)
 
     # --- one lease after the other ---
 
@@ -312,7 +307,7 @@ class LeasedDevices:
                 if entry is None:
                     break
                 slot.on_device.append(entry)
-                await slot.session.upload((entry.blob,))
+                await slot.session.upload((entry.blob,), ahead=True)
                 answers.append(slot.session.start(entry.run, entry.blob.digest))
             if not answers:
                 if self._yielding(slot) or not await self._until_wanted(self._config.idle_s):
@@ -327,9 +322,7 @@ class LeasedDevices:
         first = answers[0]
         room = len(slot.on_device) < self._config.in_flight and not self._yielding(slot)
         if room and not first.done():
-            more = asyncio.ensure_future(self._change.wait())
-            await asyncio.wait((first, more), return_when=asyncio.FIRST_COMPLETED)
-            more.cancel()
+            await asyncio.wait((first, self._change), return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
                 return
         ran = await first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ from loopwright.measure.pipeline import Run
 CHUNK_BYTES = 1 << 20
 _ASKED_AT_ONCE = 1024
 _KEPT_DIGESTS = 65536
+_SMALL_BYTES = 256 << 10  # one chunk, so that nothing of it can be there in part
 _T = TypeVar("_T")
 
 
@@ -96,6 +98,7 @@ class DeviceSession:
         self.opened = opened
         self.sent_bytes = 0  # of blobs
         self._link = link
+        self._near = link.peer.host == "unix"  # this machine
         self._clock = clock
         self._config = config
         self._there: dict[bytes, None] = {}  # blobs that the device had, latest last
@@ -169,8 +172,11 @@ class DeviceSession:
         self._send(Configure({kind: blob.digest.hex() for kind, blob in modules.items()}))
         return (await future).changed
 
-    async def upload(self, blobs: Iterable[Blob]) -> int:
+    async def upload(self, blobs: Iterable[Blob], *, ahead: bool = False) -> int:
         """Have the device have `blobs`; how many bytes were sent, of those that it had not.
+
+        Args:
+            ahead: do not wait until they are stored. What needs one that is refused fails then.
 
         Raises: FleetError when it has no room; SessionLost.
         """
@@ -180,11 +186,17 @@ class DeviceSession:
         sent = 0
         async with self._uploading:  # answers come in the order of the questions
             digests = [digest for digest in wanted if digest not in self._there]
+            if ahead and self._near:
+                small = [d for d in digests if len(wanted[d].data) <= _SMALL_BYTES]
+                digests = [d for d in digests if len(wanted[d].data) > _SMALL_BYTES]
+                for digest in small:  # asking first takes longer
+                    sent += await self._put(wanted[digest], 0, ahead=True)
+                    self._there[digest] = None
             for start in range(0, len(digests), _ASKED_AT_ONCE):
                 some = tuple(digests[start : start + _ASKED_AT_ONCE])
                 missing = await self._ask(some)
                 for digest, offset in zip(missing.digests, missing.offsets, strict=True):
-                    sent += await self._put(wanted[digest], offset)
+                    sent += await self._put(wanted[digest], offset, ahead=ahead)
                 for digest in some:
                     self._there[digest] = None
         while len(self._there) > _KEPT_DIGESTS:
@@ -199,11 +211,12 @@ class DeviceSession:
         self._send(Have(digests))
         return await future
 
-    async def _put(self, blob: Blob, offset: int) -> int:
+    async def _put(self, blob: Blob, offset: int, *, ahead: bool) -> int:
         self._check()
-        stored = asyncio.get_running_loop().create_future()
+        stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._stored[blob.digest] = stored
         total = len(blob.data)
+        stored.add_done_callback(functools.partial(self._put_done, blob.digest))
         try:
             with memoryview(blob.data) as view:
                 for at in range(offset, max(total, 1), CHUNK_BYTES):
@@ -211,12 +224,16 @@ class DeviceSession:
                     await self._link.send_data(PutHead(blob.digest, at, total), piece)
                     if stored.done():  # refused
                         break
-            await stored
+            if stored.done() or not ahead:
+                await stored
         except LinkClosed as error:
             raise self._lost(error) from error
-        finally:
-            self._stored.pop(blob.digest, None)
         return total - offset
+
+    def _put_done(self, digest: bytes, stored: asyncio.Future[None]) -> None:
+        self._stored.pop(digest, None)
+        if not stored.cancelled() and stored.exception() is not None:
+            self._there.pop(digest, None)
 
     def forget(self, digest: bytes) -> None:
         """Ask anew for a blob: the device said that it is no longer there."""
