@@ -109,7 +109,8 @@ async def measure(rounds: int, cache_dir: Path) -> list[Row]:
 
 
 async def _warden(tier: Tier, cache_dir: Path) -> Warden:
-    options = WardenOptions(f"bench{int(tier)}", cache_dir, tier, 63_100, 8 << 30)
+    name, cores = f"bench{int(tier)}", cores_for(1)
+    options = WardenOptions(name, cache_dir, cores, tier, 63_100, 8 << 30)
     warden = Warden(options, lambda _: None)
     ready = await warden.start()
     if ready.tier != tier:

@@ -7,7 +7,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from loopwright.fleet.agent.agent import Agent
+from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits, Timers
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
@@ -62,10 +63,13 @@ def options(cache_dir: Path, **changes: object) -> AgentOptions:
 
 
 @asynccontextmanager
-async def running(made: AgentOptions, devices: Sequence[str] = (DEVICE,)) -> AsyncIterator[Agent]:
-    """An agent whose devices are ready."""
-    specs = [DeviceOptions(name, cores_for(1)) for name in devices]
-    async with Agent(made, specs, time.monotonic, secrets.SystemRandom()) as agent:
+async def running(made: AgentOptions, uploads: Path | None = None) -> AsyncIterator[Agent]:
+    """An agent whose device is ready; uploads are kept in `uploads`, if that is given."""
+    specs = [DeviceOptions(DEVICE, cores_for(1))]
+    limits = made.limits
+    blobs = None if uploads is None else BlobCache(uploads, limits.blobs, limits.blob)
+    rng = secrets.SystemRandom()
+    async with Agent(made, specs, time.monotonic, rng, blobs=blobs) as agent:
         await until(lambda: all(d.health is Health.GOOD for d in agent.devices.values()))
         yield agent
 

@@ -1,7 +1,7 @@
 """Control groups: memory and numbers of processes of all that a device runs, version 1 or 2.
 
-A group is made by the agent, where it may, and joined by each measuring process. It is also how
-everything in it is found when it must be killed.
+A group is made by the agent, where it may, and joined by a device's warden, whose children are in
+it too. It is also how everything in it is found when it must be killed.
 """
 
 from __future__ import annotations

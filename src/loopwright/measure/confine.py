@@ -1,7 +1,8 @@
 """What confines a session and its candidates beyond `sandbox`, and what of it is really there.
 
+    warden     a control group
     session    a namespace of its own for processes and for mounts, with a fresh /proc and an
-               empty folder of memory; a control group
+               empty folder of memory
     candidate  no new privileges, a user of its own, no file but those of libraries, and those to
                be read only (Landlock); the system calls of `seccomp`; limits; the empty folder
 
@@ -48,6 +49,8 @@ class Cage:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        # Now and not for each session: the kernel makes who joins wait for all processors.
+        self._grouped = cgroup.join(plan.doors) and plan.cgroup_limits
         self._rules = landlock.rules(_readable())
         self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._namespaces = os.geteuid() == 0 or _enter_user_namespace()
@@ -80,7 +83,7 @@ class Cage:
         Raises: ConfinementError when that is less than was rehearsed.
         """
         layers = self._surroundings()
-        if cgroup.join(self._plan.doors) and self._plan.cgroup_limits:
+        if self._grouped:
             layers |= Layer.CGROUP
         if self._namespaces:
             if os.getpid() == 1:

@@ -21,7 +21,8 @@ class Options(msgspec.Struct, frozen=True):
 
     `agent` is the process that starts it, 0 where that cannot be seen. With `watchdog_s` the agent
     is killed when its loop has not turned for so long, for whoever looks after it to start it
-    anew. Without a `plan` candidates are kept from accidents only.
+    anew. Without a `plan` candidates are kept from accidents only. Sessions run on `cores`, which
+    are those that candidates are measured on: a child then begins where it stays.
     """
 
     agent: int
@@ -29,6 +30,7 @@ class Options(msgspec.Struct, frozen=True):
     watchdog_s: float = 0.0
     plan: Plan | None = None
     wanted: int = 0
+    cores: tuple[int, ...] = ()
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):

@@ -47,6 +47,7 @@ from loopwright.runtime.native import Native, native
 POLITE_S = 0.2  # from SIGTERM to SIGKILL
 PATIENT_S = 2.0  # from SIGKILL to giving up on it
 _SWEEP_S = 0.002
+_NICE = -10  # a session's process waits while a candidate runs, and is wanted when it has ended
 _MAX_WAIT_S = 1.0
 _ORDERS = msgspec.msgpack.Decoder(Order)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -152,6 +153,9 @@ class Warden:
             os.setsid()
             sandbox.die_with_parent(parent)
             sandbox.adopt_orphans()
+            if self._options.cores:
+                os.sched_setaffinity(0, self._options.cores)
+            sandbox.set_priority(_NICE)
             self._control.close()
             for session in self._sessions.values():
                 os.close(session.watch)

@@ -255,7 +255,7 @@ def test_closing_an_agent_leaves_no_process(machine_dir: Path, hostile_code: byt
 
 def test_a_second_upload_sends_no_byte(machine_dir: Path, tmp_path: Path, code: bytes) -> None:
     async def scenario() -> None:
-        async with running(options(machine_dir, uploads=tmp_path)) as agent:
+        async with running(options(machine_dir), tmp_path) as agent:
             sent: list[int] = []
             for epoch in (1, 2):
                 client = await connect(agent, ticket(agent, epoch))
@@ -275,7 +275,7 @@ def test_an_upload_that_broke_off_is_continued_in_another_session(
     digest, half = hashlib.sha256(code).digest(), len(code) // 2
 
     async def scenario() -> None:
-        async with running(options(machine_dir, uploads=tmp_path)) as agent:
+        async with running(options(machine_dir), tmp_path) as agent:
             first = await connect(agent, ticket(agent, 1))
             await first.link.send_data(PutHead(digest, 0, len(code)), code[:half])
             assert await first.ask(Ping(1)) == Pong(1)
@@ -297,7 +297,7 @@ def test_what_is_refused_is_told_and_the_session_goes_on(
     limits = Limits(wall_s=10.0, memory=1 << 30, blob=100_000, batch=2, queued=3, blobs=150_000)
 
     async def scenario() -> None:
-        async with running(options(machine_dir, uploads=tmp_path, limits=limits)) as agent:
+        async with running(options(machine_dir, limits=limits), tmp_path) as agent:
             client = await connect(agent, ticket(agent, 1))
             many = tuple(item(code, "double", n) for n in range(3))
             expected = {

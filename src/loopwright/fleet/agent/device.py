@@ -420,6 +420,7 @@ class Device:
             told = WardenOptions(
                 self.spec.name,
                 options.cache_dir,
+                self.spec.cores,
                 options.tier,
                 self.spec.uid,
                 self.limits.memory + _OVERHEAD_BYTES,

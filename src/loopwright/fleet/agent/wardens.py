@@ -161,6 +161,7 @@ class WardenOptions:
 
     name: str
     cache_dir: Path
+    cores: tuple[int, ...] = ()
     tier: Tier = Tier.T0
     uid: int = 0
     memory: int = 1 << 40
@@ -248,6 +249,7 @@ class Warden:
             told.watchdog_s,
             plan,
             int(USUAL | BUBBLE if told.tier >= Tier.T2 else USUAL),
+            told.cores,
         )
         plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
         if not bubbled:
