@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "measure"))
-sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
+# Behind tests/support, which has an `operators` of its own.
+sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 import measure_kernels as kernels
 
