@@ -175,6 +175,7 @@ class Server:
         """Leave the server's session, descriptors and signals; what is printed goes to a file."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell has background jobs ignore it
         os.setsid()
         sandbox.die_with_parent(parent)
         os.lseek(self._printed, 0, os.SEEK_SET)
