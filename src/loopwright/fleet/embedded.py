@@ -28,12 +28,14 @@ from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.link import Link, pair
+from loopwright.fleet.words import Health
 
 HERE = "here"
 DEVICE = f"{HERE}/cpu0"
 _SCHEME = "embedded:"
 _POLL_S = 0.002
 _START_S = 120.0
+_PROBE_S = 30.0  # a probe takes a fraction of a second
 _EVERYTHING = 1 << 50
 _BLOB_BYTES = 128 << 20  # object code is needed until it ran
 _DAY_S = 86_400.0
@@ -97,11 +99,27 @@ class Embedded:
                     await asyncio.sleep(_POLL_S)
             if running.done():
                 running.result()
+            await self._probed()
         except BaseException as error:
             self._failure = error
             raise
         finally:
             self._ready.set()
+
+    async def _probed(self) -> None:
+        """Wait until the device works.
+
+        Raises: EnvironmentFailure when it does not: nobody else would mend it.
+        """
+        (device,) = self.agent.devices.values()
+        try:
+            async with asyncio.timeout(_PROBE_S):
+                while device.health not in (Health.GOOD, Health.DRIFT, Health.BAD):
+                    await asyncio.sleep(_POLL_S)
+        except TimeoutError as error:
+            raise EnvironmentFailure(f"no answer in {_PROBE_S:g} s: {device.detail}") from error
+        if device.health is Health.BAD:
+            raise EnvironmentFailure(device.detail)
 
     async def close(self) -> None:
         """End the device's processes, and everything else."""

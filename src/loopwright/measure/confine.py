@@ -22,6 +22,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from loopwright.measure import cgroup, landlock, sandbox
 from loopwright.measure.layers import ESSENTIAL, NOTHING, USUAL, Layer, Plan, missing
 from loopwright.measure.libc import LIBC, write_file
@@ -31,6 +33,7 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
 _MS_RECURSIVE, _MS_PRIVATE = 0x4000, 0x40000
 _FOLDER_BYTES = 16 << 20
 _OPEN_FILES = 64
+_MOST_DESCRIPTORS = 65536
 _SYSTEM = ("/usr/lib", "/lib", "/lib64", "/usr/lib64")
 _OOM_FIRST = "1000"
 _CAPABILITY_VERSION = 0x20080522
@@ -54,7 +57,7 @@ class Cage:
         self._rules = landlock.rules(_readable())
         self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._namespaces = os.geteuid() == 0 or _enter_user_namespace()
-        self._folder_path = plan.folder
+        self._returns = LIBC.setns(self._own_processes, _NEW_PIDS) == 0
         self.layers = NOTHING
         found = self._rehearse()
         if found is None and self._namespaces:
@@ -71,6 +74,8 @@ class Cage:
         """`os.fork`, but the child is the first of a process namespace, where that is possible."""
         if not self._namespaces:
             return os.fork()
+        if not self._returns:
+            return _fork_through()
         LIBC.unshare(_NEW_PIDS)
         pid = os.fork()
         if pid:
@@ -98,7 +103,7 @@ class Cage:
         layers = NOTHING
         write_file("/proc/self/oom_score_adj", _OOM_FIRST)
         with contextlib.suppress(OSError):
-            os.chdir(self._folder_path)
+            os.chdir(self._plan.folder)
         _limit()
         if self._plan.uid and os.geteuid() == 0 and self._become_nobody():
             layers |= Layer.USER
@@ -194,6 +199,27 @@ def _told_by(fork: Callable[[], int], work: Callable[[], int]) -> Layer | None:
     return Layer(bits) if bits else None
 
 
+def _fork_through() -> int:
+    """`os.fork` by way of a process between, which makes the namespace and waits.
+
+    For a process that could not come back from where its next children are to be.
+    """
+    parent = os.getpid()
+    between = os.fork()
+    if between:
+        return between
+    os.setsid()
+    sandbox.die_with_parent(parent)
+    inside = LIBC.unshare(_NEW_PIDS) == 0
+    pid = os.fork()
+    if pid == 0:
+        return 0
+    os.closerange(3, _MOST_DESCRIPTORS)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status) if inside else 1
+    os._exit(code if code >= 0 else 128 - code)
+
+
 def _sees_itself() -> bool:
     """Whether /proc is that of this process's namespace, as finding strays needs."""
     try:
@@ -233,7 +259,8 @@ def _limit() -> None:
 
 
 def _readable() -> tuple[str, ...]:
-    """Folders of libraries: the system's, Python's, and this package."""
+    """Folders of libraries: the system's, Python's, those beside NumPy, and this package."""
     python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
+    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages were put
     package = str(Path(__file__).resolve().parents[1])
     return (*_SYSTEM, *sorted(python), package)

@@ -16,6 +16,7 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
+from numpy import ctypeslib  # now: a confined child may not be able to
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.measure.inputs import Array
@@ -128,4 +129,4 @@ def _check(result: int, call: str, nbytes: int) -> None:
 def _bytes_at(address: int, nbytes: int) -> Array:
     if nbytes == 0:
         return np.empty(0, np.uint8)
-    return np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))
+    return ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(address))

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import measure_kernels as kernels
+import msgspec
 import pytest
 from runner_contract import WAIT_S, RunnerContract
 
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, EnvironmentFailure
+from loopwright.fleet.agent import device
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
@@ -19,6 +21,7 @@ from loopwright.measure.builders import BuilderPool
 from loopwright.measure.pipeline import Run
 from loopwright.measure.request import MeasureRequest
 from loopwright.measure.types import MeasurePlan, Timed
+from loopwright.measure.wire import RunRequest
 from loopwright.settings import Settings, from_environment
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
@@ -100,10 +103,25 @@ def test_no_port_is_opened_and_no_set_up_is_needed(cache_dir: Path) -> None:
     assert not list(cache_dir.rglob("uploads"))
 
 
+def test_a_machine_that_cannot_run_its_probe_says_so_and_is_not_waited_for(
+    cache_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sound = device.Device._canary_request
+
+    def broken(self: device.Device) -> RunRequest:
+        return msgspec.structs.replace(sound(self), entry="nowhere")
+
+    monkeypatch.setattr(device.Device, "_canary_request", broken)
+    with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:
+        told = runner.submit(request("double"))
+        with pytest.raises(EnvironmentFailure, match="cannot be measured: the canary failed"):
+            told.result(WAIT_S)
+
+
 def test_this_machine_is_a_fleet_of_one_device(fleet: Fleet) -> None:
-    (device,) = fleet.devices()
-    assert device.name == "here/cpu0"
-    assert device.labels["kind"] == "cpu"
+    (found,) = fleet.devices()
+    assert found.name == "here/cpu0"
+    assert found.labels["kind"] == "cpu"
     built = kernels.artifact(kernels.compile_here(kernels.TEXT), "double")
     runs = [Run(built, PLAN, 0, want_output=True)] * 2
     with fleet.lease("kind=cpu") as lease, lease.session() as session:

@@ -33,6 +33,7 @@ from loopwright.fleet.wire.messages import (
     RunItem,
 )
 from loopwright.fleet.words import EndReason, Health, Occupancy, RunStatus, Tier
+from loopwright.measure.types import FailureKind
 from loopwright.measure.wire import RunRequest
 
 _LOSSES = 4096  # candidates whose losses are remembered
@@ -214,16 +215,22 @@ class Device:
             self._check(link, ticket)
             self.standing.accept(ticket, self._around.clock())
             try:
-                self._worker = await self._new_worker()
+                worker = await self._new_worker()
             except WorkerLost as error:
                 self._say(link, Error("device", str(error)))
                 link.close(str(error))
                 return
+            try:
+                self._check(link, ticket)  # an order may have ended the lease meanwhile
+            except FleetError:
+                await worker.end()
+                raise
+            self._worker = worker
             self._verdict = None
             session = Session(link, self)
             self._serving = asyncio.create_task(session.serve())
             self._around.changed()
-        link.send(self._opened(ticket))
+        self._say(link, self._opened(ticket))  # a client that is gone is met by its session
         await self._follow(link, self._serving)
 
     def _check(self, link: Link, ticket: Ticket) -> None:
@@ -305,7 +312,7 @@ class Device:
             await self._oust(ended)
 
     @staticmethod
-    def _say(link: Link, message: Closed | Error) -> None:
+    def _say(link: Link, message: Closed | Error | Opened) -> None:
         with contextlib.suppress(LinkClosed):
             link.send(message)
 
@@ -328,6 +335,8 @@ class Device:
                 request, request.run_timeout_s + self._around.options.timers.grace_s
             )
             result = runs.result_of(item, reply, self._around.clock() - start)
+            if reply.kind == FailureKind.WORKER_LOST.value:
+                self._probe_wanted.set()  # the sandbox is not what it was
             if reply.output and result.status == RunStatus.OK.value:
                 return self._ran(result, memoryview(worker.output(reply.output)))
             return self._ran(result)
