@@ -159,6 +159,13 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
         (["tune", "net.onnx", "--time-budget", "soon"], "'soon' is not a duration"),
         (["tune", "net.onnx", "--tasks", "7"], "'7' is not among 0 to 0"),
         (["tune", "net.onnx", "--compare", "mxnet"], "unknown peer 'mxnet'"),
+        (["tune", "net.onnx", "--device", "board=rpi4"], "give --fleet tls://HOST:7070 too"),
+        (
+            ["tune", "net.onnx", "--compare", "onnxruntime", "--fleet", "tcp://127.0.0.1:1"],
+            "--compare times on this machine, not on a fleet",
+        ),
+        (["tune", "net.onnx", "--fleet", "lab"], "address 'lab' has no port"),
+        (["tune", "net.onnx", "--executor", "threads"], "is not one of processes, inline, dask://"),
         (["tune", "net.onnx", "--shape", "x=2"], "input 'x' has 4 dimensions"),
         (["tasks", "net.onnx", "--threads", "1", "--target", "cpu l9=1"], "option 'l9=1'"),
         (["bench", "net.onnx", "--compare", "mxnet"], "use one of onnxruntime, openvino, torch"),

@@ -29,7 +29,7 @@ class Processes:
         self._cache_dir = cache_dir
         # A socket's path has 107 bytes, which folders of tests may take alone.
         self._place = tempfile.TemporaryDirectory(prefix="lw-")
-        self._token = ""
+        self.token = ""
         self._logs: list[IO[bytes]] = []
 
     def __enter__(self) -> Processes:
@@ -37,7 +37,7 @@ class Processes:
         with self.owner() as fleet:
             made = fleet.command("token.issue", name="tuner")
         assert isinstance(made, dict)
-        self._token = str(made["token"])
+        self.token = str(made["token"])
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -63,7 +63,7 @@ class Processes:
 
     def fleet(self) -> Fleet:
         """A client with a token."""
-        return connect(self.address, token=self._token)
+        return connect(self.address, token=self.token)
 
     def start_tracker(self) -> None:
         """Start the tracker, on the address it had before if there was one."""

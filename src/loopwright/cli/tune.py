@@ -97,12 +97,12 @@ def tune(
     from loopwright.measure.executors import parse_executor
     from loopwright.search.result import Budget
 
-    budget = Budget(trials, seconds)
+    budget, spec = Budget(trials, seconds), parse_executor(executor)
     url = records_url(context, records)
     try:
         with ExitStack() as stack:
             job = _prepare(settings_of(context), model, shape, tasks, where, stack)
-            settings = TuneSettings(budget, policy, seed, job.peak_gflops, parse_executor(executor))
+            settings = TuneSettings(budget, policy, seed, job.peak_gflops, spec)
             run = _run(job, settings, url)
         if engines and not run.interrupted:
             run = replace(run, rows=_compared(job.parts, url, engines, threads))

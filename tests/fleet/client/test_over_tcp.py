@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ from fleet_processes import Processes
 from runner_contract import WAIT_S, RunnerContract
 
 import loopwright as lw
+from loopwright.cli.main import main
 from loopwright.errors import AuthError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
@@ -89,6 +91,29 @@ def test_trials_on_a_fleet_are_recorded_once_each_with_their_leases(
         assert record.provenance.device == "one/cpu0"
         assert record.provenance.epoch > 0
     assert lw.build(task, records=url).config == result.best.config
+
+
+def test_the_command_tunes_a_model_for_leased_devices(
+    processes: Processes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip("onnx")
+    monkeypatch.setenv("LOOPWRIGHT_TOKEN", processes.token)
+    url = f"sqlite:///{tmp_path / 'r.db'}"
+    words = ["tune", "dqn", "--tasks", "0", "--trials", "2", "--policy", "random"]
+    words += ["--records", url, "--fleet", processes.address, "-o", "json"]
+
+    assert main([*words, "--device", "board=two"]) == 0
+    told = capfd.readouterr()
+    assert json.loads(told.out)["tasks"][0]["trials"] == 2
+    assert "devices: 1 x " in told.err
+    with SqlStore(url, create=False) as store:
+        where = {r.provenance.device for r in store.query() if r.provenance is not None}
+    assert where == {"two/cpu0"}
+    assert main([*words, "--device", "board=three"]) == 3
+    assert "no device matches 'board=three'; there are one/cpu0, two/cpu0" in capfd.readouterr().err
 
 
 def test_tuning_goes_on_while_the_tracker_is_killed_and_started_again(
