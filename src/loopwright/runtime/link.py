@@ -1,9 +1,9 @@
 """Object code into this process: a linker for what our code generator writes, and nothing else.
 
 It is ours and not LLVM's because what runs models and measures candidates shall not carry a
-compiler: LLVM's linker costs 45 MB and tens of milliseconds in every process, and a board that is
-measured has none. A broken object, a missing symbol or an unknown relocation raises; nothing of
-an object runs while it is linked.
+compiler: it would be in the memory of every process that runs a model, and a board that is measured
+has none. A broken object, a missing symbol or an unknown relocation raises; nothing of an object
+runs while it is linked.
 """
 
 from __future__ import annotations
