@@ -81,6 +81,20 @@ async def until(condition: object, timeout_s: float = WAIT_S) -> None:
             await asyncio.sleep(0.002)
 
 
+async def gone(pids: tuple[int, ...]) -> None:
+    """Wait until processes are no more."""
+    assert pids
+    await until(lambda: not any(alive(pid) for pid in pids), 10.0)
+
+
+def alive(pid: int) -> bool:
+    """Whether a process is there, and not a zombie that waits for a parent far away."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def processes_below(pid: int) -> tuple[int, ...]:
     """A process and all that descend from it, none if it is gone."""
     if not pid or not Path(f"/proc/{pid}").exists():

@@ -15,6 +15,7 @@ from agents import (
     WAIT_S,
     Client,
     connect,
+    gone,
     idle,
     item,
     options,
@@ -43,6 +44,7 @@ from loopwright.fleet.wire.messages import (
     RunBatch,
 )
 from loopwright.fleet.words import Health, Occupancy
+from loopwright.measure.sandbox import children
 from loopwright.runtime.native import object_code
 
 
@@ -58,12 +60,6 @@ async def begin_loop(agent: Agent, client: Client, code: bytes) -> tuple[int, ..
     device = agent.devices[DEVICE]
     await until(lambda: len(processes_below(device.worker_pid)) > 1)
     return processes_below(device.worker_pid)
-
-
-async def gone(pids: tuple[int, ...]) -> None:
-    """Wait until processes are no more."""
-    assert pids
-    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), 10.0)
 
 
 async def last_word(client: Client) -> Closed:
@@ -192,7 +188,8 @@ def test_a_measuring_process_that_is_stopped_is_replaced(machine_dir: Path, code
         async with running(quick) as agent:
             client = await connect(agent, ticket(agent, 1))
             pid = agent.devices[DEVICE].worker_pid
-            os.kill(pid, signal.SIGSTOP)
+            for each in (pid, *children(pid)):  # without rights it is a child of a go-between
+                os.kill(each, signal.SIGSTOP)
             await client.upload(code)
             client.link.send(RunBatch((item(code, "double", run_timeout_ms=100),)))
             result, _ = await client.result()

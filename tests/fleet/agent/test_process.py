@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from agents import KEY, WAIT_S, Client, item, processes_below, until
+from agents import KEY, WAIT_S, Client, gone, item, processes_below, until
 
 import hostile_kernels
 from loopwright.errors import FleetError
@@ -89,19 +89,6 @@ async def looping(agent: Running, client: Client, code: bytes) -> tuple[int, ...
     client.link.send(RunBatch((item(code, "loop", run_timeout_ms=9_000),)))
     await until(lambda: len(processes_below(agent.process.pid)) >= 4)
     return processes_below(agent.process.pid)[1:]
-
-
-async def gone(pids: tuple[int, ...]) -> None:
-    assert pids
-    await until(lambda: not any(alive(pid) for pid in pids), 10.0)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there, and not a zombie that waits for a parent far away."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_it_listens_soon_and_stops_when_it_is_told(machine_dir: Path, tmp_path: Path) -> None:

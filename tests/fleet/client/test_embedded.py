@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 import measure_kernels as kernels
 import msgspec
 import pytest
+from agents import gone
 from runner_contract import WAIT_S, RunnerContract
 
 from loopwright.errors import ConfigError, EnvironmentFailure
@@ -97,9 +98,7 @@ def test_no_port_is_opened_and_no_set_up_is_needed(cache_dir: Path) -> None:
     assert outcome.where is not None
     assert (outcome.where.device, outcome.where.epoch) == ("here/cpu0", 1)
     assert len(pids) == 2
-    for pid in pids:
-        with pytest.raises(ProcessLookupError):
-            os.kill(pid, 0)
+    asyncio.run(gone(pids))
     assert not list(cache_dir.rglob("uploads"))
 
 
