@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
-.PHONY: demo test check onnx-backend clean
+.PHONY: demo test hunt check onnx-backend clean
 
 # Optimizes ResNet-18 for a little under three minutes, runs it, and shows it beside onnxruntime.
 demo: $(VENV)/.demo
@@ -18,6 +18,10 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.dev
 	$(PY) -m pytest -q
+
+# The laws alone, on examples that no run saw before: what it finds becomes a test.
+hunt: $(VENV)/.dev
+	$(PY) -m pytest -q -m hypothesis --hypothesis-profile=hunt
 
 check: $(VENV)/.dev
 	tools/check $(PY)

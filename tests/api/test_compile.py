@@ -23,7 +23,7 @@ def wrong(graph: Graph, model: Model) -> float:
 
 
 @given(networks())
-@settings(max_examples=4, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_compiled_network_computes_what_its_graph_means(graph: Graph) -> None:
     with lw.compile(graph, threads=2) as model:
         assert wrong(graph, model) < 1e-5

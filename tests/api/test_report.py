@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import msgspec
 import pytest
 from graphs import Sketch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import loopwright as lw
@@ -194,6 +194,7 @@ def test_bars_stay_inside_of_the_chart_and_text_is_escaped(rows: list[tuple[str,
     st.none() | st.floats(0, 1e4),
 )
 @settings(max_examples=60, deadline=None)
+@example([[5e-324]], None)
 def test_curves_stay_inside_of_the_chart(runs: list[list[float]], level: float | None) -> None:
     lines = [
         svg.Line(f"l{n}", tuple(y), tuple(v / 2 for v in y), tuple(y)) for n, y in enumerate(runs)

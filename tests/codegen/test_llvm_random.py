@@ -217,7 +217,7 @@ def check(run: Callable[..., tuple[np.ndarray, ...]], kernel: Kernel, target: in
 FIXTURES = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=FIXTURES)
+@settings(max_examples=150, deadline=None, suppress_health_check=FIXTURES)
 @given(kernel=nests(), target=st.integers(0, len(TARGETS) - 1))
 def test_any_loop_nest_computes_what_it_says(
     run: Callable[..., tuple[np.ndarray, ...]], kernel: Kernel, target: int
@@ -225,7 +225,7 @@ def test_any_loop_nest_computes_what_it_says(
     check(run, kernel, target)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=FIXTURES)
+@settings(max_examples=150, deadline=None, suppress_health_check=FIXTURES)
 @given(kernel=tiles(), target=st.integers(0, len(TARGETS) - 1))
 def test_any_register_tile_computes_what_it_says(
     run: Callable[..., tuple[np.ndarray, ...]], kernel: Kernel, target: int

@@ -290,7 +290,7 @@ def test_an_imported_model_computes_what_onnx_says(model: onnx.ModelProto) -> No
 
 
 @given(models())
-@settings(derandomize=True, max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
 def test_a_compiled_model_computes_what_onnx_says(model: onnx.ModelProto) -> None:
     inputs = _inputs(model)
     expected = _expected(model, inputs)

@@ -98,21 +98,21 @@ def situations(draw: st.DrawFn, what: Exprs) -> Situation:
     return draw(what), ranges, env
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(situations(integers))
 def test_simplify_keeps_the_value(situation: Situation) -> None:
     expr, ranges, env = situation
     assert value(simplify(expr, ranges), env) == value(expr, env), show(expr)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(situations(comparisons(integers)))
 def test_simplify_keeps_the_truth_of_conditions(situation: Situation) -> None:
     cond, ranges, env = situation
     assert bool(value(simplify(cond, ranges), env)) is bool(value(cond, env)), show(cond)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(situations(integers | comparisons(integers)))
 def test_simplify_is_idempotent(situation: Situation) -> None:
     expr, ranges, _ = situation
@@ -120,7 +120,7 @@ def test_simplify_is_idempotent(situation: Situation) -> None:
     assert simplify(once, ranges) is once, f"{show(expr)} -> {show(once)}"
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 @given(situations(integers))
 def test_linear_and_back_keeps_the_value(situation: Situation) -> None:
     expr, ranges, env = situation
@@ -129,7 +129,7 @@ def test_linear_and_back_keeps_the_value(situation: Situation) -> None:
     assert total == value(form.expr(), env) == value(expr, env)
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(situations(integers))
 def test_bounds_hold_every_value(situation: Situation) -> None:
     expr, ranges, env = situation
@@ -140,7 +140,7 @@ def test_bounds_hold_every_value(situation: Situation) -> None:
         raise AssertionError(f"no bounds of {show(expr)}, though every variable is bounded")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, deadline=None)
 @given(situations(comparisons(integers)))
 def test_what_is_proved_is_so(situation: Situation) -> None:
     cond, ranges, env = situation
@@ -148,7 +148,7 @@ def test_what_is_proved_is_so(situation: Situation) -> None:
     assert known is None or known is bool(value(cond, env)), show(cond)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(st.sampled_from([2, 3, 4, 7, 8]), min_size=2, max_size=5),
     st.integers(0, 10**6),

@@ -64,7 +64,7 @@ NUMPY = {
 }
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(st.sampled_from([dt.I8, dt.U8, dt.I16, dt.I32, dt.I64]), st.data())
 def test_integers_wrap_as_numpy_ones_do(dtype: DType, data: st.DataObject) -> None:
     limits = np.iinfo(dtype.name)

@@ -13,7 +13,7 @@ from loopwright.lower.pipeline import PASSES, lower
 from loopwright.runtime.cpu import CpuDevice
 from loopwright.target import parse
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+QUICK = settings(deadline=None, suppress_health_check=[*HealthCheck])
 STRATEGIES = {
     "chains": chains(),
     "reductions": reductions(),

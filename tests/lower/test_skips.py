@@ -21,7 +21,7 @@ from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 
-QUICK = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+QUICK = settings(deadline=None, suppress_health_check=[*HealthCheck])
 ROWS, COLUMNS, LANES = 6, 9, 8
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import signal
 import sqlite3
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import sqlalchemy as sa
 
 from loopwright.errors import RecordsError
 from loopwright.measure.types import Timed
@@ -136,10 +138,26 @@ def test_several_writers_share_a_file(
     writers = [start_writer(url, make_record(), seed, count=40) for seed in (1, 2, 3)]
     for writer in writers:
         writer.communicate()
-        assert writer.returncode == 0
+    assert [writer.returncode for writer in writers] == [0, 0, 0]
     found = read_all(url)
     for seed in (1, 2, 3):
         assert [r.trial for r in found if r.seed == seed] == list(range(40))
+
+
+def test_a_file_that_is_being_made_is_seen_whole_or_not_at_all(url: str, tmp_path: Path) -> None:
+    seen: list[list[tuple[str]]] = []
+
+    def look(*arguments: object) -> None:
+        if "INSERT INTO loopwright_meta" in str(arguments[2]):
+            with contextlib.closing(sqlite3.connect(tmp_path / "r.db")) as other:
+                seen.append(other.execute("SELECT name FROM sqlite_master").fetchall())
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", look)
+    try:
+        SqlStore(url).close()
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", look)
+    assert seen == [[]]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,7 @@ from loopwright.sched.nest import nest
 from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
 
-LAW = settings(
-    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck]
-)
+LAW = settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
 
 
 def tiled(extent: int, m: int) -> Schedule:

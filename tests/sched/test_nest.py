@@ -20,9 +20,7 @@ from loopwright.sched.terms import Term, Terms, all_exact
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 
-LAW = settings(
-    max_examples=80, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck]
-)
+LAW = settings(max_examples=80, deadline=None, suppress_health_check=[*HealthCheck])
 
 
 def windows(stride: int = 1, rows: int = 20) -> Schedule:

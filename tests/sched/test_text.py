@@ -123,7 +123,7 @@ def test_loading_names_the_illegal_step() -> None:
         load(workload, "unroll B B.i\nunroll B B.j")
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=60, deadline=None, suppress_health_check=[*HealthCheck])
 @given(cases())
 def test_steps_replay_pickle_and_read_back_to_the_same_program(case: Case) -> None:
     schedule = case.schedule

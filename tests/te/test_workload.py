@@ -135,7 +135,7 @@ def test_flops_count_arithmetic_on_elements() -> None:
     assert te.workload(scaled(A, "C")).flops == 24
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=30, deadline=None, suppress_health_check=[*HealthCheck])
 @given(workloads())
 def test_a_workload_survives_pickling(workload: Workload) -> None:
     again = pickle.loads(pickle.dumps(workload))

@@ -42,7 +42,7 @@ def check_in_space(of: Task) -> None:
     assert of.space.refusal(point) is None, f"{of.name}: {config}"
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(
     target=targets,
     batch=st.integers(1, 2),
@@ -72,7 +72,7 @@ def test_every_convolution_has_a_default_in_its_space(
     check_in_space(task("depthwise_conv2d", {"data": data, "weight": weight, **attrs}, target))
 
 
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None)
 @given(
     target=targets,
     batch=st.sampled_from([1, 3, 12]),

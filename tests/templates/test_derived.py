@@ -16,7 +16,7 @@ from loopwright.templates import derived
 from loopwright.templates.apply import scheduled
 from loopwright.templates.task import make
 
-LAW = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+LAW = settings(deadline=None, suppress_health_check=[*HealthCheck])
 seeds = st.integers(0, 1 << 30)
 
 

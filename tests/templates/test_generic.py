@@ -24,7 +24,7 @@ from loopwright.templates.apply import scheduled
 from loopwright.templates.generic import template_for
 from loopwright.templates.task import Task, make
 
-LAW = settings(deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+LAW = settings(deadline=None, suppress_health_check=[*HealthCheck])
 BLOCKED = Layout.blocked(4, [0, 1, 2, 3, (1, 8)])
 Op = tuple[str, dict[str, object]]
 

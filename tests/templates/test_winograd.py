@@ -258,7 +258,7 @@ def test_plans_cost_more_for_more_work() -> None:
         assert 0 < one < winograd_cost.cost(plan, large, target, 8)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=[*HealthCheck])
+@settings(max_examples=8, deadline=None, suppress_health_check=[*HealthCheck])
 @given(st.data())
 def test_any_convolution_is_right(cpu: CpuDevice, data: st.DataObject) -> None:
     size = st.integers(1, 9)

@@ -6,6 +6,7 @@ Everything that is text is escaped; marks carry a `<title>`, which browsers show
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -121,7 +122,7 @@ def _steps(values: Sequence[float], x: _Axis, y: _Axis) -> list[str]:
 
 def _scale(most: float) -> tuple[float, float]:
     """A round step, and the first multiple of it that is not below `most`: four or five steps."""
-    if not most > 0:
+    if most < sys.float_info.min:
         return 1.0, 1.0
     rough = most / 4
     size = 10.0 ** math.floor(math.log10(rough))

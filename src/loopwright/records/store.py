@@ -215,6 +215,8 @@ class SqlStore:
         if write_ahead:
             self._write_ahead()
         with self._engine.begin() as connection:
+            # The driver begins no transaction for tables: others would see one without its version.
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
             for table in _metadata.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))
             connection.execute(CreateIndex(_by_key, if_not_exists=True))
