@@ -204,6 +204,32 @@ def test_both_sides_of_a_condition_meet(run: Run) -> None:
     np.testing.assert_array_equal(got, np.concatenate([a[:32] + 1, a[32:] * 2]))
 
 
+@pytest.mark.parametrize("conditional", [False, True])
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_number_in_all_lanes_of_a_register_is_carried_through_a_loop(
+    run: Run, first: int, conditional: bool
+) -> None:
+    """No vectorized loop is open where the loop over k meets its phis."""
+    a_buf, b_buf = Buffer("A", F32, (8,)), Buffer("B", F32, (16,))
+    r_buf = Buffer("R", F32, (16,), Scope.REGISTER)
+    k, lane = Var("k"), Var("lane")
+
+    def each(value: Expr) -> Stmt:
+        return nest(Store(r_buf, (lane,), value), (lane, 16, V))
+
+    begin = each(Load(a_buf, (Const(first, I64),)) * 2.0)
+    step = each(Load(a_buf, (k,)) + 1.0)
+    body = block(
+        begin,
+        nest(If(k < 5, step, each(Load(a_buf, (k,)))) if conditional else step, (k, 8 - first, S)),
+        nest(Store(b_buf, (lane,), Load(r_buf, (lane,)) + Cast(F32, lane)), (lane, 16, V)),
+    )
+    a = f32(8)
+    (got,) = run(Kernel("k", (a_buf, b_buf), 1, Alloc(r_buf, body)), a, f32(16))
+    last = a[7 - first] + np.float32(not conditional)
+    np.testing.assert_array_equal(got, last + np.arange(16, dtype=np.float32))
+
+
 def test_a_masked_store_to_a_register_keeps_the_other_lanes(run: Run) -> None:
     b_buf, r_buf = Buffer("B", F32, (48,)), Buffer("R", F32, (16,), Scope.REGISTER)
     o, lane = Var("o"), Var("lane")

@@ -78,9 +78,7 @@ class Arithmetic:
             return value.text
         if value.const is not None:
             return splat_text(kind, value.text)
-        if lanes != self._indices.lanes:
-            raise CodegenError(f"a splat of {lanes} lanes in a loop of {self._indices.lanes}")
-        return self._indices.splat(value.text, kind)
+        return self._indices.splat(value.text, kind, lanes)
 
     def binary(self, op: Op, lhs: Value, rhs: Value) -> Value:
         """`lhs op rhs` of one dtype."""
@@ -410,6 +408,8 @@ def fold(op: Op, a: Number, b: Number, dtype: DType) -> Value | None:
         return _narrow(a - b, dtype)
     if op is Op.MUL:
         return _narrow(a * b, dtype)
+    if (op is Op.MIN or op is Op.MAX) and not (math.isnan(a) or math.isnan(b)):
+        return literal(min(a, b) if op is Op.MIN else max(a, b), dtype)
     if (op is Op.AND or op is Op.OR) and dtype.is_bool:
         return literal((a and b) if op is Op.AND else (a or b), dtype)
     if dtype.is_int and b > 0 and op in (Op.FLOORDIV, Op.FLOORMOD):

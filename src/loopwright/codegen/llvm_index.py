@@ -142,15 +142,19 @@ class Indices:
         frame = self.text.innermost(terms)
         return self.text.hoisted(("trunc", text, bits), frame, f"trunc i64 {text} to i{bits}")
 
-    def splat(self, text: str, kind: str) -> str:
-        """The scalar `text` of LLVM type `kind` in every lane."""
-        key = ("splat", text, self.lanes)
+    def splat(self, text: str, kind: str, lanes: int | None = None) -> str:
+        """The scalar `text` of LLVM type `kind` in every lane of the open loop, or in `lanes`.
+
+        A register slot keeps its lanes where no vectorized loop is open: between two of them.
+        """
+        lanes = self.lanes if lanes is None else lanes
+        key = ("splat", text, lanes)
         found = self.text.recall(key)
         if found is None:
-            wide = f"<{self.lanes} x {kind}>"
+            wide = f"<{lanes} x {kind}>"
             one = self.text.op(f"insertelement {wide} poison, {kind} {text}, i64 0")
             found = self.text.op(
-                f"shufflevector {wide} {one}, {wide} poison, <{self.lanes} x i32> zeroinitializer"
+                f"shufflevector {wide} {one}, {wide} poison, <{lanes} x i32> zeroinitializer"
             )
             self.text.layers[-1][key] = found
         return found
