@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 DATA_INPUTS = frozenset({"input", "h0", "c0"})
 """The inputs of the bundled models that are data; all their others are weights."""
+_PIECE = 1 << 16
 
 
 def fill(model: onnx.ModelProto, *, seed: int = 0) -> onnx.ModelProto:
@@ -45,7 +46,7 @@ def weights_of(model: onnx.ModelProto, *, seed: int = 0) -> dict[str, npt.NDArra
     for value in [v for v in graph.input if v.name not in DATA_INPUTS]:
         shape = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)
         rng = np.random.default_rng([seed, zlib.crc32(value.name.encode())])
-        found[value.name] = _weight(*uses.get(value.name, ("", 0)), shape, rng).astype(np.float32)
+        found[value.name] = _weight(*uses.get(value.name, ("", 0)), shape, rng)
     return found
 
 
@@ -61,17 +62,28 @@ def shapes_of(model: onnx.ModelProto) -> dict[str, npt.NDArray[np.float32]]:
 
 def _weight(
     operator: str, place: int, shape: tuple[int, ...], rng: np.random.Generator
-) -> npt.NDArray[np.float64]:
+) -> npt.NDArray[np.float32]:
     """Values for the weight that is input `place` of `operator`."""
-    noise = rng.standard_normal(shape)
+    if operator == "BatchNormalization" and place == 4:  # a variance: positive
+        rng.standard_normal(shape)
+        return (1.0 + 0.2 * rng.random(shape)).astype(np.float32)
     if operator in ("BatchNormalization", "LayerNormalization"):
-        if operator == "BatchNormalization" and place == 4:  # a variance: positive
-            return 1.0 + 0.2 * rng.random(shape)
-        return (1.0 if place == 1 else 0.0) + 0.1 * noise
+        return _noise(shape, rng, 0.1, 1.0 if place == 1 else 0.0)
     if len(shape) < 2:
-        return 0.05 * noise
+        return _noise(shape, rng, 0.05)
     gain = 2.0 if operator in ("Conv", "ConvTranspose") else 1.0
-    return noise * math.sqrt(gain / _fan_in(operator, shape))
+    return _noise(shape, rng, math.sqrt(gain / _fan_in(operator, shape)))
+
+
+def _noise(
+    shape: tuple[int, ...], rng: np.random.Generator, deviation: float, mean: float = 0.0
+) -> npt.NDArray[np.float32]:
+    """Normal numbers, drawn piece by piece: in float64 a large weight would not fit the caches."""
+    found = np.empty(math.prod(shape), np.float32)
+    for start in range(0, found.size, _PIECE):
+        piece = found[start : start + _PIECE]
+        piece[:] = mean + rng.standard_normal(piece.size) * deviation
+    return found.reshape(shape)
 
 
 def _fan_in(operator: str, shape: tuple[int, ...]) -> int:
