@@ -261,7 +261,7 @@ class RayExecutor(Executor):
         self._open.add(future)
         remote = self._ray.remote(_call).options(max_retries=1, num_cpus=1)
         reference = remote.remote(fn, args, kwargs)
-        future.stop = lambda: self._ray.cancel(reference, force=True)
+        future.stop = lambda: self._ray.cancel(reference)  # force would end a worker of others
         reference.future().add_done_callback(lambda done: self._done(done, future))
         return future
 
