@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from loopwright.api.compile import compile as compile  # noqa: A004  # the field's name for it
-    from loopwright.api.compile import load as load
     from loopwright.api.export import export_c as export_c
     from loopwright.api.optimize import optimize as optimize
     from loopwright.api.program import Program as Program
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from loopwright.graph.import_torch import from_torch as from_torch
     from loopwright.lower.pipeline import lower as lower
     from loopwright.runtime.model import Model as Model
+    from loopwright.runtime.model import load_model as load
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
     from loopwright.space.constraints import Constraint as Constraint
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _LAZY = {
     "compile": "loopwright.api.compile",
     "from_torch": "loopwright.graph.import_torch",
-    "load": "loopwright.api.compile",
+    "load": "loopwright.runtime.model",
     "export_c": "loopwright.api.export",
     "optimize": "loopwright.api.optimize",
     "Model": "loopwright.runtime.model",
@@ -77,6 +77,8 @@ _LAZY = {
     "Template": "loopwright.templates.template",
 }
 _MODULES = frozenset({"te", "fleet"})
+_RENAMED = {"load": "load_model"}
+"""Public names that their modules call otherwise."""
 __all__ = [
     "Annotate",
     "Choice",
@@ -114,7 +116,7 @@ def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module 'loopwright' has no attribute {name!r}")
     module = importlib.import_module(_LAZY[name])
-    return module if name in _MODULES else getattr(module, name)
+    return module if name in _MODULES else getattr(module, _RENAMED.get(name, name))
 
 
 def __dir__() -> list[str]:

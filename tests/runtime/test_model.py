@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from loopwright.errors import ConfigError, ModelError, ShapeError
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Graph
 from loopwright.layout import Array
-from loopwright.runtime.model import Model
+from loopwright.runtime import model_file
+from loopwright.runtime.model import RUNTIME, Model
 
 THREADS = 2
 
@@ -186,6 +189,51 @@ def test_models_end_their_threads(path: Path) -> None:
     del models
     gc.collect()
     assert left(0)
+
+
+LOAD = """
+import sys
+import numpy as np
+import loopwright as lw
+with lw.load(sys.argv[1]) as model:
+    model.run(dict(np.load(sys.argv[2])))
+print(*sys.modules)
+"""
+NEEDED = {
+    "errors", "jsonio", "layout", "settings", "target", "version", "weights", "ir", "runtime",
+    "codegen.artifact", "codegen.driver",
+}  # fmt: skip
+
+
+def test_loading_and_running_imports_no_compiler_and_compiles_nothing(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(tmp_path / "inputs.npz", **example(network()))  # type: ignore[arg-type]  # by name
+    monkeypatch.setenv("LOOPWRIGHT_CACHE_DIR", str(tmp_path / "cache"))
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(path), str(tmp_path / "inputs.npz")],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    modules = done.stdout.split()
+    ours = {name.partition(".")[2] for name in modules if name.startswith("loopwright.")}
+    extra = {name for name in ours if not {name, name.split(".")[0]} & NEEDED}
+    assert extra == {"codegen"}
+    assert set(modules).isdisjoint({"llvmlite", "sqlalchemy", "onnx", "rich", "typer"})
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_file_without_a_runtime_of_its_own_uses_that_of_the_process(
+    path: Path, tmp_path: Path
+) -> None:
+    manifest, sections = model_file.read(path)
+    others = [(name, data) for name, data in sections.items() if name != RUNTIME]
+    assert len(others) == len(sections) - 1
+    model_file.write(tmp_path / "old.lw", manifest, others)
+    inputs = example(network())
+    with lw.load(tmp_path / "old.lw") as model:
+        assert difference(model.run(inputs), expected(inputs)) < 1e-5
 
 
 def test_saving_again_gives_the_same_file(path: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Models as programs: `lw.compile` makes one that runs, `lw.load` reads one from a file."""
+"""Models as programs: `lw.compile` makes one that runs."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from loopwright.measure.types import Failed, MeasurePlan
 from loopwright.records.device import fingerprint
 from loopwright.records.shipped import ShippedRecords
 from loopwright.records.store import SqlStore
-from loopwright.runtime.model import Model, load_model
-from loopwright.runtime.native import compile_ir
+from loopwright.runtime.model import Model
+from loopwright.runtime.native import compile_ir, runtime_object
 from loopwright.settings import from_environment
 from loopwright.target import Target, parse
 
@@ -87,11 +87,6 @@ def compile(  # noqa: A001  # the field's name for it
     with ExitStack() as stack:
         chooser = Chooser(options, open_stores(records, options.target, stack))
         return compile_graph(graph, chooser).model()
-
-
-def load(path: str | Path, threads: int | None = None) -> Model:
-    """The tuned model in a `.lw` file; see `loopwright.runtime.model.load_model`."""
-    return load_model(path, threads)
 
 
 def import_graph(
@@ -155,6 +150,7 @@ def compile_graph(
             options.threads,
             lambda chosen: _compile_all(pool, chosen, known),
             lambda text: compile_ir(text, options.target.features),
+            runtime=runtime_object(),
             software=software(),
             device=fingerprint(options.target),
         )

@@ -20,10 +20,10 @@ from pathlib import Path
 
 from loopwright.api import c_text
 from loopwright.errors import ConfigError, EnvironmentFailure, ModelError, UnsupportedError
-from loopwright.runtime import model_file, native_ir
-from loopwright.runtime.model import CONSTANTS
+from loopwright.runtime import model_file
+from loopwright.runtime.model import CONSTANTS, RUNTIME
 from loopwright.runtime.model_file import Bytes, Manifest
-from loopwright.runtime.native import default_cache_dir, object_code
+from loopwright.runtime.native import runtime_object
 from loopwright.target import PRESETS, Target, host
 
 _COMPILERS = ("cc", "gcc", "clang")
@@ -159,7 +159,8 @@ def _write_sources(
     (folder / f"{name}.c").write_text(c_text.source(name, manifest, target))
     (folder / "example.c").write_text(c_text.example(name, manifest))
     objects = [bytes(data) for section, data in sections.items() if section != CONSTANTS]
-    objects.append(object_code(native_ir.text(target.arch), default_cache_dir()))
+    if RUNTIME not in sections:
+        objects.append(runtime_object())
     for number, code in enumerate(objects):
         (folder / f"{number}.o").write_bytes(code)
 

@@ -15,8 +15,9 @@ from loopwright.graph.fuse import Fused
 from loopwright.graph.ir import Array, Value
 from loopwright.graph.layouts import Chosen, Placed, alignment
 from loopwright.graph.plan import PlannedCall, Slot, Space, plan
-from loopwright.runtime.model import CONSTANTS, DRIVER
-from loopwright.runtime.model_file import CallInfo, Manifest, Port
+from loopwright.runtime.cpu import ALIGNMENT, aligned_empty
+from loopwright.runtime.model import CONSTANTS, DRIVER, RUNTIME
+from loopwright.runtime.model_file import Bytes, CallInfo, Manifest, Port
 from loopwright.target import Target
 
 CompileAll: TypeAlias = Callable[[Sequence[Chosen]], Sequence[Artifact]]
@@ -30,7 +31,7 @@ class Assembled:
     """A model as it goes into a file: the manifest, and sections by name."""
 
     manifest: Manifest
-    sections: Mapping[str, bytes]
+    sections: Mapping[str, Bytes]
 
 
 def assemble(
@@ -41,10 +42,11 @@ def assemble(
     compile_all: CompileAll,
     compile_text: CompileText,
     *,
+    runtime: bytes,
     software: str,
     device: str,
 ) -> Assembled:
-    """The model that computes `placed`."""
+    """The model that computes `placed`; `runtime` is the object of the thread pool."""
     planned = plan(placed, alignment(target))
     artifacts = compile_all([call.call.chosen for call in planned.calls])
     constants = _Constants()
@@ -52,7 +54,8 @@ def assemble(
         Invocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
         for call, artifact in zip(planned.calls, artifacts, strict=True)
     ]
-    sections = {artifact.entry: artifact.code for artifact in artifacts}
+    sections: dict[str, Bytes] = {artifact.entry: artifact.code for artifact in artifacts}
+    sections[RUNTIME] = runtime
     sections[DRIVER] = compile_text(driver_text(calls, target.triple))
     sections[CONSTANTS] = constants.blob()
     graph = fused.graph
@@ -150,12 +153,14 @@ class _Constants:
         if key not in self.offsets:
             self.offsets[key] = self.nbytes
             self.pieces.append((self.nbytes, memory))
-            self.nbytes += -(-memory.nbytes // 64) * 64
+            self.nbytes += -(-memory.nbytes // ALIGNMENT) * ALIGNMENT
         return self.offsets[key]
 
-    def blob(self) -> bytes:
-        """All of them."""
-        found = np.zeros(self.nbytes, np.uint8)
+    def blob(self) -> memoryview:
+        """All of them, at an address that kernels may use."""
+        found = aligned_empty((self.nbytes,), np.uint8)
         for offset, memory in self.pieces:
-            found[offset : offset + memory.nbytes] = memory
-        return found.tobytes()
+            end = offset + memory.nbytes
+            found[offset:end] = memory
+            found[end : -(-end // ALIGNMENT) * ALIGNMENT] = 0
+        return found.data

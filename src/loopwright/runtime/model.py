@@ -27,14 +27,15 @@ from loopwright.runtime.cpu import aligned_copy, aligned_empty
 from loopwright.runtime.link import Linked, link_all
 from loopwright.runtime.loader import require_runnable
 from loopwright.runtime.model_file import CallInfo, Manifest, Port
-from loopwright.runtime.native import native
+from loopwright.runtime.native import SYMBOLS, native, natives
 from loopwright.runtime.pool import ThreadPool
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Output: TypeAlias = npt.NDArray[Any]
 """An array of the dtype that the model says, which is not known to the type checker."""
 
-CONSTANTS, DRIVER = "constants", "driver"
+CONSTANTS, DRIVER, RUNTIME = "constants", "driver", "runtime"
+"""Sections besides the kernels: packed weights, what calls the kernels, the thread pool."""
 _POINTERS = [ctypes.c_void_p] * 6
 _Run = ctypes.CFUNCTYPE(None, *_POINTERS)
 _TimedRun = ctypes.CFUNCTYPE(None, *_POINTERS, ctypes.c_void_p)
@@ -69,11 +70,13 @@ class Model:
         self.threads = manifest.threads if threads is None else threads
         self._sections = dict(sections)
         objects = [bytes(data) for name, data in sections.items() if name != CONSTANTS]
-        self._code: Linked = link_all(objects, (driver.ENTRY, driver.TIMED_ENTRY))
+        entries = (driver.ENTRY, driver.TIMED_ENTRY)
+        own = RUNTIME in sections  # older files have none
+        self._code: Linked = link_all(objects, (*entries, *SYMBOLS) if own else entries)
         self._run = _Run(self._code[driver.ENTRY])
         self._timed = _TimedRun(self._code[driver.TIMED_ENTRY])
         self._constants = _aligned_bytes(sections.get(CONSTANTS, b""))
-        self._pool = ThreadPool(self.threads, native())
+        self._pool = ThreadPool(self.threads, natives(self._code) if own else native())
         self._local = threading.local()
 
     @property

@@ -25,7 +25,7 @@ from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.runtime import native_ir
 from loopwright.runtime.link import Linked, link
 
-_SYMBOLS = (
+SYMBOLS = (
     "lw_serial",
     "lw_parallel",
     "lw_worker",
@@ -34,6 +34,7 @@ _SYMBOLS = (
     "lw_watch",
     "lw_on_fault",
 )
+"""What the native runtime defines, in the order of `Native`."""
 _DIGEST_BYTES = 32
 _COMPILE_TIMEOUT_S = 60.0
 _MESSAGE_CHARS = 300
@@ -82,6 +83,21 @@ def native(cache_dir: Path | None = None) -> Native:
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
     """
+    code = link(runtime_object(cache_dir), SYMBOLS)
+    return natives(code)
+
+
+def natives(code: Linked) -> Native:
+    """The functions of the runtime in `code`, which was linked with `SYMBOLS`."""
+    return Native(code, *(code[name] for name in SYMBOLS))
+
+
+def runtime_object(cache_dir: Path | None = None) -> bytes:
+    """The object code of the native runtime for this machine.
+
+    Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
+    be made.
+    """
     arch = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
     if arch not in native_ir.ARCHITECTURES or sys.platform != "linux":
         known = ", ".join(native_ir.ARCHITECTURES)
@@ -89,8 +105,7 @@ def native(cache_dir: Path | None = None) -> Native:
             f"no native runtime for {arch} on {sys.platform}; it is there for {known} on linux"
         )
     directory = default_cache_dir() if cache_dir is None else cache_dir
-    code = link(object_code(native_ir.text(arch), directory), _SYMBOLS)
-    return Native(code, *(code[name] for name in _SYMBOLS))
+    return object_code(native_ir.text(arch), directory)
 
 
 def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = ()) -> bytes:
