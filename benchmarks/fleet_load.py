@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 
 from loopwright.errors import FleetError
-from loopwright.fleet.security.handshake import Anonymous, greet
+from loopwright.fleet.security.handshake import Anonymous, ByKey, greet
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, Serving, serve
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
@@ -120,6 +120,7 @@ class SimulatedAgent:
         )
         self._epochs = {device.name: 0 for device in self._devices}
         self._seq = 0
+        self._key = b""
         self._link: Link | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._lost = asyncio.Event()
@@ -129,7 +130,8 @@ class SimulatedAgent:
         while True:
             with contextlib.suppress(FleetError):
                 link = await dial(self._address, timeout_s=5.0)
-                await greet(link, "agent", Anonymous(self.name))
+                who = ByKey(self.name, self._key) if self._key else Anonymous(self.name)
+                self._key = (await greet(link, "agent", who)).device_key or self._key
                 self._link = link
                 self._lost.clear()
                 for start in range(0, len(self._devices), _PAGE):

@@ -114,7 +114,8 @@ class Folk:
         del role
         return USER if self.open_door and (owner(link) or link.peer.local) else None
 
-    async def local_key(self, agent: str) -> bytes:
+    async def local_key(self, agent: str, link: Link) -> bytes:
+        del link
         return self.keys.setdefault(agent, OTHER_KEY)
 
 

@@ -18,7 +18,7 @@ import pytest
 from fleet_tracker import QUICK, Client, FakeAgent, info, run, until
 
 from loopwright.errors import ConfigError, FleetError
-from loopwright.fleet.security.handshake import Anonymous, ByToken, Credential, greet
+from loopwright.fleet.security.handshake import Anonymous, ByKey, ByToken, Credential, greet
 from loopwright.fleet.store.rows import StoreFencedError
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, Serving, serve
@@ -75,8 +75,8 @@ async def client_of(address: str) -> Client:
     return Client(*await comes(address, "client", Anonymous()))  # type: ignore[arg-type]
 
 
-async def agent_of(address: str, *devices: str, seq: int = 0) -> FakeAgent:
-    link, welcome = await comes(address, "agent", Anonymous("pi"))
+async def agent_of(address: str, *devices: str, seq: int = 0, key: bytes = b"") -> FakeAgent:
+    link, welcome = await comes(address, "agent", ByKey("pi", key) if key else Anonymous("pi"))
     agent = FakeAgent(link, welcome, "boot-1", {}, seq=seq)  # type: ignore[arg-type]
     agent.reports = {name: DeviceReport(name, "idle", "good") for name in devices}
     agent.link.send(Register("boot-1", tuple(map(info, devices))))
@@ -103,7 +103,9 @@ def test_after_kill_9_leases_continue_and_epochs_grow(tmp_path: Path) -> None:
         second = Process(address, store)
         client = await client_of(address)
         assert client.welcome.tracker_epoch == 2
-        again = await agent_of(address, "pi/cpu0", "pi/cpu1", seq=agent.seq)
+        again = await agent_of(
+            address, "pi/cpu0", "pi/cpu1", seq=agent.seq, key=agent.welcome.device_key
+        )
         again.reports = dict(agent.reports)
         again.sync()
         await again.told("pi/cpu0", lambda order: order.lease == kept.lease)
@@ -134,7 +136,8 @@ def test_the_book_believes_the_device_more_than_the_store(tmp_path: Path) -> Non
         with contextlib.closing(sqlite3.connect(tmp_path / "tracker.db")) as rows:
             assert rows.execute("SELECT count(*) FROM leases").fetchone() == (1,)
         async with serving(ServeOptions(("tcp://127.0.0.1:0",), store, OPEN)) as here:
-            agent = await agent_of(here.addresses[0], "pi/cpu0", seq=agent.seq)
+            key = agent.welcome.device_key
+            agent = await agent_of(here.addresses[0], "pi/cpu0", seq=agent.seq, key=key)
             agent.reports["pi/cpu0"] = DeviceReport(
                 "pi/cpu0", "idle", "good", last_epoch=old.epoch + 5000
             )

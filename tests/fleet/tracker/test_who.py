@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from fleet_tracker import QUICK, Client, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
-from loopwright.fleet.wire.link import LinkClosed, dial, pair
+from loopwright.fleet.wire.link import LinkClosed, Peer, dial, pair
 from loopwright.fleet.wire.listener import ListenLimits
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
@@ -213,6 +214,45 @@ def test_a_wrong_key_is_refused_like_an_unknown_agent() -> None:
     wrong, unknown = run(work())
     assert "key" in wrong
     assert "key" in unknown
+
+
+@pytest.mark.parametrize(
+    ("peer", "given"),
+    [
+        (Peer("unix", os.getuid(), local=True, host="unix"), True),
+        (Peer("unix", 0, local=True, host="unix"), True),  # root reads the store anyway
+        (Peer("unix", os.getuid() + 1, local=True, host="unix"), False),
+        (Peer("unix", None, local=True, host="unix"), False),
+        (Peer("tcp", local=True, host="127.0.0.1"), False),
+    ],
+)
+def test_the_key_of_an_agent_is_told_again_only_to_the_user_of_the_tracker(
+    peer: Peer, *, given: bool
+) -> None:
+    async def work() -> None:
+        async with site(OPEN) as here:
+            key = (await here.agent("pi")).welcome.device_key
+            link, _ = await pair()
+            link.peer = peer
+            told = here.tracker.directory.local_key("pi", link)
+            if given:
+                assert await told == key
+                return
+            with pytest.raises(AuthError, match="an agent named pi has a key already"):
+                await told
+
+    run(work())
+
+
+def test_without_auth_a_stranger_gets_no_key_that_another_agent_has() -> None:
+    async def work() -> None:
+        async with site(OPEN) as here:
+            new = await greet(await dial(here.address), "agent", Anonymous("pi"))
+            assert "has a key already" in await refusal(here, Anonymous("pi"), "agent")
+            back = await greet(await dial(here.address), "agent", ByKey("pi", new.device_key))
+            assert back.device_key == b""
+
+    run(work())
 
 
 def test_a_joined_agent_has_devices_under_its_own_name_only() -> None:

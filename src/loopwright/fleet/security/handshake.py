@@ -135,8 +135,11 @@ class Directory(Protocol):
     def anonymous(self, link: Link, role: str) -> Principal | None:
         """Who a peer without credentials is; None refuses it. See `owner`."""
 
-    async def local_key(self, agent: str) -> bytes:
-        """The key of an agent that came in without a credential, made when it is new."""
+    async def local_key(self, agent: str, link: Link) -> bytes:
+        """The key of an agent that came in without a credential, made when it is new.
+
+        Raises: Denied for a name that is not for whoever is at the other end.
+        """
 
 
 def owner(link: Link) -> bool:
@@ -252,7 +255,7 @@ async def _admit(
                 option = "--join" if agent else "--token"
                 raise Denied(Fault.NO_CREDENTIAL, f"{wanted} is needed here; give it with {option}")
             if agent:
-                key = await directory.local_key(agent)
+                key = await directory.local_key(agent, link)
         case "token" if hello.role == "client":
             _need_private(link)
             who = check_token(

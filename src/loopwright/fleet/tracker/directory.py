@@ -95,14 +95,23 @@ class People:
             return Principal("anybody", "local", Role.OPERATOR)
         return None
 
-    async def local_key(self, agent: str) -> bytes:
+    async def local_key(self, agent: str, link: Link) -> bytes:
         """The key of an agent that came in without a credential, made when it is new.
 
-        Raises: Denied for one that was put out; StoreError.
+        A key that is kept seals tickets of devices that others trust: it is given again only to
+        the user this tracker runs as, whom the kernel names.
+
+        Raises: Denied for one that was put out, and for a stranger with another agent's name;
+            StoreError.
         """
         row = self.agents.get(agent)
         if row is not None and row.revoked:
             raise Denied(Fault.UNKNOWN_AGENT, f"agent {agent} was put out; choose another name")
+        if row is not None and not owner(link):
+            raise Denied(
+                Fault.BAD_NAME,
+                f"an agent named {agent} has a key already; come with it, or choose another name",
+            )
         if row is None:
             row = AgentRow(agent, new_key())
             await self._save([row])
