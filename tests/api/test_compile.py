@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import example as always
 
 import loopwright as lw
+from loopwright.api import accuracy
 from loopwright.api.finish import difference
-from loopwright.errors import ModelError, ShapeError
+from loopwright.errors import ConfigError, ModelError, ShapeError
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Graph
 from loopwright.runtime.model import Model
@@ -53,6 +54,40 @@ def test_a_residual_add_and_relu_are_part_of_the_convolution() -> None:
         kernels = [call.operator for call in model.manifest.calls if call.origin != "copy"]
         assert kernels == ["conv2d", "conv2d"]
         assert wrong(graph, model) < 1e-5
+
+
+def winograd_block() -> Graph:
+    sketch = Sketch()
+    return sketch.graph(sketch.node("relu", sketch.conv(sketch.input(1, 32, 14, 14), 32)))
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "template"), [(1e-4, "conv2d_winograd"), (1e-9, "conv2d_direct")]
+)
+def test_a_kernel_that_rounds_more_than_the_tolerance_is_computed_another_way(
+    tolerance: float, template: str
+) -> None:
+    graph = winograd_block()
+    with lw.compile(graph, tolerance=tolerance) as model:
+        (call,) = (c for c in model.manifest.calls if c.operator == "conv2d")
+        assert call.template == f"cpu.{template}"
+        assert (call.error is None) == (template == "conv2d_direct")
+        assert wrong(graph, model) < 1e-5
+
+
+def test_kernels_that_round_no_more_than_they_must_are_not_evaluated_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found: list[str] = []
+    monkeypatch.setattr(accuracy, "evaluate", lambda of, _: found.append(of.name))
+    with lw.compile(residual_block(), winograd=False):
+        assert found == []
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1e-4, float("nan"), float("inf")])
+def test_a_tolerance_that_cannot_be_is_refused(tolerance: float) -> None:
+    with pytest.raises(ConfigError, match="is no share of an output's scale"):
+        lw.compile(residual_block(), tolerance=tolerance)
 
 
 def dense_block() -> Graph:

@@ -13,8 +13,8 @@ from graphs import Sketch, example
 import loopwright as lw
 from loopwright.api import c_text
 from loopwright.api.choose import Chooser, Options
-from loopwright.api.compile import compile_graph
 from loopwright.api.export import Exported, export_c, export_sections, find_compiler
+from loopwright.api.make import compile_graph
 from loopwright.errors import ConfigError, EnvironmentFailure, ModelError, UnsupportedError
 from loopwright.graph.ir import Graph
 from loopwright.layout import Array

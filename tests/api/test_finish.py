@@ -12,8 +12,8 @@ from graphs import Sketch, example
 from loopwright.api import finish as finishing
 from loopwright.api.accuracy import Errors
 from loopwright.api.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, Options, tasks
-from loopwright.api.compile import compile_graph
-from loopwright.api.finish import Maker, difference, finish
+from loopwright.api.finish import difference, finish
+from loopwright.api.make import Maker, compile_graph
 from loopwright.codegen.artifact import Artifact
 from loopwright.codegen.compile import kernel_name
 from loopwright.graph.evaluate import evaluate

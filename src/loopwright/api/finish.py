@@ -11,15 +11,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 
-from loopwright.api.accuracy import Errors
 from loopwright.api.choose import DEFAULT, TRANSFERRED, TUNED, BestRecords, Chooser, Options
-from loopwright.api.compile import Compiled, compile_graph
-from loopwright.codegen.artifact import Artifact
+from loopwright.api.make import TOLERANCE, Compiled, Maker
 from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Chosen
 from loopwright.ir import dtype as dt
@@ -27,17 +24,12 @@ from loopwright.layout import Array
 from loopwright.measure.inputs import generate
 from loopwright.runtime.model import Model
 from loopwright.runtime.model_file import Port
-from loopwright.space.config import Config
 
-TOLERANCE = 1e-4
-"""How far outputs may be off, as a share of the largest of them."""
 _ROUNDS = 15
 _PLAY_OFF_ROUNDS = 7
 _SLOWER = 1.02
 _CLEARLY = 0.97
 """A kernel without tuning replaces the tuned one only when it takes less than this share."""
-_EXACT_ROUNDS = 4
-"""How often kernels that are too inexact are replaced by others before Winograd is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,53 +65,6 @@ class _Contender:
     compiled: Compiled
     model: Model
     error: float
-
-
-@dataclass(slots=True)
-class Maker:
-    """Makes models of one graph; a kernel is compiled, and its error measured, once."""
-
-    graph: Graph
-    tolerance: float
-    built: dict[str, Artifact] = field(default_factory=dict)
-    _errors: Errors = field(init=False)
-
-    def __post_init__(self) -> None:
-        self._errors = Errors(self.built)
-
-    def make(self, chooser: Chooser) -> tuple[Compiled, Model]:
-        """The model of a chooser; its manifest says how exact each kernel is."""
-        compiled = compile_graph(self.graph, chooser, self.built)
-        model = compiled.model()
-        errors = self._errors.of(compiled.choices)
-        calls = tuple(
-            msgspec.structs.replace(call, error=errors.get(call.name))
-            for call in model.manifest.calls
-        )
-        model.manifest = msgspec.structs.replace(model.manifest, calls=calls)
-        return compiled, model
-
-    def make_exact(self, chooser: Chooser) -> tuple[Compiled, Model]:
-        """As `make`, with another way to compute each kernel that is off by too much."""
-        refused = chooser.refused
-        for _ in range(_EXACT_ROUNDS):
-            tried = replace(chooser, refused=refused)
-            compiled, model = self.make(tried)
-            inexact = self._inexact(compiled)
-            if not inexact:
-                return compiled, model
-            model.close()
-            refused |= inexact
-        return self.make(replace(chooser, options=replace(chooser.options, winograd=False)))
-
-    def _inexact(self, compiled: Compiled) -> frozenset[tuple[str, Config]]:
-        """Of templates that round more than the expression: what is off by too much."""
-        errors = self._errors.of(compiled.choices)
-        return frozenset(
-            (chosen.task.key, chosen.config)
-            for name, chosen in compiled.choices.items()
-            if chosen.task.template.error is not None and errors.get(name, 0.0) > self.tolerance
-        )
 
 
 def finish(

@@ -16,7 +16,8 @@ import msgspec
 
 from loopwright.api.choose import Options
 from loopwright.api.compile import Source, import_graph, open_stores
-from loopwright.api.finish import TOLERANCE, Checked, Finished, finish
+from loopwright.api.finish import Checked, Finished, finish
+from loopwright.api.make import TOLERANCE, require_tolerance
 from loopwright.api.model import Part, model_of
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.errors import ModelError
@@ -113,6 +114,7 @@ def optimize(
 
     Raises: ModelError, UnsupportedError, ConfigError or RecordsError for what cannot be used.
     """
+    require_tolerance(tolerance)
     began = time.monotonic()
     watch = watcher if watcher is not None else _Nobody()
     watch.stage("importing")
