@@ -78,6 +78,43 @@ DEPTHWISE: Mapping[str, Attrs] = {
         "epilogue": "hard_swish,add,clip(0,6)",
     },
 }
+SEPARABLE: Mapping[str, Attrs] = {
+    "3x3": {
+        "data": (1, 32, 9, 9),
+        "depthwise": (32, 1, 3, 3),
+        "weight": (24, 32, 1, 1),
+        "padding": (1, 1, 1, 1),
+        "depthwise_bias": True,
+        "depthwise_epilogue": "clip(0,6)",
+        "bias": True,
+        "epilogue": "add",
+    },
+    "bare": {"data": (2, 16, 6, 7), "depthwise": (16, 1, 3, 2), "weight": (33, 16, 1, 1)},
+    "odd channels": {
+        "data": (1, 13, 8, 7),
+        "depthwise": (13, 1, 3, 3),
+        "weight": (9, 13, 1, 1),
+        "padding": (1, 1, 1, 1),
+        "depthwise_epilogue": "hard_swish",
+        "relu": True,
+    },
+    "stride": {
+        "data": (1, 16, 11, 11),
+        "depthwise": (16, 1, 5, 5),
+        "weight": (40, 16, 1, 1),
+        "strides": (2, 2),
+        "padding": (2, 2, 1, 1),
+        "bias": True,
+    },
+    "dilation": {
+        "data": (1, 20, 9, 10),
+        "depthwise": (20, 1, 3, 3),
+        "weight": (16, 20, 1, 1),
+        "dilation": (2, 2),
+        "depthwise_bias": True,
+        "relu": True,
+    },
+}
 DENSE: Mapping[str, Attrs] = {
     "one row": {"data": (1, 64), "weight": (50, 64)},
     "tails": {"data": (7, 37), "weight": (21, 37), "bias": True, "relu": True},
@@ -107,6 +144,7 @@ BATCH_MATMUL: Mapping[str, Attrs] = {
 OPERATORS: Mapping[str, Mapping[str, Attrs]] = {
     "conv2d": CONV2D,
     "depthwise_conv2d": DEPTHWISE,
+    "separable_conv2d": SEPARABLE,
     "dense": DENSE,
     "matmul": MATMUL,
     "batch_matmul": BATCH_MATMUL,

@@ -19,6 +19,9 @@ from loopwright.ops.attrs import AttrValue
 from loopwright.ops.nodes.attributes import integer, integers, number, text
 from loopwright.te.workload import Workload
 
+_SEPARABLE_CHANNELS = 16
+"""Depthwise channels are whole vectors of every target."""
+
 
 @dataclass(frozen=True, slots=True)
 class Anchored:
@@ -62,7 +65,20 @@ def is_anchor(graph: Graph, node: Node) -> bool:
 def chain(
     graph: Graph, anchor: Node, readers: Mapping[str, tuple[Node, ...]], taken: set[str]
 ) -> list[Node]:
-    """`anchor` and the nodes after it that its epilogue computes."""
+    """`anchor` and the nodes after it that its epilogue computes.
+
+    A depthwise convolution takes in the 1x1 convolution that alone reads it, with its epilogue.
+    """
+    members = _with_epilogue(graph, anchor, readers, taken)
+    pointwise = _pointwise_after(graph, members, readers)
+    if pointwise is None:
+        return members
+    return [*members, *_with_epilogue(graph, pointwise, readers, taken)]
+
+
+def _with_epilogue(
+    graph: Graph, anchor: Node, readers: Mapping[str, tuple[Node, ...]], taken: set[str]
+) -> list[Node]:
     members, whole = [anchor], 1
     while True:
         value = members[-1].outputs[0]
@@ -86,9 +102,41 @@ def _looks_through(graph: Graph, anchor: Node, node: Node) -> bool:
     return bool(after) and before[-1] == after[-1]
 
 
+def _pointwise_after(
+    graph: Graph, members: Sequence[Node], readers: Mapping[str, tuple[Node, ...]]
+) -> Node | None:
+    """The 1x1 convolution that can be computed with the depthwise one in `members`, if any."""
+    value = members[-1].outputs[0]
+    after = readers.get(value, ())
+    if members[0].op != "conv" or value in graph.outputs or len(after) != 1:
+        return None
+    pointwise = after[0]
+    if pointwise.op != "conv" or pointwise.inputs[0] != value or not _is_1x1(graph, pointwise):
+        return None
+    depth = _chained(graph, _conv(graph, members[0]), members, dict(graph.constants))
+    channels = depth.shape[1]
+    one_each = (
+        depth.values["weight"] in graph.constants and graph.values[value].shape[1] == channels
+    )
+    plain = depth.name == "depthwise_conv2d" and "dtype" not in depth.attrs and not depth.extras
+    return pointwise if plain and one_each and channels % _SEPARABLE_CHANNELS == 0 else None
+
+
+def _is_1x1(graph: Graph, node: Node) -> bool:
+    """Whether a convolution with a constant weight reads one pixel for each it writes."""
+    kernel_size = graph.values[node.inputs[1]].shape[2:]
+    plain = kernel_size == (1, 1) and integer(node.attrs, "groups", 1) == 1
+    unmoved = integers(node.attrs, "strides", (1, 1)) == (1, 1)
+    unpadded = not any(integers(node.attrs, "pads", (0, 0, 0, 0)))
+    return plain and unmoved and unpadded and node.inputs[1] in graph.constants
+
+
 def kernel(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -> Anchored:
     """The operator of an anchor and its chain; constants that it needs changed are added."""
     anchor = members[0]
+    second = next((n for n, node in enumerate(members) if n and node.op == "conv"), None)
+    if second is not None:
+        return _separable(graph, members[:second], members[second:], constants)
     match anchor.op:
         case "conv":
             made = _conv(graph, anchor)
@@ -96,8 +144,36 @@ def kernel(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -
             made = _gemm(graph, anchor, constants)
         case _:
             made = _matmul(graph, anchor)
+    return _finished(_chained(graph, made, members, constants), constants)
+
+
+def _separable(
+    graph: Graph, first: Sequence[Node], second: Sequence[Node], constants: dict[str, Array]
+) -> Anchored:
+    """The operator of a depthwise convolution and the 1x1 convolution that reads it."""
+    depth = _chained(graph, _conv(graph, first[0]), first, constants)
+    made = _chained(graph, _conv(graph, second[0]), second, constants)
+    depthwise: dict[str, AttrValue] = {
+        "data": depth.attrs["data"],
+        "depthwise": depth.attrs["weight"],
+        "depthwise_bias": depth.attrs.get("bias", False),
+        "depthwise_epilogue": ",".join(depth.tokens),
+        **{name: depth.attrs[name] for name in ("strides", "padding", "dilation")},
+    }
+    made.attrs = depthwise | {k: v for k, v in made.attrs.items() if k in ("weight", "bias")}
+    made.values |= {"data": depth.values["data"], "depthwise": depth.values["weight"]}
+    if "bias" in depth.values:
+        made.values["depthwise_bias"] = depth.values["bias"]
+    made.name = "separable_conv2d"
+    return _finished(made, constants)
+
+
+def _chained(
+    graph: Graph, made: _Operator, members: Sequence[Node], constants: dict[str, Array]
+) -> _Operator:
+    """`made` with the steps of the nodes that follow it in its chain."""
     for before, node in itertools.pairwise(members):
-        found = _token(graph, anchor, node, before.outputs[0])
+        found = _token(graph, members[0], node, before.outputs[0])
         if found is None:
             continue
         token, extra = found
@@ -108,15 +184,16 @@ def kernel(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -
             made.tokens.append("add" if token == "bias" else token)
             if extra:
                 made.extras.append(extra)
+    return made
+
+
+def _finished(made: _Operator, constants: dict[str, Array]) -> Anchored:
+    """The operator of what was collected; a last relu is said by an attribute."""
     if made.tokens and made.tokens[-1] == "relu":
         made.tokens.pop()
         made.attrs["relu"] = True
     if made.tokens:
         made.attrs["epilogue"] = ",".join(made.tokens)
-    return _finished(made, constants)
-
-
-def _finished(made: _Operator, constants: dict[str, Array]) -> Anchored:
     workload = registry.build(made.name, **made.attrs)
     extras = iter(made.extras)
     inputs = []

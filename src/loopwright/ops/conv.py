@@ -13,14 +13,14 @@ from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute, placeholder, reduce_axis
 from loopwright.te.workload import Workload, workload
 
-_COMMON = (
+COMMON = (
     Attr("data", tuple, length=4, least=1),
     Attr("weight", tuple, length=4, least=1),
     Attr("strides", tuple, (1, 1), length=2, least=1),
     Attr("padding", tuple, (0, 0, 0, 0), length=4),
     Attr("dilation", tuple, (1, 1), length=2, least=1),
 )
-_EPILOGUE = (
+EPILOGUE = (
     Attr("bias", bool, default=False),
     Attr("relu", bool, default=False),
     Attr("dtype", str, "float32"),
@@ -28,7 +28,8 @@ _EPILOGUE = (
 )
 
 
-def _tuple(value: AttrValue) -> tuple[int, ...]:
+def shape_of(value: AttrValue) -> tuple[int, ...]:
+    """The attribute `value`, integers."""
     if not isinstance(value, tuple):
         raise ShapeError(f"{value!r} is not a tuple")
     return value
@@ -115,10 +116,12 @@ def _named(body: Callable[..., Expr], names: list[str]) -> Callable[..., Expr]:
     return lambda b, m, n: body(b, m, n)
 
 
-def _spatial(op: str, attrs: Attrs) -> tuple[int, int]:
-    data, weight = _tuple(attrs["data"]), _tuple(attrs["weight"])
-    strides, dilation = _tuple(attrs["strides"]), _tuple(attrs["dilation"])
-    top, left, bottom, right = _tuple(attrs["padding"])
+def _spatial(
+    op: str, data: tuple[int, ...], weight: tuple[int, ...], attrs: Attrs
+) -> tuple[int, int]:
+    """The rows and columns of the output."""
+    strides, dilation = shape_of(attrs["strides"]), shape_of(attrs["dilation"])
+    top, left, bottom, right = shape_of(attrs["padding"])
     height = output_extent(data[2], weight[2], strides[0], top, bottom, dilation[0])
     width = output_extent(data[3], weight[3], strides[1], left, right, dilation[1])
     if height < 1 or width < 1:
@@ -136,7 +139,7 @@ def _at(position: Expr, stride: int, tap: ReduceAxis, dilation: int) -> Expr:
 
 
 def _conv2d(attrs: Attrs) -> Workload:
-    data_shape, weight_shape = _tuple(attrs["data"]), _tuple(attrs["weight"])
+    data_shape, weight_shape = shape_of(attrs["data"]), shape_of(attrs["weight"])
     groups = attrs["groups"]
     dtype = float_dtype("conv2d", attrs["dtype"])
     if not isinstance(groups, int) or data_shape[1] % groups or weight_shape[0] % groups:
@@ -149,11 +152,11 @@ def _conv2d(attrs: Attrs) -> Workload:
             f"conv2d: data {data_shape} in {groups} groups has {data_shape[1] // groups} channels "
             f"each, weight {weight_shape} expects {weight_shape[1]}"
         )
-    height, width = _spatial("conv2d", attrs)
-    (sh, sw), (dh, dw) = _tuple(attrs["strides"]), _tuple(attrs["dilation"])
+    height, width = _spatial("conv2d", data_shape, weight_shape, attrs)
+    (sh, sw), (dh, dw) = shape_of(attrs["strides"]), shape_of(attrs["dilation"])
     data = placeholder(data_shape, dtype, "data")
     weight = placeholder(weight_shape, dtype, "weight")
-    padded = pad2d(data, _tuple(attrs["padding"]), "data.pad")
+    padded = pad2d(data, shape_of(attrs["padding"]), "data.pad")
     ic = reduce_axis(weight_shape[1], "ic")
     kh, kw = reduce_axis(weight_shape[2], "kh"), reduce_axis(weight_shape[3], "kw")
     kept = dt.accumulator(dt.parse(dtype))
@@ -175,7 +178,7 @@ def _conv2d(attrs: Attrs) -> Workload:
 
 
 def _depthwise(attrs: Attrs) -> Workload:
-    data_shape, weight_shape = _tuple(attrs["data"]), _tuple(attrs["weight"])
+    data_shape, weight_shape = shape_of(attrs["data"]), shape_of(attrs["weight"])
     dtype = float_dtype("depthwise_conv2d", attrs["dtype"])
     channels = data_shape[1]
     if weight_shape[0] % channels or weight_shape[1] != 1:
@@ -183,21 +186,10 @@ def _depthwise(attrs: Attrs) -> Workload:
             f"depthwise_conv2d: weight {weight_shape} must be (k*{channels}, 1, kh, kw) for data "
             f"{data_shape}"
         )
-    multiplier = weight_shape[0] // channels
-    height, width = _spatial("depthwise_conv2d", attrs)
-    (sh, sw), (dh, dw) = _tuple(attrs["strides"]), _tuple(attrs["dilation"])
     data = placeholder(data_shape, dtype, "data")
     weight = placeholder(weight_shape, dtype, "weight")
-    padded = pad2d(data, _tuple(attrs["padding"]), "data.pad")
-    kh, kw = reduce_axis(weight_shape[2], "kh"), reduce_axis(weight_shape[3], "kw")
-    kept = dt.accumulator(dt.parse(dtype))
-
-    def body(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
-        source = c if multiplier == 1 else c // multiplier
-        value = padded[n, source, _at(y, sh, kh, dh), _at(x, sw, kw, dw)].astype(kept)
-        return te.sum(value * weight[c, 0, kh, kw].astype(kept), axis=(kh, kw))
-
-    conv = compute((data_shape[0], weight_shape[0], height, width), body, name="conv")
+    padded = pad2d(data, shape_of(attrs["padding"]), "data.pad")
+    conv = depthwise_sum("depthwise_conv2d", padded, weight, data_shape, attrs, "conv")
     output, added, constants = epilogue(conv, attrs, 1)
     return workload(
         output,
@@ -207,15 +199,36 @@ def _depthwise(attrs: Attrs) -> Workload:
     )
 
 
+def depthwise_sum(
+    op: str, padded: Tensor, weight: Tensor, data: tuple[int, ...], attrs: Attrs, name: str
+) -> Tensor:
+    """The sums of a depthwise convolution of `padded`, which is data of that shape with padding.
+
+    Raises: ShapeError when the kernel does not fit.
+    """
+    height, width = _spatial(op, data, weight.shape, attrs)
+    (sh, sw), (dh, dw) = shape_of(attrs["strides"]), shape_of(attrs["dilation"])
+    kh, kw = reduce_axis(weight.shape[2], "kh"), reduce_axis(weight.shape[3], "kw")
+    kept = dt.accumulator(weight.dtype)
+    multiplier = weight.shape[0] // data[1]
+
+    def body(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
+        source = c if multiplier == 1 else c // multiplier
+        value = padded[n, source, _at(y, sh, kh, dh), _at(x, sw, kw, dw)].astype(kept)
+        return te.sum(value * weight[c, 0, kh, kw].astype(kept), axis=(kh, kw))
+
+    return compute((data[0], weight.shape[0], height, width), body, name=name)
+
+
 CONV2D = OpDef(
     "conv2d",
-    (*_COMMON, Attr("groups", int, 1, least=1), *_EPILOGUE),
+    (*COMMON, Attr("groups", int, 1, least=1), *EPILOGUE),
     _conv2d,
     "convolution of NCHW data with an OIHW weight, optional bias and relu",
 )
 DEPTHWISE_CONV2D = OpDef(
     "depthwise_conv2d",
-    (*_COMMON, *_EPILOGUE),
+    (*COMMON, *EPILOGUE),
     _depthwise,
     "convolution of every channel with its own kernels, weight (C*k, 1, kh, kw)",
 )

@@ -8,10 +8,11 @@ from loopwright.errors import UnsupportedError
 from loopwright.ops.attrs import AttrValue, OpDef, checked
 from loopwright.ops.conv import CONV2D, DEPTHWISE_CONV2D
 from loopwright.ops.dense import BATCH_MATMUL, DENSE, MATMUL
+from loopwright.ops.separable import SEPARABLE_CONV2D
 from loopwright.te.workload import Workload
 
 OPERATORS: Mapping[str, OpDef] = {
-    op.name: op for op in (CONV2D, DEPTHWISE_CONV2D, DENSE, MATMUL, BATCH_MATMUL)
+    op.name: op for op in (CONV2D, DEPTHWISE_CONV2D, SEPARABLE_CONV2D, DENSE, MATMUL, BATCH_MATMUL)
 }
 
 

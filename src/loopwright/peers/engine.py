@@ -63,12 +63,14 @@ class Operands:
     """What an operator reads, float32 in its plain layouts. `bias` is None without one.
 
     `fixed` says whether `weight` is the same in every call, so that it may be laid out before.
+    `depthwise` are the weight and the bias of the first part of a separable convolution.
     """
 
     data: Array
     weight: Array
     bias: Array | None
     fixed: bool
+    depthwise: tuple[Array, ...] = ()
 
 
 def operands(spec: OpSpec) -> Operands:
@@ -83,4 +85,10 @@ def operands(spec: OpSpec) -> Operands:
     data = rng.standard_normal(spec.shape("a" if product else "data"), dtype=np.float32)
     weight = rng.standard_normal(spec.shape("b" if product else "weight"), dtype=np.float32)
     bias = rng.standard_normal(weight.shape[:1], dtype=np.float32) if spec.flag("bias") else None
-    return Operands(data, weight, bias, fixed=spec.flag("constant_b") or not product)
+    depthwise: list[Array] = []
+    if "depthwise" in spec.attrs:
+        shape = spec.shape("depthwise")
+        depthwise.append(rng.standard_normal(shape, dtype=np.float32))
+        depthwise.append(rng.standard_normal(shape[:1], dtype=np.float32))
+    fixed = spec.flag("constant_b") or not product
+    return Operands(data, weight, bias, fixed, tuple(depthwise))

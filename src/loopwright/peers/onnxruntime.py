@@ -81,6 +81,7 @@ def one_operator(spec: OpSpec) -> tuple[ModelProto, dict[str, Array]]:
     nodes = _nodes(spec)
     inputs = {"data": found.data}
     weights = {} if found.bias is None else {"bias": found.bias}
+    weights |= zip(("depthwise", "depthwise_bias"), found.depthwise, strict=False)
     (weights if found.fixed else inputs)["weight"] = found.weight
     graph = helper.make_graph(
         nodes,
@@ -96,18 +97,15 @@ def one_operator(spec: OpSpec) -> tuple[ModelProto, dict[str, Array]]:
 def _nodes(spec: OpSpec) -> list[NodeProto]:
     inputs = ["data", "weight", "bias"] if spec.flag("bias") else ["data", "weight"]
     out = "linear" if spec.flag("relu") else "out"
+    before: list[NodeProto] = []
     match spec.operator:
-        case "conv2d" | "depthwise_conv2d":
-            depthwise = spec.operator == "depthwise_conv2d"
-            first = helper.make_node(
-                "Conv",
-                inputs,
-                [out],
-                strides=spec.shape("strides"),
-                pads=spec.shape("padding"),
-                dilations=spec.shape("dilation"),
-                group=spec.shape("data")[1] if depthwise else spec.integer("groups", 1),
-            )
+        case "conv2d":
+            first = _convolution(spec, inputs, out, spec.integer("groups", 1))
+        case "depthwise_conv2d":
+            first = _convolution(spec, inputs, out, spec.shape("data")[1])
+        case "separable_conv2d":
+            before = _depthwise(spec)
+            first = helper.make_node("Conv", ["between", *inputs[1:]], [out])
         case "dense":
             first = helper.make_node("Gemm", inputs, [out], transB=1)
         case "matmul":
@@ -117,4 +115,28 @@ def _nodes(spec: OpSpec) -> list[NodeProto]:
             first = helper.make_node("MatMul", inputs, [out])
         case other:
             raise NotImplementedError(f"no onnxruntime model of {other}")
-    return [first, helper.make_node("Relu", [out], ["out"])] if out != "out" else [first]
+    relu = [helper.make_node("Relu", [out], ["out"])] if out != "out" else []
+    return [*before, first, *relu]
+
+
+def _convolution(spec: OpSpec, inputs: Sequence[str], out: str, groups: int) -> NodeProto:
+    return helper.make_node(
+        "Conv",
+        inputs,
+        [out],
+        strides=spec.shape("strides"),
+        pads=spec.shape("padding"),
+        dilations=spec.shape("dilation"),
+        group=groups,
+    )
+
+
+def _depthwise(spec: OpSpec) -> list[NodeProto]:
+    """The first part of a separable convolution; whatever its epilogue does, relu stands for it."""
+    inputs = ["data", "depthwise"]
+    if spec.flag("depthwise_bias"):
+        inputs.append("depthwise_bias")
+    active = bool(spec.attrs.get("depthwise_epilogue"))
+    out = "depth" if active else "between"
+    nodes = [_convolution(spec, inputs, out, spec.shape("data")[1])]
+    return [*nodes, helper.make_node("Relu", [out], ["between"])] if active else nodes

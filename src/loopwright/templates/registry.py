@@ -8,12 +8,13 @@ from loopwright.ops import registry as ops
 from loopwright.target import Target
 from loopwright.te.workload import Workload
 from loopwright.templates import derived, task
-from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul
+from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul, separable
 from loopwright.templates.template import Template
 
 CPU: dict[str, Template] = {
     "conv2d": conv2d_direct.TEMPLATE,
     "depthwise_conv2d": depthwise.TEMPLATE,
+    "separable_conv2d": separable.TEMPLATE,
     "dense": matmul.TEMPLATE,
     "matmul": matmul.TEMPLATE,
     "batch_matmul": matmul.TEMPLATE,

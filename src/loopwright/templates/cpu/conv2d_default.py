@@ -41,7 +41,9 @@ Values = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class _Tile:
+class RegisterTile:
+    """`width` is the split of the width, `cycles` what all tiles of a map take."""
+
     width: Values
     rows: int
     vectors: int
@@ -70,8 +72,8 @@ class _Sizes:
 
 def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
     """The values of the knobs that matter."""
-    tile = _tile(role, space, target)
-    ic = _unrolled(space, tile)
+    tile = register_tile(role, space, target)
+    ic = unrolled_inputs(space, tile)
     taps = role.conv.reduce_axis[2].extent
     unroll_kw = True in space.knobs[space.column("unroll_kw")].values
     short = ic[1] * taps <= _FEW_STEPS
@@ -79,7 +81,7 @@ def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
     several = "skip" in pads and tile.width[0] > 1 and _widened(role)
     if several and tile.accumulators * taps <= _UNROLLED:
         # Unrolled, a tap is on padding all through a tile or never: no test turns out in turns.
-        ic, short = _unrolled(space, tile, taps), True
+        ic, short = unrolled_inputs(space, tile, taps), True
     _, plan = min(_plans(role, space, target, tile, pads), key=lambda found: found[0])
     chosen: dict[str, KnobValue] = {
         "tile_w": tile.width,
@@ -111,7 +113,7 @@ def _widened(role: Roles) -> bool:
     return role.padded.shape[3] != role.data.shape[3]
 
 
-def _blocks(role: Roles, target: Target, tile: _Tile, steps: int) -> int:
+def _blocks(role: Roles, target: Target, tile: RegisterTile, steps: int) -> int:
     """How many blocks of input channels make the weights of a tile small beside the cache."""
     nbytes = tile.vectors * target.vector_bits // 8
     for axis in role.conv.reduce_axis:
@@ -123,7 +125,7 @@ def _blocks(role: Roles, target: Target, tile: _Tile, steps: int) -> int:
     return min(small) if small else max(fitting, default=1)
 
 
-def _tile(role: Roles, space: Space, target: Target) -> _Tile:
+def register_tile(role: Roles, space: Space, target: Target) -> RegisterTile:
     """The register tile that takes the fewest cycles, among those that the space has."""
     _, channels, height, width = role.conv.shape
     lanes = target.lanes(role.conv.dtype)
@@ -133,7 +135,7 @@ def _tile(role: Roles, space: Space, target: Target) -> _Tile:
         steps *= axis.extent
     heights = sorted({value[2] for value in sizes_of(space, "rows")})
     groups = sorted({value[2] for value in sizes_of(space, "oc")})
-    found: list[_Tile] = []
+    found: list[RegisterTile] = []
     room = target.registers - 2
     for columns, rows, group in itertools.product(sizes_of(space, "tile_w"), heights, groups):
         if columns[1] * rows * group > room:
@@ -145,11 +147,11 @@ def _tile(role: Roles, space: Space, target: Target) -> _Tile:
             for v, nv in spans(vectors, group)
         )
         cycles *= 1 + _PER_ROW * (rows - 1)
-        found.append(_Tile(columns, rows, group, cycles))
+        found.append(RegisterTile(columns, rows, group, cycles))
     return min(found, key=lambda tile: tile.cycles)
 
 
-def _unrolled(space: Space, tile: _Tile, taps: int = 1) -> Values:
+def unrolled_inputs(space: Space, tile: RegisterTile, taps: int = 1) -> Values:
     """The split of the input channels with the longest unrolled part that is still short code.
 
     `taps` of the kernel are unrolled with it.
@@ -160,7 +162,7 @@ def _unrolled(space: Space, tile: _Tile, taps: int = 1) -> Values:
 
 
 def _plans(
-    role: Roles, space: Space, target: Target, tile: _Tile, pads: Sequence[str]
+    role: Roles, space: Space, target: Target, tile: RegisterTile, pads: Sequence[str]
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
     """Cycles and values for every way to group and order the tiles.
 

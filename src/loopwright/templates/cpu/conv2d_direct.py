@@ -16,7 +16,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +29,14 @@ from loopwright.target import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default
-from loopwright.templates.cpu.blocking import completed, divides_nearly, store_as
+from loopwright.templates.cpu.blocking import completed, store_as
+from loopwright.templates.cpu.conv_loops import (
+    channel_tiles,
+    inner_loops,
+    outer_loops,
+    row_tiles,
+    tile_widths,
+)
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
 
@@ -56,7 +62,7 @@ def space(workload: Workload, target: Target) -> Space:
     kernel_width = role.conv.reduce_axis[2].extent
     vectors = -(-channels // lanes)
     room = target.registers - 2
-    widths, rows, groups = _tiles(width, room), _rows(height), _channel_tiles(vectors)
+    widths, rows, groups = tile_widths(width, room), row_tiles(height), channel_tiles(vectors)
     least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups))
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=widths),
@@ -115,32 +121,6 @@ def _ic_limit(inputs: int, lanes: int) -> int:
     return lanes if inputs % lanes == 0 else min(inputs, lanes)
 
 
-def _tiles(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
-    """Tile widths that waste little of the last tile."""
-    return tuple((t,) for t in range(1, min(extent, room) + 1) if divides_nearly(t, extent))
-
-
-def _channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
-    """(tiles a block, vectors a tile): blocks that divide the tiles; a tile of 3 may leave some."""
-    found = []
-    for tile in range(1, min(vectors, 8) + 1):
-        tiles = -(-vectors // tile)
-        if vectors % tile == 0 or (tile == 3 and divides_nearly(tile, vectors)):
-            found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
-    return tuple(found)
-
-
-def _rows(height: int) -> tuple[tuple[int, ...], ...]:
-    """(rows a block, rows a tile): blocks that divide the tiles, tiles of few rows."""
-    found = []
-    for tile in (1, 2, 3, 4, 7):
-        if not divides_nearly(tile, height):
-            continue
-        tiles = -(-height // tile)
-        found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
-    return tuple(found)
-
-
 def schedule(s: Schedule, config: Configuration) -> None:
     """Apply the knobs; see the head of this file for the loops."""
     role = roles(s.workload)
@@ -158,7 +138,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
     for tensor in s.workload.stages:
         if tensor not in (role.pad, role.conv, role.output):
             s[tensor].compute_inline()
-    loops = _outer_loops(s, role, config, lanes)
+    loops = outer_loops(s, role, config, lanes)
     if role.output is not role.conv:
         s.set_layout(role.conv, [0, 1, 2, 3, (1, lanes)])
         if _sums_blocks(config):
@@ -167,20 +147,10 @@ def schedule(s: Schedule, config: Configuration) -> None:
         else:
             s[role.conv].compute_at(role.output, loops.tiles)
             s[role.conv].set_scope("register")
-            _inner_loops(s[role.conv], role.conv, config, lanes, [])
+            inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(loops.shared)
     if role.pad is not None:
         _place_pad(s, role, config, loops.rows, lanes, vectorized=blocked and groups_of_lanes)
-
-
-@dataclass(frozen=True, slots=True)
-class _Outer:
-    """Loops of the output: over blocks of rows, tiles of channels, tiles; the parallel one."""
-
-    rows: Loop
-    channels: Loop
-    tiles: Loop
-    shared: Loop
 
 
 def _sums_blocks(config: Configuration) -> bool:
@@ -206,55 +176,6 @@ def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) 
     for loop in (ii, yi, xi, ob):
         stage.unroll(loop)
     stage.vectorize(ol)
-    if config.flag("unroll_kw"):
-        stage.unroll(c)
-
-
-def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> _Outer:
-    """Tile the output stage."""
-    stage = s[role.output]
-    n, o, y, x = role.output.axis
-    _, oc_inner, oc_vectors = config.sizes("oc")
-    _, rows_block, tile_h = config.sizes("rows")
-    xo, xi = stage.split(x, config.sizes("tile_w")[1])
-    yt, yi = stage.split(y, tile_h)
-    yo, ym = stage.split(yt, rows_block)
-    ot, oi = stage.split(o, oc_vectors * lanes)
-    oo, om = stage.split(ot, oc_inner)
-    ob, ol = stage.split(oi, lanes)
-    outer = [oo, yo] if config.text("order") == "oc,rows" else [yo, oo]
-    inner = [yi, xi, ob, ol]
-    stage.reorder(n, *outer, om, ym, xo, *inner)
-    if role.output is role.conv:
-        _inner_loops(stage, role.conv, config, lanes, inner)
-    else:
-        for loop in inner[:-1]:
-            stage.unroll(loop)
-        stage.vectorize(ol)
-    shared = stage.fuse(n, outer[0])
-    return _Outer(shared if outer[0] is yo else yo, om, xo, shared)
-
-
-def _inner_loops(
-    stage: Stage, conv: Tensor, config: Configuration, lanes: int, tile: list[Loop]
-) -> None:
-    """The reduce loops around the register tile."""
-    i, r, c = conv.reduce_axis
-    io, ii = stage.split(i, config.sizes("ic")[1])
-    if not tile:
-        _, o, y, x = conv.axis
-        ob, ol = stage.split(o, lanes)
-        stage.reorder(io, r, c, ii, y, x, ob, ol)
-        for axis in (y, x):
-            stage.unroll(axis)
-    else:
-        yi, xi, ob, ol = tile
-        stage.reorder(io, r, c, ii, yi, xi, ob, ol)
-        stage.unroll(yi)
-        stage.unroll(xi)
-    stage.unroll(ob)
-    stage.vectorize(ol)
-    stage.unroll(ii)
     if config.flag("unroll_kw"):
         stage.unroll(c)
 

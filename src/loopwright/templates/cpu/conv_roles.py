@@ -49,10 +49,14 @@ def find_roles(workload: Workload, reduce_axes: int, kind: str) -> Roles:
     if pad is not None and len(pad.inputs) != 1:
         raise TemplateError(f"{workload.name}: {pad.name} must read one tensor, the data")
     data = source if pad is None else pad.inputs[0]
+    return Roles(data, weights[0], conv, pad, workload.outputs[0], added_to(workload, conv))
+
+
+def added_to(workload: Workload, conv: Tensor) -> tuple[Tensor, ...]:
+    """The inputs of the output's shape that the epilogue of `conv` reads."""
     output = workload.outputs[0]
     read = output.inputs if output is not conv else ()
-    added = tuple(t for t in read if not t.axis and t.shape == output.shape)
-    return Roles(data, weights[0], conv, pad, output, added)
+    return tuple(t for t in read if not t.axis and t.shape == output.shape)
 
 
 def _read_along(conv: Tensor, axis: str) -> set[str]:

@@ -7,6 +7,8 @@ is made.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy.typing as npt
 
 from loopwright.sched.schedule import Loop, Schedule, Stage
@@ -59,7 +61,7 @@ def space(workload: Workload, target: Target) -> Space:
         Choice("unroll", ("none", "kw", "kh,kw")),
     ]
     if role.pad is not None:
-        knobs.append(Choice("pad", ("rows", "channel", "root")))
+        knobs.append(Choice("pad", ("rows", "channel", "root", "skip")))
 
     def fits(columns: Columns) -> npt.ArrayLike:
         return columns["tile_w"][1] * columns["rows"][2] <= room
@@ -92,7 +94,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
     xo, xi = stage.split(x, config.sizes("tile_w")[1])
     stage.reorder(n, co, yo, ym, xo, yi, xi, cl)
     if role.output is role.conv:
-        _reduce_loops(stage, role.conv, config, [yi, xi, cl])
+        reduce_loops(stage, role.conv, config, [yi, xi, cl])
     else:
         stage.unroll(yi)
         stage.unroll(xi)
@@ -108,18 +110,18 @@ def schedule(s: Schedule, config: Configuration) -> None:
         yi, xi, cl = (
             loops[v.name] for v in (role.conv.axis[2], role.conv.axis[3], role.conv.axis[1])
         )
-        _reduce_loops(own, role.conv, config, [yi, xi, cl])
+        reduce_loops(own, role.conv, config, [yi, xi, cl])
     if role.pad is not None:
         _place_pad(s, role.pad, role.output, config, shared, yo, same_channels=same_channels)
 
 
-def _reduce_loops(stage: Stage, conv: Tensor, config: Configuration, tile: list[Loop]) -> None:
+def reduce_loops(stage: Stage, conv: Tensor, config: Configuration, tile: Sequence[Loop]) -> None:
+    """The loops over the taps around a `tile`: loops to be unrolled, and that over the lanes."""
     r, c = conv.reduce_axis
-    yi, xi, cl = tile
-    stage.reorder(r, c, yi, xi, cl)
-    stage.unroll(yi)
-    stage.unroll(xi)
-    stage.vectorize(cl)
+    stage.reorder(r, c, *tile)
+    for loop in tile[:-1]:
+        stage.unroll(loop)
+    stage.vectorize(tile[-1])
     unroll = config.text("unroll")
     if unroll != "none":
         stage.unroll(c)
@@ -137,10 +139,13 @@ def _place_pad(
     *,
     same_channels: bool,
 ) -> None:
-    """The padded copy: all first, a block of channels, or the rows that a block of rows reads."""
+    """The padded copy: all first, a block of channels, the rows a block of rows reads, or none."""
     stage = s[pad]
     lanes = config.integer("lanes")
     where = config.text("pad")
+    if where == "skip":
+        stage.compute_inline()
+        return
     if where != "root":
         stage.compute_at(output, channel_loop if where == "channel" else rows_loop)
     if not same_channels:

@@ -1,0 +1,100 @@
+"""The loops around a register tile of width x output channels, which convolutions share.
+
+Outermost are blocks of output channels and rows in the order of knob `order`; inside, a tile of
+`tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.te.tensor import Tensor
+from loopwright.templates.cpu.blocking import divides_nearly
+from loopwright.templates.cpu.conv_roles import Roles
+from loopwright.templates.template import Configuration
+
+
+def tile_widths(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
+    """Tile widths that waste little of the last tile."""
+    return tuple((t,) for t in range(1, min(extent, room) + 1) if divides_nearly(t, extent))
+
+
+def channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
+    """(tiles a block, vectors a tile): blocks that divide the tiles; a tile of 3 may leave some."""
+    found = []
+    for tile in range(1, min(vectors, 8) + 1):
+        tiles = -(-vectors // tile)
+        if vectors % tile == 0 or (tile == 3 and divides_nearly(tile, vectors)):
+            found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
+    return tuple(found)
+
+
+def row_tiles(height: int) -> tuple[tuple[int, ...], ...]:
+    """(rows a block, rows a tile): blocks that divide the tiles, tiles of few rows."""
+    found = []
+    for tile in (1, 2, 3, 4, 7):
+        if not divides_nearly(tile, height):
+            continue
+        tiles = -(-height // tile)
+        found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
+    return tuple(found)
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """Loops of the output: over blocks of rows, tiles of channels, tiles; the parallel one."""
+
+    rows: Loop
+    channels: Loop
+    tiles: Loop
+    shared: Loop
+
+
+def outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Outer:
+    """Tile the output stage."""
+    stage = s[role.output]
+    n, o, y, x = role.output.axis
+    _, oc_inner, oc_vectors = config.sizes("oc")
+    _, rows_block, tile_h = config.sizes("rows")
+    xo, xi = stage.split(x, config.sizes("tile_w")[1])
+    yt, yi = stage.split(y, tile_h)
+    yo, ym = stage.split(yt, rows_block)
+    ot, oi = stage.split(o, oc_vectors * lanes)
+    oo, om = stage.split(ot, oc_inner)
+    ob, ol = stage.split(oi, lanes)
+    outer = [oo, yo] if config.text("order") == "oc,rows" else [yo, oo]
+    inner = [yi, xi, ob, ol]
+    stage.reorder(n, *outer, om, ym, xo, *inner)
+    if role.output is role.conv:
+        inner_loops(stage, role.conv, config, lanes, inner)
+    else:
+        for loop in inner[:-1]:
+            stage.unroll(loop)
+        stage.vectorize(ol)
+    shared = stage.fuse(n, outer[0])
+    return Outer(shared if outer[0] is yo else yo, om, xo, shared)
+
+
+def inner_loops(
+    stage: Stage, conv: Tensor, config: Configuration, lanes: int, tile: list[Loop]
+) -> None:
+    """The reduce loops around the register tile."""
+    i, r, c = conv.reduce_axis
+    io, ii = stage.split(i, config.sizes("ic")[1])
+    if not tile:
+        _, o, y, x = conv.axis
+        ob, ol = stage.split(o, lanes)
+        stage.reorder(io, r, c, ii, y, x, ob, ol)
+        for axis in (y, x):
+            stage.unroll(axis)
+    else:
+        yi, xi, ob, ol = tile
+        stage.reorder(io, r, c, ii, yi, xi, ob, ol)
+        stage.unroll(yi)
+        stage.unroll(xi)
+    stage.unroll(ob)
+    stage.vectorize(ol)
+    stage.unroll(ii)
+    if config.flag("unroll_kw"):
+        stage.unroll(c)

@@ -1,0 +1,243 @@
+"""Depthwise separable convolution on CPUs: rows of the depthwise part as the 1x1 part reads them.
+
+The 1x1 part runs as a direct convolution does (`conv_loops.py`), blocks of rows outermost. At each
+block the depthwise part of all its channels is computed into a buffer that stays in the second
+cache, vectors of channels by tiles of `depth_w` pixels; the values between the two never go
+through memory. They have no halo, so nothing is computed twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loopwright.errors import TemplateError
+from loopwright.sched.schedule import Schedule
+from loopwright.space.config import Config
+from loopwright.space.constraints import Columns, Constraint
+from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.te.tensor import Tensor
+from loopwright.te.workload import Workload
+from loopwright.templates.cpu import conv2d_default
+from loopwright.templates.cpu.blocking import (
+    completed,
+    imbalance,
+    sizes_of,
+    spans,
+    store_as,
+    tile_cycles,
+    traffic_cycles,
+)
+from loopwright.templates.cpu.conv_loops import (
+    channel_tiles,
+    inner_loops,
+    outer_loops,
+    row_tiles,
+    tile_widths,
+)
+from loopwright.templates.cpu.conv_roles import Roles, added_to
+from loopwright.templates.cpu.depthwise import reduce_loops
+from loopwright.templates.template import Configuration, Template
+
+_MAX_UNROLLED = 640
+"""Multiply-adds in an unrolled body, of either part."""
+_FEW_ACCUMULATORS = 4
+_WIDEST = 8
+"""Pixels of a depthwise tile that is good without tuning."""
+_CACHE_SHARE = 0.5
+"""Of the second cache, what a block of rows between the two parts may take."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """The depthwise part, from `data` to `between`, and the 1x1 part, which reads `between`."""
+
+    data: Tensor
+    pad: Tensor | None
+    weight: Tensor
+    depth: Tensor
+    between: Tensor
+    pointwise: Roles
+
+
+def _parts(workload: Workload) -> _Parts:
+    """Which tensor is which. Raises: TemplateError when there are not two such convolutions."""
+    sums = [tensor for tensor in workload.stages if tensor.is_reduction]
+    if [len(tensor.reduce_axis) for tensor in sums] != [2, 3]:
+        raise TemplateError(f"{workload.name} is not a depthwise and a 1x1 convolution")
+    depth, conv = sums
+    computed = [tensor for tensor in conv.inputs if tensor.axis]
+    sources = [tensor for tensor in depth.inputs if tensor.shape[1] == depth.shape[1]]
+    if len(computed) != 1 or len(sources) != 1:
+        raise TemplateError(f"{workload.name} is not a depthwise and a 1x1 convolution")
+    between, source = computed[0], sources[0]
+    pad = source if source.axis else None
+    data = source if pad is None else pad.inputs[0]
+    weight = next(tensor for tensor in depth.inputs if tensor is not source)
+    point = next(tensor for tensor in conv.inputs if tensor is not between)
+    added = added_to(workload, conv)
+    pointwise = Roles(between, point, conv, None, workload.outputs[0], added)
+    return _Parts(data, pad, weight, depth, between, pointwise)
+
+
+def space(workload: Workload, target: Target) -> Space:
+    """The knobs; sizes are vectors for output channels, else elements."""
+    parts = _parts(workload)
+    conv = parts.pointwise.conv
+    lanes = target.lanes(conv.dtype)
+    _, channels, height, width = conv.shape
+    inputs = conv.reduce_axis[0].extent
+    room = target.registers - 2
+    taps_h, taps_w = (axis.extent for axis in parts.depth.reduce_axis)
+    knobs: list[Knob] = [
+        Split("tile_w", width, policy="listed", candidates=tile_widths(width, room)),
+        Split("rows", height, parts=3, policy="listed", candidates=row_tiles(height)),
+        Split("oc", -(-channels // lanes), 3, "listed", candidates=_channels(channels, lanes)),
+        Split("ic", inputs, policy="factors", max_factor=lanes),
+        Choice("lanes", (lanes,)),
+        Choice("order", ("rows,oc",)),
+        Choice("unroll_kw", (False,)),
+        Split("depth_w", width, policy="listed", candidates=tile_widths(width, room - 2)),
+        Choice("unroll", ("kh,kw", "kw")),
+    ]
+    if parts.pad is not None:
+        knobs.append(Choice("pad", ("skip", "channel")))
+
+    def fits(columns: Columns) -> npt.ArrayLike:
+        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+        return (tile <= room) & (tile >= min(_FEW_ACCUMULATORS, width * height))
+
+    def not_too_long(columns: Columns) -> npt.ArrayLike:
+        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+        return tile * columns["ic"][1] <= _MAX_UNROLLED
+
+    def depth_not_too_long(columns: Columns) -> npt.ArrayLike:
+        width = columns["depth_w"][1]
+        return np.equal(width, 1) | np.less_equal(width * taps_h * taps_w, _MAX_UNROLLED)
+
+    long = f"the unrolled body has more than {_MAX_UNROLLED} multiply-adds"
+    return Space(
+        knobs,
+        (
+            Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
+            Constraint(("tile_w", "rows", "oc", "ic"), not_too_long, long),
+            Constraint(("depth_w",), depth_not_too_long, f"of the depthwise part {long}"),
+        ),
+    )
+
+
+def _channels(channels: int, lanes: int) -> tuple[tuple[int, ...], ...]:
+    """Tiles of output channels: all of them in one block, which every block of rows runs over."""
+    vectors = -(-channels // lanes)
+    return tuple((block, tile) for block, tile in channel_tiles(vectors) if block * tile >= vectors)
+
+
+def schedule(s: Schedule, config: Configuration) -> None:
+    """Apply the knobs; see the head of this file for the loops."""
+    parts = _parts(s.workload)
+    role, lanes = parts.pointwise, config.integer("lanes")
+    blocked = (0, 1, 2, 3, (1, lanes))
+    for tensor in (parts.data, role.output, *role.added):
+        store_as(s, tensor, blocked)
+    store_as(s, parts.weight, [0, 1, 2, 3, (0, lanes)])
+    packed = (1, config.sizes("ic")[1]), (0, config.sizes("oc")[2] * lanes)
+    store_as(s, role.weight, [0, 1, 2, 3, *packed])
+    loops = outer_loops(s, role, config, lanes)
+    if role.output is not role.conv:
+        s.set_layout(role.conv, blocked)
+        s[role.conv].compute_at(role.output, loops.tiles)
+        s[role.conv].set_scope("register")
+        inner_loops(s[role.conv], role.conv, config, lanes, [])
+    s[role.output].parallel(loops.shared)
+    s[parts.between].compute_at(role.output, loops.rows)
+    _depthwise(s, parts, config, lanes)
+
+
+def _depthwise(s: Schedule, parts: _Parts, config: Configuration, lanes: int) -> None:
+    """The loops of the depthwise part within a block of rows."""
+    blocked = (0, 1, 2, 3, (1, lanes))
+    stage, depth, pad = s[parts.between], parts.depth, parts.pad
+    s.set_layout(parts.between, blocked)
+    n, c, y, x = parts.between.axis
+    outer, lane = stage.split(c, lanes)
+    xo, xi = stage.split(x, config.sizes("depth_w")[1])
+    stage.reorder(n, outer, y, xo, xi, lane)
+    if parts.between is depth:
+        reduce_loops(stage, depth, config, [xi, lane])
+    else:
+        stage.unroll(xi)
+        stage.vectorize(lane)
+        s[depth].compute_at(parts.between, xo)
+        s[depth].set_scope("register")
+        s.set_layout(depth, blocked)
+        loops = {loop.name: loop for loop in s[depth].loops}
+        tile = [loops[depth.axis[dim].name] for dim in (2, 3, 1)]
+        reduce_loops(s[depth], depth, config, tile)
+    if pad is None:
+        return
+    if config.text("pad") == "skip":
+        s[pad].compute_inline()
+        return
+    s[pad].compute_at(parts.between, outer)
+    s.set_layout(pad, blocked)
+    n, c, y, x = pad.axis
+    pad_outer, pad_lane = s[pad].split(c, lanes)
+    s[pad].reorder(n, pad_outer, y, x, pad_lane)
+    s[pad].vectorize(pad_lane)
+
+
+def default(workload: Workload, target: Target) -> Config:
+    """The register tile of the 1x1 part alone, and blocks of rows that cost least.
+
+    Of blocks of rows that stay in the second cache the larger read the weights less often; smaller
+    ones are shared more evenly by the cores.
+    """
+    parts, knobs = _parts(workload), space(workload, target)
+    role = parts.pointwise
+    batch, channels, _, width = role.conv.shape
+    inputs = role.conv.reduce_axis[0].extent
+    nbytes = role.conv.dtype.nbytes
+    lanes = target.lanes(role.conv.dtype)
+    tile = conv2d_default.register_tile(role, knobs, target)
+    groups = [value for value in sizes_of(knobs, "oc") if value[2] == tile.vectors]
+    line = -(-inputs // lanes) * lanes * width * nbytes
+    weights = channels * inputs * nbytes
+
+    def cycles(rows: tuple[int, ...]) -> float:
+        again = rows[0] if weights > target.l2 // 2 else 1
+        return tile.cycles * imbalance(batch * rows[0], target.cores) + traffic_cycles(
+            weights * again
+        )
+
+    of_tile = [value for value in sizes_of(knobs, "rows") if value[2] == tile.rows]
+    cached = target.l2 * _CACHE_SHARE
+    fitting = [v for v in of_tile if line * v[1] * v[2] <= cached] or [min(of_tile, key=_rows)]
+    widths = [w for w in sizes_of(knobs, "depth_w") if w[1] <= _WIDEST]
+    taps = 1
+    for axis in parts.depth.reduce_axis:
+        taps *= axis.extent
+
+    def depth_cycles(columns: tuple[int, ...]) -> float:
+        tails = spans(width, columns[1])
+        return sum(tile_cycles(w, 1, target.registers, taps) * count for w, count in tails)
+
+    chosen: dict[str, KnobValue] = {
+        "tile_w": tile.width,
+        "rows": min(fitting, key=lambda v: (cycles(v), -_rows(v))),
+        "oc": groups[0],
+        "ic": conv2d_default.unrolled_inputs(knobs, tile),
+        "depth_w": min(widths, key=depth_cycles),
+    }
+    return completed(knobs, chosen)
+
+
+def _rows(value: tuple[int, ...]) -> int:
+    """Rows in a block."""
+    return value[1] * value[2]
+
+
+TEMPLATE = Template("cpu.separable", 1, space, schedule, default=default)
