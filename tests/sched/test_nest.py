@@ -268,6 +268,22 @@ def exact_at(term: Term, n: int, size: int) -> bool:
     return bool(np.broadcast_to(np.asarray(term.exact), size)[n])
 
 
+def test_a_stage_is_not_widened_by_another_candidate_of_its_batch() -> None:
+    """With 3 all of mid is kept, so that src, computed at its first loop, is read row by row."""
+    a = te.placeholder((1, 2), name="a")
+    src = te.compute((1, 2), lambda y, x: a[y, x] + 1.0, name="src")
+    mid = te.compute((1, 2), lambda y, x: src[y, x] * 2.0, name="mid")
+    s = create_schedule(te.compute((1, 2), lambda y, x: mid[y, x] - 3.0, name="out"))
+    at, _ = s["out"].split(s["out"].fuse("out.y", "out.x"), 1)
+    s["src"].compute_at("mid", "mid.x")
+    s["mid"].compute_at("out", at)
+    batched, single = variants(s, [[1], [3]])
+    for name, wanted in (("mid", [(1, 1), (1, 2)]), ("src", [(1, 1), (1, 1)])):
+        assert [nest(one).stage(name).shape for one in single] == wanted
+        shape = nest(batched).stage(name).shape
+        assert [tuple(row(e, n, 2) for e in shape) for n in range(2)] == wanted
+
+
 @LAW
 @given(
     cases(), st.lists(st.lists(st.integers(1, 9), min_size=16, max_size=16), min_size=2, max_size=4)

@@ -300,7 +300,15 @@ class _Builder:
         partial = partial & (found.extent < whole)
         if partial is False:
             return everything
-        outer = tuple(replace(t, coeff=choose(partial, t.coeff, 0)) for t in found.outer)
+        # Where all of it is computed nothing moves the start: what moves nothing is exact.
+        outer = tuple(
+            replace(
+                t,
+                coeff=choose(partial, t.coeff, 0),
+                exact=t.exact if isinstance(partial, bool) else t.exact | ~partial,
+            )
+            for t in found.outer
+        )
         extent, low = choose(partial, found.extent, whole), choose(partial, found.low, 0)
         return _Region(extent, outer, low, found.base)
 
