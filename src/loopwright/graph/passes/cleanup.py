@@ -124,6 +124,8 @@ def _move(r: Rewriter, node: Node) -> Sequence[Node] | None:
     shape = r.value(source).shape
     moved = [p for p in perm if shape[p] > 1]
     if moved == sorted(moved):
+        made = r.maker(source, "reshape")  # often of a transpose that moved nothing either
+        source = source if made is None else made.inputs[0]
         return [r.node(node, "reshape", [source], {"shape": tuple(shape[p] for p in perm)})]
     return None if before is None else [r.node(node, "transpose", [source], {"perm": perm})]
 
