@@ -23,7 +23,8 @@ from loopwright.measure.types import Failed
 from loopwright.records.curve import Curve, curves
 from loopwright.records.record import Record
 from loopwright.records.store import Query, RecordStore
-from loopwright.runtime.machine import MachineFacts, facts, measure_fma_peak
+from loopwright.runtime.facts import MachineFacts, facts
+from loopwright.runtime.machine import measure_fma_peak
 from loopwright.runtime.model import KernelTime, load_model
 from loopwright.runtime.model_file import Manifest
 from loopwright.templates.task import task_name

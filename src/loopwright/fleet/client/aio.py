@@ -14,12 +14,13 @@ import msgspec
 from loopwright.errors import ConfigError, FleetError
 from loopwright.fleet.client.control import Control, OnQueued, new_request_id
 from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.selector import parse
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.messages import Acquire
-from loopwright.fleet.words import Priority
+from loopwright.fleet.words import RUNTIME, Priority
 
 DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
 _T = TypeVar("_T")
@@ -73,6 +74,7 @@ class AsyncFleet:
         control: the connection with the tracker, not started yet.
         dial: makes a link to a device, given one of its addresses.
         clock: seconds of a monotonic clock.
+        runtimes: what is brought to devices that have another native runtime, or none.
     """
 
     def __init__(
@@ -81,11 +83,13 @@ class AsyncFleet:
         dial: DialDevice,
         clock: Callable[[], float],
         sessions: SessionConfig = SessionConfig(),  # noqa: B008  # frozen
+        runtimes: Runtimes | None = None,
     ) -> None:
         self.control = control
         self._dial = dial
         self._clock = clock
         self._sessions = sessions
+        self._runtimes = runtimes
         self._held: dict[str, HeldLease] = {}
 
     async def start(self) -> None:
@@ -151,13 +155,23 @@ class AsyncFleet:
             self._sessions,
         )
         lease.on_end(lambda: _end_with(lease, session))
-        if modules:
-            try:
-                await session.configure(modules)
-            except BaseException:
-                await session.close()
-                raise
+        try:
+            wanted = await self._modules(session, modules or {})
+            if wanted:
+                await session.configure(wanted)
+        except BaseException:
+            await session.close()
+            raise
         return session
+
+    async def _modules(
+        self, session: DeviceSession, modules: Mapping[str, Blob]
+    ) -> Mapping[str, Blob]:
+        """`modules`, and the native runtime if the device has not the one of this side."""
+        if self._runtimes is None or RUNTIME in modules:
+            return modules
+        runtime = await self._runtimes.lacking(session.opened)
+        return modules if runtime is None else {**modules, RUNTIME: runtime}
 
     async def _reach(self, addresses: Sequence[str], name: str) -> Link:
         failure: FleetError | ConfigError = FleetError(f"device {name} has no address")
