@@ -27,6 +27,7 @@ from loopwright.errors import LoopwrightError, UnsupportedError
 from loopwright.peers.peer import missing
 from loopwright.records.device import fingerprint
 from loopwright.runtime import machine
+from loopwright.runtime.facts import facts
 from loopwright.target import host
 from loopwright.version import __version__
 
@@ -108,9 +109,9 @@ def report(
 
 def describe() -> Machine:
     """This machine, measured now; takes half a second."""
-    target, facts = host(), machine.facts()
+    target = host()
     return Machine(
-        model=facts.model,
+        model=facts().model,
         cores=target.cores,
         device=fingerprint(target),
         target=target.key,

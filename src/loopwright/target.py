@@ -13,9 +13,12 @@ import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from loopwright.errors import ConfigError
-from loopwright.ir.dtype import DType
+
+if TYPE_CHECKING:  # a host that only runs kernels has no ml_dtypes
+    from loopwright.ir.dtype import DType
 
 
 @dataclass(frozen=True, slots=True)

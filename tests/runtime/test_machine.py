@@ -10,6 +10,7 @@ import pytest
 
 from loopwright.errors import ConfigError
 from loopwright.runtime import machine
+from loopwright.runtime.facts import facts
 
 
 def test_the_peak_is_a_positive_figure(cache_dir: Path) -> None:
@@ -51,8 +52,8 @@ def test_an_error_on_a_burst_thread_is_raised() -> None:
 
 
 def test_facts_name_the_machine() -> None:
-    facts = machine.facts()
+    found = facts()
 
-    assert facts.model
-    assert facts.cores == os.cpu_count()
-    assert facts.memory_bytes > 1 << 20
+    assert found.model
+    assert found.cores == os.cpu_count()
+    assert found.memory_bytes > 1 << 20

@@ -93,23 +93,24 @@ def measure() -> Machine:
     """This machine, measured now; it takes about a second."""
     from loopwright.records.device import fingerprint
     from loopwright.runtime import machine
+    from loopwright.runtime.facts import facts
     from loopwright.target import host
 
-    target, facts = host(), machine.facts()
+    target, found = host(), facts()
     bandwidth = machine.measure_bandwidth()
     threads = sorted({1, target.cores})
     return Machine(
-        model=facts.model,
-        kernel=facts.kernel,
+        model=found.model,
+        kernel=found.kernel,
         target=target.key,
         device=fingerprint(target),
-        cores=facts.cores,
+        cores=found.cores,
         usable_cores=target.cores,
         vector_bits=target.vector_bits,
         l1=target.l1,
         l2=target.l2,
         l3=target.l3,
-        memory_bytes=facts.memory_bytes,
+        memory_bytes=found.memory_bytes,
         fma_gflops={n: machine.measure_fma_peak(n) for n in threads},
         fed_gflops=machine.measure_fed_fma(),
         read_gbs=bandwidth.read,

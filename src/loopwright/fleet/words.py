@@ -9,6 +9,11 @@ from __future__ import annotations
 
 import enum
 
+RUNTIME = "runtime"
+"""The kind of module that is a device's native runtime."""
+NO_RUNTIME = "none"
+"""In place of a digest: the device has no native runtime, a client is to bring one."""
+
 
 class Link(enum.Enum):
     """Whether the tracker hears of a device."""

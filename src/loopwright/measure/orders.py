@@ -22,7 +22,8 @@ class Options(msgspec.Struct, frozen=True):
     `agent` is the process that starts it, 0 where that cannot be seen. With `watchdog_s` the agent
     is killed when its loop has not turned for so long, for whoever looks after it to start it
     anew. Without a `plan` candidates are kept from accidents only. Sessions run on `cores`, which
-    are those that candidates are measured on: a child then begins where it stays.
+    are those that candidates are measured on: a child then begins where it stays. A `bare` machine
+    has no native runtime: sessions get theirs from clients.
     """
 
     agent: int
@@ -31,6 +32,7 @@ class Options(msgspec.Struct, frozen=True):
     plan: Plan | None = None
     wanted: int = 0
     cores: tuple[int, ...] = ()
+    bare: bool = False
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):

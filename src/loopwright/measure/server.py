@@ -30,7 +30,8 @@ from loopwright.measure.confine import Cage
 from loopwright.measure.guard import Place, Region, allocate
 from loopwright.measure.types import FailureKind, Stage
 from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, receive, send
-from loopwright.runtime.native import Native, native
+from loopwright.runtime.link import link
+from loopwright.runtime.native import SYMBOLS, Native, native, natives
 
 _INPUT_CACHE_BYTES = 2 << 30
 _INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
@@ -75,11 +76,12 @@ class InputCache:
 class Server:
     """Serves one client on `sock`; outputs go to the file `output_fd`.
 
-    Candidates are confined by `cage`, which this process has entered as a session.
+    Candidates are confined by `cage`, which this process has entered as a session. Without `code`
+    the native runtime comes with the first request.
     """
 
     def __init__(
-        self, sock: socket.socket, output_fd: int, code: Native, cage: Cage | None = None
+        self, sock: socket.socket, output_fd: int, code: Native | None, cage: Cage | None = None
     ) -> None:
         self._sock = sock
         self._output_fd = output_fd
@@ -99,7 +101,7 @@ class Server:
             request = receive(self._sock, RunRequest)
             start = time.perf_counter()
             try:
-                reply = self._measure(request)
+                reply = self._answer(request)
             except LoopwrightError as e:
                 reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, str(e))
             except MemoryError:
@@ -110,7 +112,21 @@ class Server:
             spent = time.perf_counter() - start
             send(self._sock, msgspec.structs.replace(reply, run_s=spent))
 
-    def _measure(self, request: RunRequest) -> RunReply:
+    def _answer(self, request: RunRequest) -> RunReply:
+        """What comes of a request; for want of a runtime no candidate is to blame."""
+        if request.runtime:
+            self._native = None
+            try:
+                self._native = natives(link(request.runtime, SYMBOLS))  # runs nothing of it
+            except EnvironmentFailure as e:
+                why = f"the native runtime cannot be linked: {e}"
+                return child.failure(Stage.LOAD, FailureKind.WORKER_LOST, why)
+        if self._native is None:
+            why = "there is no native runtime here; clients of this version bring one"
+            return child.failure(Stage.LOAD, FailureKind.WORKER_LOST, why)
+        return self._measure(request, self._native)
+
+    def _measure(self, request: RunRequest, code: Native) -> RunReply:
         sizes = [_nbytes(p) for p in request.params]
         total = sum(sizes) + request.workspace
         if total > request.run_memory:
@@ -120,7 +136,7 @@ class Server:
             return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
         arena = self._arena(request, sizes)
         try:
-            reply = self._run(request, arena)
+            reply = self._run(request, arena, code)
             nbytes = 0 if arena.output is None or reply.kind else len(arena.output)
             return msgspec.structs.replace(reply, output=nbytes)
         finally:
@@ -145,7 +161,7 @@ class Server:
             output = mmap.mmap(self._output_fd, nbytes)
         return child.Arena(tuple(arguments), workspace, request.n_outputs, output)
 
-    def _run(self, request: RunRequest, arena: child.Arena) -> RunReply:
+    def _run(self, request: RunRequest, arena: child.Arena, code: Native) -> RunReply:
         token = os.urandom(child.TOKEN_BYTES)
         self._area.clear()
         os.ftruncate(self._printed, 0)
@@ -153,7 +169,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             self._become_child(parent)
-            child.main(self._native, child.Job(request, arena, self._cage), self._area, token)
+            child.main(code, child.Job(request, arena, self._cage), self._area, token)
         in_time = self._wait(pid, request.run_timeout_s)
         virtual = 0 if in_time else _virtual_bytes(pid)
         status = self._finish(pid)

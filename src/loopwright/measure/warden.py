@@ -72,7 +72,7 @@ class Warden:
     """Serves one agent on `control`, a socket that keeps packets apart."""
 
     def __init__(
-        self, control: socket.socket, code: Native, options: Options, cage: Cage | None
+        self, control: socket.socket, code: Native | None, options: Options, cage: Cage | None
     ) -> None:
         self._control = control
         self._cage = cage
@@ -260,7 +260,8 @@ def main(arguments: list[str]) -> None:
     sandbox.adopt_orphans()
     control = socket.socket(fileno=int(arguments[0]))
     try:
-        code = native(Path(options.cache_dir) if options.cache_dir else None)
+        folder = Path(options.cache_dir) if options.cache_dir else None
+        code = None if options.bare else native(folder)
         cage = None if options.plan is None else Cage(options.plan)
         gc.collect()
         gc.freeze()

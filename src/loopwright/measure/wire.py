@@ -35,7 +35,8 @@ class WireParam(msgspec.Struct, frozen=True):
 class RunRequest(msgspec.Struct, frozen=True):
     """Time a kernel. `cores` are those it may use; inputs are made from `seed`.
 
-    With `want_output` the outputs are left, one after the other, in the shared output file.
+    With `want_output` the outputs are left, one after the other, in the shared output file. A
+    `runtime` is the object code of a native runtime that is used from this request on.
     """
 
     code: bytes
@@ -53,6 +54,7 @@ class RunRequest(msgspec.Struct, frozen=True):
     run_timeout_s: float
     run_memory: int
     abandon_ns: float | None
+    runtime: bytes = b""
 
 
 class RunReply(msgspec.Struct, frozen=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from loopwright.runtime.machine import facts
+from loopwright.runtime.facts import facts
 from loopwright.target import Target
 
 

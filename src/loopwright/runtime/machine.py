@@ -1,4 +1,4 @@
-"""What this machine can do: peak arithmetic, memory bandwidth, how steady its clock is, what it is.
+"""What this machine can do: peak arithmetic, memory bandwidth, how steady its clock is.
 
 Figures are the best of several short bursts on pinned threads: what the machine can reach, not
 what is left of it beside other work.
@@ -7,11 +7,8 @@ what is left of it beside other work.
 from __future__ import annotations
 
 import ctypes
-import hashlib
 import math
 import os
-import platform
-import re
 import statistics
 import threading
 import time
@@ -42,17 +39,6 @@ class Bandwidth:
 
     read: float
     triad: float
-
-
-@dataclass(frozen=True, slots=True)
-class MachineFacts:
-    """What this machine is; `features` is a digest of its instruction set."""
-
-    model: str
-    cores: int
-    features: str
-    kernel: str
-    memory_bytes: int
 
 
 def measure_fma_peak(
@@ -171,27 +157,6 @@ def noise(target: Target | None = None, cache_dir: Path | None = None) -> float:
     iterations = _calibrate(lambda n: entry(n, sink.ctypes.data))
     times = _bursts(_cores(1), lambda _: entry(iterations, sink.ctypes.data), bursts=4 * _BURSTS)
     return statistics.median(times) / min(times) - 1.0
-
-
-def facts(target: Target | None = None) -> MachineFacts:
-    """What this machine is."""
-    features = (targets.host() if target is None else target).features
-    return MachineFacts(
-        model=_model(),
-        cores=os.cpu_count() or 1,
-        features=hashlib.sha256(",".join(features).encode()).hexdigest()[:8],
-        kernel=f"{platform.system()} {platform.release()}",
-        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-    )
-
-
-def _model() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.machine()
-    found = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return found[1].strip() if found else platform.machine()
 
 
 def _linked(

@@ -42,9 +42,10 @@ _MESSAGE_CHARS = 300
 _COMPILE = """
 import sys
 import llvmlite.binding as llvm
-llvm.initialize_native_target()
-llvm.initialize_native_asmprinter()
-target = llvm.Target.from_default_triple()
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+triple = sys.argv[2]
+target = llvm.Target.from_triple(triple) if triple else llvm.Target.from_default_triple()
 machine = target.create_target_machine(
     features=sys.argv[1], opt=2, reloc="pic", codemodel="small"
 )
@@ -92,46 +93,52 @@ def natives(code: Linked) -> Native:
     return Native(code, *(code[name] for name in SYMBOLS))
 
 
-def runtime_object(cache_dir: Path | None = None) -> bytes:
-    """The object code of the native runtime for this machine.
+def runtime_object(cache_dir: Path | None = None, arch: str = "") -> bytes:
+    """The object code of the native runtime for `arch`, this machine's when that is not said.
 
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
     """
-    arch = {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    arch = arch or _machine()
     if arch not in native_ir.ARCHITECTURES or sys.platform != "linux":
         known = ", ".join(native_ir.ARCHITECTURES)
         raise UnsupportedError(
             f"no native runtime for {arch} on {sys.platform}; it is there for {known} on linux"
         )
     directory = default_cache_dir() if cache_dir is None else cache_dir
-    return object_code(native_ir.text(arch), directory)
+    return object_code(native_ir.text(arch), directory, arch="" if arch == _machine() else arch)
 
 
-def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = ()) -> bytes:
-    """The object of the module `ir` for this machine, from `cache_dir` when it is there.
+def _machine() -> str:
+    return {"arm64": "aarch64"}.get(platform.machine(), platform.machine())
+
+
+def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = (), arch: str = "") -> bytes:
+    """The object of the module `ir` for `arch` or this machine, from `cache_dir` when it is there.
 
     `features` are LLVM's names of what it may use beyond the architecture's base. A directory
     that cannot be written costs a compilation a process and nothing else.
     Raises: EnvironmentFailure if the compilation fails.
     """
-    identity = f"{platform.machine()} {','.join(features)}\n{ir}"
+    identity = f"{arch or platform.machine()} {','.join(features)}\n{ir}"
     path = cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
     kept = _read(path)
     if kept is not None:
         return kept
-    code = compile_ir(ir, features)
+    code = compile_ir(ir, features, arch)
     with contextlib.suppress(OSError):
         _write(path, code)
     return code
 
 
-def compile_ir(ir: str, features: tuple[str, ...] = ()) -> bytes:
-    """The object of the module `ir` for this machine, compiled in a process of its own.
+def compile_ir(ir: str, features: tuple[str, ...] = (), arch: str = "") -> bytes:
+    """The object of the module `ir` for `arch` or this machine, compiled in a process of its own.
 
     Raises: EnvironmentFailure with the end of what the compiler said.
     """
-    command = [sys.executable, "-P", "-c", _COMPILE, ",".join(f"+{name}" for name in features)]
+    wanted = ",".join(f"+{name}" for name in features)
+    triple = f"{arch}-unknown-linux-gnu" if arch else ""
+    command = [sys.executable, "-P", "-c", _COMPILE, wanted, triple]
     try:
         done = subprocess.run(
             command, input=ir.encode(), capture_output=True, timeout=_COMPILE_TIMEOUT_S, check=False

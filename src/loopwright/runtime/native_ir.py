@@ -9,12 +9,16 @@ Written in IR because a machine that runs Loopwright needs no C compiler. Functi
     lw_repeat(entry, args, ws, parallel, pool, count)  calls a kernel's entry `count` times
     lw_watch(report, probe)                            where faults are reported to, see below
     lw_on_fault(signal, info, context)                 SA_SIGINFO handler
+    lw_canary(args, ws, parallel, pool)                a kernel that always takes the same cycles
 
 A pool is 64-byte aligned memory, one cache line for each word that threads write (byte offsets
 below), followed by one slot {pool, thread index} a worker. A region is one step of `generation`:
 the caller stores what to run, sets `pending`, steps `generation`, runs chunk 0 and waits until
 `pending` is 0. Workers spin on `generation`, then sleep on it (futex). A caller that finds `lock`
 taken runs serially.
+
+The canary is one chain of dependent integer operations in registers, so that nothing but the core's
+clock, and who shares it, changes how long it takes.
 
 The fault report is four int64: signal, faulting address, 1 if `probe` more bytes of address space
 could not be had at the time of the fault (that is: memory was exhausted), si_code.
@@ -44,6 +48,8 @@ _FUTEX = {"x86_64": 202, "aarch64": 98}
 ARCHITECTURES = tuple(_FUTEX)
 _FUTEX_WAIT_PRIVATE = 128
 _FUTEX_WAKE_PRIVATE = 129
+CANARY = "lw_canary"
+CANARY_STEPS = 200_000  # of 4 cycles: a quarter of a millisecond at 3 GHz
 _CALLER_PATIENCE = 16  # a caller waits this many times longer than a worker before it sleeps
 
 
@@ -67,6 +73,8 @@ def text(arch: str) -> str:
         body=BODY,
         closure=CLOSURE,
         extent=EXTENT,
+        canary=CANARY,
+        steps=CANARY_STEPS,
     )
 
 
@@ -260,6 +268,22 @@ loop:
   %more = icmp ult i64 %i.next, %count
   br i1 %more, label %loop, label %done
 done:
+  ret void
+}}
+
+define void @{canary}(ptr %args, ptr %ws, ptr %parallel, ptr %pool) {{
+  %keep = alloca i64
+  br label %loop
+loop:
+  %k = phi i64 [ 0, %0 ], [ %k.next, %loop ]
+  %x = phi i64 [ 1, %0 ], [ %x.next, %loop ]
+  %y = mul i64 %x, 6364136223846793005
+  %x.next = xor i64 %y, %k
+  %k.next = add i64 %k, 1
+  %more = icmp ult i64 %k.next, {steps}
+  br i1 %more, label %loop, label %done
+done:
+  store volatile i64 %x.next, ptr %keep
   ret void
 }}
 

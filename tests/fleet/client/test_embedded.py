@@ -107,8 +107,8 @@ def test_a_machine_that_cannot_run_its_probe_says_so_and_is_not_waited_for(
 ) -> None:
     sound = device.Device._canary_request
 
-    def broken(self: device.Device) -> RunRequest:
-        return msgspec.structs.replace(sound(self), entry="nowhere")
+    def broken(self: device.Device, code: bytes) -> RunRequest:
+        return msgspec.structs.replace(sound(self, code), entry="nowhere")
 
     monkeypatch.setattr(device.Device, "_canary_request", broken)
     with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:

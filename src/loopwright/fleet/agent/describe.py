@@ -1,7 +1,7 @@
 """What this machine is, found out by a short process that imports the compiler, and kept.
 
 The agent itself never imports that much: it asks once a machine and version, and reads the answer
-from a file afterwards.
+from a file afterwards. A machine without a compiler has no native runtime unless one was kept.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import importlib.util
 import os
 import platform
 import re
@@ -29,32 +30,40 @@ _SAID_CHARS = 300
 _ASK = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from importlib.util import find_spec
 from pathlib import Path
 import msgspec
 from loopwright import target
+from loopwright.errors import EnvironmentFailure
 from loopwright.records.device import fingerprint
-from loopwright.runtime.canary import ENTRY, canary
-from loopwright.runtime.native import native
-host, cache = target.host(), Path(sys.argv[2])
-native(cache)
+from loopwright.runtime.canary import ENTRY
+from loopwright.runtime.native import runtime_object
+host = target.host()
+try:
+    runtime = runtime_object(Path(sys.argv[2]))
+except EnvironmentFailure:
+    if find_spec("llvmlite") is not None:
+        raise
+    runtime = b""
 print(msgspec.json.encode({
     "target": str(host), "key": host.key, "arch": host.arch, "device": fingerprint(host),
-    "canary": canary(cache), "entry": ENTRY,
+    "runtime": runtime, "canary": ENTRY,
 }).decode())
 """
 
 
 class Machine(msgspec.Struct, frozen=True):
     """This machine: a target string, the key of that target, the fingerprint that records carry,
-    and the object code of its canary.
+    the object code of its native runtime, empty where that cannot be made, and the name of the
+    canary in runtimes.
     """
 
     target: str
     key: str
     arch: str
     device: str
-    canary: bytes
-    entry: str
+    runtime: bytes
+    canary: str
 
     def target_of(self, cores: Sequence[int]) -> str:
         """The target string of a device that has `cores` of this machine."""
@@ -137,6 +146,7 @@ def _place(cache_dir: Path) -> _Place:
         [
             __version__,
             sys.executable,
+            str(importlib.util.find_spec("llvmlite") is not None),
             platform.machine(),
             str(os.cpu_count()),
             str(affinity),

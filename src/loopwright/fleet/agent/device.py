@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import msgspec
 
@@ -16,6 +17,7 @@ from loopwright.fleet.agent import heat, runs
 from loopwright.fleet.agent.blobs import BlobCache, BlobError
 from loopwright.fleet.agent.canary import BASELINE_RUNS, CALM_RUNS, Canary
 from loopwright.fleet.agent.describe import Machine
+from loopwright.fleet.agent.modules import Modules
 from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
 from loopwright.fleet.agent.session import Ran, Session
 from loopwright.fleet.agent.standing import Ended, Standing
@@ -32,10 +34,11 @@ from loopwright.fleet.wire.messages import (
     Result,
     RunItem,
 )
-from loopwright.fleet.words import EndReason, Health, Occupancy, RunStatus, Tier
+from loopwright.fleet.words import RUNTIME, EndReason, Health, Occupancy, RunStatus, Tier
 from loopwright.measure.types import FailureKind
-from loopwright.measure.wire import RunRequest
+from loopwright.measure.wire import RunReply, RunRequest
 
+Asker: TypeAlias = Callable[[RunRequest, float], Awaitable[RunReply]]
 _LOSSES = 4096  # candidates whose losses are remembered
 _PROBE_S = 60.0
 _CANARY_S = 10.0
@@ -73,7 +76,9 @@ class Device:
         self.superseded = False
         self.canary = Canary(around.options.drift)
         self._around = around
-        self._modules: dict[str, str] = {}
+        self._modules = Modules(
+            around.blobs, around.machine.runtime, locked=around.options.signed_only
+        )
         self._warden: Warden | None = None
         self._worker: Worker | None = None
         self._serving: asyncio.Task[EndReason] | None = None
@@ -92,7 +97,7 @@ class Device:
     @property
     def modules(self) -> Mapping[str, str]:
         """The modules that are in place: kind -> digest."""
-        return self._modules
+        return self._modules.shown()
 
     @property
     def occupancy(self) -> Occupancy:
@@ -258,7 +263,7 @@ class Device:
             int(self.limits.wall_s * 1000),
             self.limits.memory,
             self.limits.blob,
-            dict(self._modules),
+            self._modules.shown(),
         )
 
     async def _follow(self, link: Link, serving: asyncio.Task[EndReason]) -> None:
@@ -292,6 +297,8 @@ class Device:
                     self._set_health(Health.BAD, "what a session left behind cannot be killed")
         finally:
             self._cleaning = False
+            if self.canary.off:  # it went off while nobody probed
+                self._probe_wanted.set()
             self._around.changed()
 
     def _doom(self, ended: Ended) -> None:
@@ -331,9 +338,8 @@ class Device:
         start = self._around.clock()
         try:
             worker = await self._the_worker()
-            reply = await worker.run(
-                request, request.run_timeout_s + self._around.options.timers.grace_s
-            )
+            limit_s = request.run_timeout_s + self._around.options.timers.grace_s
+            reply = await self._ask(worker, request, limit_s)
             result = runs.result_of(item, reply, self._around.clock() - start)
             if reply.kind == FailureKind.WORKER_LOST.value:
                 self._probe_wanted.set()  # the sandbox is not what it was
@@ -343,6 +349,15 @@ class Device:
         except WorkerLost as error:
             await self._lose_worker()
             return self._ran(self._blame(item, error))
+
+    async def _ask(self, worker: Worker, request: RunRequest, limit_s: float) -> RunReply:
+        """What comes of a request, with the native runtime that is in place."""
+        wanted = self._modules.runtime
+        if worker.runtime != wanted:
+            request = msgspec.structs.replace(request, runtime=self._modules.runtime_code())
+        reply = await worker.run(request, limit_s)
+        worker.runtime = wanted
+        return reply
 
     def _ran(self, result: Result, output: memoryview | None = None) -> Ran:
         if self.health is Health.DRIFT and result.status == RunStatus.OK.value:
@@ -380,7 +395,8 @@ class Device:
         if self.canary.allowed and (due or self._probe_wanted.is_set() or self.canary.off):
             self._probe_wanted.clear()
             with contextlib.suppress(WorkerLost):
-                await self._sing(await self._the_worker(), 1)
+                ask = functools.partial(self._ask, await self._the_worker())
+                await self._sing(ask, 1, self._modules.runtime_code())
 
     def allow(self, item: RunItem) -> None:
         """Nothing if the code of an item may run here. Raises: AuthError."""
@@ -388,12 +404,10 @@ class Device:
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
         """Put modules in place; the kinds that changed. Raises: FleetError."""
-        changed = {k: v for k, v in modules.items() if self._modules.get(k) != v}
-        for kind, digest in changed.items():
-            if not _is_digest(digest) or not self.blobs.has(bytes.fromhex(digest)):
-                raise FleetError(f"module {kind}: upload blob {digest[:12]} first")
-        self._modules.update(changed)
-        return tuple(sorted(changed))
+        changed = self._modules.configure(modules)
+        if RUNTIME in changed and not self._modules.own:
+            self.canary = Canary(self.canary.allowed)  # what it sang before is another's
+        return changed
 
     async def _the_worker(self) -> Worker:
         if self._worker is None:
@@ -434,6 +448,7 @@ class Device:
                 self.spec.uid,
                 self.limits.memory + _OVERHEAD_BYTES,
                 options.timers.watchdog_s,
+                self._modules.own,
             )
             warden = Warden(told, functools.partial(_set, gone))
             try:
@@ -487,7 +502,7 @@ class Device:
             try:
                 worker = await warden.begin(self._around.clock() + _PROBE_S)
                 try:
-                    await self._sing(worker, CALM_RUNS if self.canary.known else BASELINE_RUNS)
+                    await self._try(worker)
                 finally:
                     over = await worker.end()
                 if not over.clean:
@@ -495,10 +510,27 @@ class Device:
             except WorkerLost as error:
                 self._set_health(Health.BAD, f"the probe failed: {error}")
 
-    async def _sing(self, worker: Worker, times: int) -> None:
-        """Run the canary and judge."""
+    async def _try(self, worker: Worker) -> None:
+        """Judge by a process that was just started, and what it sings with the host's runtime.
+
+        What a client brought has no say in whether the device is lent to others.
+        """
+        own = self._around.machine.runtime
+        if own:
+            times = CALM_RUNS if self.canary.known else BASELINE_RUNS
+            await self._sing(worker.run, times, own)
+        elif self._modules.hopeless:
+            why = "it has no native runtime, and takes none that is not signed: install llvmlite"
+            self._set_health(Health.BAD, why)
+        else:
+            self._set_health(Health.GOOD, "")
+
+    async def _sing(self, ask: Asker, times: int, code: bytes) -> None:
+        """Run the canary in `code` and judge."""
         for _ in range(times):
-            reply = await worker.run(self._canary_request(), _CANARY_S)
+            reply = await ask(self._canary_request(code), _CANARY_S)
+            if reply.kind and code != self._around.machine.runtime:
+                return  # of a runtime that a client brought
             if reply.kind:
                 self._set_health(Health.BAD, f"the canary failed: {reply.detail}")
                 return
@@ -510,10 +542,10 @@ class Device:
         else:
             self._set_health(Health.GOOD, "")
 
-    def _canary_request(self) -> RunRequest:
-        machine, cores = self._around.machine, self.spec.cores
+    def _canary_request(self, code: bytes) -> RunRequest:
+        entry, cores = self._around.machine.canary, self.spec.cores
         return RunRequest(
-            machine.canary, machine.entry, (), 0, 0, 1, tuple(cores[-1:]), 0,
+            code, entry, (), 0, 0, 1, tuple(cores[-1:]), 0,
             False, 1, 3, 0.001, _CANARY_S / 2, 64 << 20, None,
         )  # fmt: skip
 
@@ -521,10 +553,6 @@ class Device:
         if (health, detail) != (self.health, self.detail):
             self.health, self.detail = health, detail
             self._around.changed()
-
-
-def _is_digest(text: str) -> bool:
-    return len(text) == 64 and all(c in "0123456789abcdef" for c in text)
 
 
 def _verdict(serving: asyncio.Task[EndReason]) -> Ended:

@@ -60,6 +60,7 @@ class Worker:
     def __init__(self, number: int, warden: Warden) -> None:
         self.number = number
         self.pid = 0
+        self.runtime = ""  # digest of the one that it has
         self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
         self._warden = warden
         self._sock, self._theirs = socket.socketpair()
@@ -156,7 +157,8 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class WardenOptions:
     """How a warden is started. `uid` is who candidates are, where this process is the superuser;
-    `memory` bytes is what everything in a session may hold together.
+    `memory` bytes is what everything in a session may hold together; `runtime` is the digest of
+    the native runtime that sessions begin with, empty where there is none.
     """
 
     name: str
@@ -166,6 +168,7 @@ class WardenOptions:
     uid: int = 0
     memory: int = 1 << 40
     watchdog_s: float = 0.0
+    runtime: str = ""
 
 
 class Warden:
@@ -183,6 +186,7 @@ class Warden:
         self._begun: dict[int, asyncio.Future[int]] = {}
         self._is_ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = 0
+        self._words = ""  # the last ones of a process that is gone
         self._cgroup: cgroup.Cgroup | None = None
 
     @property
@@ -226,7 +230,7 @@ class Warden:
             self.kill()
             raise EnvironmentFailure(f"the warden was not ready within {START_S} s") from error
         if self.ready is None:
-            raise EnvironmentFailure("the warden ended before it was ready")
+            raise EnvironmentFailure(f"the warden ended before it was ready: {self._words}")
         return self.ready
 
     def _command(self, control: int) -> list[str]:
@@ -250,6 +254,7 @@ class Warden:
             plan,
             int(USUAL | BUBBLE if told.tier >= Tier.T2 else USUAL),
             told.cores,
+            bare=not told.runtime,
         )
         plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
         if not bubbled:
@@ -266,6 +271,7 @@ class Warden:
             raise WorkerLost("the warden is not there")
         self._numbers += 1
         worker = Worker(self._numbers, self)
+        worker.runtime = self._options.runtime
         self._workers[worker.number] = worker
         begun: asyncio.Future[int] = self._loop.create_future()
         self._begun[worker.number] = begun
@@ -336,7 +342,8 @@ class Warden:
         if sock is not None:
             self._loop.remove_reader(sock.fileno())
             sock.close()
-        why = f"the warden was lost: {self._last_words()}"
+        self._words = self._last_words()
+        why = f"the warden was lost: {self._words}"
         for number in tuple(self._workers):
             self._over(Over(number, Ending.LEFT.value, -signal.SIGKILL, clean=True))
         if not self._is_ready.done():

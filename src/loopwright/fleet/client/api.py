@@ -36,6 +36,7 @@ from loopwright.fleet.client.control import Control, OnQueued
 from loopwright.fleet.client.devices import failed_of, provenance, status_of
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
+from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, Ran, outputs_of
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
@@ -284,17 +285,21 @@ def connect(
         if address is None:
             return _here(thread, found)
         tls = _tls(address, ca or found.ca)
-        aio = thread.run(_connected(address, credential(token or found.token), tls))
+        who, runtimes = credential(token or found.token), Runtimes(found.cache_dir)
+        aio = thread.run(_connected(address, who, tls, runtimes))
     except BaseException:
         thread.close()
         raise
     return Fleet(thread, aio, aio.close)
 
 
-async def _connected(address: str, who: Credential, tls: ssl.SSLContext | None) -> AsyncFleet:
+async def _connected(
+    address: str, who: Credential, tls: ssl.SSLContext | None, runtimes: Runtimes
+) -> AsyncFleet:
     chance = np.random.default_rng().random
     control = Control(functools.partial(dial, address, tls=tls), who, time.monotonic, chance)
-    fleet = AsyncFleet(control, functools.partial(_dial, tls), time.monotonic)
+    dial_device = functools.partial(_dial, tls)
+    fleet = AsyncFleet(control, dial_device, time.monotonic, runtimes=runtimes)
     await fleet.start()
     return fleet
 
