@@ -34,10 +34,12 @@ from loopwright.fleet.book.views import (
     DeviceView,
     LeaseView,
     RequestView,
+    TenantView,
     counts,
     device_view,
     lease_view,
     request_view,
+    tenant_views,
 )
 from loopwright.fleet.selector import parse
 
@@ -123,6 +125,10 @@ class LeaseBook:
     def counts(self) -> Counts:
         """How many there are of everything."""
         return counts(self._state)
+
+    def tenants(self, most: int) -> tuple[TenantView, ...]:
+        """Tenants that hold or want something, and those with a quota of their own, by name."""
+        return tenant_views(self._state, most)
 
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that `selector` means, in order of name.

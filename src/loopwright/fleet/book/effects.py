@@ -96,13 +96,14 @@ class TellRefused:
 
 @dataclass(frozen=True, slots=True)
 class TellRenewed:
-    """Answer a renewal."""
+    """Answer a renewal; `reason` is why a lease that is gone ended, where that is known."""
 
     client: str
     lease: str
     verdict: Verdict
     ttl_s: float
     why: str = ""
+    reason: EndReason | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from loopwright.fleet.words import Admin, Health, Occupancy
+from loopwright.fleet.words import Admin, EndReason, Health, Occupancy
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +105,13 @@ class Renewal:
 
 @dataclass(frozen=True, slots=True)
 class GiveBack:
-    """A client releases a lease; again is harmless."""
+    """A client releases a lease; again is harmless. `reason` is other where it had to."""
 
     lease: str
     epoch: int
     client: str
     tenant: str
+    reason: EndReason = EndReason.RELEASED
 
 
 @dataclass(frozen=True, slots=True)

@@ -191,7 +191,7 @@ def renewal(state: State, event: Renewal) -> None:
     """A client renews."""
     lease = state.leases.get(event.lease)
     if lease is None or lease.reason is not None:
-        _gone(state, event, _why_ended(state, event.lease))
+        _gone(state, event, _why_ended(state, event.lease), state.ended.get(event.lease))
         return
     request = lease.request
     if request.tenant.name != event.tenant or lease.epoch != event.epoch:
@@ -222,8 +222,11 @@ def renewal(state: State, event: Renewal) -> None:
     state.out.append(verdict)
 
 
-def _gone(state: State, event: Renewal, why: str) -> None:
-    state.out.append(TellRenewed(event.client, event.lease, Verdict.GONE, 0.0, why))
+def _gone(
+    state: State, event: Renewal, why: str, ended: tuple[EndReason, str] | None = None
+) -> None:
+    reason = None if ended is None else ended[0]
+    state.out.append(TellRenewed(event.client, event.lease, Verdict.GONE, 0.0, why, reason))
 
 
 def _why_ended(state: State, lease: str) -> str:
@@ -284,4 +287,5 @@ def give_back(state: State, event: GiveBack) -> None:
         state.out.append(TellRefused(event.client, event.lease, Refusal.BAD_REQUEST, detail))
         return
     lease.client = event.client
-    end(state, lease, EndReason.RELEASED)
+    detail = "" if event.reason is EndReason.RELEASED else "as its holder says"
+    end(state, lease, event.reason, detail)

@@ -94,6 +94,18 @@ class RequestView:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantView:
+    """What a tenant holds and waits for, and what it may."""
+
+    name: str
+    leases: int
+    max_leases: int
+    queued: int
+    max_queued: int
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
 class Counts:
     """How many there are, and how many there were since the start."""
 
@@ -187,6 +199,18 @@ def request_view(request: Request) -> RequestView:
         dict(request.tags),
         queue.blocked(request.tenant, request.count),
     )
+
+
+def tenant_views(state: State, most: int) -> tuple[TenantView, ...]:
+    """Tenants that hold or want something, and those with a quota of their own: at most `most`."""
+    here = {name for name, tenant in state.tenants.items() if tenant.live or tenant.queued}
+    views: list[TenantView] = []
+    for name in here | set(state.config.tenants):
+        known, may = state.tenants.get(name), state.config.of_tenant(name)
+        live, queued = (0, 0) if known is None else (known.live, known.queued)
+        views.append(TenantView(name, live, may.max_live, queued, may.max_queued, may.weight))
+    views.sort(key=lambda view: (-view.leases - view.queued, view.name))
+    return tuple(sorted(views[:most], key=lambda view: view.name))
 
 
 def counts(state: State) -> Counts:

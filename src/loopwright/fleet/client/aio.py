@@ -155,6 +155,7 @@ class AsyncFleet:
             self._sessions,
         )
         lease.on_end(lambda: _end_with(lease, session))
+        session.on_end(lambda error: lease.session_ended(error.reason, str(error)))
         try:
             wanted = await self._modules(session, modules or {})
             if wanted:

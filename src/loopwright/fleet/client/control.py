@@ -40,7 +40,7 @@ from loopwright.fleet.wire.messages import (
     Renewed,
     Welcome,
 )
-from loopwright.fleet.words import Refusal
+from loopwright.fleet.words import EndReason, Refusal
 
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
 OnQueued: TypeAlias = Callable[[int, str], None]
@@ -257,14 +257,15 @@ class Control:
             self._say_renewal(known)
         return await asyncio.shield(known.future)
 
-    def release(self, lease: str, epoch: int) -> None:
-        """Give a lease back, now or when the tracker is there."""
+    def release(self, lease: str, epoch: int, reason: EndReason = EndReason.RELEASED) -> None:
+        """Give a lease back, now or when the tracker is there; `reason` is why, if one had to."""
         self._watched.pop(lease, None)
         renewal = self._owed.renewals.pop(lease, None)
         if renewal is not None:
             renewal.future.cancel()
         if self._failure is None:
-            self._owed.releases[lease] = message = Release(lease, epoch)
+            said = "" if reason is EndReason.RELEASED else reason.value
+            self._owed.releases[lease] = message = Release(lease, epoch, said)
             self._say(message)
 
     def watch(self, lease: str, on_ended: OnEnded) -> None:

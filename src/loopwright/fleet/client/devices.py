@@ -273,10 +273,11 @@ class LeasedDevices:
         self._have.add(slot.name)
         self._wake()  # others may have waited for another device to avoid, or for this one
         slot.lease.on_end(lambda: self._lease_ended(slot))
+        reason = EndReason.RELEASED
         try:
             await self._feed(slot)
         except DeviceLostError as error:
-            self._lost(slot, error)
+            reason = self._lost(slot, error)
         except FleetError as error:  # an upload was refused
             self._refused(slot, error)
         finally:
@@ -289,7 +290,7 @@ class LeasedDevices:
                 slot.session.abort("the runner was closed", EndReason.RELEASED)
             else:
                 await slot.session.close()
-            await slot.lease.release()
+            await slot.lease.release(reason)
 
     def _lease_ended(self, slot: _Slot) -> None:
         if slot.lease.reason is not EndReason.RELEASED:
@@ -409,8 +410,11 @@ class LeasedDevices:
         )
         return Failed(Stage.RUN, FailureKind.CRASH, detail, where)
 
-    def _lost(self, slot: _Slot, error: DeviceLostError) -> None:
-        """The device is gone: what was running on it may be why, what waited is not."""
+    def _lost(self, slot: _Slot, error: DeviceLostError) -> EndReason:
+        """The device is gone: what was running on it may be why, what waited is not.
+
+        Returns: why the lease ends.
+        """
         reason = error.reason if isinstance(error, SessionLost) else slot.lease.reason
         taken = reason in _TAKEN_AWAY
         kind = FailureKind.REVOKED if taken else FailureKind.DEVICE_LOST
@@ -424,6 +428,7 @@ class LeasedDevices:
         if on_device:
             self._again(slot, on_device[0], failed, died=not taken and not self._closed)
         self._wake()
+        return EndReason.DEVICE_LOST if reason is None else reason
 
     def _refused(self, slot: _Slot, error: FleetError) -> None:
         """The device would not take an upload: its candidate goes elsewhere, once."""

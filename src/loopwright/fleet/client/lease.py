@@ -16,6 +16,7 @@ from loopwright.fleet.words import EndReason, Verdict
 
 RENEWALS = 3  # a ttl
 SAFE_SHARE = 0.8
+_FINAL = (EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED)
 
 
 class HeldLease:
@@ -81,15 +82,15 @@ class HeldLease:
             f"lease {self.id} on {self.device.name} is over, {reason}{detail}", retryable=True
         )
 
-    async def release(self) -> None:
-        """Give the device back; again is harmless."""
+    async def release(self, reason: EndReason = EndReason.RELEASED) -> None:
+        """Give the device back, for `reason` if it was lost; again is harmless."""
         over = self.ended.is_set()
-        self._end(EndReason.RELEASED, "")
+        self._end(reason, "")
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         if not over:
-            self._control.release(self.id, self.grant.epoch)
+            self._control.release(self.id, self.grant.epoch, reason)
 
     async def _keep(self) -> None:
         """Renew each third of the ttl; stop in time when nobody answers."""
@@ -113,7 +114,8 @@ class HeldLease:
 
     def _renewed(self, answer: Renewed, sent_at: float) -> bool:
         if answer.verdict == Verdict.GONE.value:
-            self._end(EndReason.EXPIRED, answer.why)
+            reason = _reason(answer.reason) if answer.reason else EndReason.EXPIRED
+            self._end(reason, answer.why)
             return False
         if answer.verdict == Verdict.YIELD_PLEASE.value:
             self.wanted_back_why = answer.why
@@ -123,7 +125,7 @@ class HeldLease:
 
     def _give_up(self, reason: EndReason, detail: str) -> None:
         self._end(reason, detail)
-        self._control.release(self.id, self.grant.epoch)
+        self._control.release(self.id, self.grant.epoch, reason)
 
     def _released(self, reason: str) -> None:
         """The tracker says that the lease is over."""
@@ -131,11 +133,16 @@ class HeldLease:
         if self._keeper is not None:
             self._keeper.cancel()
 
-    def device_ended(self, reason: str, detail: str) -> None:
-        """The device says why it ended the session; what the tracker says later changes nothing."""
-        ended = _reason(reason)
-        if ended in (EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED):
-            self._give_up(ended, detail)
+    def session_ended(self, reason: EndReason | None, detail: str) -> None:
+        """A session is over, for the reason that its device gave, if it gave any.
+
+        Where the device takes no other session of this lease, the lease is over too, whether or
+        not the tracker, which may be away, has said so.
+        """
+        if reason in _FINAL and not self.ended.is_set():
+            self._give_up(reason, detail)
+            if self._keeper is not None:
+                self._keeper.cancel()
 
     def _end(self, reason: EndReason, detail: str) -> None:
         if self.ended.is_set():

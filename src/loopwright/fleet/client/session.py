@@ -111,6 +111,7 @@ class DeviceSession:
         self._numbers = 0
         self._heard_at = clock()
         self._over: SessionLost | None = None
+        self._on_end: list[Callable[[SessionLost], None]] = []
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._pinger: asyncio.Task[None] | None = None
 
@@ -139,6 +140,13 @@ class DeviceSession:
     def over(self) -> SessionLost | None:
         """Why the session is over, None while it is open."""
         return self._over
+
+    def on_end(self, call: Callable[[SessionLost], None]) -> None:
+        """Call `call` once with why the session is over, at once if it is."""
+        if self._over is not None:
+            call(self._over)
+        else:
+            self._on_end.append(call)
 
     async def close(self) -> None:
         """End the session; the device cleans up. Again is harmless."""
@@ -394,6 +402,9 @@ class DeviceSession:
             _fail(configured, error)
         self._running.clear()
         self._outputs.clear()
+        calls, self._on_end = self._on_end, []
+        for call in calls:
+            call(error)
 
     def _check(self) -> None:
         if self._over is not None:

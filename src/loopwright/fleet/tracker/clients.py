@@ -38,10 +38,16 @@ from loopwright.fleet.wire.messages import (
     Renew,
     Renewed,
 )
-from loopwright.fleet.words import Role
+from loopwright.fleet.words import EndReason, Role
 
 if TYPE_CHECKING:
     from loopwright.fleet.tracker.server import Tracker
+
+_HOLDERS = {
+    reason.value: reason
+    for reason in (EndReason.EXPIRED, EndReason.DEVICE_LOST, EndReason.CLIENT_LOST)
+}
+"""What a holder may say of the end of its lease, beside that it gives it back."""
 
 
 class ClientSession:
@@ -125,7 +131,10 @@ class ClientSession:
         if self.who.role < Role.USER:
             self._no("release leases", message.lease)
             return
-        self._tracker.happened(GiveBack(message.lease, message.epoch, self.id, self.who.tenant))
+        reason = _HOLDERS.get(message.reason, EndReason.RELEASED)
+        self._tracker.happened(
+            GiveBack(message.lease, message.epoch, self.id, self.who.tenant, reason)
+        )
 
     def _cancel(self, message: Cancel) -> None:
         self._tracker.happened(Unwanted(message.request, self.id))
@@ -179,7 +188,8 @@ class ClientSession:
     def renewed(self, effect: TellRenewed) -> None:
         """The answer to a renewal."""
         ttl_ms = int(effect.ttl_s * 1000)
-        self.send(Renewed(effect.lease, effect.verdict.value, ttl_ms, clip(effect.why)))
+        reason = "" if effect.reason is None else effect.reason.value
+        self.send(Renewed(effect.lease, effect.verdict.value, ttl_ms, clip(effect.why), reason))
 
     def released(self, effect: TellReleased) -> None:
         """The answer to a release, or word that a lease ended."""

@@ -285,6 +285,7 @@ class Renewed(Message, frozen=True):
     verdict: Word
     ttl_ms: Milliseconds
     why: Text = ""
+    reason: Word = ""  # with GONE: its `words.EndReason`, if that is remembered
 
 
 class Release(Message, frozen=True):
@@ -292,6 +293,7 @@ class Release(Message, frozen=True):
 
     lease: Name
     epoch: Count
+    reason: Word = ""  # a `words.EndReason` where the holder had to: it or the device was lost
 
 
 class Released(Message, frozen=True):
