@@ -1,5 +1,7 @@
 """Uploads, kept by their SHA-256: verified, within a quota, the least recently used go first.
 
+A disk that is full before the quota is reached is a smaller quota: the same blobs go.
+
 A file's name is its digest in hexadecimal and nothing that was sent: no path comes from the wire.
 What is not whole yet lies in `partial/` and becomes a blob by being renamed, after its digest was
 verified; an upload that broke off is continued where it ended.
@@ -9,19 +11,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import BinaryIO, TypeVar
 
 from loopwright.errors import FleetError
 
 DIGEST_BYTES = 32
 _COPY_BYTES = 1 << 20
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FULL = _NO_SPACE | {errno.EFBIG}
+_T = TypeVar("_T")
 
 
 class BlobError(FleetError):
@@ -39,7 +44,7 @@ class Upload:
     digest: bytes
     total: int
     path: Path
-    file: IO[bytes]
+    file: BinaryIO
     hash: hashlib._Hash
     size: int = 0
 
@@ -162,7 +167,7 @@ class BlobCache:
         )
         path = self._partial / name
         try:
-            file = path.open("r+b" if continues else "w+b")
+            file = self._with_room(lambda: path.open("r+b" if continues else "w+b", buffering=0))
             upload = Upload(digest, total, path, file, hashlib.sha256(), 0)
             while kept and (piece := file.read(_COPY_BYTES)):
                 upload.hash.update(piece)
@@ -183,7 +188,10 @@ class BlobCache:
             self._drop(upload)
             raise BlobError("bad-upload", f"a piece of {where}, {expected}")
         try:
-            upload.file.write(data)
+            with memoryview(data) as left:
+                at = 0
+                while at < len(left):
+                    at += self._with_room(functools.partial(upload.file.write, left[at:]))
         except OSError as error:
             self._drop(upload)
             raise _refused(error) from error
@@ -203,8 +211,8 @@ class BlobCache:
         path = self._path(upload.digest)
         try:
             upload.file.close()
-            path.parent.mkdir(exist_ok=True)
-            upload.path.replace(path)
+            self._with_room(functools.partial(path.parent.mkdir, exist_ok=True))
+            self._with_room(functools.partial(upload.path.replace, path))
         except OSError as error:
             self._drop(upload)
             raise _refused(error) from error
@@ -254,6 +262,23 @@ class BlobCache:
                 f"no room for {nbytes} bytes: {self.used} of {self.quota} are in use; "
                 "upload less at a time",
             )
+
+    def _with_room(self, act: Callable[[], _T]) -> _T:
+        """What `act` returns; while the disk is full, blobs that nobody uses are evicted."""
+        while True:
+            try:
+                return act()
+            except OSError as error:
+                if error.errno not in _NO_SPACE or not self._evict():
+                    raise
+
+    def _evict(self) -> bool:
+        """Remove what was not used for longest; False when all that is there is in use."""
+        for digest in (*self._left, *self._sizes):
+            if digest not in self._pins:
+                self._forget(digest)
+                return True
+        return False
 
     def _forget(self, digest: bytes) -> int:
         """Remove a blob, or what there is of one; returns its bytes."""
