@@ -59,6 +59,7 @@ class Agent:
         clock: seconds of a monotonic clock, which must be CLOCK_MONOTONIC.
         rng: for jitter.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
+        on_away: told why there is no tracker, once until there is one or the reason is another.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Agent:
         clock: Callable[[], float],
         rng: Chance,
         blobs: BlobCache | None = None,
+        on_away: Callable[[str], None] = lambda _: None,
     ) -> None:
         _check_devices(devices)
         self.incarnation = uuid.uuid4().hex
@@ -81,6 +83,8 @@ class Agent:
         self._rng = rng
         self._blobs = blobs
         self._join = options.join
+        self._on_away = on_away
+        self._away = ""  # why there is no tracker, as it was told
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -207,14 +211,19 @@ class Agent:
                 await self.talk(await connect())
             except AuthError:
                 raise
-            except (FleetError, OSError, TimeoutError):
-                pass  # sessions go on, until their time is up; see below
+            except (FleetError, OSError, TimeoutError) as error:
+                self._tell_away(str(error))  # sessions go on, until their time is up
             if self.devices and all(d.superseded for d in self.devices.values()):
                 names = ", ".join(self.devices)
                 raise FleetError(f"another agent has {names}; stop one of the two")
             wait = timers.reconnect_s if self.synced != before else wait * 2
             wait = min(wait, timers.reconnect_max_s)
             await asyncio.sleep(wait * (0.5 + self._rng.random()))
+
+    def _tell_away(self, why: str) -> None:
+        if why != self._away:
+            self._away = why
+            self._on_away(why)
 
     async def talk(self, link: Link) -> None:
         """Come in at a tracker, register, and report until the link is closed.
@@ -225,6 +234,7 @@ class Agent:
             welcome = await greet(link, "agent", self._credential())
             if welcome.device_key:
                 self._keep_key(welcome.device_key)
+            self._away = ""
             self._sync_s = welcome.sync_ms / 1000
             self._register(link)
             listening = asyncio.create_task(self._listen(link))

@@ -134,7 +134,7 @@ def main(arguments: Sequence[str]) -> int:
     place = settings.from_environment().cache_dir
     try:
         command = read(arguments, place, sorted(os.sched_getaffinity(0)))
-        asyncio.run(_serve(command))
+        asyncio.run(serve(command))
     except LoopwrightError as error:
         sys.stderr.write(f"loopwright agent: {error}\n")
         return error.exit_code
@@ -143,12 +143,22 @@ def main(arguments: Sequence[str]) -> int:
     return _OK
 
 
-async def _serve(command: Command) -> None:
+async def serve(command: Command) -> None:
+    """Run an agent until it is told to stop by SIGTERM or SIGINT.
+
+    Raises: AuthError when the tracker refuses it; FleetError, ConfigError, EnvironmentFailure.
+    """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    agent = Agent(command.options, command.devices, time.monotonic, secrets.SystemRandom())
+    agent = Agent(
+        command.options,
+        command.devices,
+        time.monotonic,
+        secrets.SystemRandom(),
+        on_away=lambda why: _say("no tracker", agent, why=why),
+    )
     tls = None
     if command.tls is not None:
         from loopwright.fleet.security.authority import server_context
