@@ -67,14 +67,15 @@ class Processes:
 
     def start_tracker(self) -> None:
         """Start the tracker, on the address it had before if there was one."""
-        log = self._log("tracker")
+        self.tracker = self._start(self._tracker_command(), self._log("tracker"))
+        self.address = self._wait_for(self.tracker, "tracker", r"listens on (tcp://\S+)")
+
+    def _tracker_command(self) -> list[str]:
         address = self.address or "tcp://127.0.0.1:0"
         store = f"sqlite:///{self.folder / 'tracker.db'}"
         command = ["tracker", "serve", "--listen", address, "--listen", self.socket]
         command += ["--store", store, "--token-file", str(self.folder / "admin")]
-        self.tracker = self._start([sys.executable, "-m", "loopwright.cli.main", *command], log)
-        found = self._wait_for(self.tracker, "tracker", r"listens on (tcp://\S+)")
-        self.address = found
+        return [sys.executable, "-m", "loopwright.cli.main", *command]
 
     def start_agent(self, name: str, cores: tuple[int, ...], *labels: str) -> None:
         """Start an agent with one device, `name/cpu0`, and wait until it can be leased."""
@@ -82,12 +83,23 @@ class Processes:
             made = fleet.command("join.issue", agent=name)
         assert isinstance(made, dict)
         devices = f"cpu0={','.join(map(str, cores))}"
-        command = [sys.executable, "-m", "loopwright.fleet.agent", "--tracker", self.address]
-        command += ["--join", str(made["code"]), "--name", name, "--device", devices]
-        command += ["--cache-dir", str(self._cache_dir / name), "--drift", "0"]
+        options = ["--join", str(made["code"]), "--device", devices]
         for label in labels:
-            command += ["--label", label]
-        self.agents[name] = self._start(command, self._log(name))
+            options += ["--label", label]
+        self.begin_agent(name, *options)
+        self.await_agent(name)
+
+    def begin_agent(self, name: str, *options: str) -> None:
+        """Start an agent's process, as `device serve` does with these options beside its own."""
+        self.agents[name] = self._start(self._agent_command(name, *options), self._log(name))
+
+    def _agent_command(self, name: str, *options: str) -> list[str]:
+        command = [sys.executable, "-m", "loopwright.fleet.agent", "--tracker", self.address]
+        command += ["--name", name, "--cache-dir", str(self._cache_dir / name), "--drift", "0"]
+        return [*command, *options]
+
+    def await_agent(self, name: str) -> None:
+        """Wait until the device of an agent can be leased."""
         deadline = time.monotonic() + START_S
         with self.owner() as fleet:
             while not any(device.grantable for device in fleet.devices(f"name={name}/cpu0")):

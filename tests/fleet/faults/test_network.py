@@ -1,0 +1,131 @@
+"""Links that are cut, in both directions or one, in a network namespace; machines without power."""
+
+from __future__ import annotations
+
+import pytest
+from fault_tuner import Book, Tuning, devices_of, leases_of
+from fleet_faults import Network, Site, port_of, until
+
+from loopwright.fleet.wire import link
+
+TRIALS = 10
+SOME = 3
+TTL_S = 2.5
+QUICK_TIMEOUT_MS = 2500
+
+
+def port_at(site: Site, name: str) -> int:
+    """Where sessions with a device are opened."""
+    return port_of(site.device(name).addresses[0])
+
+
+def test_a_client_that_is_cut_off_from_the_tracker_works_until_its_ttl_and_keeps_its_results(
+    site: Site, network: Network, records: Book
+) -> None:
+    with site.client() as fleet:
+        with Tuning(fleet, "board=one", records, TRIALS, TTL_S, first=2 * SOME + 1):
+            done = len(records.wait_for(SOME))
+            with network.cut(port_of(site.doors["client"])):
+                records.wait_for(done + 1)
+                (lease,) = leases_of(records.read())
+                assert site.ended([lease]) == ["expired"]
+                until(lambda: not fleet.aio._held, "its holder gives it up")
+        leases = leases_of(records.check(TRIALS))
+        assert leases[0] == lease
+        assert site.ended(leases) == ["expired", "released"]
+
+
+def test_a_lease_that_is_revoked_while_its_holder_is_cut_off_was_revoked_to_both(
+    site: Site, network: Network
+) -> None:
+    with site.client() as fleet:
+        with fleet.lease("board=one") as opened, fleet.lease("board=two") as unopened:
+            session = opened.session()
+            with network.cut(port_of(site.doors["client"])), site.owner() as owner:
+                for lease in (opened, unopened):
+                    owner.command("lease.revoke", lease=lease.id, why="needed elsewhere")
+                until(lambda: session.aio.over, "its device ends the session")
+                until(lambda: not opened.aio[0].alive, "and so the lease")
+            until(lambda: not unopened.aio[0].alive, "the tracker says so when it is back")
+        reasons = [lease.aio[0].reason.value for lease in (opened, unopened)]
+    assert reasons == ["revoked", "revoked"]
+    assert site.ended([opened.id, unopened.id]) == ["revoked", "revoked"]
+
+
+def test_a_device_that_is_cut_off_from_the_tracker_ends_its_session_at_the_ttl(
+    site: Site, network: Network, records: Book
+) -> None:
+    with site.client() as fleet:
+        with Tuning(fleet, "board=one", records, TRIALS, TTL_S, first=2 * SOME + 1):
+            done = len(records.wait_for(SOME))
+            with network.cut(port_of(site.doors["one"])):
+                records.wait_for(done + 1)
+                (lease,) = leases_of(records.read())
+                assert site.ended([lease]) == ["expired"]
+        leases = leases_of(records.check(TRIALS))
+        assert site.ended(leases) == ["expired", "released"]
+
+
+@pytest.mark.parametrize("way", ["to the device", "to the client"])
+def test_a_session_over_a_link_that_carries_one_way_alone_is_lost_and_its_work_goes_elsewhere(
+    site: Site, network: Network, records: Book, way: str
+) -> None:
+    to = way == "to the client"  # what is dropped goes the other way
+    with site.client() as fleet:
+        with Tuning(fleet, "kind=cpu", records, TRIALS):
+            (first,) = devices_of(records.wait_for(SOME))
+            name = first.partition("/")[0]
+            with network.cut(port_at(site, name), to=to, back=not to):
+                until(lambda: len(devices_of(records.read())) == 2, "another device")
+        leases = leases_of(records.check(TRIALS))
+        assert site.ended(leases) == ["device-lost", "released"]
+    site.await_agent(name)
+
+
+def test_a_link_from_the_tracker_that_carries_nothing_is_noticed_and_made_anew(
+    site: Site, network: Network, records: Book
+) -> None:
+    with site.client() as fleet:
+        with Tuning(fleet, "board=one", records, TRIALS, first=2 * SOME + 1):
+            done = len(records.wait_for(SOME))
+            with network.cut(port_of(site.doors["one"]), to=False):
+                until(lambda: '"no tracker"' in site.said("one"), "the agent notices")
+            records.wait_for(done + 1)
+            until(lambda: site.device("one").link == "up", "the agent is back")
+        leases = leases_of(records.check(TRIALS))
+    assert len(leases) == 1
+    assert site.ended(leases) == ["released"]
+
+
+def test_a_link_to_the_tracker_that_carries_nothing_is_noticed_and_what_was_asked_is_answered(
+    site: Site, network: Network, records: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link, "USER_TIMEOUT_MS", QUICK_TIMEOUT_MS)
+    with site.client() as fleet:
+        with Tuning(fleet, "board=one", records, TRIALS, first=2 * SOME + 1):
+            records.wait_for(SOME)
+            with network.cut(port_of(site.doors["client"]), back=False):
+                asked = fleet.thread.start(fleet.aio.devices("board=one"))
+                until(lambda: not fleet.aio.control.connected, "the client notices")
+                assert not asked.done()
+            (view,) = asked.result(60.0)
+            assert view.name == "one/cpu0"
+        leases = leases_of(records.check(TRIALS))
+    assert len(leases) == 1
+    assert site.ended(leases) == ["released"]
+
+
+def test_a_device_without_power_is_lost_and_its_work_goes_elsewhere(
+    site: Site, network: Network, records: Book
+) -> None:
+    with site.client() as fleet:
+        with Tuning(fleet, "kind=cpu", records, TRIALS):
+            (first,) = devices_of(records.wait_for(SOME))
+            name = first.partition("/")[0]
+            with network.cut(port_at(site, name), port_of(site.doors[name])):
+                site.kill(site.agents[name])  # nothing that its kernel says gets out
+                until(lambda: len(devices_of(records.read())) == 2, "another device")
+                until(lambda: site.device(name).link != "up", "the tracker notices")
+                assert not site.device(name).grantable
+        leases = leases_of(records.check(TRIALS))
+        assert site.ended(leases) == ["device-lost", "released"]

@@ -1,0 +1,90 @@
+"""Trackers that start again: with a thousand devices, or from a backup of another machine."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from fault_tuner import Book, Tuning, leases_of
+from fleet_faults import Site, until
+from fleet_lab import WAIT_S, Lab
+
+from loopwright.fleet.client.aio import Wish
+from loopwright.fleet.simulated import timed
+from loopwright.fleet.wire.messages import Result, RunItem
+
+TRIALS = 10
+SOME = 3
+HOSTS, DEVICES = 20, 50
+HELD, LATE = 20, 60
+
+
+async def behave(device: str, item: RunItem, code: bytes) -> Result:
+    del device, code
+    return timed(item, 1000.0)
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    with Lab(tmp_path) as made:
+        yield made
+
+
+def test_a_thousand_devices_are_granted_again_when_the_tracker_is_back(lab: Lab) -> None:
+    for number in range(HOSTS):
+        lab.agent(f"h{number}", behave, devices=DEVICES)
+    fleet = lab.client()
+    until(lambda: fleet.status()["free"] == HOSTS * DEVICES, "a thousand devices")
+    held = [fleet.lease("board=sim", ttl=120.0) for _ in range(HELD)]
+    lab.run(lab.end())
+    wish = Wish("board=sim", ttl=120.0, max_wait=WAIT_S)
+    late = [lab.thread.start(fleet.aio.acquire(wish)) for _ in range(LATE)]
+    lab.run(lab.begin())
+    granted = [future.result(WAIT_S)[0] for future in late]
+    for lease in held:
+        lease.check()
+    devices = [lease.devices[0].name for lease in held] + [g.device.name for g in granted]
+    assert len(set(devices)) == HELD + LATE
+    free = HOSTS * DEVICES - HELD - LATE
+    until(lambda: fleet.status()["free"] == free, "all others are free")
+    assert {lease.id for lease in fleet.leases()} == {g.id for g in granted} | {h.id for h in held}
+
+
+def back_up(site: Site, path: Path) -> None:
+    """What an operator copies each night."""
+    with (
+        closing(sqlite3.connect(site.folder / "tracker.db")) as store,
+        closing(sqlite3.connect(path)) as copy,
+    ):
+        store.backup(copy)
+
+
+def restore(site: Site, path: Path) -> None:
+    """Have the tracker's machine be another, with what was copied."""
+    for old in site.folder.glob("tracker.db*"):
+        old.unlink()
+    path.rename(site.folder / "tracker.db")
+
+
+def test_a_tracker_that_is_restored_from_a_backup_grants_higher_epochs_and_no_result_is_lost(
+    site: Site, records: Book, tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy.db"
+    back_up(site, copy)
+    with site.client() as fleet:
+        with Tuning(fleet, "board=one", records, TRIALS, first=2 * SOME + 1):
+            records.wait_for(SOME)
+            site.kill_tracker()
+            restore(site, copy)
+            site.start_tracker()
+            until(lambda: not fleet.aio._held, "the lease that the backup has not is over")
+        found = records.check(TRIALS)
+    first, second = leases_of(found)
+    epochs = [r.provenance.epoch for r in found if r.provenance is not None]
+    assert epochs == sorted(epochs)
+    assert epochs[-1] > epochs[0]
+    assert site.ended([second]) == ["released"]
+    assert first not in site.live()

@@ -1,0 +1,289 @@
+"""A tuner that measures on a fleet and keeps records: in a thread, or in a process of its own.
+
+Its candidates are `double` of `measure_kernels`, each a little different, so that none is taken
+for another; a trial takes about `TRIAL_S`. As a process: `python fault_tuner.py ORDERS`, with
+`Orders` as JSON.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import measure_kernels as kernels
+import msgspec
+import numpy as np
+
+from loopwright import target
+from loopwright.codegen.artifact import Artifact
+from loopwright.fleet.client.aio import AsyncFleet
+from loopwright.fleet.client.api import Fleet
+from loopwright.fleet.client.control import Control, ControlConfig
+from loopwright.fleet.client.loop import LoopThread
+from loopwright.fleet.client.runner import FleetOptions, FleetRunner, device_class
+from loopwright.fleet.client.session import SessionConfig
+from loopwright.fleet.security.handshake import ByToken
+from loopwright.fleet.wire.link import dial
+from loopwright.measure.build import ExecutorBuilders
+from loopwright.measure.executors import InlineExecutor
+from loopwright.measure.types import MeasurePlan, Timed
+from loopwright.records.record import Record
+from loopwright.records.store import Query, SqlStore
+from loopwright.sched.schedule import Schedule
+from loopwright.search.grid import GridPolicy
+from loopwright.search.journal import Journal
+from loopwright.search.policy import Policy, Trial
+from loopwright.search.result import Budget
+from loopwright.search.tuner import TuneOptions, tune_tasks
+from loopwright.space.config import Config
+from loopwright.space.knobs import Choice
+from loopwright.space.space import Space
+from loopwright.target import Target
+from loopwright.te.workload import Workload
+from loopwright.templates.task import Task, make
+from loopwright.templates.template import Configuration, Template
+
+WAIT_S = 60.0
+TRIAL_S = 0.1
+PLAN = MeasurePlan(repeats=2, min_repeat_s=TRIAL_S / 2, run_memory=512 << 20)
+SILENT_S = 2.0
+"""After which a client takes a device that says nothing to be lost."""
+
+
+class Orders(msgspec.Struct):
+    """What a tuner's process is to do."""
+
+    tracker: str
+    token: str
+    selector: str
+    records: str
+    trials: int
+    ttl_s: float
+
+
+def _space(work: Workload, machine: Target) -> Space:  # noqa: ARG001  # the signature of a template
+    return Space([Choice("n", tuple(range(64)))])
+
+
+def _schedule(s: Schedule, config: Configuration) -> None:
+    """Nothing: the build below does not schedule."""
+
+
+def task() -> Task:
+    """A task whose configs are as many candidates that are alike."""
+    return make(kernels.double_workload(), Template("alike", 1, _space, _schedule), target.host())
+
+
+def build(task: Task, config: Config) -> Artifact:  # noqa: ARG001  # the signature of a build
+    """`double`, on a few elements less."""
+    n = kernels.N - int(str(config["n"]))
+    text = kernels.function("double").replace(f"%k.next, {kernels.N}", f"%k.next, {n}")
+    return kernels.artifact(kernels.compile_here(text), "double")
+
+
+def connect(
+    address: str,
+    token: str,
+    *,
+    silent_s: float = SILENT_S,
+    enter: Callable[[], None] | None = None,
+) -> Fleet:
+    """A client that connects again soon; `enter` is called first in the thread that it uses."""
+    thread = LoopThread("client")
+    try:
+        return thread.run(_connect(thread, address, token, silent_s, enter), WAIT_S)
+    except BaseException:
+        thread.close()
+        raise
+
+
+async def _connect(
+    thread: LoopThread,
+    address: str,
+    token: str,
+    silent_s: float,
+    enter: Callable[[], None] | None,
+) -> Fleet:
+    if enter is not None:
+        enter()
+    config = ControlConfig(reconnect_s=0.05, reconnect_max_s=0.2, late_s=WAIT_S)
+    short = functools.partial(dial, timeout_s=1.0)
+    chance = np.random.default_rng(3).random
+    control = Control(lambda: short(address), ByToken(token), time.monotonic, chance, config)
+    sessions = SessionConfig(ping_s=silent_s / 5, silent_s=silent_s, close_s=1.0)
+    fleet = AsyncFleet(control, short, time.monotonic, sessions)
+    await fleet.start()
+    return Fleet(thread, fleet, fleet.close)
+
+
+class Gate:
+    """Lets a policy ask for `first` configs at once, and for more when it is opened."""
+
+    def __init__(self, first: int) -> None:
+        self._first = first
+        self._open = threading.Event()
+
+    def open(self) -> None:
+        """Let everything through."""
+        self._open.set()
+
+    def through(self, wanted: int) -> int:
+        """How many of `wanted` may go through, at least one; waits for that."""
+        if not self._first and not self._open.is_set():
+            assert self._open.wait(WAIT_S), "nobody opened the gate"
+        if self._open.is_set():
+            return wanted
+        passed = min(wanted, self._first)
+        self._first -= passed
+        return passed
+
+
+class _Gated:
+    """A policy that may have to wait before it is asked."""
+
+    def __init__(self, policy: Policy, gate: Gate) -> None:
+        self._policy = policy
+        self._gate = gate
+
+    def ask(self, n: int) -> list[Config]:
+        """The next configs."""
+        return self._policy.ask(self._gate.through(n))
+
+    def tell(self, trials: Sequence[Trial]) -> None:
+        """What came of some."""
+        self._policy.tell(trials)
+
+
+def tune(
+    fleet: Fleet, selector: str, records: str, trials: int, ttl_s: float, gate: Gate | None = None
+) -> None:
+    """Measure `trials` candidates on a device of the fleet, those that `records` has not."""
+    devices = device_class(fleet, selector)
+    builders = ExecutorBuilders(InlineExecutor(), build, 1, confine=False)
+    options = FleetOptions(devices=1, in_flight=2, ttl=ttl_s, max_wait=WAIT_S)
+    with (
+        SqlStore(records) as store,
+        FleetRunner(fleet, devices, builders, options=options) as runner,
+    ):
+        tune_tasks(
+            [task()],
+            runner,
+            lambda task, _: _policy(task, gate),
+            budget=Budget(trials),
+            journal=Journal(store, devices.device, "grid", 0, "test"),
+            options=TuneOptions(plan=PLAN, check=False, abandon=None),
+        )
+
+
+def _policy(task: Task, gate: Gate | None) -> Policy:
+    plain = GridPolicy(task.space)
+    return plain if gate is None else _Gated(plain, gate)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """The records of a tuner."""
+
+    url: str
+
+    @staticmethod
+    def at(folder: Path) -> Book:
+        """New records in `folder`."""
+        url = f"sqlite:///{folder / 'records.db'}"
+        SqlStore(url).close()
+        return Book(url)
+
+    def read(self) -> list[Record]:
+        """All of them, in the order in which they came."""
+        with SqlStore(self.url, create=False) as store:
+            return list(store.query(Query()))
+
+    def wait_for(self, count: int) -> list[Record]:
+        """Wait until there are at least `count`."""
+        deadline = time.monotonic() + WAIT_S
+        while len(found := self.read()) < count:
+            assert time.monotonic() < deadline, f"{len(found)} of {count} records"
+            time.sleep(0.02)
+        return found
+
+    def check(self, trials: int) -> list[Record]:
+        """The records, each trial of which is there once, and was measured."""
+        found = self.read()
+        assert Counter(r.trial for r in found) == Counter(range(trials))
+        assert {r.config["n"] for r in found} == set(range(trials))
+        failed = [r.outcome for r in found if not isinstance(r.outcome, Timed)]
+        assert not failed, failed
+        return found
+
+
+def leases_of(records: Sequence[Record]) -> list[str]:
+    """The leases under which records came about, in their order."""
+    found = [r.provenance.lease for r in records if r.provenance is not None]
+    assert len(found) == len(records)
+    return list(dict.fromkeys(found))
+
+
+def devices_of(records: Sequence[Record]) -> list[str]:
+    """The devices on which records came about, in their order."""
+    return list(dict.fromkeys(r.provenance.device for r in records if r.provenance is not None))
+
+
+class Tuning:
+    """A tuner in a thread; leaving the `with` waits for its end.
+
+    It stops after the first `first` trials, with its session open and all but the last of them
+    recorded, until `gate` is opened.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        selector: str,
+        records: Book,
+        trials: int,
+        ttl_s: float = 30.0,
+        first: int | None = None,
+    ) -> None:
+        self.gate = None if first is None else Gate(first)
+        self._failure: BaseException | None = None
+        arguments = (fleet, selector, records.url, trials, ttl_s, self.gate)
+        self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
+
+    def _run(self, *arguments: object) -> None:
+        try:
+            tune(*arguments)  # type: ignore[arg-type]  # those of __init__
+        except BaseException as error:  # noqa: BLE001  # told in the thread that waits
+            self._failure = error
+
+    def __enter__(self) -> Tuning:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if self.gate is not None:
+            self.gate.open()
+        if kind is None:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until all trials are done."""
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive(), "the tuner does not end"
+        if self._failure is not None:
+            raise self._failure
+
+
+def main() -> None:
+    orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    with connect(orders.tracker, orders.token) as fleet:
+        tune(fleet, orders.selector, orders.records, orders.trials, orders.ttl_s)
+
+
+if __name__ == "__main__":
+    main()
