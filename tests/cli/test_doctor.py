@@ -29,6 +29,7 @@ MACHINE = Machine(
     read_gbs=15.0,
     triad_gbs=14.0,
     noise=0.02,
+    region_us=0.0734,
 )
 
 
@@ -43,6 +44,15 @@ def test_the_doctor_shows_the_peak_the_bandwidth_and_the_cores(run: Run) -> None
     assert "15.0 GB/s read" in text
     assert "2 usable of 4" in text
     assert "something else is running" not in text
+
+
+def test_the_doctor_shows_what_a_parallel_region_costs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "threads      73.4 ns a parallel region on 2 threads" in run("doctor").out
+    assert json.loads(run("doctor", "-o", "json").out)["machine"]["region_us"] == 0.0734
+    monkeypatch.setattr(doctor, "measure", lambda: dataclasses.replace(MACHINE, region_us=None))
+    assert "threads      not measured: there is one core" in run("doctor").out
 
 
 def test_a_noisy_machine_is_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,19 @@ from dataclasses import dataclass
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, console, print_json, records_url
+from loopwright.cli.common import (
+    Output,
+    OutputOption,
+    console,
+    print_json,
+    records_url,
+    show_ns,
+)
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, where
 from loopwright.version import __version__
 
 NOISY = 0.05
+REGION_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +28,8 @@ class Machine:
 
     `fma_gflops` is the peak of float32 multiply-adds by number of threads, `fed_gflops` that of one
     thread whose operands come from the L1 cache; bandwidths are GB/s of one thread, `noise` is how
-    much slower the median of equal bursts is than the best.
+    much slower the median of equal bursts is than the best. `region_us` is what a parallel region
+    costs on two threads, None where there is one core.
     """
 
     model: str
@@ -39,6 +48,7 @@ class Machine:
     read_gbs: float
     triad_gbs: float
     noise: float
+    region_us: float | None
 
 
 def doctor(
@@ -94,6 +104,7 @@ def measure() -> Machine:
     from loopwright.records.device import fingerprint
     from loopwright.runtime import machine
     from loopwright.runtime.facts import facts
+    from loopwright.runtime.region import measure_region
     from loopwright.target import host
 
     target, found = host(), facts()
@@ -116,6 +127,7 @@ def measure() -> Machine:
         read_gbs=bandwidth.read,
         triad_gbs=bandwidth.triad,
         noise=machine.noise(),
+        region_us=measure_region(REGION_THREADS) / 1e3 if target.cores >= REGION_THREADS else None,
     )
 
 
@@ -124,6 +136,9 @@ def _lines(machine: Machine) -> list[tuple[str, str]]:
         f"{gflops:.0f} GFLOP/s on {threads} thread{'s' if threads > 1 else ''}"
         for threads, gflops in machine.fma_gflops.items()
     )
+    region = "not measured: there is one core"
+    if machine.region_us is not None:
+        region = f"{show_ns(machine.region_us * 1e3)} a parallel region on {REGION_THREADS} threads"
     advice = ": something else is running, timings repeat badly" if machine.noise > NOISY else ""
     return [
         ("processor", f"{machine.model}, {machine.kernel}"),
@@ -138,5 +153,6 @@ def _lines(machine: Machine) -> list[tuple[str, str]]:
         ("FMA peak", f"{peaks} (float32)"),
         ("FMA fed", f"{machine.fed_gflops:.0f} GFLOP/s on 1 thread, operands from the L1 cache"),
         ("bandwidth", f"{machine.read_gbs:.1f} GB/s read, {machine.triad_gbs:.1f} GB/s triad"),
+        ("threads", region),
         ("noise", f"{machine.noise:.1%}{advice}"),
     ]
