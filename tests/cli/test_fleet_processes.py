@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from loopwright.errors import QueueTimeoutError
+from loopwright.fleet.client.api import connect
+
 if TYPE_CHECKING:
     from conftest import Run
 
@@ -155,6 +158,8 @@ def test_agents_that_may_not_come_in_are_told_why(
         (("--listen", ANY, "--http", "0.0.0.0:0"), "tokens would travel in the clear"),
         (("--listen", ANY, "--store", "sqlite:////no/such/f.db"), "there is no folder"),
         (("--listen", ANY, "--log", "/no/such/log"), "the log /no/such/log cannot be written"),
+        (("--listen", ANY, "--config", "/no/such.toml"), "/no/such.toml cannot be read"),
+        (("--listen", ANY, "--tenant", "ci:max_leases=-1"), "is not a number from 0"),
     ],
 )
 def test_a_tracker_that_cannot_be_served_so_is_exit_code_2(
@@ -164,6 +169,33 @@ def test_a_tracker_that_cannot_be_served_so_is_exit_code_2(
     assert result.code == 2
     assert words in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(
+    run: Run, processes: Processes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "fleet.toml").write_text("[tenants.ci]\nmax_leases = 1\nmax_queued = 1\n")
+    options = ("--config", "fleet.toml", "--tenant", "ci:weight=2", "--token-file", "token")
+    _, url = processes.tracker(*options)
+    monkeypatch.setenv("LOOPWRIGHT_TRACKER", url)
+    monkeypatch.setenv("LOOPWRIGHT_TOKEN", "@token")
+    processes.agent(url, "pi", "--join", run("join", "issue").out.strip(), "--device", "cpu1=0")
+    wait_for(lambda: list(states(run).values()) == ["free", "free"])
+    with connect(url, token=run("token", "issue", "ci").out.strip()) as fleet:
+        with fleet.lease(), pytest.raises(QueueTimeoutError, match="ci holds 1 of the 1 it may"):
+            fleet.lease(max_wait=0.2)
+        with fleet.lease():
+            assert (
+                "tenant ci  1 of 1 leases, 0 of 1 waiting, weight 2" in run("tracker", "status").out
+            )
+            told = json.loads(run("tracker", "status", "-o", "json").out)["tenants"]["ci"]
+            assert told == {
+                "leases": 1,
+                "max_leases": 1,
+                "queued": 0,
+                "max_queued": 1,
+                "weight": 2.0,
+            }
 
 
 @pytest.mark.parametrize("how", ["garbage", "text", "damaged"])

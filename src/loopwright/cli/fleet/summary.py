@@ -19,6 +19,7 @@ def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:
         ("agents", f"{count(status, 'agents')} connected"),
         ("devices", devices_line(status)),
         ("leases", leases_line(status)),
+        *((f"tenant {name}", tenant_line(found)) for name, found in _tables(status.get("tenants"))),
         ("ended", counts_line(status.get("ended"))),
         ("refused", counts_line(status.get("refused"))),
         ("clients", str(count(status, "clients"))),
@@ -44,6 +45,21 @@ def leases_line(status: Figures) -> str:
         f"{count(status, 'leases')}, {count(status, 'waiting')} waiting, "
         f"{count(status, 'granted')} granted since the start"
     )
+
+
+def tenant_line(found: Figures) -> str:
+    """What a tenant holds and waits for, and what it may."""
+    weight = _number(found.get("weight"))
+    return (
+        f"{count(found, 'leases')} of {count(found, 'max_leases')} leases, "
+        f"{count(found, 'queued')} of {count(found, 'max_queued')} waiting, weight {weight:g}"
+    )
+
+
+def _tables(found: object) -> list[tuple[str, Figures]]:
+    if not isinstance(found, Mapping):
+        return []
+    return [(str(name), table) for name, table in found.items() if isinstance(table, Mapping)]
 
 
 def counts_line(found: object) -> str:

@@ -51,6 +51,19 @@ def serve(
         Path | None,
         typer.Option("--token-file", help="Where the first start writes its admin token."),
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="Quotas of tenants, as TOML: [tenant], [tenants.NAME]."),
+    ] = None,
+    tenant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--tenant",
+            metavar="NAME:QUOTA",
+            help="What one may hold, as ci:max_leases=4,max_queued=100,weight=2; again for others; "
+            "* is all that are not named. Goes before --config.",
+        ),
+    ] = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Write JSON lines to this file; - for stderr.")
     ] = None,
@@ -59,10 +72,14 @@ def serve(
 
     The first start shows an admin token once; whoever runs the tracker needs none over its socket.
     """
+    from loopwright.fleet.book.config import BookConfig
+    from loopwright.fleet.tracker.config import TrackerConfig
+    from loopwright.fleet.tracker.quotas import with_quotas
     from loopwright.fleet.tracker.serve import ServeOptions
 
     addresses = tuple(listen) if listen else (_own(context),)
-    options = ServeOptions(addresses, store, ca=tls_dir, token_file=token_file)
+    numbers = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
+    options = ServeOptions(addresses, store, numbers, ca=tls_dir, token_file=token_file)
     _run(options, http, log)
 
 

@@ -47,6 +47,7 @@ from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import DeviceInfo, Error, Grant
 
 _SLACK_S = 0.001
+_TENANTS = 100  # shown at most: a status fits into a message
 _E = TypeVar("_E", bound=enum.Enum)
 _T = TypeVar("_T", TellGranted, TellQueued, TellRefused, TellRenewed, TellReleased)
 
@@ -427,6 +428,16 @@ class Tracker:
             "read_only": self.book.read_only,
             "agents": len(self.agents),
             "clients": len(self.clients),
+            "tenants": {
+                view.name: {
+                    "leases": view.leases,
+                    "max_leases": view.max_leases,
+                    "queued": view.queued,
+                    "max_queued": view.max_queued,
+                    "weight": view.weight,
+                }
+                for view in self.book.tenants(_TENANTS)
+            },
             "devices": counts.devices,
             "free": counts.free,
             "by_link": _named(counts.by_link),
