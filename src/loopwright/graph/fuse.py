@@ -1,7 +1,8 @@
 """From nodes to kernels: what is computed together becomes one workload.
 
 - A convolution or matrix product takes in the elementwise operators that follow it, as far as they
-  can be written as its epilogue (`ops/epilogue.py`): bias, residual add, activation.
+  can be written as its epilogue (`ops/epilogue.py`): bias, residual add, activation. A depthwise
+  convolution and the 1x1 convolution that alone reads it are one kernel.
 - Other operators form groups: elementwise operators with the one reduction or rearrangement that
   they follow, as long as every value between them is read once.
 - Reshapes move nothing (`View`), and a concatenation (`Join`) may be a matter of where its parts
@@ -178,7 +179,7 @@ def _groups(graph: Graph) -> list[list[Node]]:
     producers, readers = graph.producers, graph.readers
     taken: set[str] = set()
     for node in graph.nodes:
-        if not anchors.is_anchor(graph, node):
+        if node.name in taken or not anchors.is_anchor(graph, node):
             continue
         chain = anchors.chain(graph, node, readers, taken)
         taken.update(member.name for member in chain)

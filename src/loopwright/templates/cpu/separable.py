@@ -1,13 +1,16 @@
 """Depthwise separable convolution on CPUs: rows of the depthwise part as the 1x1 part reads them.
 
-The 1x1 part runs as a direct convolution does (`conv_loops.py`), blocks of rows outermost. At each
-block the depthwise part of all its channels is computed into a buffer that stays in the second
-cache, vectors of channels by tiles of `depth_w` pixels; the values between the two never go
-through memory. They have no halo, so nothing is computed twice.
+The 1x1 part runs as a direct convolution does (`conv_loops.py`). For each block of rows the
+depthwise part of all its channels is computed into a buffer that stays in the second cache, vectors
+of channels by tiles of `depth_w` pixels; the values between the two never go through memory. They
+have no halo, so nothing is computed twice, unless blocks of output channels come first in `order`:
+where maps are small, that is how cores share the work, and the depthwise part is little of it.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -90,16 +93,17 @@ def space(workload: Workload, target: Target) -> Space:
     conv = parts.pointwise.conv
     lanes = target.lanes(conv.dtype)
     _, channels, height, width = conv.shape
+    vectors = -(-channels // lanes)
     inputs = conv.reduce_axis[0].extent
     room = target.registers - 2
     taps_h, taps_w = (axis.extent for axis in parts.depth.reduce_axis)
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=tile_widths(width, room)),
         Split("rows", height, parts=3, policy="listed", candidates=row_tiles(height)),
-        Split("oc", -(-channels // lanes), 3, "listed", candidates=_channels(channels, lanes)),
+        Split("oc", vectors, parts=3, policy="listed", candidates=channel_tiles(vectors)),
         Split("ic", inputs, policy="factors", max_factor=lanes),
         Choice("lanes", (lanes,)),
-        Choice("order", ("rows,oc",)),
+        Choice("order", ("rows,oc", "oc,rows")),
         Choice("unroll_kw", (False,)),
         Split("depth_w", width, policy="listed", candidates=tile_widths(width, room - 2)),
         Choice("unroll", ("kh,kw", "kw")),
@@ -128,12 +132,6 @@ def space(workload: Workload, target: Target) -> Space:
             Constraint(("depth_w",), depth_not_too_long, f"of the depthwise part {long}"),
         ),
     )
-
-
-def _channels(channels: int, lanes: int) -> tuple[tuple[int, ...], ...]:
-    """Tiles of output channels: all of them in one block, which every block of rows runs over."""
-    vectors = -(-channels // lanes)
-    return tuple((block, tile) for block, tile in channel_tiles(vectors) if block * tile >= vectors)
 
 
 def schedule(s: Schedule, config: Configuration) -> None:
@@ -191,48 +189,58 @@ def _depthwise(s: Schedule, parts: _Parts, config: Configuration, lanes: int) ->
 
 
 def default(workload: Workload, target: Target) -> Config:
-    """The register tile of the 1x1 part alone, and blocks of rows that cost least.
+    """The register tile of the 1x1 part alone, and the blocks that cost least.
 
     Of blocks of rows that stay in the second cache the larger read the weights less often; smaller
     ones are shared more evenly by the cores.
     """
     parts, knobs = _parts(workload), space(workload, target)
     role = parts.pointwise
-    batch, channels, _, width = role.conv.shape
-    inputs = role.conv.reduce_axis[0].extent
-    nbytes = role.conv.dtype.nbytes
-    lanes = target.lanes(role.conv.dtype)
     tile = conv2d_default.register_tile(role, knobs, target)
-    groups = [value for value in sizes_of(knobs, "oc") if value[2] == tile.vectors]
-    line = -(-inputs // lanes) * lanes * width * nbytes
-    weights = channels * inputs * nbytes
+    depth_w, depth_cycles = _depth_tile(parts, knobs, target)
+    batch, channels, height, width = role.conv.shape
+    inputs, lanes = role.conv.reduce_axis[0].extent, target.lanes(role.conv.dtype)
+    vectors = -(-inputs // lanes)
+    line = vectors * width * target.vector_bits // 8
+    weights = channels * inputs * role.conv.dtype.nbytes
 
-    def cycles(rows: tuple[int, ...]) -> float:
+    def cycles(rows: tuple[int, ...], oc: tuple[int, ...], order: str) -> float:
+        by_rows = order == "rows,oc"
+        work = tile.cycles + depth_cycles * vectors * height * (1 if by_rows else oc[0])
+        shared = batch * (rows[0] if by_rows else oc[0])
         again = rows[0] if weights > target.l2 // 2 else 1
-        return tile.cycles * imbalance(batch * rows[0], target.cores) + traffic_cycles(
-            weights * again
-        )
+        return work * imbalance(shared, target.cores) + traffic_cycles(weights * again)
 
     of_tile = [value for value in sizes_of(knobs, "rows") if value[2] == tile.rows]
     cached = target.l2 * _CACHE_SHARE
-    fitting = [v for v in of_tile if line * v[1] * v[2] <= cached] or [min(of_tile, key=_rows)]
-    widths = [w for w in sizes_of(knobs, "depth_w") if w[1] <= _WIDEST]
-    taps = 1
-    for axis in parts.depth.reduce_axis:
-        taps *= axis.extent
+    fitting = [v for v in of_tile if line * _rows(v) <= cached] or [min(of_tile, key=_rows)]
+    groups = [value for value in sizes_of(knobs, "oc") if value[2] == tile.vectors]
+    rows, oc, order = min(
+        itertools.product(fitting, groups, ("rows,oc", "oc,rows")),
+        key=lambda found: (cycles(*found), -_rows(found[0]), found[1][0]),
+    )
+    chosen: dict[str, KnobValue] = {
+        "tile_w": tile.width,
+        "rows": rows,
+        "oc": oc,
+        "order": order,
+        "ic": conv2d_default.unrolled_inputs(knobs, tile),
+        "depth_w": depth_w,
+    }
+    return completed(knobs, chosen)
 
-    def depth_cycles(columns: tuple[int, ...]) -> float:
+
+def _depth_tile(parts: _Parts, knobs: Space, target: Target) -> tuple[tuple[int, ...], float]:
+    """The split of the depthwise part's width, and cycles of a row of one vector of channels."""
+    width = parts.depth.shape[3]
+    taps = math.prod(axis.extent for axis in parts.depth.reduce_axis)
+
+    def cycles(columns: tuple[int, ...]) -> float:
         tails = spans(width, columns[1])
         return sum(tile_cycles(w, 1, target.registers, taps) * count for w, count in tails)
 
-    chosen: dict[str, KnobValue] = {
-        "tile_w": tile.width,
-        "rows": min(fitting, key=lambda v: (cycles(v), -_rows(v))),
-        "oc": groups[0],
-        "ic": conv2d_default.unrolled_inputs(knobs, tile),
-        "depth_w": min(widths, key=depth_cycles),
-    }
-    return completed(knobs, chosen)
+    best = min((w for w in sizes_of(knobs, "depth_w") if w[1] <= _WIDEST), key=cycles)
+    return best, cycles(best)
 
 
 def _rows(value: tuple[int, ...]) -> int:
