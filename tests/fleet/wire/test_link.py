@@ -394,6 +394,7 @@ def test_another_key_closes_the_link() -> None:
 def test_tcp_links_notice_dead_peers_and_do_not_delay_small_messages() -> None:
     async def work() -> None:
         async with served(echo, LOOPBACK) as (listener, link):
+            link.send(Ping(1))
             await until(lambda: len(listener.links) == 1)
             for end in (link, *listener.links):
                 assert end._transport is not None

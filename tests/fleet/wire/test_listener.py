@@ -47,6 +47,18 @@ def test_a_silent_connection_is_closed_at_its_deadline(address: str, tmp_path: P
     run(work())
 
 
+def test_a_connection_is_no_more_than_a_descriptor_until_it_says_something() -> None:
+    async def work() -> None:
+        async with Listener(LOOPBACK, one_pong) as listener, raw(listener) as sock:
+            await until(lambda: listener.half_open == 1)
+            assert not listener.links
+            await asyncio.get_running_loop().sock_sendall(sock, b"L")
+            await until(lambda: len(listener.links) == 1)
+            assert listener.half_open == 1
+
+    run(work())
+
+
 def test_an_established_connection_outlives_the_deadline() -> None:
     async def work() -> None:
         async with Listener(LOOPBACK, one_pong, limits=QUICK) as listener:

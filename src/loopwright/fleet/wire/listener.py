@@ -2,7 +2,8 @@
 
 A connection is half-open until its handler calls `Link.established`. There are at most
 `ListenLimits.half_open` of them: a newcomer takes the place of the oldest, so that any number of
-silent connections delays nobody. TLS handshakes count, as they happen before the handler.
+silent connections delays nobody. TLS handshakes count, as they happen before the handler. Until a
+connection says something it is a descriptor and nothing more: who connects has to speak first.
 """
 
 from __future__ import annotations
@@ -48,18 +49,9 @@ class _Guest:
 
     host: str
     sock: socket.socket
+    deadline: float
     link: Link | None = None
     task: asyncio.Task[None] | None = None
-    deadline: asyncio.TimerHandle | None = None
-
-    def throw_out(self, why: str) -> None:
-        """End it at once."""
-        if self.link is not None:
-            self.link.abort(why)
-        else:
-            self.sock.close()
-        if self.task is not None:
-            self.task.cancel()
 
 
 class Listener:
@@ -90,6 +82,7 @@ class Listener:
         self._by_link: dict[Link, _Guest] = {}
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None  # of the guest that came first
         self._inode: tuple[int, int] | None = None
         self._hooks = LinkHooks(self._made, self._established, self._link_lost)
 
@@ -146,7 +139,9 @@ class Listener:
             _remove_socket(Path(self._asked.path), self._inode)
             self._inode = None
         for guest in tuple(self._guests):
-            guest.throw_out("the listener closes")
+            self._throw_out(guest, "the listener closes")
+        self._guests.clear()
+        self._wait_for_first()
         links = tuple(self._links)
         for link in links:
             link.close("the listener closes")
@@ -192,9 +187,15 @@ class Listener:
                 self._evict(same[0], Fault.PER_HOST)
         while len(self._guests) >= self._limits.half_open:
             self._evict(next(iter(self._guests)), Fault.EVICTED)
-        guest = _Guest(host, sock)
+        guest = _Guest(host, sock, self._loop.time() + self._limits.handshake_s)
         self._guests[guest] = None
-        guest.deadline = self._loop.call_later(self._limits.handshake_s, self._too_late, guest)
+        self._loop.add_reader(sock.fileno(), self._speaks, guest)
+        if self._timer is None:
+            self._wait_for_first()
+
+    def _speaks(self, guest: _Guest) -> None:
+        """The first bytes of a guest are there, or its end."""
+        self._loop.remove_reader(guest.sock.fileno())
         guest.task = self._loop.create_task(self._serve(guest))
         self._tasks.add(guest.task)
         guest.task.add_done_callback(self._tasks.discard)
@@ -202,19 +203,40 @@ class Listener:
     def _evict(self, guest: _Guest, fault: Fault) -> None:
         self.tally.count(fault)
         self._leave(guest)
-        guest.throw_out(f"closed: {fault.value}")
+        self._throw_out(guest, f"closed: {fault.value}")
 
-    def _too_late(self, guest: _Guest) -> None:
-        if guest in self._guests:
+    def _throw_out(self, guest: _Guest, why: str) -> None:
+        """End a guest at once."""
+        if guest.task is None:
+            self._loop.remove_reader(guest.sock.fileno())
+            guest.sock.close()
+            return
+        if guest.link is not None:
+            guest.link.abort(why)
+        else:
+            guest.sock.close()
+        guest.task.cancel()
+
+    def _wait_for_first(self) -> None:
+        """One timer is enough: guests are in the order in which their deadlines come."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._guests:
+            due = next(iter(self._guests)).deadline
+            self._timer = self._loop.call_at(due, self._too_late)
+
+    def _too_late(self) -> None:
+        self._timer = None
+        now = self._loop.time()
+        for guest in [guest for guest in self._guests if guest.deadline <= now]:
             self._evict(guest, Fault.HANDSHAKE_TIMEOUT)
+        self._wait_for_first()
 
     def _leave(self, guest: _Guest) -> None:
         self._guests.pop(guest, None)
         if guest.link is not None:
             self._by_link.pop(guest.link, None)
-        if guest.deadline is not None:
-            guest.deadline.cancel()
-            guest.deadline = None
 
     # --- serving ---
 
