@@ -15,6 +15,7 @@ LoopwrightError
     EnvironmentFailure        compiler, device, process or file system: exit code 69
         FleetError            a tracker, agent or session: refused, gone, or speaking nonsense
             NoDeviceError     no device could ever match: exit code 3
+            UnknownNameError  nothing has the name that was given: exit code 2
             QueueTimeoutError none was free in time: exit code 4
             DeviceLostError   the device or its lease went away: exit code 5
             AuthError         not who it must be, or not allowed to: exit code 6
@@ -95,6 +96,12 @@ class NoDeviceError(FleetError):
     """No device of the fleet, free or not, could ever match what was asked for."""
 
     exit_code = 3
+
+
+class UnknownNameError(FleetError):
+    """No lease, token, agent or command has the name that was given."""
+
+    exit_code = 2
 
 
 class QueueTimeoutError(FleetError):

@@ -65,7 +65,7 @@ def test_explain_says_why_a_lease_ended(run: Run, fleet: Town) -> None:
     assert "needed elsewhere" in text
 
 
-@pytest.mark.parametrize("what", ["explain", "show"])
+@pytest.mark.parametrize("what", ["explain", "show", "revoke"])
 def test_a_lease_that_is_not_known_is_exit_code_2(run: Run, fleet: Town, what: str) -> None:
     assert fleet.url
     result = run("lease", what, "l9.9")

@@ -89,6 +89,17 @@ def test_what_a_role_may_not_do_is_exit_code_6_and_in_the_audit(run: Run, fleet:
     assert "token.issue.refused mallory by eve" in log
 
 
+@pytest.mark.parametrize("what", ["token", "agent"])
+def test_what_nobody_knows_cannot_be_revoked_and_is_exit_code_2(
+    run: Run, fleet: Town, what: str
+) -> None:
+    assert fleet.url
+    result = run(what, "revoke", "nobody")
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"loopwright: no {what} ")
+    assert f"see `{what} ls`" in result.err
+
+
 @pytest.mark.parametrize("ttl", ["soon", "-1d", "99999d"])
 def test_a_ttl_that_is_none_is_exit_code_2(run: Run, fleet: Town, ttl: str) -> None:
     assert fleet.url

@@ -18,6 +18,7 @@ from loopwright.errors import (
     FleetError,
     NoDeviceError,
     QueueTimeoutError,
+    UnknownNameError,
 )
 from loopwright.fleet.client.aio import Wish
 from loopwright.fleet.client.api import connect, credential
@@ -232,9 +233,9 @@ def test_commands_change_what_people_want_of_devices(lab: Lab) -> None:
     assert (device.admin, device.why, device.grantable) == ("drain", "new fan", False)
     fleet.command("device.enable", device="a/0")
     assert fleet.devices()[0].admin == "enabled"
-    with pytest.raises(FleetError, match="no device 'b/0' is known"):
+    with pytest.raises(NoDeviceError, match="no device is named 'b/0'"):
         fleet.command("device.drain", device="b/0")
-    with pytest.raises(ConfigError, match=r"no command 'device\.burn'"):
+    with pytest.raises(UnknownNameError, match=r"no command 'device\.burn'"):
         fleet.command("device.burn", device="a/0")
 
 

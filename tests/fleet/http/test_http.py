@@ -133,7 +133,7 @@ def test_what_is_not_there_is_told_in_words() -> None:
         ("/api/v1/leases/l9.9/explain", 404, "not-found"),
         ("/api/v1/devices?selector=a%28", 400, "bad-request"),
         ("/api/v1/events?after=-1", 400, "bad-request"),
-        ("/api/v1/nothing", 404, "http"),
+        ("/api/v1/nothing", 404, "not-found"),
     )
 
     async def work() -> None:
@@ -146,10 +146,62 @@ def test_what_is_not_there_is_told_in_words() -> None:
     run(work())
 
 
+def test_a_command_on_what_is_not_there_is_not_found() -> None:
+    async def work() -> None:
+        async with front() as made:
+            for what, arguments in (
+                ("device.drain", {"device": "nobody"}),
+                ("device.probe", {"device": "nobody"}),
+                ("lease.revoke", {"lease": "l9.9"}),
+                ("token.revoke", {"id": "abc"}),
+                ("agent.revoke", {"agent": "nobody"}),
+                ("device.explode", {"device": "pi"}),
+            ):
+                error = (await made.post(what, 404, **arguments))["error"]
+                assert (what, error["code"]) == (what, "not-found")
+                assert error["message"].startswith("no ")
+
+    run(work())
+
+
+def test_statuses_are_those_that_http_has_for_it() -> None:
+    large = b'{"device": "' + b"x" * 70_000 + b'"}'
+
+    async def work() -> None:
+        async with front() as made, made.anonymous() as stranger:
+            path = "/api/v1/commands/device.drain"
+            answers = (
+                (await made.web.delete(path), 405, {}),
+                (await made.web.post(path, content=b"a=b"), 415, {}),
+                (await made.web.post(path, content=large, headers=JSON), 413, {}),
+                (await stranger.get("/api/v1/status"), 401, {"WWW-Authenticate": "Bearer"}),
+            )
+            for answer, status, headers in answers:
+                assert answer.status_code == status
+                assert answer.json()["error"]["message"]
+                for name, value in headers.items():
+                    assert answer.headers[name].startswith(value)
+
+    run(work())
+
+
 def test_the_page_of_the_api_says_what_is_answered() -> None:
     async def work() -> None:
         async with front() as made:
             api = await made.get("/openapi.json")
+            told = {
+                (path, method): set(operation["responses"])
+                for path, operations in api["paths"].items()
+                for method, operation in operations.items()
+            }
+            assert told["/api/v1/devices/{name}", "get"] == {"200", "401", "404"}
+            assert told["/api/v1/devices", "get"] == {"200", "400", "401"}
+            assert told["/api/v1/commands/{what}", "post"] == (
+                {"200", "400", "401", "403", "404", "408", "409", "413", "415", "503"}
+            )
+            assert told["/events", "get"] == {"200", "400", "401", "503"}
+            assert told["/readyz", "get"] == {"200", "503"}
+            assert not any("422" in statuses for statuses in told.values())
             assert "/api/v1/devices/{name}" in api["paths"]
             fields = api["components"]["schemas"]["DeviceView"]["properties"]
             assert set(fields) == set(DeviceView.__struct_fields__)
@@ -192,6 +244,8 @@ def test_a_tracker_that_cannot_write_is_not_ready_and_alive() -> None:
             store.broken = "database or disk is full"
             failed = await made.post("token.issue", 503, name="bob")
             assert failed["error"]["code"] == "store"
+            again = await made.web.post("/api/v1/commands/token.issue", json={"name": "bob"})
+            assert again.headers["Retry-After"] == "5"
             assert (await made.get("/readyz", 503))["why"] == "the store cannot be written"
             assert (await made.web.get("/healthz")).status_code == 200
             assert "disk is full" in (await made.get("/api/v1/status"))["read_only"]
@@ -230,27 +284,27 @@ def test_commands_change_what_they_say_and_are_in_the_log() -> None:
     run(work())
 
 
-NO_COMMANDS: tuple[tuple[dict[str, str], bytes], ...] = (
-    ({}, b'{"device":"pi/cpu0"}'),  # a form of another page could send this
-    ({"Content-Type": "text/plain"}, b'{"device":"pi/cpu0"}'),
-    (JSON, b"["),
-    (JSON, b"[" * 10_000),
-    (JSON, b'{"device": 1}'),
-    (JSON, b'{"device": "\xff"}'),
-    (JSON, b'{"device": "' + b"x" * 70_000 + b'"}'),
-    (JSON, b"{}"),
-    (JSON, b'{"device":"pi/cpu0","shell":"rm"}'),
+NO_COMMANDS: tuple[tuple[dict[str, str], bytes, int], ...] = (
+    ({}, b'{"device":"pi/cpu0"}', 415),  # a form of another page could send this
+    ({"Content-Type": "text/plain"}, b'{"device":"pi/cpu0"}', 415),
+    (JSON, b"[", 400),
+    (JSON, b"[" * 10_000, 400),
+    (JSON, b'{"device": 1}', 400),
+    (JSON, b'{"device": "\xff"}', 400),
+    (JSON, b'{"device": "' + b"x" * 70_000 + b'"}', 413),
+    (JSON, b"{}", 400),
+    (JSON, b'{"device":"pi/cpu0","shell":"rm"}', 400),
 )
 
 
 def test_a_body_that_is_no_command_is_refused() -> None:
     async def work() -> None:
         async with front() as made:
-            for headers, body in NO_COMMANDS:
+            for headers, body, status in NO_COMMANDS:
                 answer = await made.web.post(
                     "/api/v1/commands/device.drain", content=body, headers=headers
                 )
-                assert (body[:40], answer.status_code) == (body[:40], 400)
+                assert (body[:40], answer.status_code) == (body[:40], status)
                 assert answer.json()["error"]["code"] == "bad-request"
 
     run(work())

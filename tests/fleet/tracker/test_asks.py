@@ -210,7 +210,7 @@ def test_a_user_revokes_leases_of_its_own_tenant_only() -> None:
     [
         (Command(1, "device.explode"), "no command 'device.explode'"),
         (Command(1, "device.drain"), "device.drain needs device"),
-        (Command(1, "device.drain", {"device": "no/such"}), "no device 'no/such' is known"),
+        (Command(1, "device.drain", {"device": "no/such"}), "no device is named 'no/such'"),
         (Command(1, "device.quarantine", {"device": "pi/cpu0"}), "needs why"),
         (Command(1, "device.drain", {"device": "pi/cpu0", "x": "y"}), "no argument x"),
         (Command(1, "lease.revoke", {"lease": "l9"}), "no lease or request 'l9' lives"),

@@ -11,7 +11,7 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from loopwright.errors import ConfigError, FleetError
+from loopwright.errors import ConfigError, FleetError, UnknownNameError
 from loopwright.fleet.client.control import Control, OnQueued, new_request_id
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.runtimes import Runtimes
@@ -199,12 +199,12 @@ class AsyncFleet:
     async def explain(self, name: str) -> ExplanationView:
         """Why a lease or request is where it is.
 
-        Raises: FleetError for one that is not known.
+        Raises: UnknownNameError.
         """
         (body,) = await self.control.ask("explain", name=name)
         found = msgspec.json.decode(body, type=ExplanationView | None)
         if found is None:
-            raise FleetError(f"no lease or request {name!r} lives; see `loopwright lease ls`")
+            raise UnknownNameError(f"no lease or request {name!r} lives; see `loopwright lease ls`")
         return found
 
     async def status(self) -> dict[str, object]:

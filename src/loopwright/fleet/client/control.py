@@ -14,7 +14,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from loopwright.errors import AuthError, ConfigError, FleetError, NoDeviceError, QueueTimeoutError
+from loopwright.errors import (
+    AuthError,
+    ConfigError,
+    FleetError,
+    NoDeviceError,
+    QueueTimeoutError,
+    UnknownNameError,
+)
 from loopwright.fleet.security.handshake import Credential, greet
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
@@ -450,6 +457,10 @@ def failure_of(code: str, detail: str) -> FleetError | ConfigError:
             return AuthError(detail)
         case "bad-request":
             return ConfigError(detail)
+        case "no-device":
+            return NoDeviceError(detail)
+        case "not-found":
+            return UnknownNameError(detail)
         case _:
             return FleetError(detail, retryable=code == "store")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from loopwright.errors import ConfigError, FleetError, LoopwrightError
+from loopwright.errors import ConfigError, LoopwrightError, NoDeviceError, UnknownNameError
 from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked
 from loopwright.fleet.security.tokens import Principal, make_code, make_token, require_role
 from loopwright.fleet.store.rows import StoreError
@@ -90,12 +90,12 @@ class Commands:
     async def run(self, who: Principal, what: str, arguments: Arguments) -> Made:
         """Do `what` for `who`.
 
-        Raises: ConfigError for a command or argument that is none; AuthError without the role;
-            StoreError when it could not be saved.
+        Raises: UnknownNameError, NoDeviceError for what is not there; ConfigError for an argument
+            that is none; AuthError without the role; StoreError when it could not be saved.
         """
         rule = self._rules.get(what)
         if rule is None:
-            raise ConfigError(f"no command {what[:40]!r}; there are {', '.join(self._rules)}")
+            raise UnknownNameError(f"no command {what[:40]!r}; there are {', '.join(self._rules)}")
         tracker = self._tracker
         subject = next((arguments[key][:_WHY] for key in rule.needed if key in arguments), "")
         try:
@@ -134,7 +134,7 @@ class Commands:
         book = self._tracker.book
         found = book.lease(name) or book.request(name)
         if found is None:
-            raise FleetError(f"no lease or request {name!r} lives; see `lease ls`")
+            raise UnknownNameError(f"no lease or request {name!r} lives; see `lease ls`")
         if found.tenant != who.tenant:
             require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
         self._tracker.happened(Revoked(name, who.name, why))
@@ -143,7 +143,7 @@ class Commands:
 
     def _need_device(self, name: str) -> None:
         if self._tracker.book.device(name) is None:
-            raise FleetError(f"no device {name!r} is known; see `device ls`")
+            raise NoDeviceError(f"no device is named {name!r}; see `device ls`")
 
     # --- who may come in ---
 
@@ -174,7 +174,7 @@ class Commands:
     async def _revoke_token(self, _: Principal, arguments: Arguments) -> Made:
         name = arguments["id"]
         if not await self._tracker.directory.revoke_token(name):
-            raise FleetError(f"no token has the id {name!r}; see `token ls`")
+            raise UnknownNameError(f"no token has the id {name!r}; see `token ls`")
         closed = self._tracker.close_clients(name, f"token {name} was revoked")
         return {"id": name, "closed": closed}
 
@@ -218,7 +218,7 @@ class Commands:
     async def _revoke_agent(self, _: Principal, arguments: Arguments) -> Made:
         name = arguments["agent"]
         if not await self._tracker.directory.revoke_agent(name):
-            raise FleetError(f"no agent is named {name!r}; see `agent ls`")
+            raise UnknownNameError(f"no agent is named {name!r}; see `agent ls`")
         self._tracker.close_agent(name, f"agent {name} was put out")
         return {"agent": name}
 
@@ -253,6 +253,10 @@ def _code(error: LoopwrightError) -> str:
         return "auth"
     if isinstance(error, StoreError):
         return "store"
+    if isinstance(error, NoDeviceError):
+        return "no-device"
+    if isinstance(error, UnknownNameError):
+        return "not-found"
     return "bad-request" if isinstance(error, ConfigError) else "failed"
 
 

@@ -13,22 +13,15 @@ from typing import Annotated, Any
 
 import msgspec
 from fastapi import APIRouter, Depends, FastAPI, Header, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import StreamingResponse
-from starlette.exceptions import HTTPException
 
-from loopwright.errors import (
-    AuthError,
-    ConfigError,
-    FleetError,
-    LoopwrightError,
-    NoDeviceError,
-)
+from loopwright.errors import UnknownNameError
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.security.tokens import Principal, check_token, token_id
-from loopwright.fleet.store.rows import Logged, StoreError
+from loopwright.fleet.store.rows import Logged
 from loopwright.fleet.tracker import http_events, http_metrics
 from loopwright.fleet.tracker.http_feed import Feed
+from loopwright.fleet.tracker.http_problems import KINDS, BodyError, Problem, answer, busy, problems
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.address import is_loopback
 from loopwright.fleet.wire.faults import Denied, Fault
@@ -41,20 +34,8 @@ _STREAM = "text/event-stream"
 _BODY_BYTES = 64 << 10
 _BODY_S = 10.0
 _EVENTS_MOST = 1000
+_TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _INLINE = re.compile(rb"<(script|style)>(.*?)</\1>", re.DOTALL)
-
-
-class Words(msgspec.Struct, frozen=True):
-    """What went wrong: a fixed word, and a sentence that says what to do."""
-
-    code: str
-    message: str
-
-
-class Problem(msgspec.Struct, frozen=True):
-    """An answer that is none."""
-
-    error: Words
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +117,7 @@ def _asked_locally(request: Request) -> bool:
 
 CallerHere = Annotated[Caller, Depends(_caller)]
 
-api = APIRouter(prefix="/api/v1", dependencies=[Depends(_caller)])
+api = APIRouter(prefix="/api/v1", dependencies=[Depends(_caller)], responses=problems(401))
 public = APIRouter()
 
 
@@ -144,17 +125,18 @@ def _json(body: bytes, status: int = 200) -> Response:
     return Response(body, status, media_type=_JSON)
 
 
-def _answers(kind: Any, *, many: bool = False) -> dict[int | str, dict[str, Any]]:  # noqa: ANN401  # a type
-    """What a route answers, for the OpenAPI page."""
+def _answers(
+    kind: Any,  # noqa: ANN401  # a type
+    *wrong: int,
+    many: bool = False,
+) -> dict[int | str, dict[str, Any]]:
+    """What a route answers, and with which statuses it does not, for the OpenAPI page."""
     name = kind.__name__
     reference: dict[str, Any] = {"$ref": f"#/components/schemas/{name}"}
     schema = {"type": "array", "items": reference} if many else reference
     return {
         200: {"description": "Found.", "content": {_JSON: {"schema": schema}}},
-        "default": {
-            "description": "What went wrong.",
-            "content": {_JSON: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        },
+        **problems(*wrong),
     }
 
 
@@ -188,7 +170,7 @@ async def status(front: FrontHere) -> Response:
     return _json(_ask(front, "status"))
 
 
-@api.get("/devices", summary="The devices", responses=_answers(DeviceView, many=True))
+@api.get("/devices", summary="The devices", responses=_answers(DeviceView, 400, many=True))
 async def devices(
     front: FrontHere,
     selector: Annotated[str, Query(description="As board=rpi4,kind=cpu", max_length=1024)] = "",
@@ -198,7 +180,7 @@ async def devices(
     return StreamingResponse(_pages(front, "devices", selector), media_type=_JSON)
 
 
-@api.get("/devices/{name:path}", summary="One device", responses=_answers(DeviceView))
+@api.get("/devices/{name:path}", summary="One device", responses=_answers(DeviceView, 404))
 async def device(front: FrontHere, name: str) -> Response:
     """All that is known of a device."""
     return _json(_only(_ask(front, "devices", name=name[:128]), f"no device is named {name!r}"))
@@ -210,22 +192,22 @@ async def leases(front: FrontHere) -> Response:
     return StreamingResponse(_pages(front, "leases"), media_type=_JSON)
 
 
-@api.get("/leases/{name:path}/explain", summary="Why", responses=_answers(ExplanationView))
+@api.get("/leases/{name:path}/explain", summary="Why", responses=_answers(ExplanationView, 404))
 async def explain(front: FrontHere, name: str) -> Response:
     """Why a request waits, how a lease stands, or why it ended."""
     body = _ask(front, "explain", name=name[:128])
     if body == b"null":
-        raise NoDeviceError(f"no lease or request {name!r} is known")
+        raise UnknownNameError(f"no lease or request {name!r} is known")
     return _json(body)
 
 
-@api.get("/leases/{name:path}", summary="One lease or request", responses=_answers(LeaseView))
+@api.get("/leases/{name:path}", summary="One lease or request", responses=_answers(LeaseView, 404))
 async def lease(front: FrontHere, name: str) -> Response:
     """All that is known of a lease or a request."""
     return _json(_only(_ask(front, "leases", name=name[:128]), f"no lease {name!r} lives"))
 
 
-@api.get("/events", summary="What happened", responses=_answers(EventView, many=True))
+@api.get("/events", summary="What happened", responses=_answers(EventView, 400, 503, many=True))
 async def events(
     front: FrontHere,
     after: Annotated[int, Query(ge=0, description="The number of the last one known.")] = 0,
@@ -244,14 +226,22 @@ def _event(logged: Logged) -> EventView:
 def _only(rows: bytes, missing: str) -> bytes:
     found = msgspec.json.decode(rows, type=list[msgspec.Raw])
     if not found:
-        raise NoDeviceError(missing)
+        raise UnknownNameError(missing)
     return bytes(found[0])
 
 
 # --- what may be changed ---
 
 
-@api.post("/commands/{what}", summary="Change something", responses={200: {"description": "Done."}})
+@api.post(
+    "/commands/{what}",
+    summary="Change something",
+    responses={
+        200: {"description": "Done.", "content": {_JSON: {"schema": {}}}},
+        **problems(400, 403, 404, 408, 409, 413, 415, 503),
+    },
+    openapi_extra={"requestBody": {"content": {_JSON: {"schema": _TEXTS}}}},
+)
 async def command(front: FrontHere, caller: CallerHere, what: str, request: Request) -> Response:
     """What the commands of `loopwright` do: device.drain, lease.revoke, token.issue and so on.
 
@@ -259,16 +249,16 @@ async def command(front: FrontHere, caller: CallerHere, what: str, request: Requ
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != _JSON:
-        raise ConfigError("send a JSON object, with the header Content-Type: application/json")
+        raise BodyError(415, "send a JSON object, with the header Content-Type: application/json")
     try:
         async with asyncio.timeout(_BODY_S):
             body = await _body(request)
     except TimeoutError as error:
-        raise ConfigError(f"the body did not come within {_BODY_S:g} s") from error
+        raise BodyError(408, f"the body did not come within {_BODY_S:g} s") from error
     try:
         arguments = msgspec.json.decode(body or b"{}", type=dict[str, str])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"the body is no JSON object of text: {error}") from error
+        raise BodyError(400, f"the body is no JSON object of text: {error}") from error
     made = await front.tracker.commands.run(caller.who, what, arguments)
     return _json(msgspec.json.encode(made))
 
@@ -278,14 +268,21 @@ async def _body(request: Request) -> bytes:
     async for piece in request.stream():
         body += piece
         if len(body) > _BODY_BYTES:
-            raise ConfigError(f"the body has more than {_BODY_BYTES} bytes")
+            raise BodyError(413, f"the body has more than {_BODY_BYTES} bytes")
     return bytes(body)
 
 
 # --- streams ---
 
 
-@public.get("/events", summary="What happens, as server-sent events")
+@public.get(
+    "/events",
+    summary="What happens, as server-sent events",
+    responses={
+        200: {"description": "Events.", "content": {_STREAM: {}}},
+        **problems(400, 401, 503),
+    },
+)
 async def event_stream(
     front: FrontHere,
     caller: CallerHere,
@@ -296,7 +293,7 @@ async def event_stream(
     if last_event_id.isdigit():
         after = int(last_event_id)
     if front.feed.full:
-        raise HTTPException(503, "too many watch; try again later")
+        raise busy()
     stream = http_events.stream(front.tracker, after, caller.welcome)
     return StreamingResponse(stream, media_type=_STREAM, headers={"Cache-Control": "no-store"})
 
@@ -305,7 +302,7 @@ async def event_stream(
 async def live(front: FrontHere, caller: CallerHere) -> Response:
     """All devices and leases in short, then what changes."""
     if front.feed.full:
-        raise HTTPException(503, "too many watch; try again later")
+        raise busy()
     stream = front.feed.watch(caller.welcome)
     return StreamingResponse(stream, media_type=_STREAM, headers={"Cache-Control": "no-store"})
 
@@ -313,7 +310,11 @@ async def live(front: FrontHere, caller: CallerHere) -> Response:
 # --- for machines that watch ---
 
 
-@public.get("/metrics", summary="Figures for Prometheus")
+@public.get(
+    "/metrics",
+    summary="Figures for Prometheus",
+    responses={200: {"description": "Figures.", "content": {"text/plain": {}}}, **problems(401)},
+)
 async def metrics(
     front: FrontHere,
     caller: CallerHere,
@@ -332,7 +333,11 @@ async def healthz() -> Response:
     return _json(b'{"alive":true}')
 
 
-@public.get("/readyz", summary="Whether devices can be leased")
+@public.get(
+    "/readyz",
+    summary="Whether devices can be leased",
+    responses={503: {"description": "They cannot, and why."}},
+)
 async def readyz(front: FrontHere) -> Response:
     """200 when requests are served, 503 when the store cannot be written or is another's."""
     tracker = front.tracker
@@ -390,14 +395,14 @@ def make_app(tracker: Tracker, feed: Feed, *, loopback: bool) -> FastAPI:
     app.include_router(api)
     app.add_api_route("/", _page("dashboard.html"), include_in_schema=False)
     app.add_api_route("/docs", _page("api.html"), include_in_schema=False)
-    for kind in (LoopwrightError, RequestValidationError, HTTPException):
-        app.add_exception_handler(kind, _refused)
+    for kind in KINDS:
+        app.add_exception_handler(kind, answer)
     original = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
             made = original()
-            made.setdefault("components", {}).setdefault("schemas", {}).update(_schemas())
+            _mend(made)
             app.openapi_schema = made
         return app.openapi_schema
 
@@ -405,36 +410,18 @@ def make_app(tracker: Tracker, feed: Feed, *, loopback: bool) -> FastAPI:
     return app
 
 
+def _mend(made: dict[str, Any]) -> None:
+    """Say what is answered here, and not what FastAPI thinks."""
+    for path in made["paths"].values():
+        for operation in path.values():
+            operation["responses"].pop("422", None)  # such arguments are answered by 400
+    schemas = made.setdefault("components", {}).setdefault("schemas", {})
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    schemas.update(_schemas())
+
+
 def _schemas() -> dict[str, Any]:
     kinds = (DeviceView, LeaseView, EventView, ExplanationView, Problem)
     _, found = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     return dict(found)
-
-
-async def _refused(_: Request, error: Exception) -> Response:
-    """What went wrong, as JSON."""
-    status, code, message = _what(error)
-    return _json(msgspec.json.encode(Problem(Words(code, message))), status)
-
-
-def _what(error: Exception) -> tuple[int, str, str]:
-    match error:
-        case Denied(fault=Fault.WRONG_ROLE | Fault.WRONG_SCOPE):
-            return 403, "forbidden", str(error)
-        case AuthError():
-            return 401, "auth", str(error)
-        case ConfigError():
-            return 400, "bad-request", str(error)
-        case NoDeviceError():
-            return 404, "not-found", str(error)
-        case StoreError():
-            return 503, "store", str(error)
-        case FleetError():
-            return 409, "failed", str(error)
-        case RequestValidationError():
-            said = "; ".join(f"{e['loc'][-1]}: {e['msg']}" for e in error.errors())
-            return 400, "bad-request", said
-        case HTTPException():
-            return error.status_code, "http", str(error.detail)
-        case _:
-            return 500, "internal", type(error).__name__
