@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 import loopwright as lw
 from loopwright.api import svg
+from loopwright.api.names import short
 from loopwright.api.report import Report, gather
-from loopwright.api.report_page import page, short
+from loopwright.api.report_page import page
 from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
@@ -171,6 +172,8 @@ def test_names_of_tasks_are_shortened() -> None:
     )
     assert short(task) == "conv2d 1x3x9x9 w 8x3x3x3 s2 p1 bias + clip(0.0,6.0)"
     assert short("fused ops=reduce_mean") == "fused reduce_mean"
+    task = "separable_conv2d data=1x3x9x9 depthwise=3x1x3x3 depthwise_bias=True weight=8x3x1x1"
+    assert short(task) == "separable_conv2d 1x3x9x9 d 3x1x3x3 depthwise bias w 8x3x1x1"
     assert short("conv2d data=1x3 padding=0x1x0x1 relu=False") == "conv2d 1x3 p0x1x0x1"
 
 

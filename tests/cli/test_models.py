@@ -15,6 +15,7 @@ from graphs import Sketch
 import loopwright as lw
 from loopwright.cli.model_summary import lines
 from loopwright.runtime import model_file
+from loopwright.target import host
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -47,12 +48,14 @@ def model(run: Run, tmp_path: Path, built: bytes) -> Path:
     model_file.write(tmp_path / "elsewhere.lw", elsewhere, list(sections.items()))
     (tmp_path / "text.npy").write_text("no array")
     (tmp_path / "empty.npy").touch()
+    np.save(tmp_path / "input.npy", np.zeros((1, 8, 6, 6), np.float32))
     np.save(tmp_path / "small.npy", np.zeros((1, 2), np.float32))
     np.save(tmp_path / "objects.npy", np.array([None, "x"], object), allow_pickle=True)
     (tmp_path / "folder").mkdir()
     return path
 
 
+ELSEWHERE = "x86-64-avx2" if host().arch == "aarch64" else "aarch64-neon"
 BAD_FILES = [
     ("none.lw", "none.lw cannot be read: No such file"),
     ("text.lw", "not a tuned model"),
@@ -62,7 +65,7 @@ BAD_FILES = [
     ("folder", "Is a directory"),
 ]
 BAD_INPUTS = [
-    ("x0", "is not NAME=file.npy"),
+    ("x0", "is not NAME=file.npy; the inputs are x0"),
     ("z=small.npy", "no input 'z'; it has x0"),
     ("x0=none.npy", "none.npy is not a .npy file that can be read"),
     ("x0=text.npy", "text.npy is not a .npy file"),
@@ -97,6 +100,37 @@ def test_a_file_that_cannot_be_used_is_exit_code_2(
 def test_a_model_for_another_machine_is_exit_code_2(run: Run, command: str) -> None:
     words = "elsewhere.lw: the kernel is made for x86-64-avx9-00000000"
     refused(run, words, command, "elsewhere.lw")
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(
+    ("file", "words"), [*BAD_FILES[2:5], ("elsewhere.lw", "made for x86-64-avx9-00000000")]
+)
+def test_a_tuned_model_that_cannot_be_used_is_not_timed(run: Run, file: str, words: str) -> None:
+    refused(run, f"loopwright: {file}", "bench", file)
+    refused(run, words, "bench", file)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("command", ["run", "profile", "export --c", "report"])
+@pytest.mark.parametrize("name", ["dqn", "dqn.onnx"])
+def test_a_model_that_is_not_tuned_yet_is_told_how_to_be(run: Run, command: str, name: str) -> None:
+    words = f"{name} is not a tuned model; make one: loopwright optimize dqn -o dqn.lw"
+    command, *options = command.split()
+    refused(run, words, command, name, *options)
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize(("command", "more"), [("tasks", ()), ("bench", ("--ops",))])
+def test_a_tuned_model_is_no_onnx_file(run: Run, command: str, more: tuple[str, ...]) -> None:
+    words = "net.lw is tuned already; give the ONNX file it was made of"
+    refused(run, words, command, "net.lw", *more)
+
+
+@pytest.mark.usefixtures("model")
+def test_an_input_given_twice_is_refused(run: Run) -> None:
+    both = ("-i", "x0=input.npy", "-i", "x0=input.npy")
+    refused(run, "--input 'x0=input.npy': 'x0' is given twice", "run", "net.lw", *both)
 
 
 @pytest.mark.usefixtures("model")
@@ -145,6 +179,10 @@ def test_files_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
     [
         (("nothing.onnx",), "nothing.onnx"),
         (("text.lw",), "text.lw"),
+        (("net.lw",), "net.lw is tuned already; give the ONNX file it was made of"),
+        (("dqn", "--tolerance", "0"), "tolerance 0 is no share of an output's scale"),
+        (("dqn", "--threads", "9999", "--time-budget", "0"), "9999 threads cannot be measured on"),
+        (("dqn", "--target", ELSEWHERE), f"a model for {ELSEWHERE} cannot be timed on this"),
         (("dqn", "-o", "folder"), "folder is a folder"),
         (("dqn", "-o", "no/x.lw"), "no is not a folder"),
         (("dqn", "--time-budget", "soon"), "'soon' is not a duration"),

@@ -21,7 +21,7 @@ from loopwright.peers.interleave import Contender, Timing, interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.peer import Peer
 from loopwright.peers.wire import ModelSpec, Ready
-from loopwright.runtime.model_file import read_manifest
+from loopwright.runtime.model import require_loadable
 
 OURS = "loopwright"
 REFERENCE = "onnxruntime"
@@ -72,10 +72,11 @@ def compare_model(
     Args:
         model: an ONNX file or the name of a bundled model; None if there are no engines.
 
-    Raises: ModelError for a model that cannot be read; UnsupportedError or EnvironmentFailure for
-        an engine that is not there, and when our own cannot run `tuned`.
+    Raises: ModelError for a model that cannot be read, ConfigError for a tuned one of another
+        machine; UnsupportedError or EnvironmentFailure for an engine that is not there, and when
+        our own cannot run `tuned`.
     """
-    manifest = read_manifest(tuned)
+    manifest = require_loadable(tuned)
     with tempfile.TemporaryDirectory() as folder, peers_on([OURS, *engines], threads) as peers:
         source = None if model is None else onnx_file(model, Path(folder))
         inputs = model_inputs(manifest.inputs, {} if source is None else indexed_rows(source))

@@ -20,12 +20,14 @@ from loopwright.api.finish import Checked, Finished, finish
 from loopwright.api.make import TOLERANCE, require_tolerance
 from loopwright.api.model import Part, model_of
 from loopwright.api.tune import TuneSettings, tune_many
-from loopwright.errors import ModelError
+from loopwright.errors import ConfigError, ModelError
+from loopwright.measure.run import cores_for
 from loopwright.records.store import RecordStore, SqlStore
+from loopwright.runtime.loader import runnable_keys
 from loopwright.runtime.model_file import Manifest
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.settings import from_environment
-from loopwright.target import Target, parse
+from loopwright.target import Target, host, parse
 
 NOTE_TUNED_NS, NOTE_DEFAULT_NS = "tuned_ns", "default_ns"
 """Notes of a written model: what a call took in turns, as it ships and without tuning."""
@@ -114,12 +116,13 @@ def optimize(
 
     Raises: ModelError, UnsupportedError, ConfigError or RecordsError for what cannot be used.
     """
+    options = Options(parse(target), threads, winograd)
     require_tolerance(tolerance)
+    _require_measurable(options)
     began = time.monotonic()
     watch = watcher if watcher is not None else _Nobody()
     watch.stage("importing")
     graph = import_graph(model, input_shapes)
-    options = Options(parse(target), threads, winograd)
     tuning = TuneOptions(time_budget, trials, policy, seed)
     url = records or from_environment().records
     results: tuple[TuneResult, ...] = ()
@@ -134,6 +137,17 @@ def optimize(
         watch.stage("building")
         finished = finish(graph, options, stores, tolerance)
     return _written(finished, Path(output), results, time.monotonic() - began)
+
+
+def _require_measurable(options: Options) -> None:
+    """Nothing, if kernels can be timed here. Raises: ConfigError before any work is done."""
+    target = options.target
+    if target.key not in runnable_keys():
+        raise ConfigError(
+            f"a model for {target.name} cannot be timed on this machine ({host().name}); optimize "
+            "it on one like that, or use target cpu"
+        )
+    cores_for(options.threads)
 
 
 def _written(

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from loopwright.api import svg
+from loopwright.api.names import short
 from loopwright.api.report import OURS, Report, Tuning
 from loopwright.api.report_style import STYLE
 from loopwright.records.curve import Curve
@@ -23,15 +24,6 @@ _ORIGINS = {
     "transferred": "the fastest on record for another machine or number of threads",
     "default": "good without tuning",
     "copy": "changes how a value lies in memory",
-}
-_UNSAID = {
-    "strides=1x1",
-    "padding=0x0x0x0",
-    "dilation=1x1",
-    "groups=1",
-    "bias=False",
-    "relu=False",
-    "dtype=float32",
 }
 
 
@@ -55,27 +47,6 @@ def page(report: Report) -> str:
         + "\n".join(section for section in sections if section)
         + "\n</main></body></html>\n"
     )
-
-
-def short(task: str) -> str:
-    """The name of a task without what goes without saying."""
-    words = []
-    for word in task.split():
-        name, _, value = word.partition("=")
-        extents = value.split("x")
-        if word in _UNSAID:
-            continue
-        if name in ("data", "a", "ops"):
-            words.append(value)
-        elif name in ("weight", "b"):
-            words.append(f"{name[0]} {value}")
-        elif name in ("strides", "padding", "dilation"):
-            words.append(name[0] + (extents[0] if len(set(extents)) == 1 else value))
-        elif name == "epilogue":
-            words.append(f"+ {value}")
-        else:
-            words.append(name if value == "True" else word)
-    return " ".join(words)
 
 
 def _head(report: Report) -> str:

@@ -18,7 +18,22 @@ if TYPE_CHECKING:
     from loopwright.layout import Array
     from loopwright.runtime.model import KernelTime, Model
 
-FileArgument = Annotated[Path, typer.Argument(help="A tuned model, made by loopwright optimize.")]
+
+def _file(path: Path) -> Path:
+    """`path`, which must be there where it is the name of a model that is not tuned yet."""
+    from loopwright.graph.models import bundled
+
+    if not path.exists() and path.name.removesuffix(".onnx") in bundled():
+        name = path.name.removesuffix(".onnx")
+        raise ModelError(
+            f"{path} is not a tuned model; make one: loopwright optimize {name} -o {name}.lw"
+        )
+    return path
+
+
+FileArgument = Annotated[
+    Path, typer.Argument(help="A tuned model, made by loopwright optimize.", callback=_file)
+]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads to run on; as tuned when not given.")
 ]
@@ -98,6 +113,7 @@ def profile(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the time of every kernel of a tuned model."""
+    from loopwright.api.names import short
     from loopwright.runtime.model import load_model
 
     with load_model(model, threads) as loaded:
@@ -132,7 +148,7 @@ def profile(
             f"{k.median_ns / total:.1%}",
             f"{k.info.flops / max(k.median_ns, 1.0):.1f}",
             k.info.origin,
-            k.info.task,
+            short(k.info.task),
         ]
         for k in found
     ]
@@ -150,12 +166,17 @@ def read_inputs(model: Model, given: Sequence[str] | None) -> dict[str, Array]:
     from loopwright.api.finish import example_inputs
 
     inputs = example_inputs(model.inputs)
+    named: set[str] = set()
     for text in given or ():
         name, _, file = text.partition("=")
         if not file:
-            raise ShapeError(f"--input {text!r} is not NAME=file.npy")
+            known = ", ".join(inputs)
+            raise ShapeError(f"--input {text!r} is not NAME=file.npy; the inputs are {known}")
         if name not in inputs:
             raise ShapeError(f"{model.name} has no input {name!r}; it has {', '.join(inputs)}")
+        if name in named:
+            raise ShapeError(f"--input {text!r}: {name!r} is given twice")
+        named.add(name)
         try:
             inputs[name] = np.lib.format.open_memmap(file, mode="r")
         except (OSError, ValueError) as error:

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from loopwright.errors import EnvironmentFailure, ModelError
+from loopwright.runtime.model_file import is_model_file
 
 if TYPE_CHECKING:
     import onnx
@@ -122,6 +123,8 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path.name} is empty; get it again")
+        if is_model_file(path):
+            raise ModelError(f"{path.name} is tuned already; give the ONNX file it was made of")
         return onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error

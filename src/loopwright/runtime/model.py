@@ -227,6 +227,16 @@ def load_model(path: Path | str, threads: int | None = None) -> Model:
         raise ConfigError(f"{path}: {error}") from error
 
 
+def require_loadable(path: Path) -> Manifest:
+    """The manifest of a file that `load_model` would load. Raises: as it does."""
+    manifest, _ = model_file.read(path)
+    try:
+        require_runnable(manifest.target)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    return manifest
+
+
 def _aligned_bytes(data: model_file.Bytes) -> Array:
     array = np.frombuffer(data, np.uint8) if len(data) else np.zeros(64, np.uint8)
     return aligned_copy(array)
