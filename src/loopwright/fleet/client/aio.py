@@ -11,7 +11,13 @@ from typing import TypeAlias, TypeVar
 
 import msgspec
 
-from loopwright.errors import ConfigError, FleetError, UnknownNameError
+from loopwright.errors import (
+    AuthError,
+    ConfigError,
+    DeviceLostError,
+    FleetError,
+    UnknownNameError,
+)
 from loopwright.fleet.client.control import Control, OnQueued, new_request_id
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.runtimes import Runtimes
@@ -145,15 +151,18 @@ class AsyncFleet:
     ) -> DeviceSession:
         """A session on a leased device, closed by the caller. It ends with the lease.
 
-        Raises: DeviceLostError, AuthError, FleetError.
+        Raises: DeviceLostError, also when the device says that the lease is over; FleetError.
         """
         lease.check()
-        session = await DeviceSession.open(
-            await self._reach(lease.device.addresses, lease.device.name),
-            lease.grant,
-            self._clock,
-            self._sessions,
-        )
+        name = lease.device.name
+        link = await self._reach(lease.device.addresses, name)
+        try:
+            session = await DeviceSession.open(link, lease.grant, self._clock, self._sessions)
+        except AuthError as error:
+            raise DeviceLostError(
+                f"{name} does not open lease {lease.id}: {error}; lease a device again",
+                retryable=True,
+            ) from error
         lease.on_end(lambda: _end_with(lease, session))
         session.on_end(lambda error: lease.session_ended(error.reason, str(error)))
         try:

@@ -36,6 +36,7 @@ from loopwright.measure.run import RunResult
 from loopwright.measure.types import Failed, FailureKind, Provenance, Stage, Timed
 
 _TRIES = 2
+_REFUSALS = 3  # leases in a row that no device would open, before that is an error
 _WORKER_LOST = "the measuring process was lost"  # what an agent says of it
 _LOST_KINDS = {
     RunStatus.DEVICE_LOST: FailureKind.DEVICE_LOST,
@@ -230,7 +231,7 @@ class LeasedDevices:
 
     async def _serve(self, number: int) -> None:
         """Worker `number`: have a device as long as there is work."""
-        wait, first = self._config.retry_s, number == 0
+        wait, first, refused = self._config.retry_s, number == 0, 0
         while True:
             if not first:  # the first device is leased before there is a run for it
                 await self._until_wanted()
@@ -242,12 +243,13 @@ class LeasedDevices:
                 await self._until_wanted()
                 continue
             except LoopwrightError as error:
-                if not self._have and not self._is_retryable(error):
+                refused = refused + 1 if isinstance(error, DeviceLostError) else 0
+                if not self._have and (refused >= _REFUSALS or not self._is_retryable(error)):
                     self._fail_all(error)
                 await asyncio.sleep(wait)
                 wait = min(2 * wait, self._config.retry_max_s)
                 continue
-            wait = self._config.retry_s
+            wait, refused = self._config.retry_s, 0
             await self._use(slot)
 
     @staticmethod
