@@ -1,6 +1,6 @@
 """What the sandbox costs: time a candidate, and what it does to a kernel's figures.
 
-    python benchmarks/fleet_sandbox.py [--rounds N] [-o json]
+    python benchmarks/fleet_sandbox.py [--quick] [-o json]
 
 Two measuring processes, one confined as tier 1 and one not at all, take turns on one core with two
 kernels: a chain of integer operations, and a sum over memory. Quoted are medians; the spread is
@@ -9,15 +9,19 @@ half the distance of the quartiles.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import statistics
+import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
+import harness
+from fleet_part import Part, run_alone
+from fleet_part import Row as Line
+from harness import figure
+from loopwright.errors import InternalError, UnsupportedError
 from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
 from loopwright.fleet.words import Tier
 from loopwright.measure.run import cores_for
@@ -83,11 +87,11 @@ async def timed(worker: Worker, request: RunRequest) -> tuple[float, float]:
     reply = await worker.run(request, 60.0)
     spent = time.perf_counter() - start
     if reply.kind:
-        raise SystemExit(f"{reply.kind}: {reply.detail}")
+        raise InternalError(f"{reply.kind}: {reply.detail}")
     return (spent - reply.timed_s) * 1e3, min(reply.ns)
 
 
-async def measure(rounds: int, cache_dir: Path) -> list[Row]:
+async def compare(rounds: int, cache_dir: Path) -> list[Row]:
     """A row a kernel."""
     core = cores_for(1)[0]
     wardens = {tier: await _warden(tier, cache_dir) for tier in (Tier.T0, Tier.T1)}
@@ -114,7 +118,8 @@ async def _warden(tier: Tier, cache_dir: Path) -> Warden:
     warden = Warden(options, lambda _: None)
     ready = await warden.start()
     if ready.tier != tier:
-        raise SystemExit(f"tier {int(tier)} is not possible here: no {', '.join(ready.missing)}")
+        missing = ", ".join(ready.missing)
+        raise UnsupportedError(f"tier {int(tier)} is not possible on this machine: no {missing}")
     return warden
 
 
@@ -135,29 +140,27 @@ def _row(name: str, plain: list[tuple[float, float]], caged: list[tuple[float, f
     )
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=100)
-    parser.add_argument("-o", dest="form", choices=["text", "json"], default="text")
-    said = parser.parse_args()
+def measure(quick: bool) -> Part:  # noqa: FBT001  # as all parts of fleet.py
+    """Both kernels, in turns."""
+    harness.progress("candidates with and without the sandbox, in turns")
     with tempfile.TemporaryDirectory() as folder:
-        rows = asyncio.run(measure(said.rounds, Path(folder)))
-    if said.form == "json":
-        print(json.dumps([asdict(row) for row in rows], indent=1))
-        return
+        rows = asyncio.run(compare(30 if quick else 200, Path(folder)))
+    worst = max(rows, key=lambda row: abs(row.effect))
+    figures = (
+        figure("sandbox, of a candidate", max(r.added_ms for r in rows), "ms", at_most=GOAL_MS),
+        figure("sandbox, effect on a timed kernel", abs(worst.effect), at_most=GOAL_SHARE),
+    )
+    lines: list[Line] = []
     for row in rows:
-        cost = "met" if row.added_ms <= GOAL_MS else "MISSED"
-        bias = "met" if abs(row.effect) <= GOAL_SHARE else "MISSED"
-        print(
-            f"{row.kernel}: a candidate costs {row.plain_ms:.2f} ms beside its calls, confined "
-            f"{row.confined_ms:.2f} ms: {row.added_ms:+.2f} ms, goal <= {GOAL_MS} ms {cost}"
-        )
-        print(
-            f"  the figure {row.plain_ns / 1e3:.1f} us, confined {row.confined_ns / 1e3:.1f} us: "
-            f"{row.effect:+.2%} (+-{row.spread:.2%}), goal <= {GOAL_SHARE:.1%} {bias}"
-        )
+        lines += [
+            Line(f"{row.kernel}: a candidate beside its calls", row.plain_ms, "ms"),
+            Line(f"{row.kernel}: confined", row.confined_ms, "ms"),
+            Line(f"{row.kernel}: the figure", row.plain_ns / 1e3, "us"),
+            Line(f"{row.kernel}: the figure, confined", row.confined_ns / 1e3, "us"),
+            Line(f"{row.kernel}: spread of the effect", row.spread),
+        ]
+    return Part(figures, tuple(lines))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(harness.run(lambda words: run_alone("fleet_sandbox", __doc__, measure, words)))

@@ -15,8 +15,11 @@ from collections import Counter
 from dataclasses import dataclass
 
 import harness
-from harness import figure
-from loopwright.fleet.book.sim_load import Load, measure
+from fleet_part import Part
+from fleet_part import Row as Line
+from harness import Figure, figure
+from loopwright.fleet.book import sim_load
+from loopwright.fleet.book.sim_load import Load
 from loopwright.fleet.book.simulate import simulate, variant
 from loopwright.fleet.words import EndReason
 
@@ -80,8 +83,48 @@ def simulate_all(steps: int, seeds: int, first: int) -> Row:
         violations,
         tuple(broken),
         shown,
-        measure(),
+        sim_load.measure(),
     )
+
+
+def figures_of(row: Row, steps: int) -> tuple[Figure, ...]:
+    """What of it has a goal, and how fast it was."""
+    slowest = max(load.us_per_event for load in row.loads)
+    rate = min(load.events_per_s for load in row.loads)
+    return (
+        figure("simulated steps", row.steps, at_least=float(steps)),
+        figure("rules broken in them", row.violations, at_most=0),
+        figure("seeds", row.seeds),
+        figure("steps per second", row.steps_per_s, "1/s"),
+        figure("events of the book per second", rate, "1/s", at_least=3e4),
+        figure(
+            "cost of an event, 10,000 to 10 devices",
+            slowest / row.loads[0].us_per_event,
+            at_most=2.0,
+        ),
+    )
+
+
+def measure(quick: bool) -> Part:  # noqa: FBT001  # as all parts of fleet.py
+    """The steps, and whether a rule was broken."""
+    steps, seeds = (200_000, 20) if quick else (10_000_000, 1_000)
+    harness.progress(f"{steps:,} simulated steps")
+    row = simulate_all(steps, seeds, 0)
+    loads = [
+        Line(f"an event, {load.devices:,} devices, {load.waiting:,} wait", load.us_per_event, "us")
+        for load in row.loads
+    ]
+    lines = (
+        Line("sessions", row.sessions),
+        Line("simulated hours", row.simulated_s / 3600),
+        *loads,
+    )
+    return Part(figures_of(row, steps), lines, said(row))
+
+
+def said(row: Row) -> tuple[str, ...]:
+    """What rules the first seed broke that broke any."""
+    return tuple(f"seed {row.broken_seeds[0]}: {text}" for text in row.first_violations)
 
 
 def main(arguments: list[str]) -> int:
@@ -92,16 +135,6 @@ def main(arguments: list[str]) -> int:
     options.add_argument("--first", type=int, default=0, help="the first seed")
     given = options.parse_args(arguments)
     row = simulate_all(given.steps, given.seeds, given.first)
-    loads = row.loads
-    slowest = max(load.us_per_event for load in loads)
-    figures = (
-        figure("simulated steps", row.steps, at_least=given.steps),
-        figure("seeds", row.seeds),
-        figure("rules broken", row.violations, at_most=0),
-        figure("steps per second", row.steps_per_s, "1/s"),
-        figure("events per second", min(load.events_per_s for load in loads), "1/s", at_least=3e4),
-        figure("cost, largest to 10 devices", slowest / loads[0].us_per_event, at_most=2.0),
-    )
     shown = harness.rows_table(
         (">devices", ">waiting", ">us an event", ">events/s"),
         [
@@ -111,14 +144,16 @@ def main(arguments: list[str]) -> int:
                 f"{load.us_per_event:.1f}",
                 f"{load.events_per_s:,.0f}",
             )
-            for load in loads
+            for load in row.loads
         ],
         title=f"{row.sessions:,} sessions, {row.simulated_s / 3600:.0f} h simulated",
     )
-    result = harness.report("fleet_simulation", harness.describe(), figures, (row,))
+    result = harness.report(
+        "fleet_simulation", harness.describe(), figures_of(row, given.steps), (row,)
+    )
     harness.emit(result, shown, given.output)
-    for violation in row.first_violations:
-        harness.progress(f"seed {row.broken_seeds[0]}: {violation}")
+    for text in said(row):
+        harness.progress(text)
     return 1 if row.violations else 0
 
 
