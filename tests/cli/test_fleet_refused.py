@@ -102,6 +102,22 @@ def test_a_ticket_that_has_expired_is_exit_code_5_and_costs_no_record_and_no_dev
     assert (tmp_path / "r.db").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("token", "words"),
+    [("password", "that is no token"), ("", "a token is needed here; give it with --token")],
+)
+def test_who_may_not_tune_is_told_before_any_work(
+    run: Run, fleet: Town, tmp_path: Path, token: str, words: str
+) -> None:
+    result = run(
+        "tune", "dqn", "--fleet", fleet.tcp, "--token", token, "--records", "sqlite:///r.db"
+    )
+    assert (result.code, result.out) == (6, "")
+    assert words in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "r.db").exists()
+
+
 def test_a_version_that_is_too_far_apart_is_told_with_both(fleet: Town) -> None:
     text = (
         "import sys\n"

@@ -6,7 +6,7 @@ import enum
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +15,8 @@ from loopwright.errors import ConfigError
 from loopwright.settings import DEFAULT_RECORDS, Settings, from_environment
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
     from rich.table import Table
 
@@ -110,10 +112,13 @@ def own_records(context: typer.Context) -> str | None:
     return None if url == DEFAULT_RECORDS else url
 
 
-def settings_of(context: typer.Context) -> Settings:
-    """The settings that `main` read."""
+def settings_of(
+    context: typer.Context, token: str | None = None, ca: Path | None = None
+) -> Settings:
+    """The settings that `main` read; what the options of a command say goes before them."""
     session = context.find_object(Session)
-    return (session or Session()).settings
+    found = (session or Session()).settings
+    return replace(found, token=token or found.token, ca=ca or found.ca)
 
 
 def print_json(value: object) -> None:

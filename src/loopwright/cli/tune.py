@@ -32,6 +32,7 @@ from loopwright.cli.common import (
     select,
     settings_of,
 )
+from loopwright.cli.fleet.connect import CaOption, TokenOption
 from loopwright.errors import ConfigError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -77,6 +78,8 @@ def tune(
     shape: ShapeOption = None,
     fleet: FleetOption = None,
     device: DeviceOption = None,
+    token: TokenOption = None,
+    ca: CaOption = None,
     executor: ExecutorOption = "processes",
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -101,7 +104,7 @@ def tune(
     url = records_url(context, records)
     try:
         with ExitStack() as stack:
-            job = _prepare(settings_of(context), model, shape, tasks, where, stack)
+            job = _prepare(settings_of(context, token, ca), model, shape, tasks, where, stack)
             settings = TuneSettings(budget, policy, seed, job.peak_gflops, spec)
             run = _run(job, settings, url)
         if engines and not run.interrupted:

@@ -134,7 +134,7 @@ def _open(log: Path) -> TextIO:
 
 def _announce(serving: Serving, options: ServeOptions) -> None:
     for address in serving.addresses:
-        typer.echo(f"tracker {serving.tracker.config.name} listens on {address}", err=True)
+        typer.echo(f"{serving.tracker.config.name} listens on {address}", err=True)
     if not serving.admin_token:
         return
     if options.token_file is not None:

@@ -6,5 +6,11 @@ import sys
 
 from loopwright.fleet.agent.main import main
 
-if __name__ == "__main__":
+
+def run() -> None:
+    """The command `loopwright-agent`."""
     sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -523,7 +523,7 @@ class Device:
             why = "it has no native runtime, and takes none that is not signed: install llvmlite"
             self._set_health(Health.BAD, why)
         else:
-            self._set_health(Health.GOOD, "")
+            self._set_health(Health.GOOD, "no native runtime of its own: clients bring theirs")
 
     async def _sing(self, ask: Asker, times: int, code: bytes) -> None:
         """Run the canary in `code` and judge."""
