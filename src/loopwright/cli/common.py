@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -119,6 +119,14 @@ def settings_of(
     session = context.find_object(Session)
     found = (session or Session()).settings
     return replace(found, token=token or found.token, ca=ca or found.ca)
+
+
+def answer(output: Output, value: object, text: Callable[[], str]) -> None:
+    """Write `value` as JSON, or what `text` says of it to people."""
+    if output is Output.JSON:
+        print_json(value)
+    else:
+        typer.echo(text())
 
 
 def print_json(value: object) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.common import Output, OutputOption, answer
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask, where
 
 if TYPE_CHECKING:
@@ -37,11 +37,9 @@ def audit(
     place = where(context, fleet, token, ca)
     events = ask(place, lambda control: events_since(control, begin))
     found = [e for e in events if subject in ("", e.subject) and by in ("", e.by)]
-    if output is Output.JSON:
-        print_json({"fleet": place.url, "events": found})
-    else:
-        for event in found:
-            typer.echo(line_of(event))
+    if found or output is Output.JSON:
+        shown = {"fleet": place.url, "events": found}
+        answer(output, shown, lambda: "\n".join(map(line_of, found)))
 
 
 async def events_since(control: Control, begin: float) -> list[EventView]:

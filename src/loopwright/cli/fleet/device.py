@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, print_json, settings_of
+from loopwright.cli.common import Output, OutputOption, answer, print_json, settings_of
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, Where, where
 
 if TYPE_CHECKING:
@@ -117,9 +118,6 @@ def show(
     from loopwright.cli.fleet.text import device_state, fields, labels_text
 
     view = the_device(where(context, fleet, token, ca), name)
-    if output is Output.JSON:
-        print_json(view)
-        return
     modules = ", ".join(f"{kind} {digest[:12]}" for kind, digest in sorted(view.modules.items()))
     pairs = (
         ("name", view.name),
@@ -141,10 +139,15 @@ def show(
         ("modules", modules),
         ("labels", labels_text(view.labels)),
     )
-    typer.echo(fields(pairs))
+    answer(output, view, lambda: fields(pairs))
 
 
-def _change(place: Where, what: str, name: str, why: str, output: Output, said: str) -> None:
+_Run: TypeAlias = Callable[..., None]
+
+
+def _change(
+    place: Where, what: str, name: str, output: Output, said: str, *, why: str = ""
+) -> None:
     """Carry out a command on a device that is there."""
     from loopwright.cli.fleet.connect import ask
     from loopwright.cli.fleet.query import carry_out, need_device
@@ -156,41 +159,34 @@ def _change(place: Where, what: str, name: str, why: str, output: Output, said: 
         await need_device(control, name)
         return await carry_out(control, what, device=name, why=why)
 
-    done = ask(place, question)
-    if output is Output.JSON:
-        print_json(done)
-    else:
-        typer.echo(f"{name}: {said}")
+    answer(output, ask(place, question), lambda: f"{name}: {said}")
 
 
-@app.command("drain")
-def drain(
-    context: typer.Context,
-    name: NameArgument,
-    reason: WhyOption = "",
-    fleet: FleetOption = None,
-    token: TokenOption = None,
-    ca: CaOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Let the lease in progress end, and begin no other. Needs the role operator."""
-    place = where(context, fleet, token, ca)
-    _change(place, "device.drain", name, reason, output, "draining; `device enable` ends it")
+def _changer(what: str, said: str, doc: str) -> _Run:
+    """A command that changes what people want of a device, with a reason if there is one."""
+
+    def run(
+        context: typer.Context,
+        name: NameArgument,
+        reason: WhyOption = "",
+        fleet: FleetOption = None,
+        token: TokenOption = None,
+        ca: CaOption = None,
+        output: OutputOption = Output.TEXT,
+    ) -> None:
+        _change(where(context, fleet, token, ca), what, name, output, said, why=reason)
+
+    run.__doc__ = f"{doc} Needs the role operator."
+    return run
 
 
-@app.command("enable")
-def enable(
-    context: typer.Context,
-    name: NameArgument,
-    reason: WhyOption = "",
-    fleet: FleetOption = None,
-    token: TokenOption = None,
-    ca: CaOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Lend a device again. Needs the role operator."""
-    place = where(context, fleet, token, ca)
-    _change(place, "device.enable", name, reason, output, "enabled")
+_CHANGES = {
+    "drain": ("draining; `device enable` ends it", "Let the lease go on, and begin no other."),
+    "enable": ("enabled", "Lend a device again."),
+    "retire": ("retired", "Take a device out of the fleet for good."),
+}
+for _name, (_said, _doc) in _CHANGES.items():
+    app.command(_name)(_changer(f"device.{_name}", _said, _doc))
 
 
 @app.command("quarantine")
@@ -206,22 +202,7 @@ def quarantine(
     """Lend a device no more, and say why. Needs the role operator."""
     place = where(context, fleet, token, ca)
     said = f"quarantined: {reason}; `device enable` ends it"
-    _change(place, "device.quarantine", name, reason, output, said)
-
-
-@app.command("retire")
-def retire(
-    context: typer.Context,
-    name: NameArgument,
-    reason: WhyOption = "",
-    fleet: FleetOption = None,
-    token: TokenOption = None,
-    ca: CaOption = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Take a device out of the fleet for good. Needs the role operator."""
-    place = where(context, fleet, token, ca)
-    _change(place, "device.retire", name, reason, output, "retired")
+    _change(place, "device.quarantine", name, output, said, why=reason)
 
 
 @app.command("probe")
@@ -235,4 +216,4 @@ def probe(
 ) -> None:
     """Have a device run its canary kernels as soon as it is free. Needs the role operator."""
     place = where(context, fleet, token, ca)
-    _change(place, "device.probe", name, "", output, "to be probed; see `device show`")
+    _change(place, "device.probe", name, output, "to be probed; see `device show`")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.common import Output, OutputOption, answer
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask, where
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ def ls(
 
     place = where(context, fleet, token, ca)
     found = ask(place, leases_of)
-    if output is Output.JSON:
-        print_json({"fleet": place.url, "leases": found})
-    elif not found:
-        typer.echo("no device is leased, and nobody waits")
-    else:
-        typer.echo(listed(found))
+    shown = {"fleet": place.url, "leases": found}
+    nothing = "no device is leased, and nobody waits"
+    answer(output, shown, lambda: listed(found) if found else nothing)
 
 
 def listed(found: tuple[LeaseView, ...]) -> str:
@@ -75,9 +72,6 @@ def show(
     from loopwright.cli.fleet.text import fields, labels_text, lease_left
 
     view = the_lease(where(context, fleet, token, ca), name)
-    if output is Output.JSON:
-        print_json(view)
-        return
     pairs = (
         ("id", view.id),
         ("state", view.state),
@@ -94,7 +88,7 @@ def show(
         ("agent", view.agent),
         ("for", labels_text(view.tags)),
     )
-    typer.echo(fields(pairs))
+    answer(output, view, lambda: fields(pairs))
 
 
 def _priority(number: int) -> str:
@@ -132,12 +126,14 @@ def explain(
             f"no lease or request {name!r} is known; see `loopwright lease ls`, or `loopwright "
             "audit` for those that ended long ago"
         )
-    if output is Output.JSON:
-        print_json(found)
-        return
+    answer(output, found, lambda: _explained(found))
+
+
+def _explained(found: ExplanationView) -> str:
+    if found.state != "queued":
+        return found.text
     ahead = f", {found.ahead} ahead of it" if found.ahead else ""
-    head = f"{found.subject} is {found.state}"
-    typer.echo(f"{head}: {found.text}{ahead}" if found.state == "queued" else found.text)
+    return f"{found.subject} is queued: {found.text}{ahead}"
 
 
 @app.command("revoke")
@@ -151,13 +147,8 @@ def revoke(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Take a lease away, or forget a request. One's own; others' with the role operator."""
-    from loopwright.cli.fleet.query import carry_out
+    from loopwright.cli.fleet.query import command
 
-    async def question(control: Control) -> object:
-        return await carry_out(control, "lease.revoke", lease=name, why=reason)
-
-    done = ask(where(context, fleet, token, ca), question)
-    if output is Output.JSON:
-        print_json(done)
-    else:
-        typer.echo(f"{name}: revoked")
+    place = where(context, fleet, token, ca)
+    done = command(place, "lease.revoke", lease=name, why=reason)
+    answer(output, done, lambda: f"{name}: revoked")

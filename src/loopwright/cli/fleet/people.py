@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, print_json
+from loopwright.cli.common import Output, OutputOption, answer, print_json
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, where
 
 tokens = typer.Typer(
@@ -26,6 +26,7 @@ agents = typer.Typer(
 authority = typer.Typer(
     help="Make the certificates of a fleet.", no_args_is_help=True, rich_markup_mode=None
 )
+_Row: TypeAlias = dict[str, object]
 TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it is good for, as 30d.")]
 FolderArgument = Annotated[Path, typer.Argument(help="The authority's folder.")]
 
@@ -72,18 +73,13 @@ def list_tokens(
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "token.ls")
-    if output is Output.JSON:
-        print_json({"tokens": made})
-        return
+
+    def cells(row: _Row) -> tuple[str, ...]:
+        good = "revoked" if row["revoked"] else _expires(row["expires"])
+        return (str(row["id"]), str(row["name"]), str(row["tenant"]), str(row["role"]), good)
+
     names = ("ID", "NAME", "TENANT", "ROLE", "GOOD")
-    rows = [
-        (
-            *(str(row["id"]), str(row["name"]), str(row["tenant"]), str(row["role"])),
-            "revoked" if row["revoked"] else _expires(row["expires"]),
-        )
-        for row in _rows(made)
-    ]
-    _table(names, rows)
+    answer(output, {"tokens": made}, lambda: _table(names, map(cells, _rows(made))))
 
 
 @tokens.command("revoke")
@@ -99,10 +95,7 @@ def revoke_token(
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "token.revoke", id=name)
-    if output is Output.JSON:
-        print_json(made)
-    else:
-        typer.echo(f"{name}: revoked, {_row(made)['closed']} connections closed")
+    answer(output, made, lambda: f"{name}: revoked, {_row(made)['closed']} connections closed")
 
 
 @joins.command("issue")
@@ -154,18 +147,13 @@ def list_codes(
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "join.ls")
-    if output is Output.JSON:
-        print_json({"codes": made})
-        return
-    rows = [
-        (
-            str(row["id"]),
-            str(row["agent"] or "any"),
-            f"used by {row['used_by']}" if row["used_by"] else _expires(row["expires"]),
-        )
-        for row in _rows(made)
-    ]
-    _table(("ID", "FOR", "GOOD"), rows)
+
+    def cells(row: _Row) -> tuple[str, ...]:
+        good = f"used by {row['used_by']}" if row["used_by"] else _expires(row["expires"])
+        return (str(row["id"]), str(row["agent"] or "any"), good)
+
+    names = ("ID", "FOR", "GOOD")
+    answer(output, {"codes": made}, lambda: _table(names, map(cells, _rows(made))))
 
 
 @agents.command("ls")
@@ -180,17 +168,13 @@ def list_agents(
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "agent.ls")
-    if output is Output.JSON:
-        print_json({"agents": made})
-        return
 
-    def state(row: dict[str, object]) -> str:
-        if row["revoked"]:
-            return "put out"
-        return "connected" if row["connected"] else "away"
+    def cells(row: _Row) -> tuple[str, ...]:
+        there = "connected" if row["connected"] else "away"
+        return (str(row["name"]), "put out" if row["revoked"] else there, str(row["devices"]))
 
-    rows = [(str(row["name"]), state(row), str(row["devices"])) for row in _rows(made)]
-    _table(("NAME", "STATE", "DEVICES"), rows)
+    names = ("NAME", "STATE", "DEVICES")
+    answer(output, {"agents": made}, lambda: _table(names, map(cells, _rows(made))))
 
 
 @agents.command("revoke")
@@ -206,10 +190,8 @@ def revoke_agent(
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "agent.revoke", agent=name)
-    if output is Output.JSON:
-        print_json(made)
-    else:
-        typer.echo(f"{name}: put out; it may join again with a code of `loopwright join issue`")
+    said = f"{name}: put out; it may join again with a code of `loopwright join issue`"
+    answer(output, made, lambda: said)
 
 
 @authority.command("init")
@@ -264,10 +246,8 @@ def issue_certificate(
         if client
         else issue_server(folder, name, _now(), file=file)
     )
-    if output is Output.JSON:
-        print_json({"certificate": str(made.certificate), "key": str(made.key)})
-    else:
-        typer.echo(f"{made.certificate} and {made.key}")
+    shown = {"certificate": str(made.certificate), "key": str(made.key)}
+    answer(output, shown, lambda: f"{made.certificate} and {made.key}")
 
 
 def _now() -> datetime.datetime:
@@ -285,11 +265,11 @@ def _ttl(text: str | None, *, forever: bool = False) -> str:
     return str(parse_days(text))
 
 
-def _row(made: object) -> dict[str, object]:
+def _row(made: object) -> _Row:
     return made if isinstance(made, dict) else {}
 
 
-def _rows(made: object) -> list[dict[str, object]]:
+def _rows(made: object) -> list[_Row]:
     return made if isinstance(made, list) else []
 
 
@@ -303,7 +283,8 @@ def _expires(at: object) -> str:
     return f"until {clock_time(at)}"
 
 
-def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     from loopwright.cli.fleet.text import columns
 
-    typer.echo(columns(names, rows) if rows else "none")
+    found = tuple(rows)
+    return columns(names, found) if found else "none"

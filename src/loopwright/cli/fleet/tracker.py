@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
-from loopwright.cli.common import Output, OutputOption, print_json, settings_of
+from loopwright.cli.common import Output, OutputOption, answer, settings_of
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask, where
 from loopwright.errors import ConfigError
 
@@ -158,7 +158,5 @@ def status(
 
     place = where(context, fleet, token, ca)
     found = ask(place, status_of)
-    if output is Output.JSON:
-        print_json({"fleet": place.url, **found})
-    else:
-        typer.echo(fields(status_pairs(place.url, found)))
+    shown = {"fleet": place.url, **found}
+    answer(output, shown, lambda: fields(status_pairs(place.url, found)))
