@@ -301,12 +301,15 @@ class DeviceSession:
     # --- hearing ---
 
     async def _ping(self) -> None:
-        """Notice a device that is gone without a word."""
+        """Notice a device that is gone without a word; a pause of this process is no silence."""
         config = self._config
         number = 0
         while True:
+            before = self._clock()
             await asyncio.sleep(config.ping_s)
-            silent = self._clock() - self._heard_at
+            now = self._clock()
+            self._heard_at += max(0.0, now - before - config.ping_s)
+            silent = now - self._heard_at
             if silent >= config.silent_s:
                 self.abort(f"it said nothing for {silent:.0f} s", EndReason.DEVICE_LOST)
                 return
