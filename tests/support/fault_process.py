@@ -18,7 +18,7 @@ import msgspec
 
 from loopwright.fleet.wire import link
 
-QUICK_TIMEOUT_MS = 2500
+QUICK_TIMEOUT_MS = 1000
 
 
 class TrackerOrders(msgspec.Struct):

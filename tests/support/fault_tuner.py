@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import measure_kernels as kernels
 import msgspec
@@ -50,14 +51,16 @@ from loopwright.templates.task import Task, make
 from loopwright.templates.template import Configuration, Template
 
 WAIT_S = 60.0
-TRIAL_S = 0.1
+SOME = 3
+"""How many trials a tuner records before it waits."""
+TRIAL_S = 0.06
 PLAN = MeasurePlan(repeats=2, min_repeat_s=TRIAL_S / 2, run_memory=512 << 20)
-SILENT_S = 2.0
-"""After which a client takes a device that says nothing to be lost."""
+SILENT_S = 6.0
+"""After which a client takes a device that says nothing to be lost, if it is not told otherwise."""
 
 
 class Orders(msgspec.Struct):
-    """What a tuner's process is to do."""
+    """What a tuner's process is to do; it waits after `first` trials for the file `go`."""
 
     tracker: str
     token: str
@@ -65,6 +68,9 @@ class Orders(msgspec.Struct):
     records: str
     trials: int
     ttl_s: float
+    silent_s: float
+    first: int
+    go: str
 
 
 def _space(work: Workload, machine: Target) -> Space:  # noqa: ARG001  # the signature of a template
@@ -123,29 +129,42 @@ async def _connect(
 
 
 class Gate:
-    """Lets a policy ask for `first` configs at once, and for more when it is opened."""
+    """Lets a policy ask for `first` configs at once, and for more when it is opened.
+
+    A tuner that waits here has one trial on its device; all others are recorded.
+    """
 
     def __init__(self, first: int) -> None:
-        self._first = first
-        self._open = threading.Event()
+        self._left = first
+        self._is_open = False
+        self._changed = threading.Condition()
+
+    def let(self, count: int) -> None:
+        """Let `count` more through."""
+        with self._changed:
+            self._left += count
+            self._changed.notify_all()
 
     def open(self) -> None:
         """Let everything through."""
-        self._open.set()
+        with self._changed:
+            self._is_open = True
+            self._changed.notify_all()
 
     def through(self, wanted: int) -> int:
         """How many of `wanted` may go through, at least one; waits for that."""
-        if not self._first and not self._open.is_set():
-            assert self._open.wait(WAIT_S), "nobody opened the gate"
-        if self._open.is_set():
-            return wanted
-        passed = min(wanted, self._first)
-        self._first -= passed
-        return passed
+        with self._changed:
+            passed = self._changed.wait_for(lambda: self._is_open or self._left, WAIT_S)
+            assert passed, "nobody opened the gate"
+            if self._is_open:
+                return wanted
+            some = min(wanted, self._left)
+            self._left -= some
+            return some
 
 
 class _Gated:
-    """A policy that may have to wait before it is asked."""
+    """A policy that may have to wait until it is asked."""
 
     def __init__(self, policy: Policy, gate: Gate) -> None:
         self._policy = policy
@@ -158,6 +177,22 @@ class _Gated:
     def tell(self, trials: Sequence[Trial]) -> None:
         """What came of some."""
         self._policy.tell(trials)
+
+
+class _TwoAtOnce:
+    """A runner that is given two requests at once: one for the device, one to follow it."""
+
+    slots = 2
+
+    def __init__(self, runner: FleetRunner) -> None:
+        self.submit = runner.submit
+        self.close = runner.close
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def tune(
@@ -173,7 +208,7 @@ def tune(
     ):
         tune_tasks(
             [task()],
-            runner,
+            _TwoAtOnce(runner),
             lambda task, _: _policy(task, gate),
             budget=Budget(trials),
             journal=Journal(store, devices.device, "grid", 0, "test"),
@@ -235,10 +270,9 @@ def devices_of(records: Sequence[Record]) -> list[str]:
 
 
 class Tuning:
-    """A tuner in a thread; leaving the `with` waits for its end.
+    """A tuner in a thread; leaving the `with` opens its gate and waits for its end.
 
-    It stops after the first `first` trials, with its session open and all but the last of them
-    recorded, until `gate` is opened.
+    It stops when it has recorded `SOME` trials, with its session open and one more on the device.
     """
 
     def __init__(
@@ -248,11 +282,11 @@ class Tuning:
         records: Book,
         trials: int,
         ttl_s: float = 30.0,
-        first: int | None = None,
     ) -> None:
-        self.gate = None if first is None else Gate(first)
+        self._gate = Gate(SOME + 1)
+        self._records = records
         self._failure: BaseException | None = None
-        arguments = (fleet, selector, records.url, trials, ttl_s, self.gate)
+        arguments = (fleet, selector, records.url, trials, ttl_s, self._gate)
         self._thread = threading.Thread(target=self._run, args=arguments, daemon=True)
 
     def _run(self, *arguments: object) -> None:
@@ -266,10 +300,23 @@ class Tuning:
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
-        if self.gate is not None:
-            self.gate.open()
+        self.go_on()
         if kind is None:
             self.finish()
+
+    def wait(self) -> list[Record]:
+        """Wait until it waits; what it has recorded."""
+        return self._records.wait_for(SOME)
+
+    def work(self, trials: int = 2) -> None:
+        """Have it measure and record some more: at least one of two is begun from now on."""
+        before = len(self._records.read())
+        self._gate.let(trials)
+        self._records.wait_for(before + trials)
+
+    def go_on(self) -> None:
+        """Have it do all trials that are left."""
+        self._gate.open()
 
     def finish(self) -> None:
         """Wait until all trials are done."""
@@ -281,8 +328,16 @@ class Tuning:
 
 def main() -> None:
     orders = msgspec.json.decode(sys.argv[1], type=Orders)
-    with connect(orders.tracker, orders.token) as fleet:
-        tune(fleet, orders.selector, orders.records, orders.trials, orders.ttl_s)
+    with connect(orders.tracker, orders.token, silent_s=orders.silent_s) as fleet:
+        gate = Gate(orders.first)
+        threading.Thread(target=_open_when, args=(gate, Path(orders.go)), daemon=True).start()
+        tune(fleet, orders.selector, orders.records, orders.trials, orders.ttl_s, gate)
+
+
+def _open_when(gate: Gate, go: Path) -> None:
+    while not go.exists():
+        time.sleep(0.02)
+    gate.open()
 
 
 if __name__ == "__main__":

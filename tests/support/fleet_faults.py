@@ -21,7 +21,7 @@ from types import TracebackType
 
 import msgspec
 from fault_process import AgentOrders, TrackerOrders
-from fault_tuner import WAIT_S, Book, Orders, connect
+from fault_tuner import SILENT_S, SOME, WAIT_S, Book, Orders, connect
 
 from fleet_processes import Processes
 from loopwright.fleet.client.api import Fleet
@@ -149,6 +149,7 @@ class Site(Processes):
         self.wall = folder / "wall"
         self.doors: dict[str, str] = {}  # who -> where the tracker listens for it
         self.tracker_environment: dict[str, str] = {}
+        self._go = folder / "go"
         self._tuners: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Site:
@@ -253,15 +254,29 @@ class Site(Processes):
         self.begin_agent(name, *options)
 
     def tuner(
-        self, selector: str, records: Book, trials: int, ttl_s: float
+        self, selector: str, records: Book, trials: int, ttl_s: float, silent_s: float = SILENT_S
     ) -> subprocess.Popen[bytes]:
-        """A tuner in a process of its own."""
-        orders = Orders(self.doors["client"], self.token, selector, records.url, trials, ttl_s)
+        """A tuner in a process of its own, which waits as `Tuning` does, until `release_tuners`."""
+        orders = Orders(
+            self.doors["client"],
+            self.token,
+            selector,
+            records.url,
+            trials,
+            ttl_s,
+            silent_s,
+            SOME + 1,
+            str(self._go),
+        )
         program = str(Path(__file__).with_name("fault_tuner.py"))
         command = [sys.executable, program, msgspec.json.encode(orders).decode()]
         made = self._start(command, self._log(f"tuner{len(self._tuners)}"))
         self._tuners.append(made)
         return made
+
+    def release_tuners(self) -> None:
+        """Let tuners with processes of their own go on."""
+        self._go.touch()
 
     def client(self, **options: float) -> Fleet:
         """A client in this process."""
@@ -280,6 +295,7 @@ class Site(Processes):
         """Have all as it was at first: everything runs, every device is free."""
         self.go_on()
         self.wall.unlink(missing_ok=True)
+        self._go.unlink(missing_ok=True)
         for tuner in self._tuners:
             if tuner.poll() is None:
                 self.kill(tuner)

@@ -18,9 +18,8 @@ from loopwright.errors import FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
 from loopwright.fleet.client.api import Fleet
 
-TRIALS = 10
-SOME = 3
-TTL_S = 3.0
+TRIALS = 8
+TTL_S = 4.5
 KB = 1024
 _FSYNC = """
 #include <errno.h>
@@ -77,13 +76,13 @@ def test_a_full_disk_of_the_tracker_stops_grants_and_neither_renewals_nor_releas
     full = max(path.stat().st_size for path in site.folder.glob("tracker.db*"))
     with site.client() as fleet:
         second = fleet.lease("board=two")
-        with Tuning(fleet, "board=one", records, TRIALS, TTL_S, first=2 * SOME + 1):
-            done = len(records.wait_for(SOME))
+        with Tuning(fleet, "board=one", records, TRIALS, TTL_S) as tuning:
+            tuning.wait()
             with no_file_over(site.tracker.pid, full):
                 refuses_grants_and_keeps_leases(site, fleet, "disk|full|written")
                 second.close()
                 until(lambda: second.id not in site.live(), "the release")
-                records.wait_for(done + 1)
+                tuning.work()
             with site.owner() as owner:
                 until(lambda: not read_only(owner), "the end of the alarm")
                 made = owner.command("token.issue", name="somebody")
@@ -112,8 +111,8 @@ def test_an_fsync_that_fails_stops_grants_until_the_store_was_opened_again(
     site.start_tracker()
     site.await_agent("one")
     with site.client() as fleet:
-        with Tuning(fleet, "board=one", records, TRIALS, TTL_S, first=2 * SOME + 1):
-            records.wait_for(SOME)
+        with Tuning(fleet, "board=one", records, TRIALS, TTL_S) as tuning:
+            tuning.wait()
             flag.touch()
             refuses_grants_and_keeps_leases(site, fleet, "tracker.db")
             flag.unlink()

@@ -16,8 +16,7 @@ from loopwright.fleet.client.aio import Wish
 from loopwright.fleet.simulated import timed
 from loopwright.fleet.wire.messages import Result, RunItem
 
-TRIALS = 10
-SOME = 3
+TRIALS = 8
 HOSTS, DEVICES = 20, 50
 HELD, LATE = 20, 60
 
@@ -75,8 +74,8 @@ def test_a_tracker_that_is_restored_from_a_backup_grants_higher_epochs_and_no_re
     copy = tmp_path / "copy.db"
     back_up(site, copy)
     with site.client() as fleet:
-        with Tuning(fleet, "board=one", records, TRIALS, first=2 * SOME + 1):
-            records.wait_for(SOME)
+        with Tuning(fleet, "board=one", records, TRIALS) as tuning:
+            tuning.wait()
             site.kill_tracker()
             restore(site, copy)
             site.start_tracker()

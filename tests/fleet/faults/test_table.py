@@ -62,6 +62,8 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "client paused beyond its ttl": (
         f"{HERE}/test_processes.py::"
         "test_a_client_that_slept_past_its_ttl_has_lost_its_session_and_takes_nothing_from_others",
+        f"{HERE}/test_processes.py::"
+        "test_a_client_that_slept_for_less_than_its_ttl_takes_its_own_silence_for_no_other",
     ),
     "tracker kill -9": (
         f"{HERE}/test_processes.py::test_a_tracker_that_is_killed_stops_no_session",
