@@ -182,6 +182,13 @@ class TestRenewal:
     def test_an_unknown_lease_is_gone(self, bench: Bench) -> None:
         bench.tell(Renewal("nothing", 1, "c", "t"))
         assert bench.said(TellRenewed)[0].verdict is Verdict.GONE
+        assert bench.said(TellRenewed)[0].reason is None
+
+    def test_one_that_ended_is_gone_for_the_reason_that_it_had(self, bench: Bench) -> None:
+        given = bench.use()
+        bench.tell(Revoked(given.lease, "op", "test"))
+        assert bench.renew(given) is Verdict.GONE
+        assert [effect.reason for effect in bench.said(TellRenewed)] == [EndReason.REVOKED]
 
     def test_a_client_that_connected_again_hears_of_its_lease(self, bench: Bench) -> None:
         given = bench.use(client="c1")
@@ -217,6 +224,14 @@ class TestGivingBack:
             bench.give_back(given)
             assert bench.ended == []
             assert [e.reason for e in bench.said(TellReleased)] == [EndReason.RELEASED]
+
+    def test_who_lost_the_device_says_so(self, bench: Bench) -> None:
+        given = bench.use()
+        lost = EndReason.DEVICE_LOST
+        bench.tell(GiveBack(given.lease, given.epoch, "c", "t", lost))
+        assert bench.ended == [(given.lease, lost)]
+        bench.give_back(given)
+        assert [e.reason for e in bench.said(TellReleased)] == [lost]
 
     def test_the_answer_says_why_it_had_ended_before(self, bench: Bench) -> None:
         given = bench.use()

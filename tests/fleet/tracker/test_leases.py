@@ -228,6 +228,27 @@ def test_releasing_twice_is_harmless() -> None:
     assert run(work()) == ["released", "released"]
 
 
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        ("", "released"),
+        ("device-lost", "device-lost"),
+        ("expired", "expired"),
+        ("revoked", "released"),  # not for a holder to say
+        ("nonsense", "released"),
+    ],
+)
+def test_a_holder_says_why_it_gives_a_lease_back(said: str, noted: str) -> None:
+    async def work() -> str:
+        async with site() as here:
+            _, client = await ready(here)
+            grant = await client.acquire()
+            client.link.send(Release(grant.lease, grant.epoch, said))
+            return (await client.hear(Released)).reason
+
+    assert run(work()) == noted
+
+
 def test_what_a_client_waits_for_ends_with_its_connection_and_its_lease_does_not() -> None:
     async def work() -> None:
         async with site() as here:
