@@ -77,11 +77,15 @@ def networks(draw: st.DrawFn) -> Graph:
     values = [sketch.input(1, draw(st.sampled_from([3, 8, 16])), size, size)]
     for _ in range(draw(st.integers(2, 6))):
         x = draw(st.sampled_from(values[-2:]))
-        kind = draw(st.sampled_from(["conv", "conv", "relu", "add", "concat", "pool", "scale"]))
+        kind = draw(
+            st.sampled_from(["conv", "conv", "depthwise", "relu", "add", "concat", "pool", "scale"])
+        )
         shape = sketch.shape(x)
         if kind == "conv":
             kernel = draw(st.sampled_from([1, 3]))
             values.append(sketch.conv(x, draw(st.sampled_from([8, 12, 16])), kernel))
+        elif kind == "depthwise":
+            values.append(sketch.conv(x, shape[1], groups=shape[1]))
         elif kind == "relu":
             values.append(sketch.node("relu", x))
         elif kind == "scale":

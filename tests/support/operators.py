@@ -9,6 +9,7 @@ Attrs = Mapping[str, object]
 CONV2D: Mapping[str, Attrs] = {
     "3x3": {"data": (1, 16, 10, 10), "weight": (32, 16, 3, 3), "padding": (1, 1, 1, 1)},
     "odd channels": {"data": (1, 13, 9, 11), "weight": (19, 13, 3, 3), "padding": (1, 1, 1, 1)},
+    "half a block": {"data": (1, 24, 6, 6), "weight": (8, 24, 3, 3), "padding": (1, 1, 1, 1)},
     "few channels": {"data": (1, 5, 6, 6), "weight": (3, 5, 2, 2)},
     "first layer": {
         "data": (1, 3, 22, 22),

@@ -1,8 +1,9 @@
 """Direct convolution on CPUs: blocked channels, a register tile of width x output channels.
 
 Layouts. Data and output are NCHW with the channel blocked by the vector lanes (NCHW16c with
-AVX-512), data with few channels stays NCHW; the weight is packed as [O/t][I/b][kh][kw][b][t] with t
-output channels a tile and b input channels unrolled, so that the inner loops read it front to back.
+AVX-512); data with few channels, or with an odd rest of them, stay NCHW. The weight is packed as
+[O/t][I/b][kh][kw][b][t] with t output channels a tile and b input channels unrolled, so that the
+inner loops read it front to back.
 
 Loops. Outermost blocks of output channels and rows in the order of knob `order`; inside, a tile of
 `tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run:
@@ -68,7 +69,7 @@ def space(workload: Workload, target: Target) -> Space:
         Split("tile_w", width, policy="listed", candidates=widths),
         Split("rows", height, parts=3, policy="listed", candidates=rows),
         Split("oc", vectors, parts=3, policy="listed", candidates=groups),
-        Split("ic", inputs, policy="factors", max_factor=_ic_limit(inputs, lanes)),
+        _input_steps(role, lanes),
         Choice("lanes", (lanes,)),
         Choice("order", ("oc,rows", "rows,oc")),
         Choice("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
@@ -117,20 +118,32 @@ def _largest(room: int, *parts: Sequence[tuple[int, ...]]) -> int:
     return max(size for size in products if size <= room)
 
 
-def _ic_limit(inputs: int, lanes: int) -> int:
-    return lanes if inputs % lanes == 0 else min(inputs, lanes)
+def _input_steps(role: Roles, lanes: int) -> Split:
+    """The split of the input channels into steps; a step lies within a block of the data."""
+    inputs = role.conv.reduce_axis[0].extent
+    limit = min(inputs, lanes)
+    if _is_blocked(role, lanes) and inputs % lanes:
+        steps = tuple((n,) for n in range(1, limit + 1) if inputs % n == 0 == lanes % n)
+        return Split("ic", inputs, policy="listed", candidates=steps)
+    return Split("ic", inputs, policy="factors", max_factor=limit)
+
+
+def _is_blocked(role: Roles, lanes: int) -> bool:
+    """Whether data are read in blocks of channels: whole ones, or the last one at least half."""
+    inputs = role.conv.reduce_axis[0].extent
+    if inputs == role.data.shape[1]:
+        return inputs % lanes == 0 or (inputs > lanes and inputs % lanes * 2 == lanes)
+    return inputs % lanes == 0 and role.data.shape[1] % lanes == 0
 
 
 def schedule(s: Schedule, config: Configuration) -> None:
     """Apply the knobs; see the head of this file for the loops."""
     role = roles(s.workload)
     lanes = config.integer("lanes")
-    inputs = role.conv.reduce_axis[0].extent
-    blocked = inputs % lanes == 0
-    groups_of_lanes = role.data.shape[1] % lanes == 0
+    blocked = _is_blocked(role, lanes)
     ic_inner = config.sizes("ic")[1]
     oc_vectors = config.sizes("oc")[2]
-    if blocked and groups_of_lanes:
+    if blocked:
         store_as(s, role.data, [0, 1, 2, 3, (1, lanes)])
     store_as(s, role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
     for tensor in (role.output, *role.added):
@@ -150,7 +163,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
             inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(loops.shared)
     if role.pad is not None:
-        _place_pad(s, role, config, loops.rows, lanes, vectorized=blocked and groups_of_lanes)
+        _place_pad(s, role, config, loops.rows, lanes, vectorized=blocked)
 
 
 def _sums_blocks(config: Configuration) -> bool:
