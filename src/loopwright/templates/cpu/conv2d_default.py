@@ -21,6 +21,7 @@ from loopwright.templates.cpu.blocking import (
     tile_cycles,
     traffic_cycles,
 )
+from loopwright.templates.cpu.conv_loops import channel_tiles
 from loopwright.templates.cpu.conv_roles import Roles
 
 _UNROLLED = 448
@@ -87,13 +88,21 @@ def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
         "tile_w": tile.width,
         "ic": ic,
         "unroll_kw": unroll_kw and short,
+        "lanes": blocking(space),
         **plan,
     }
+    if "data_lanes" in space.names:
+        chosen["data_lanes"] = space.knobs[space.column("data_lanes")].values[-1]
     rows = plan["rows"]
     if "ic_blocks" in space.names and isinstance(rows, tuple):
         tiles = tile.width[0] * int(rows[1])
         chosen["ic_blocks"] = _blocks(role, target, tile, ic[0]) if tiles >= _REUSED else 1
     return chosen
+
+
+def blocking(space: Space) -> int:
+    """Output channels in a block: half a vector where whole ones waste a part of the last."""
+    return min(v for v in space.knobs[space.column("lanes")].values if isinstance(v, int))
 
 
 def _pads(role: Roles, target: Target) -> tuple[str, ...]:
@@ -128,13 +137,13 @@ def _blocks(role: Roles, target: Target, tile: RegisterTile, steps: int) -> int:
 def register_tile(role: Roles, space: Space, target: Target) -> RegisterTile:
     """The register tile that takes the fewest cycles, among those that the space has."""
     _, channels, height, width = role.conv.shape
-    lanes = target.lanes(role.conv.dtype)
+    lanes = blocking(space)
     vectors = -(-channels // lanes)
     steps = 1
     for axis in role.conv.reduce_axis:
         steps *= axis.extent
     heights = sorted({value[2] for value in sizes_of(space, "rows")})
-    groups = sorted({value[2] for value in sizes_of(space, "oc")})
+    groups = sorted({tile for _, tile in channel_tiles(vectors)})
     found: list[RegisterTile] = []
     room = target.registers - 2
     for columns, rows, group in itertools.product(sizes_of(space, "tile_w"), heights, groups):
@@ -158,6 +167,9 @@ def unrolled_inputs(space: Space, tile: RegisterTile, taps: int = 1) -> Values:
     """
     size = tile.accumulators * taps
     fitting = [v for v in sizes_of(space, "ic") if v[1] * size <= _UNROLLED]
+    if "data_lanes" in space.names:
+        block = space.knobs[space.column("data_lanes")].values[-1]
+        fitting = [v for v in fitting if isinstance(block, int) and block % v[1] == 0] or fitting
     return max(fitting, key=lambda v: v[1])
 
 
@@ -170,7 +182,7 @@ def _plans(
     front to back, and the rows' data but once.
     """
     batch, channels, height, _ = role.conv.shape
-    lanes = target.lanes(role.conv.dtype)
+    lanes = blocking(space)
     nbytes = role.conv.dtype.nbytes
     inputs, taps, taps_w = (axis.extent for axis in role.conv.reduce_axis)
     padded = role.padded.shape
@@ -183,7 +195,8 @@ def _plans(
         target.l2 * _CACHE_SHARE,
     )
     rows_of = [v for v in sizes_of(space, "rows") if v[2] == tile.rows]
-    oc_of = [v for v in sizes_of(space, "oc") if v[2] == tile.vectors]
+    whole = channel_tiles(-(-channels // lanes))
+    oc_of = [v for v in sizes_of(space, "oc") if v[2] == tile.vectors and v[1:] in whole]
     tiles = -(-channels // (lanes * tile.vectors))
     for rows, oc, order, pad in itertools.product(
         rows_of, oc_of, ("oc,rows", "rows,oc"), pads or ("",)

@@ -32,10 +32,12 @@ from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default
 from loopwright.templates.cpu.blocking import completed, store_as
 from loopwright.templates.cpu.conv_loops import (
-    channel_tiles,
     inner_loops,
+    lane_choices,
+    listed_channel_tiles,
     outer_loops,
     row_tiles,
+    suits_blocking,
     tile_widths,
 )
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
@@ -63,17 +65,22 @@ def space(workload: Workload, target: Target) -> Space:
     kernel_width = role.conv.reduce_axis[2].extent
     vectors = -(-channels // lanes)
     room = target.registers - 2
-    widths, rows, groups = tile_widths(width, room), row_tiles(height), channel_tiles(vectors)
+    blockings = lane_choices(channels, lanes)
+    widths, rows = tile_widths(width, room), row_tiles(height)
+    groups = listed_channel_tiles(channels, blockings)
     least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups))
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=widths),
         Split("rows", height, parts=3, policy="listed", candidates=rows),
         Split("oc", vectors, parts=3, policy="listed", candidates=groups),
         _input_steps(role, lanes),
-        Choice("lanes", (lanes,)),
+        Choice("lanes", blockings),
         Choice("order", ("oc,rows", "rows,oc")),
         Choice("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
     ]
+    data_blockings = lane_choices(inputs, lanes) if _is_blocked(role, lanes) else (lanes,)
+    if len(blockings) > 1 or len(data_blockings) > 1:
+        knobs.append(Choice("data_lanes", data_blockings))
     if role.pad is not None:
         knobs.append(Choice("pad", ("root", "rows", "skip")))
     sums_blocks = role.output is not role.conv and width * height <= MANY_PIXELS
@@ -104,11 +111,27 @@ def space(workload: Workload, target: Target) -> Space:
             f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
         ),
     ]
+    if len(blockings) > 1:
+        constraints.append(
+            Constraint(
+                ("oc", "lanes"),
+                lambda columns: suits_blocking(columns, channels, blockings),
+                "the tile is not one of these lanes",
+            )
+        )
+    if len(data_blockings) > 1:
+        constraints.append(
+            Constraint(("ic", "data_lanes"), _within_block, "a step is in two blocks of the data")
+        )
     if any(knob.name == "ic_blocks" for knob in knobs):
         constraints.append(
             Constraint(("ic", "ic_blocks"), divides, "blocks of input channels are uneven")
         )
     return Space(knobs, constraints)
+
+
+def _within_block(columns: Columns) -> npt.ArrayLike:
+    return np.equal(columns["data_lanes"] % columns["ic"][1], 0)
 
 
 def _largest(room: int, *parts: Sequence[tuple[int, ...]]) -> int:
@@ -140,11 +163,12 @@ def schedule(s: Schedule, config: Configuration) -> None:
     """Apply the knobs; see the head of this file for the loops."""
     role = roles(s.workload)
     lanes = config.integer("lanes")
-    blocked = _is_blocked(role, lanes)
+    data_lanes = config.integer("data_lanes") if "data_lanes" in config.names() else lanes
+    blocked = _is_blocked(role, data_lanes)
     ic_inner = config.sizes("ic")[1]
     oc_vectors = config.sizes("oc")[2]
     if blocked:
-        store_as(s, role.data, [0, 1, 2, 3, (1, lanes)])
+        store_as(s, role.data, [0, 1, 2, 3, (1, data_lanes)])
     store_as(s, role.weight, [0, 1, 2, 3, (1, ic_inner), (0, oc_vectors * lanes)])
     for tensor in (role.output, *role.added):
         store_as(s, tensor, [0, 1, 2, 3, (1, lanes)])
@@ -163,7 +187,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
             inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(loops.shared)
     if role.pad is not None:
-        _place_pad(s, role, config, loops.rows, lanes, vectorized=blocked)
+        _place_pad(s, role, config, loops.rows, data_lanes, vectorized=blocked)
 
 
 def _sums_blocks(config: Configuration) -> bool:

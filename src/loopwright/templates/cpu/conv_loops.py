@@ -6,9 +6,14 @@ Outermost are blocks of output channels and rows in the order of knob `order`; i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.space.constraints import BoolArray, Columns
 from loopwright.te.tensor import Tensor
 from loopwright.templates.cpu.blocking import divides_nearly
 from loopwright.templates.cpu.conv_roles import Roles
@@ -28,6 +33,28 @@ def channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
         if vectors % tile == 0 or (tile == 3 and divides_nearly(tile, vectors)):
             found += [(block, tile) for block in range(1, tiles + 1) if tiles % block == 0]
     return tuple(found)
+
+
+def lane_choices(channels: int, lanes: int) -> tuple[int, ...]:
+    """The blockings of channels worth a try: by vectors, and by half ones if they waste less."""
+    return (lanes, lanes // 2) if channels > lanes and channels % lanes * 2 == lanes else (lanes,)
+
+
+def listed_channel_tiles(channels: int, choices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+    """The tiles of every blocking in `choices`; `suits_blocking` says which goes with which."""
+    found = (tile for lanes in choices for tile in channel_tiles(-(-channels // lanes)))
+    return tuple(dict.fromkeys(found))
+
+
+def suits_blocking(columns: Columns, channels: int, choices: Sequence[int]) -> npt.ArrayLike:
+    """Whether the tile of output channels is one of the blocking that is chosen."""
+    block, tile, lanes = columns["oc"][1], columns["oc"][2], columns["lanes"]
+    verdict: BoolArray = np.zeros(np.shape(lanes), bool)
+    for choice in choices:
+        for blocks, vectors in channel_tiles(-(-channels // choice)):
+            same = np.equal(block, blocks) & np.equal(tile, vectors)
+            verdict = verdict | (same & np.equal(lanes, choice))
+    return verdict
 
 
 def row_tiles(height: int) -> tuple[tuple[int, ...], ...]:

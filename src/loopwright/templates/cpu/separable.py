@@ -38,8 +38,11 @@ from loopwright.templates.cpu.blocking import (
 from loopwright.templates.cpu.conv_loops import (
     channel_tiles,
     inner_loops,
+    lane_choices,
+    listed_channel_tiles,
     outer_loops,
     row_tiles,
+    suits_blocking,
     tile_widths,
 )
 from loopwright.templates.cpu.conv_roles import Roles, added_to
@@ -93,16 +96,17 @@ def space(workload: Workload, target: Target) -> Space:
     conv = parts.pointwise.conv
     lanes = target.lanes(conv.dtype)
     _, channels, height, width = conv.shape
-    vectors = -(-channels // lanes)
+    vectors, blockings = -(-channels // lanes), lane_choices(channels, lanes)
     inputs = conv.reduce_axis[0].extent
     room = target.registers - 2
     taps_h, taps_w = (axis.extent for axis in parts.depth.reduce_axis)
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=tile_widths(width, room)),
         Split("rows", height, parts=3, policy="listed", candidates=row_tiles(height)),
-        Split("oc", vectors, parts=3, policy="listed", candidates=channel_tiles(vectors)),
+        Split("oc", vectors, 3, "listed", candidates=listed_channel_tiles(channels, blockings)),
         Split("ic", inputs, policy="factors", max_factor=lanes),
-        Choice("lanes", (lanes,)),
+        Choice("lanes", blockings),
+        Choice("depth_lanes", (lanes,)),
         Choice("order", ("rows,oc", "oc,rows")),
         Choice("unroll_kw", (False,)),
         Split("depth_w", width, policy="listed", candidates=tile_widths(width, room - 2)),
@@ -129,6 +133,11 @@ def space(workload: Workload, target: Target) -> Space:
         (
             Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
             Constraint(("tile_w", "rows", "oc", "ic"), not_too_long, long),
+            Constraint(
+                ("oc", "lanes"),
+                lambda columns: suits_blocking(columns, channels, blockings),
+                "the tile is not one of these lanes",
+            ),
             Constraint(("depth_w",), depth_not_too_long, f"of the depthwise part {long}"),
         ),
     )
@@ -138,10 +147,12 @@ def schedule(s: Schedule, config: Configuration) -> None:
     """Apply the knobs; see the head of this file for the loops."""
     parts = _parts(s.workload)
     role, lanes = parts.pointwise, config.integer("lanes")
+    depth_lanes = config.integer("depth_lanes")
     blocked = (0, 1, 2, 3, (1, lanes))
-    for tensor in (parts.data, role.output, *role.added):
+    store_as(s, parts.data, [0, 1, 2, 3, (1, depth_lanes)])
+    for tensor in (role.output, *role.added):
         store_as(s, tensor, blocked)
-    store_as(s, parts.weight, [0, 1, 2, 3, (0, lanes)])
+    store_as(s, parts.weight, [0, 1, 2, 3, (0, depth_lanes)])
     packed = (1, config.sizes("ic")[1]), (0, config.sizes("oc")[2] * lanes)
     store_as(s, role.weight, [0, 1, 2, 3, *packed])
     loops = outer_loops(s, role, config, lanes)
@@ -152,7 +163,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
         inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(loops.shared)
     s[parts.between].compute_at(role.output, loops.rows)
-    _depthwise(s, parts, config, lanes)
+    _depthwise(s, parts, config, depth_lanes)
 
 
 def _depthwise(s: Schedule, parts: _Parts, config: Configuration, lanes: int) -> None:
@@ -199,8 +210,8 @@ def default(workload: Workload, target: Target) -> Config:
     tile = conv2d_default.register_tile(role, knobs, target)
     depth_w, depth_cycles = _depth_tile(parts, knobs, target)
     batch, channels, height, width = role.conv.shape
-    inputs, lanes = role.conv.reduce_axis[0].extent, target.lanes(role.conv.dtype)
-    vectors = -(-inputs // lanes)
+    inputs, lanes = role.conv.reduce_axis[0].extent, conv2d_default.blocking(knobs)
+    vectors = -(-inputs // target.lanes(role.conv.dtype))
     line = vectors * width * target.vector_bits // 8
     weights = channels * inputs * role.conv.dtype.nbytes
 
@@ -214,12 +225,14 @@ def default(workload: Workload, target: Target) -> Config:
     of_tile = [value for value in sizes_of(knobs, "rows") if value[2] == tile.rows]
     cached = target.l2 * _CACHE_SHARE
     fitting = [v for v in of_tile if line * _rows(v) <= cached] or [min(of_tile, key=_rows)]
-    groups = [value for value in sizes_of(knobs, "oc") if value[2] == tile.vectors]
+    whole = channel_tiles(-(-channels // lanes))
+    groups = [v for v in sizes_of(knobs, "oc") if v[2] == tile.vectors and v[1:] in whole]
     rows, oc, order = min(
         itertools.product(fitting, groups, ("rows,oc", "oc,rows")),
         key=lambda found: (cycles(*found), -_rows(found[0]), found[1][0]),
     )
     chosen: dict[str, KnobValue] = {
+        "lanes": lanes,
         "tile_w": tile.width,
         "rows": rows,
         "oc": oc,
