@@ -37,7 +37,7 @@ SAMPLES: tuple[m.Message, ...] = (
     m.Error("auth", "the token is not known here", 1500, False),
     m.Ping(41),
     m.Pong(41),
-    m.Register("boot-1", (DEVICE,), True),
+    m.Register("boot-1", (DEVICE,), True, ({"runtime": "ab" * 32},)),
     m.Sync(12, (REPORT,)),
     m.Desired(12, (ORDER,), 2000),
     m.Superseded("lab/cpu0", "boot-2"),

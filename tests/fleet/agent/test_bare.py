@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from agents import Client, connect, item, options, running, ticket
 from bare import bare_environment, bare_python
-from fleet_tracker import Site, site
+from fleet_tracker import Site, site, until
 from fleet_tracker import run as run_site
 
 from loopwright.fleet.agent import describe
@@ -100,10 +100,18 @@ async def client_of(here: Site, cache_dir: Path) -> AsyncIterator[AsyncFleet]:
         await fleet.close()
 
 
+def modules_of(here: Site) -> object:
+    """What the tracker knows to be in place, from the agent or from what was wanted."""
+    device = here.tracker.book.device("pi/cpu0")
+    return None if device is None else device.modules
+
+
 def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
     begin: Callable[..., subprocess.Popen[str]], code: bytes, machine_dir: Path
 ) -> None:
     timed = Run(kernels.artifact(code, "double"), PLAN, 3, want_output=True)
+
+    digest = digest_of(runtime_object(machine_dir))
 
     async def work() -> list[tuple[Opened, int, Ran]]:
         found: list[tuple[Opened, int, Ran]] = []
@@ -119,12 +127,13 @@ def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
                         (ran,) = [one async for one in session.run_batch([timed])]
                         found.append((session.opened, brought, ran))
                         await session.close()
+                    await until(lambda: modules_of(here) == {RUNTIME: digest})
         return found
 
     first, second = run_site(work(), LIMIT_S)
     assert first[0].modules == {RUNTIME: NO_RUNTIME}
     assert first[1] > 1000
-    assert second[0].modules == {RUNTIME: digest_of(runtime_object(machine_dir))}
+    assert second[0].modules == {RUNTIME: digest}
     assert second[1] == 0
     x = generate("float32", (kernels.N,), 3, 0)
     for _, _, ran in (first, second):
@@ -212,6 +221,22 @@ def test_the_runtime_of_a_host_is_replaced_for_those_who_want_another(
             await client.doubles(code)
             assert await configured(client, own) == (RUNTIME,)
             await client.doubles(code)
+            await client.close()
+
+    asyncio.run(work())
+
+
+def test_a_device_has_no_more_kinds_of_modules_than_fit_into_messages(
+    machine_dir: Path, code: bytes
+) -> None:
+    async def work() -> None:
+        async with running(options(machine_dir)) as agent:
+            client = await connect(agent, ticket(agent, 1))
+            digest = (await client.upload(code)).hex()
+            answers = [await client.ask(Configure({f"k{n}": digest})) for n in range(6)]
+            assert answers[:5] == [Configured((f"k{n}",)) for n in range(5)]  # the runtime is one
+            assert isinstance(answers[5], Error)
+            assert "at most 6 kinds" in answers[5].detail
             await client.close()
 
     asyncio.run(work())

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from fleet_tracker import Client, Site, run, site, until
+from fleet_tracker import Client, Site, info, run, site, until
 
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.store.memory import MemoryRows
-from loopwright.fleet.wire.messages import Acquire, Ask, Command, Error, Queued, Released
+from loopwright.fleet.wire.messages import Acquire, Ask, Command, Error, Queued, Register, Released
 from loopwright.fleet.words import Admin
 
 
@@ -203,6 +203,25 @@ def test_a_user_revokes_leases_of_its_own_tenant_only() -> None:
     detail, lease = run(work())
     assert "role operator" in detail
     assert lease is None
+
+
+def test_devices_are_preferred_that_have_said_to_have_what_is_wanted() -> None:
+    async def work() -> tuple[str, object]:
+        async with site() as here:
+            agent = await here.agent("pi", ("pi/0", "pi/1", "pi/2"))
+            await here.free(3)
+            infos = tuple(info(f"pi/{n}") for n in range(3))
+            have: tuple[dict[str, str], ...] = ({}, {}, {"bitstream": "abc"})
+            agent.link.send(Register(agent.incarnation, infos, modules=have))
+            agent.sync()
+            await until(lambda: here.tracker.book.device("pi/2").modules == have[2])  # type: ignore[union-attr]
+            await here.free(3)
+            client = await here.client()
+            grant = await client.acquire(modules={"bitstream": "abc"})
+            shown = await client.ask("devices", name="pi/2")
+            return grant.device.name, shown[0]["modules"]
+
+    assert run(work()) == ("pi/2", {"bitstream": "abc"})
 
 
 @pytest.mark.parametrize(

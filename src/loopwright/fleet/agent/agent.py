@@ -46,6 +46,7 @@ from loopwright.fleet.wire.messages import (
 from loopwright.fleet.words import EndReason
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
+_Known: TypeAlias = tuple[DeviceInfo, dict[str, str]]
 _PAGE = 32  # devices of one Register or Sync: they must fit a frame
 _JITTER = 0.2
 
@@ -88,7 +89,7 @@ class Agent:
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
-        self._registered: tuple[DeviceInfo, ...] = ()
+        self._registered: tuple[_Known, ...] = ()
         self._seq = 0
         self._sync_s = options.timers.sync_s
 
@@ -269,11 +270,16 @@ class Agent:
                 file.write(key)
 
     def _register(self, link: Link) -> None:
-        infos = tuple(device.info() for device in self.devices.values())
-        pages = [infos[at : at + _PAGE] for at in range(0, len(infos), _PAGE)] or [()]
+        known = self._known()
+        pages = [known[at : at + _PAGE] for at in range(0, len(known), _PAGE)] or [()]
         for number, page in enumerate(pages):
-            link.send(Register(self.incarnation, page, more=number + 1 < len(pages)))
-        self._registered = infos
+            infos, modules = tuple(info for info, _ in page), tuple(have for _, have in page)
+            link.send(Register(self.incarnation, infos, number + 1 < len(pages), modules))
+        self._registered = known
+
+    def _known(self) -> tuple[_Known, ...]:
+        """What a tracker is to know of the devices beside their reports."""
+        return tuple((device.info(), dict(device.modules)) for device in self.devices.values())
 
     async def _listen(self, link: Link) -> None:
         while True:
@@ -312,7 +318,7 @@ class Agent:
         """Say how the devices are: each period, and at once when something changed."""
         while True:
             self._changed.clear()
-            if tuple(device.info() for device in self.devices.values()) != self._registered:
+            if self._known() != self._registered:
                 self._register(link)
             reports = [device.report() for device in self.devices.values()]
             for at in range(0, max(1, len(reports)), _PAGE):

@@ -97,7 +97,7 @@ class Device:
     @property
     def modules(self) -> Mapping[str, str]:
         """The modules that are in place: kind -> digest."""
-        return self._modules.shown()
+        return self._modules.in_place()
 
     @property
     def occupancy(self) -> Occupancy:
@@ -407,6 +407,8 @@ class Device:
         changed = self._modules.configure(modules)
         if RUNTIME in changed and not self._modules.own:
             self.canary = Canary(self.canary.allowed)  # what it sang before is another's
+        if changed:
+            self._around.changed()
         return changed
 
     async def _the_worker(self) -> Worker:

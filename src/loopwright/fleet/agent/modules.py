@@ -15,6 +15,7 @@ from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.words import NO_RUNTIME, RUNTIME
 
 _MAX_RUNTIME_BYTES = 1 << 20
+_MAX_KINDS = 6  # those of many devices fit into a message
 
 
 class Modules:
@@ -40,6 +41,11 @@ class Modules:
         """Whether there is no runtime, and none may be brought."""
         return self._locked and not self.own
 
+    def in_place(self) -> dict[str, str]:
+        """The digests of what is in place."""
+        runtime = {RUNTIME: self.runtime} if self.runtime else {}
+        return {**self._digests, **runtime}
+
     def shown(self) -> dict[str, str]:
         """What is in place, for clients; the runtime is left out where it is not theirs to set."""
         if self._locked:
@@ -62,6 +68,8 @@ class Modules:
         """
         now = {**self._digests, RUNTIME: self.runtime}
         changed = {k: v for k, v in modules.items() if now.get(k) != v}
+        if len({*now, *changed}) > _MAX_KINDS:
+            raise FleetError(f"a device has at most {_MAX_KINDS} kinds of modules")
         for kind, digest in changed.items():
             self._check(kind, digest)
         if RUNTIME in changed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loopwright.errors import FleetError
@@ -51,6 +52,7 @@ class AgentSession:
         self._tracker = tracker
         self._bound = bound  # may have devices under its own name only
         self._arriving: dict[str, DeviceInfo] = {}
+        self._modules: dict[str, Mapping[str, str]] = {}
         self._orders: dict[str, Order] = {}
         self._leased: set[str] = set()
         self._seq = 0
@@ -94,22 +96,27 @@ class AgentSession:
         limit = self._tracker.config.devices_per_agent
         if self.incarnation and message.incarnation != self.incarnation:
             raise Denied(Fault.UNEXPECTED, "another incarnation on the same connection")
-        for device in message.devices:
+        modules = message.modules or ({},) * len(message.devices)
+        if len(modules) != len(message.devices):
+            raise Denied(Fault.UNEXPECTED, "modules of other devices than were registered")
+        for device, have in zip(message.devices, modules, strict=True):
             self._check_name(device.name)
             self._arriving[device.name] = device
+            self._modules[device.name] = have
         if len(self._arriving) > limit:
             raise Denied(Fault.TOO_MANY, f"{len(self._arriving)} devices; {limit} are allowed")
         self.incarnation = message.incarnation
         if message.more:
             return
         self.devices, self._arriving = self._arriving, {}
+        self._modules = {name: self._modules[name] for name in self.devices}
         if not self.agent:
             self.agent = next(iter(self.devices), message.incarnation).partition("/")[0]
         self._leased.intersection_update(self.devices)
         self._tracker.agent_came(self)
         forced = self._tracker.directory.labels(self.agent)
         specs = tuple(
-            DeviceSpec(d.name, {**d.labels, **forced, "name": d.name})
+            DeviceSpec(d.name, {**d.labels, **forced, "name": d.name}, self._modules[d.name])
             for d in self.devices.values()
         )
         self._tracker.happened(AgentUp(self.agent, self.incarnation, specs))

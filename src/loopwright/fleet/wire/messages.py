@@ -169,11 +169,15 @@ class DeviceReport(Message, frozen=True):
 
 
 class Register(Message, frozen=True):
-    """An agent's devices. `incarnation` is random for each start of the agent."""
+    """An agent's devices. `incarnation` is random for each start of the agent.
+
+    `modules` are those in place on each of `devices`, in their order; older agents say nothing.
+    """
 
     incarnation: Name
     devices: Annotated[tuple[DeviceInfo, ...], Meta(max_length=MAX_DEVICES)]
     more: bool = False  # further devices follow in another Register
+    modules: Annotated[tuple[Modules, ...], Meta(max_length=MAX_DEVICES)] = ()
 
 
 class Sync(Message, frozen=True):
