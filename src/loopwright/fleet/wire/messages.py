@@ -169,10 +169,7 @@ class DeviceReport(Message, frozen=True):
 
 
 class Register(Message, frozen=True):
-    """An agent's devices. `incarnation` is random for each start of the agent.
-
-    `modules` are those in place on each of `devices`, in their order; older agents say nothing.
-    """
+    """An agent's devices, and the modules on each. `incarnation` is random for each start."""
 
     incarnation: Name
     devices: Annotated[tuple[DeviceInfo, ...], Meta(max_length=MAX_DEVICES)]
