@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from loopwright.api.task import task as task
     from loopwright.api.tune import tune as tune
     from loopwright.fleet.client import api as fleet
+    from loopwright.fleet.client.runner import FleetRunner as FleetRunner
     from loopwright.graph.import_torch import from_torch as from_torch
     from loopwright.lower.pipeline import lower as lower
     from loopwright.runtime.model import Model as Model
@@ -58,6 +59,7 @@ _LAZY = {
     "task": "loopwright.api.task",
     "tune": "loopwright.api.tune",
     "fleet": "loopwright.fleet.client.api",
+    "FleetRunner": "loopwright.fleet.client.runner",
     "__version__": "loopwright.version",
     "lower": "loopwright.lower.pipeline",
     "Schedule": "loopwright.sched.schedule",
@@ -84,6 +86,7 @@ __all__ = [
     "Choice",
     "Configuration",
     "Constraint",
+    "FleetRunner",
     "Model",
     "Program",
     "Reorder",

@@ -93,6 +93,16 @@ def test_trials_on_a_fleet_are_recorded_once_each_with_their_leases(
     assert lw.build(task, records=url).config == result.best.config
 
 
+def test_a_runner_is_made_of_a_selector(fleet: Fleet) -> None:
+    with lw.FleetRunner(fleet, "board=two", BuilderPool(kernels.build, 1)) as runner:
+        outcome = runner.submit(request("double")).result(WAIT_S)
+    assert isinstance(outcome, Timed)
+    assert outcome.where is not None
+    assert outcome.where.device == "two/cpu0"
+    with pytest.raises(lw.fleet.NoDeviceError, match="no device matches 'board=three'"):
+        lw.FleetRunner(fleet, "board=three", BuilderPool(kernels.build, 1))
+
+
 def test_the_command_tunes_a_model_for_leased_devices(
     processes: Processes,
     tmp_path: Path,

@@ -181,7 +181,10 @@ def _changer(what: str, said: str, doc: str) -> _Run:
 
 
 _CHANGES = {
-    "drain": ("draining; `device enable` ends it", "Let the lease in progress end, begin no other."),
+    "drain": (
+        "draining; `device enable` ends it",
+        "Let the lease in progress end, begin no other.",
+    ),
     "enable": ("enabled", "Lend a device again."),
     "retire": ("retired", "Take a device out of the fleet for good."),
 }

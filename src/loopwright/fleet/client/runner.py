@@ -101,14 +101,16 @@ class FleetRunner:
     """Measures kernels of `threads` threads on leased devices of one class. It owns `builders`.
 
     Args:
-        devices: which devices, as `device_class` says.
+        devices: which devices, as `device_class` says, or a selector for it.
         on_poisoned: told of code that took two devices with it, and of the devices.
+
+    Raises: NoDeviceError when a selector means no device.
     """
 
     def __init__(
         self,
         fleet: Fleet,
-        devices: DeviceClass,
+        devices: DeviceClass | str,
         builders: Builders,
         *,
         threads: int = 1,
@@ -117,6 +119,8 @@ class FleetRunner:
         options: FleetOptions = FleetOptions(),  # frozen
         on_poisoned: Callable[[str, tuple[str, ...]], None] | None = None,
     ) -> None:
+        if isinstance(devices, str):
+            devices = device_class(fleet, devices, threads)
         self.devices = devices
         config = DevicesConfig(
             limit=min(options.devices, len(devices.names)),
