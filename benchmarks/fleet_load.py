@@ -29,7 +29,7 @@ from fleet_processes import address_of, client, cpu_s, process, rss_mb
 from harness import figure
 from loopwright.errors import FleetError
 from loopwright.fleet.wire.link import Link
-from loopwright.fleet.wire.messages import Acquire, Answer, Ask, Granted, Queued
+from loopwright.fleet.wire.messages import Acquire, Answer, Ask, Granted, Queued, Release
 
 HOLD_S = 0.010
 RESTARTED, AGENTS, EACH = 1_000, 50, 200
@@ -156,6 +156,17 @@ async def _timed_list(link: Link, selector: str) -> tuple[float, int]:
     return best, rows
 
 
+async def _use(link: Link, devices: int) -> None:
+    """Lease each device once, so that the store knows it; those free for longest come first."""
+    for number in range(devices):
+        link.send(Acquire(f"before{number}", "kind=cpu"))
+        answer = await link.receive(30.0)
+        if not isinstance(answer, Granted):
+            raise FleetError(f"no grant of a free device: {answer}")
+        link.send(Release(answer.grants[0].lease, answer.grants[0].epoch))
+        await link.receive(30.0)
+
+
 async def measure_restart(agents: int, each: int) -> Restart:
     """`kill -9` of a tracker with `agents` times `each` devices, and its return."""
     devices = agents * each
@@ -166,6 +177,7 @@ async def measure_restart(agents: int, each: int) -> Restart:
         stack.enter_context(process("agents", address, str(agents), str(each)))
         link = await client(address)
         await _until_free(link, devices)
+        await _use(link, devices)
         first.send_signal(signal.SIGKILL)
         first.wait()
         begin = time.perf_counter()

@@ -17,6 +17,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import msgspec
+
 import harness
 from fleet_part import Part, run_alone
 from fleet_part import Row as Line
@@ -27,7 +29,7 @@ from loopwright.fleet.words import Tier
 from loopwright.measure.run import cores_for
 from loopwright.measure.wire import RunRequest, WireParam
 from loopwright.runtime.canary import ENTRY, canary
-from loopwright.runtime.native import object_code
+from loopwright.runtime.native import object_code, runtime_object
 
 GOAL_MS, GOAL_SHARE = 1.0, 0.005
 FLOATS = 4 << 20
@@ -96,6 +98,9 @@ async def compare(rounds: int, cache_dir: Path) -> list[Row]:
     core = cores_for(1)[0]
     wardens = {tier: await _warden(tier, cache_dir) for tier in (Tier.T0, Tier.T1)}
     workers = {t: await w.begin(time.monotonic() + 3600) for t, w in wardens.items()}
+    for worker in workers.values():  # what a session's first request brings
+        first = requests(cache_dir, core)["integer chain"]
+        await timed(worker, msgspec.structs.replace(first, runtime=runtime_object(cache_dir)))
     rows: list[Row] = []
     for name, request in requests(cache_dir, core).items():
         seen: dict[Tier, list[tuple[float, float]]] = {tier: [] for tier in workers}

@@ -16,6 +16,7 @@ SMALL = {
     "conv": ["--trials", "3", "--layers", "C11", "--peers", "", "--rounds", "1"],
     "matmul": ["--trials", "3", "--size", "64", "--peers", "", "--rounds", "1"],
     "models": ["--models", "dqn", "--compare", "", "--rounds", "1"],
+    "fleet": ["--quick", "--only", "simulation"],
 }
 
 
@@ -32,7 +33,7 @@ def test_each_benchmark_says_how_it_is_used(name: str, tmp_path: Path) -> None:
     assert "usage:" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["features", "throughput", "matmul", "models"])
+@pytest.mark.parametrize("name", ["features", "throughput", "matmul", "models", "fleet"])
 def test_each_benchmark_prints_one_json_object(name: str, tmp_path: Path) -> None:
     keep = ["--records", f"sqlite:///{tmp_path}/r.db"] if name == "matmul" else []
     done = run(name, *SMALL[name], *keep, "-o", "json", folder=tmp_path)
@@ -52,6 +53,20 @@ def test_a_second_run_makes_no_further_trials(tmp_path: Path) -> None:
     assert first["rows"][0]["trials"] == second["rows"][0]["trials"] == 3
     with SqlStore(url, create=False) as store:
         assert {record.trial for record in store.query()} == {0, 1, 2}
+
+
+def test_without_a_rival_the_fleets_table_says_how_to_get_it(tmp_path: Path) -> None:
+    done = run("fleet", *SMALL["fleet"], folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout
+    assert "pip install apache-tvm" in " ".join(done.stdout.split())
+
+
+def test_a_part_of_the_fleet_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    done = run("fleet", "--only", "load,weather", folder=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: there is no part 'weather'; there are simulation, ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_layer_that_is_not_there_is_one_line(tmp_path: Path) -> None:
