@@ -92,7 +92,6 @@ class Server:
         self._area = child.Area()
         self._printed = os.memfd_create("printed")
         self._null = os.open(os.devnull, os.O_RDONLY)
-        self._stack_top = _stack_top()
 
     def serve(self) -> None:
         """Answer requests until the client goes away."""
@@ -265,7 +264,7 @@ class Server:
         return child.failure(stage, FailureKind.CRASH, f"ended with {_ending(status)}{last}")
 
     def _fault(self, status: int, fault: child.Fault) -> str:
-        below = self._stack_top - fault.address
+        below = _stack_top() - fault.address
         if 0 <= below < (64 << 20):
             return f"{_ending(status)}: stack overflow, {below} bytes deep"
         return f"{_ending(status)} at address {fault.address:#x}"
