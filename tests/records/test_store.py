@@ -106,6 +106,16 @@ def test_best_is_the_fastest_checked_record_of_each_key(
     assert store.best(Query(device="there")) == ()
 
 
+def test_the_fastest_checked_records_come_in_order(
+    store: SqlStore, make_record: MakeRecord
+) -> None:
+    unchecked = dataclasses.replace(make_record(9), outcome=Timed((1.0,), 1.0, checked=False))
+    slow, fast, third = make_record(0, 900.0), make_record(1, 500.0), make_record(3, 990.0)
+    store.append([slow, fast, make_record(2, None), third, unchecked])
+    assert store.fastest(Query(), 2) == (fast, slow)
+    assert store.fastest(Query(threads=2), 2) == ()
+
+
 def test_of_equally_fast_records_the_first_is_best(
     store: SqlStore, make_record: MakeRecord
 ) -> None:

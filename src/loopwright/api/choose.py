@@ -20,6 +20,8 @@ from loopwright.templates.registry import template_for
 from loopwright.templates.task import Task, make
 
 TUNED, TRANSFERRED, DEFAULT, COPY = "tuned", "transferred", "default", "copy"
+_MANY = 64
+"""Records among which other layouts are looked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,10 @@ class BestRecords(Protocol):
 
     def best(self, query: Query) -> tuple[Record, ...]:
         """For each key within `query`, its fastest record that was compared with the oracle."""
+        ...
+
+    def fastest(self, query: Query, count: int) -> tuple[Record, ...]:
+        """The `count` fastest records within `query` that were compared with the oracle."""
         ...
 
 
@@ -69,6 +75,34 @@ class Chooser:
         if key not in self._known:
             self._known[key] = self._choose(tasks(kernel, self.options, layouts))
         return self._known[key]
+
+    def alternatives(self, kernel: Kernel) -> tuple[Chosen, ...]:
+        """The way to compute `kernel`, and others that were measured with other layouts.
+
+        Each is the fastest with its layouts.
+        """
+        first = self(kernel, ())
+        if kernel.name in self.pinned or first.origin != TUNED:
+            return (first,)
+        found = {first.task.blocking(first.config): first}
+        for task in tasks(kernel, self.options):
+            if task.blockings > 1:
+                for other in self._measured(task):
+                    blocking = task.blocking(other.config)
+                    known = found.get(blocking)
+                    if known is None or (other.expected_ns or 0.0) < (known.expected_ns or 0.0):
+                        found[blocking] = other
+        return tuple(found.values())
+
+    def _measured(self, task: Task) -> list[Chosen]:
+        """What was measured on this device and is fast, the fastest first."""
+        query = Query.of(task_key(task, fingerprint(task.target)))
+        records = [record for store in self.stores for record in store.fastest(query, _MANY)]
+        return [
+            Chosen(task, record.config, TUNED, record.best_ns, record.key.device)
+            for record in sorted(records, key=lambda record: record.best_ns or 0.0)
+            if (task.key, record.config) not in self.refused and task.space.contains(record.config)
+        ]
 
     def _choose(self, candidates: Sequence[Task]) -> Chosen:
         found = [chosen for task in candidates if (chosen := self._recorded(task)) is not None]

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from loopwright.api.accuracy import Errors
+from loopwright.api.changes import ChangeTimes
 from loopwright.api.choose import Chooser
 from loopwright.api.program import build_error
 from loopwright.api.tune import software
@@ -21,6 +22,7 @@ from loopwright.graph.assemble import Assembled, assemble
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Call, Chosen, place
+from loopwright.graph.selection import select
 from loopwright.measure.build import Built
 from loopwright.measure.builders import BuilderPool
 from loopwright.measure.types import Failed, MeasurePlan
@@ -125,6 +127,9 @@ def compile_graph(
     options = chooser.options
     known = {} if built is None else built
     fused = fuse(graph)
+    with ChangeTimes(options) as change_ns:
+        settled = select(fused, chooser.alternatives, chooser, change_ns)
+    chooser = replace(chooser, pinned={**settled, **chooser.pinned})
     placed = place(fused, chooser, options.target, options.threads)
     workers = len(os.sched_getaffinity(0))
     with BuilderPool(compile_config, workers) as pool:

@@ -8,7 +8,7 @@ left are changes of layout, one for each value and layout however many kernels r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
@@ -17,6 +17,7 @@ from loopwright.graph.ir import Value
 from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.target import Target
+from loopwright.te.tensor import Tensor
 from loopwright.templates.apply import scheduled
 from loopwright.templates.cpu import relayout
 from loopwright.templates.task import Task
@@ -161,23 +162,16 @@ class _Placer:
 
     def kernel(self, kernel: Kernel, axis: int | None) -> None:
         """Compute a kernel; its inputs are brought into the layouts it wants."""
-        layouts = () if kernel.operator != "fused" else self._fixed(kernel, axis)
-        chosen = self.choose(kernel, layouts)
-        wanted = chosen.layouts()
-        workload = chosen.task.workload
+        chosen = self.choose(kernel, given_layouts(self.fused, kernel, axis, self.layouts))
+        wanted, made = argument_layouts(self.fused, kernel, chosen)
         inputs, constants = [], set()
-        for place_, (name, tensor) in enumerate(zip(kernel.inputs, workload.inputs, strict=True)):
+        for place_, (name, layout) in enumerate(zip(kernel.inputs, wanted, strict=True)):
             if self.is_constant(name):
                 constants.add(place_)
                 inputs.append(name)
             else:
-                inputs.append(self.read(name, tensor.shape, wanted[tensor.name]))
-        outputs = []
-        for name, tensor in zip(kernel.outputs, workload.outputs, strict=True):
-            layout = wanted[tensor.name]
-            if tensor.shape != self.fused.values[name].shape:
-                layout = Layout.plain(len(self.fused.values[name].shape))
-            outputs.append(self.put(name, layout))
+                inputs.append(self.changed(name, layout))
+        outputs = [self.put(name, at) for name, at in zip(kernel.outputs, made, strict=True)]
         self.steps.append(
             Call(
                 kernel.name,
@@ -189,12 +183,6 @@ class _Placer:
                 axis,
             )
         )
-
-    def read(self, name: str, shape: Sequence[int], layout: Layout) -> str:
-        """The key of a value as an argument of `shape` in `layout`."""
-        if tuple(shape) != self.fused.values[name].shape:
-            return self.row_major(name)
-        return self.changed(name, layout)
 
     def row_major(self, name: str) -> str:
         """The key of a value in row-major order."""
@@ -238,33 +226,61 @@ class _Placer:
                 key = step.source
         return key
 
-    def _fixed(self, kernel: Kernel, axis: int | None) -> Layouts:
-        """The layouts of a fused kernel: its inputs as they are, its outputs as they best are."""
-        tensors = kernel.workload.inputs
-        found: dict[str, Layout] = {}
-        block = None
-        for name, tensor in zip(kernel.inputs, tensors, strict=True):
-            if self.is_constant(name):
-                continue
-            layout = self.layouts[name]
-            if tensor.shape != self.fused.values[name].shape:
-                continue
-            if block is None and tensor.ndim == 4 and not layout.is_row_major(tensor.shape):
-                block = layout
-            found[tensor.name] = layout
-        if block is not None and axis == 1:
-            self._join_blocked(kernel, block, found)
-        for tensor in kernel.workload.outputs:
-            if block is not None and kernel.keeps_channels and tensor.ndim == 4:
-                found[tensor.name] = block
-        return tuple((name, layout) for name, layout in found.items() if not layout.is_plain)
 
-    def _join_blocked(self, kernel: Kernel, block: Layout, found: dict[str, Layout]) -> None:
-        """Ask for the parts of a concatenation in one layout, if each fills whole blocks."""
-        size = max(part.extent for part in block.parts)
-        if all(tensor.shape[1] % size == 0 for tensor in kernel.workload.inputs):
-            for tensor in kernel.workload.inputs:
-                found[tensor.name] = block
+def given_layouts(
+    fused: Fused, kernel: Kernel, axis: int | None, layouts: Mapping[str, Layout]
+) -> Layouts:
+    """What is fixed of a fused kernel's layouts: its inputs as they are, its outputs as is best.
+
+    Args:
+        axis: of a concatenation, else None.
+        layouts: how the values made so far lie.
+    """
+    if kernel.operator != "fused":
+        return ()
+    found: dict[str, Layout] = {}
+    block = None
+    for name, tensor in zip(kernel.inputs, kernel.workload.inputs, strict=True):
+        if name in fused.constants or tensor.shape != fused.values[name].shape:
+            continue
+        layout = layouts[name]
+        if block is None and tensor.ndim == 4 and not layout.is_row_major(tensor.shape):
+            block = layout
+        found[tensor.name] = layout
+    if block is not None and axis == 1:
+        _join_blocked(kernel, block, found)
+    for tensor in kernel.workload.outputs:
+        if block is not None and kernel.keeps_channels and tensor.ndim == 4:
+            found[tensor.name] = block
+    return tuple((name, layout) for name, layout in found.items() if not layout.is_plain)
+
+
+def _join_blocked(kernel: Kernel, block: Layout, found: dict[str, Layout]) -> None:
+    """Ask for the parts of a concatenation in one layout, if each fills whole blocks."""
+    size = max(part.extent for part in block.parts)
+    if all(tensor.shape[1] % size == 0 for tensor in kernel.workload.inputs):
+        for tensor in kernel.workload.inputs:
+            found[tensor.name] = block
+
+
+def argument_layouts(
+    fused: Fused, kernel: Kernel, chosen: Chosen
+) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
+    """The layouts of the values that a kernel reads, and of those that it makes.
+
+    An argument of another shape than the value's is the value in row-major order.
+    """
+    layouts = chosen.layouts()
+
+    def of(name: str, tensor: Tensor) -> Layout:
+        shape = fused.values[name].shape
+        return layouts[tensor.name] if tensor.shape == shape else Layout.plain(len(shape))
+
+    workload = chosen.task.workload
+    return (
+        tuple(of(n, t) for n, t in zip(kernel.inputs, workload.inputs, strict=True)),
+        tuple(of(n, t) for n, t in zip(kernel.outputs, workload.outputs, strict=True)),
+    )
 
 
 def change(value: Value, before: Layout, after: Layout, target: Target, threads: int) -> Chosen:

@@ -35,6 +35,10 @@ class ShippedRecords:
         agreeing = [record for record in found if _agrees(record, query)]
         return tuple(sorted(agreeing, key=lambda record: record.best_ns or 0.0))
 
+    def fastest(self, query: Query, count: int) -> tuple[Record, ...]:
+        """The `count` fastest records of `query`."""
+        return self.best(query)[:count]
+
 
 def path_of(target: Target, folder: Path = FOLDER) -> Path:
     """The file for a target."""

@@ -94,6 +94,10 @@ class RecordStore(Protocol):
         """For each key within `query`, its fastest record that was compared with the oracle."""
         ...
 
+    def fastest(self, query: Query, count: int) -> tuple[Record, ...]:
+        """The `count` fastest records within `query` that were compared with the oracle."""
+        ...
+
 
 @final
 class SqlStore:
@@ -184,6 +188,18 @@ class SqlStore:
             sa.select(ranked.c.body)
             .where(ranked.c.place == 1)
             .order_by(ranked.c.operator, ranked.c.id)
+        )
+        with self._errors(), self._engine.connect() as connection:
+            bodies = connection.execute(statement).scalars().all()
+        return tuple(self._record(body) for body in bodies)
+
+    def fastest(self, query: Query, count: int) -> tuple[Record, ...]:
+        """The `count` fastest records within `query` that were compared with the oracle."""
+        statement = (
+            sa.select(_records.c.body)
+            .where(*_conditions(query), _records.c.best_ns.is_not(None), _records.c.checked)
+            .order_by(_records.c.best_ns, _records.c.id)
+            .limit(count)
         )
         with self._errors(), self._engine.connect() as connection:
             bodies = connection.execute(statement).scalars().all()

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loopwright.layout import Layout
 from loopwright.ops.attrs import AttrValue
+from loopwright.space.config import Config
+from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space
 from loopwright.target import Target
 from loopwright.te.workload import Workload
@@ -50,6 +53,17 @@ class Task:
             return self.workload.key
         text = " ".join(f"{name}:{layout}" for name, layout in self.layouts)
         return f"{self.workload.key}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def blocking(self, config: Config) -> tuple[KnobValue, ...]:
+        """What of `config` decides how arguments lie in memory."""
+        names = config.names()
+        return tuple(config[name] for name in self.template.blocking if name in names)
+
+    @property
+    def blockings(self) -> int:
+        """In how many ways the space may lay arguments out."""
+        varied = (k for k in self.space.knobs if k.name in self.template.blocking)
+        return math.prod(len(knob.values) for knob in varied)
 
     @property
     def flops(self) -> int:

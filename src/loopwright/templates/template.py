@@ -36,6 +36,8 @@ class Template:
     `error` is how far an output may be from the precise one, relative to the largest, where an
     algorithm rounds more than the expression as written; None: by what rounding explains.
 
+    `blocking` names the knobs that decide how arguments lie in memory.
+
     With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
     """
@@ -48,6 +50,7 @@ class Template:
     default: Callable[[Workload, Target], Config] | None = None
     rewrite: Callable[[Workload, Configuration], Workload] | None = None
     error: float | None = None
+    blocking: tuple[str, ...] = ()
 
 
 @contextmanager

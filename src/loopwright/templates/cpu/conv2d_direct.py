@@ -68,7 +68,7 @@ def space(workload: Workload, target: Target) -> Space:
     blockings = lane_choices(channels, lanes)
     widths, rows = tile_widths(width, room), row_tiles(height)
     groups = listed_channel_tiles(channels, blockings)
-    least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups))
+    least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups), width * height)
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=widths),
         Split("rows", height, parts=3, policy="listed", candidates=rows),
@@ -86,10 +86,18 @@ def space(workload: Workload, target: Target) -> Space:
     sums_blocks = role.output is not role.conv and width * height <= MANY_PIXELS
     if sums_blocks and inputs >= FEW_INPUTS:
         knobs.append(Choice("ic_blocks", (1, 2, 4, 8, 16)))
+    return Space(knobs, _constraints(knobs, channels, kernel_width, room, least))
+
+
+def _constraints(
+    knobs: Sequence[Knob], channels: int, kernel_width: int, room: int, least: int
+) -> list[Constraint]:
+    """What must hold between knobs; tiles have `least` to `room` accumulators."""
+    values = {knob.name: knob.values for knob in knobs}
 
     def fits(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
-        return (tile <= room) & (tile >= min(least, width * height))
+        return (tile <= room) & (tile >= least)
 
     def not_too_long(columns: Columns) -> npt.ArrayLike:
         tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
@@ -97,13 +105,11 @@ def space(workload: Workload, target: Target) -> Space:
         taps = np.where(columns["unroll_kw"], kernel_width, 1)
         return unrolled * taps <= MAX_UNROLLED
 
-    def divides(columns: Columns) -> npt.ArrayLike:
-        steps, blocks = columns["ic"][0], columns["ic_blocks"]
-        even = np.equal(steps % blocks, 0) & np.greater(steps, blocks)
-        verdict: BoolArray = np.equal(blocks, 1) | even
-        return verdict
+    def one_blocking(columns: Columns) -> npt.ArrayLike:
+        blockings = [value for value in values["lanes"] if isinstance(value, int)]
+        return suits_blocking(columns, channels, blockings)
 
-    constraints = [
+    found = [
         Constraint(("tile_w", "rows", "oc"), fits, f"the tile does not suit {room} registers"),
         Constraint(
             ("tile_w", "rows", "oc", "ic", "unroll_kw"),
@@ -111,23 +117,22 @@ def space(workload: Workload, target: Target) -> Space:
             f"the unrolled body has more than {MAX_UNROLLED} multiply-adds",
         ),
     ]
-    if len(blockings) > 1:
-        constraints.append(
-            Constraint(
-                ("oc", "lanes"),
-                lambda columns: suits_blocking(columns, channels, blockings),
-                "the tile is not one of these lanes",
-            )
-        )
-    if len(data_blockings) > 1:
-        constraints.append(
-            Constraint(("ic", "data_lanes"), _within_block, "a step is in two blocks of the data")
-        )
-    if any(knob.name == "ic_blocks" for knob in knobs):
-        constraints.append(
-            Constraint(("ic", "ic_blocks"), divides, "blocks of input channels are uneven")
-        )
-    return Space(knobs, constraints)
+    if len(values["lanes"]) > 1:
+        found.append(Constraint(("oc", "lanes"), one_blocking, "the tile is not of these lanes"))
+    if len(values.get("data_lanes", ())) > 1:
+        within = "a step is in two blocks of the data"
+        found.append(Constraint(("ic", "data_lanes"), _within_block, within))
+    if "ic_blocks" in values:
+        uneven = "blocks of input channels are uneven"
+        found.append(Constraint(("ic", "ic_blocks"), _divides, uneven))
+    return found
+
+
+def _divides(columns: Columns) -> npt.ArrayLike:
+    steps, blocks = columns["ic"][0], columns["ic_blocks"]
+    even = np.equal(steps % blocks, 0) & np.greater(steps, blocks)
+    verdict: BoolArray = np.equal(blocks, 1) | even
+    return verdict
 
 
 def _within_block(columns: Columns) -> npt.ArrayLike:
@@ -256,4 +261,6 @@ def default(workload: Workload, target: Target) -> Config:
     return completed(knobs, conv2d_default.choose(roles(workload), knobs, target))
 
 
-TEMPLATE = Template("cpu.conv2d_direct", 1, space, schedule, default=default)
+TEMPLATE = Template(
+    "cpu.conv2d_direct", 1, space, schedule, default=default, blocking=("lanes", "data_lanes")
+)

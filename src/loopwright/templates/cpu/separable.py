@@ -261,4 +261,4 @@ def _rows(value: tuple[int, ...]) -> int:
     return value[1] * value[2]
 
 
-TEMPLATE = Template("cpu.separable", 1, space, schedule, default=default)
+TEMPLATE = Template("cpu.separable", 1, space, schedule, default=default, blocking=("lanes",))
