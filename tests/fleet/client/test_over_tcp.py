@@ -10,10 +10,10 @@ from pathlib import Path
 
 import measure_kernels as kernels
 import pytest
-from fleet_processes import Processes
 from runner_contract import WAIT_S, RunnerContract
 
 import loopwright as lw
+from fleet_processes import Processes
 from loopwright.cli.main import main
 from loopwright.errors import AuthError
 from loopwright.fleet.client.api import Fleet, connect
