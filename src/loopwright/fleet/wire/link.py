@@ -444,8 +444,18 @@ async def pair(limits: LinkLimits = LinkLimits()) -> tuple[Link, Link]:  # froze
     """Two ends of one connection within this process: the first counts as the one that dialled."""
     loop = asyncio.get_running_loop()
     one, other = socket.socketpair()
-    _, first = await loop.create_connection(lambda: Link(limits), sock=one)
-    _, second = await loop.create_connection(lambda: Link(limits), sock=other)
+    try:
+        _, first = await loop.create_connection(lambda: Link(limits), sock=one)
+    except BaseException:  # cancelled
+        one.close()
+        other.close()
+        raise
+    try:
+        _, second = await loop.create_connection(lambda: Link(limits), sock=other)
+    except BaseException:
+        first.abort()
+        other.close()
+        raise
     return first, second
 
 
