@@ -53,6 +53,27 @@ _TESTS = Path(__file__).resolve().parents[1]
 _PATH = (_TESTS.parent / "src", _TESTS / "support", _TESTS / "measure")
 
 
+_FSYNC = """
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int broken(void) { return access(getenv("FAULT_FSYNC"), F_OK) == 0; }
+
+int fsync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return (int)syscall(SYS_fsync, fd);
+}
+
+int fdatasync(int fd) {
+    if (broken()) { errno = EIO; return -1; }
+    return (int)syscall(SYS_fdatasync, fd);
+}
+"""
+"""A library that makes a process's fsync fail while a file is there."""
+
+
 def until(condition: Callable[[], object], what: str = "") -> None:
     """Ask again until `condition` holds."""
     deadline = time.monotonic() + WAIT_S
@@ -136,6 +157,17 @@ class Network:
         self._holder.communicate()
 
 
+def fsync_shim(folder: Path, broken: Path) -> dict[str, str]:
+    """The environment in which fsync fails while `broken` is there; none without a C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return {}
+    source, shim = folder / "fsync.c", folder / "fsync.so"
+    source.write_text(_FSYNC)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(shim), str(source)], check=True)
+    return {"LD_PRELOAD": str(shim), "FAULT_FSYNC": str(broken)}
+
+
 def port_of(address: str) -> int:
     return int(address.rpartition(":")[2])
 
@@ -148,7 +180,8 @@ class Site(Processes):
         self.network = None if Network.missing() else Network()
         self.wall = folder / "wall"
         self.doors: dict[str, str] = {}  # who -> where the tracker listens for it
-        self.tracker_environment: dict[str, str] = {}
+        self.broken = folder / "broken"  # while it is there, no fsync of the tracker works
+        self.tracker_environment = fsync_shim(folder, self.broken)
         self._go = folder / "go"
         self._tuners: list[subprocess.Popen[bytes]] = []
 
@@ -299,7 +332,7 @@ class Site(Processes):
         for tuner in self._tuners:
             if tuner.poll() is None:
                 self.kill(tuner)
-        self.tracker_environment = {}
+        self.broken.unlink(missing_ok=True)
         if self.tracker is None or self.tracker.poll() is not None:
             self.start_tracker()
         for name in NAMES:

@@ -17,6 +17,7 @@ import pytest
 from agents import DEVICE, WAIT_S, connect, item, options, running, ticket
 from agents import until as until_soon
 from fleet_faults import Site, sessions_of, until
+from fleet_tracker import run
 
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.canary import Canary
@@ -115,12 +116,12 @@ class Newer:
 
     def __init__(self) -> None:
         self.hellos = 0
-        self._tasks: list[asyncio.Task[None]] = []
+        self.tasks: list[asyncio.Task[None]] = []
 
     async def connect(self) -> Link:
         """What an agent dials with."""
         ours, theirs = await pair()
-        self._tasks.append(asyncio.create_task(self._serve(theirs)))
+        self.tasks.append(asyncio.create_task(self._serve(theirs)))
         return ours
 
     async def _serve(self, link: Link) -> None:
@@ -149,8 +150,8 @@ def test_an_agent_of_another_version_says_so_once_and_comes_back_when_one_was_up
         await until_soon(lambda: tracker.hellos > 3)
         assert not task.done()
         task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(task, *tracker.tasks, return_exceptions=True)
 
-    asyncio.run(work())
+    run(work())
     (words,) = said
     assert "you speak 1 to 1, this one 3 to 3" in words

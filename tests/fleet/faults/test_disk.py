@@ -21,24 +21,6 @@ from loopwright.fleet.client.api import Fleet
 TRIALS = 8
 TTL_S = 4.5
 KB = 1024
-_FSYNC = """
-#include <errno.h>
-#include <stdlib.h>
-#include <sys/syscall.h>
-#include <unistd.h>
-
-static int broken(void) { return access(getenv("FAULT_FSYNC"), F_OK) == 0; }
-
-int fsync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return (int)syscall(SYS_fsync, fd);
-}
-
-int fdatasync(int fd) {
-    if (broken()) { errno = EIO; return -1; }
-    return (int)syscall(SYS_fdatasync, fd);
-}
-"""
 
 
 @contextmanager
@@ -98,24 +80,16 @@ def test_a_full_disk_of_the_tracker_stops_grants_and_neither_renewals_nor_releas
 
 
 def test_an_fsync_that_fails_stops_grants_until_the_store_was_opened_again(
-    site: Site, records: Book, tmp_path: Path
+    site: Site, records: Book
 ) -> None:
-    compiler = shutil.which("cc")
-    if compiler is None:
+    if not site.tracker_environment:
         pytest.skip("making fsync fail needs a C compiler")
-    source, shim, flag = (tmp_path / name for name in ("fsync.c", "fsync.so", "broken"))
-    source.write_text(_FSYNC)
-    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(shim), str(source)], check=True)
-    site.kill_tracker()
-    site.tracker_environment = {"LD_PRELOAD": str(shim), "FAULT_FSYNC": str(flag)}
-    site.start_tracker()
-    site.await_agent("one")
     with site.client() as fleet:
         with Tuning(fleet, "board=one", records, TRIALS, TTL_S) as tuning:
             tuning.wait()
-            flag.touch()
+            site.broken.touch()
             refuses_grants_and_keeps_leases(site, fleet, "tracker.db")
-            flag.unlink()
+            site.broken.unlink()
             with site.owner() as owner:
                 until(lambda: not read_only(owner), "the end of the alarm")
                 assert int(str(owner.status()["store_failures"])) > 0
@@ -123,7 +97,6 @@ def test_an_fsync_that_fails_stops_grants_until_the_store_was_opened_again(
         with fleet.lease("board=two", max_wait=60.0) as later:
             assert later.id not in leases
     assert site.ended([*leases, later.id]) == ["released", "released"]
-    site.kill_tracker()
 
 
 def test_a_full_disk_of_a_device_refuses_an_upload_and_the_session_goes_on(site: Site) -> None:

@@ -107,7 +107,7 @@ def test_a_client_that_slept_for_less_than_its_ttl_takes_its_own_silence_for_no_
     tuner = site.tuner("board=one", records, TRIALS, ttl_s=30.0, silent_s=SILENT_S)
     records.wait_for(SOME)
     tuner.send_signal(signal.SIGSTOP)
-    end = time.monotonic() + 2 * SILENT_S
+    end = time.monotonic() + 1.5 * SILENT_S
     until(lambda: time.monotonic() > end, "a while")
     tuner.send_signal(signal.SIGCONT)
     site.release_tuners()
