@@ -21,7 +21,7 @@ import numpy as np
 
 from loopwright.errors import FleetError, InternalError
 from loopwright.fleet.client.api import Fleet, connect
-from loopwright.fleet.security.handshake import Anonymous, greet
+from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, Serving, serve
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
@@ -65,6 +65,7 @@ class SimulatedAgent:
         self._address = address
         self._incarnation = f"boot-{name}"
         self._rng = rng
+        self._credential: Credential = Anonymous(name)
         self._devices = tuple(
             DeviceInfo(
                 f"{name}/cpu{n}",
@@ -88,7 +89,9 @@ class SimulatedAgent:
         while True:
             with contextlib.suppress(FleetError):
                 link = await dial(self._address, timeout_s=5.0)
-                await greet(link, "agent", Anonymous(self.name))
+                welcome = await greet(link, "agent", self._credential)
+                if welcome.device_key:
+                    self._credential = ByKey(self.name, welcome.device_key)
                 self._link = link
                 self._lost.clear()
                 for start in range(0, len(self._devices), _PAGE):
