@@ -62,8 +62,14 @@ def _error(device: CpuDevice, chosen: Chosen, artifact: Artifact) -> float:
         generate(tensor.dtype.name, tensor.shape, _SEED, place).view(tensor.dtype.numpy)
         for place, tensor in enumerate(workload.inputs)
     ]
-    outputs = device.load(artifact)(*inputs)
-    found = outputs if isinstance(outputs, tuple) else (outputs,)
+    module = device.load(artifact)
+    packed = [module.pack(p, a) for p, a in zip(module.inputs, inputs, strict=True)]
+    results = module.empty_outputs()
+    places = [param.name for param in artifact.params]
+    for source, output in chosen.task.in_place:
+        results[places.index(output) - len(packed)][...] = packed[places.index(source)]
+    module.call(*packed, *results)
+    found = [p.layout.unpack(r, p.shape) for p, r in zip(module.outputs, results, strict=True)]
     expected = evaluate(workload, inputs)
     return max((_off(a, b) for a, b in zip(found, expected, strict=True)), default=0.0)
 

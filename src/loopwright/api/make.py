@@ -21,7 +21,7 @@ from loopwright.errors import ConfigError
 from loopwright.graph.assemble import Assembled, assemble
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
-from loopwright.graph.layouts import Call, Chosen, place
+from loopwright.graph.layouts import Chosen, place
 from loopwright.graph.selection import select
 from loopwright.measure.build import Built
 from loopwright.measure.builders import BuilderPool
@@ -144,8 +144,7 @@ def compile_graph(
             software=software(),
             device=fingerprint(options.target),
         )
-    choices = {step.name: step.chosen for step in placed.steps if isinstance(step, Call)}
-    return Compiled(fused, choices, assembled)
+    return Compiled(fused, assembled.choices, assembled)
 
 
 def _compile_all(

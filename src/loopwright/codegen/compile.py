@@ -6,6 +6,7 @@ Runs in builder processes only: an error inside LLVM ends the process.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import replace
 
 from loopwright import weights
@@ -27,15 +28,17 @@ def compile_schedule(
     *,
     any_address: bool = False,
     alignment: int = 64,
+    in_place: Mapping[str, str] | None = None,
 ) -> Artifact:
     """The object code of a schedule; with `any_address` it takes plain inputs at any address.
 
     Args:
         alignment: bytes that the memory of arguments that are no constants is a multiple of.
+        in_place: inputs whose memory is an output's, by name.
 
     Raises: ScheduleError when it has no meaning as loops.
     """
-    kernel = finish(lower(schedule, name))
+    kernel = finish(lower(schedule, name, in_place))
     loose = schedule.workload.inputs if any_address else ()
     transforms = dict(schedule.workload.transforms)
     params = []
@@ -55,6 +58,8 @@ def compile_schedule(
 def kernel_name(task: Task, config: Config) -> str:
     """A name that no other kernel has: kernels of one model are linked together."""
     text = f"{task.key} {task.target.key} {task.alignment} {config}"
+    if task.in_place:
+        text += f" {task.in_place}"
     return f"{task.workload.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
@@ -66,4 +71,5 @@ def compile_config(task: Task, config: Config) -> Artifact:
         kernel_name(task, config),
         any_address=task.template.any_address,
         alignment=task.alignment,
+        in_place=dict(task.in_place),
     )

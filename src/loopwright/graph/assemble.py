@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.driver import Address, Base, Invocation, driver_text
 from loopwright.graph.fuse import Fused
+from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Array, Value
 from loopwright.graph.layouts import Chosen, Placed, alignment
 from loopwright.graph.plan import PlannedCall, Slot, Space, plan
@@ -28,10 +30,14 @@ CompileText: TypeAlias = Callable[[str], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A model as it goes into a file: the manifest, and sections by name."""
+    """A model as it goes into a file: the manifest, and sections by name.
+
+    `choices` says how each call is computed, by name.
+    """
 
     manifest: Manifest
     sections: Mapping[str, Bytes]
+    choices: Mapping[str, Chosen]
 
 
 def assemble(
@@ -47,8 +53,9 @@ def assemble(
     device: str,
 ) -> Assembled:
     """The model that computes `placed`; `runtime` is the object of the thread pool."""
-    planned = plan(placed, alignment(target))
-    artifacts = compile_all([call.call.chosen for call in planned.calls])
+    planned = plan(placed, alignment(target), functools.cache(overwritable))
+    chosen = [_in_place(call) for call in planned.calls]
+    artifacts = compile_all(chosen)
     constants = _Constants()
     calls = [
         Invocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
@@ -76,7 +83,20 @@ def assemble(
         workspace_per_thread=_workspace(artifacts)[1],
         notes={},
     )
-    return Assembled(manifest, sections)
+    choices = {call.call.name: way for call, way in zip(planned.calls, chosen, strict=True)}
+    return Assembled(manifest, sections, choices)
+
+
+def _in_place(planned: PlannedCall) -> Chosen:
+    """How a call is computed, with the input that its output is written over."""
+    chosen = planned.call.chosen
+    workload = chosen.task.workload
+    pairs: tuple[tuple[str, str], ...] = ()
+    if planned.over is not None:
+        pairs = ((workload.inputs[planned.over].name, workload.outputs[0].name),)
+    if pairs == chosen.task.in_place:
+        return chosen
+    return replace(chosen, task=replace(chosen.task, in_place=pairs))
 
 
 def _workspace(artifacts: Sequence[Artifact]) -> tuple[int, int]:

@@ -2,18 +2,19 @@
 
 Values that are parts of a concatenation are written where the concatenation wants them, if its
 parts are whole stretches of its memory; it then costs nothing. Of several concatenations that
-begin alike (DenseNet) all but the longest are stretches of that one. What remains is put into one
-block of memory, the largest first, each at the least offset that no value alive at the same time
-uses.
+begin alike (DenseNet) all but the longest are stretches of that one. A kernel may write its output
+over an input that nothing reads later, where it reads each element of it before it writes there
+(`graph/in_place.py`). What remains is put into one block of memory, the largest first, each at the
+least offset that no value alive at the same time uses.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loopwright.graph.layouts import Alias, Call, Placed, Stored
+from loopwright.graph.layouts import Alias, Call, Chosen, Placed, Stored
 
 ALIGNMENT = 64
 
@@ -41,10 +42,14 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class PlannedCall:
-    """A kernel and where each of its arguments lies; constants are named, in `constants`."""
+    """A kernel and where each of its arguments lies; constants are named, in `constants`.
+
+    `over` is the place of the input that its output is written over, if any.
+    """
 
     call: Call
     arguments: tuple[Slot, ...]
+    over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +66,23 @@ class Plan:
     sum_bytes: int
 
 
-def plan(placed: Placed, alignment: int) -> Plan:
-    """Where everything lies; parts of concatenations are multiples of `alignment` bytes."""
+def plan(
+    placed: Placed,
+    alignment: int,
+    overwritable: Callable[[Chosen], Sequence[int]],
+) -> Plan:
+    """Where everything lies; parts of concatenations are multiples of `alignment` bytes.
+
+    Args:
+        overwritable: the places of inputs that a kernel may write its output over.
+    """
     homes = _Homes(placed)
     for step in placed.steps:
         if isinstance(step, Alias):
             homes.move(step.output, step.source, 0)
     joined = _join(placed, homes, alignment)
     calls = [s for s in placed.steps if isinstance(s, Call) and s.name not in joined]
+    over = _overwrite(placed, homes, calls, overwritable)
     offsets, nbytes = _allocate(placed, homes, calls)
     planned: list[PlannedCall] = []
     constants: list[tuple[int, int]] = []
@@ -81,7 +95,7 @@ def plan(placed: Placed, alignment: int) -> Plan:
                 continue
             root, offset = homes.find(key)
             slots.append(_slot(placed, root, offset, offsets))
-        planned.append(PlannedCall(call, tuple(slots)))
+        planned.append(PlannedCall(call, tuple(slots), over.get(call.name)))
     return Plan(tuple(planned), tuple(constants), nbytes, _sum_bytes(placed))
 
 
@@ -191,8 +205,37 @@ def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
     return True
 
 
-def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dict[str, int], int]:
-    """An offset for every value with memory of its own, and the bytes of them all."""
+def _overwrite(
+    placed: Placed,
+    homes: _Homes,
+    calls: Sequence[Call],
+    overwritable: Callable[[Chosen], Sequence[int]],
+) -> dict[str, int]:
+    """Let outputs lie in inputs that end with their call; the places of these, by call."""
+    found: dict[str, int] = {}
+    lives = _lives(homes, calls)
+    fixed = {*placed.inputs, *placed.outputs}
+    for number, call in enumerate(calls):
+        if len(call.outputs) != 1 or call.join_axis is not None:
+            continue
+        (output,) = call.outputs
+        if output in homes.inside or output in fixed or lives[output][0] != number:
+            continue
+        read = [homes.find(key)[0] for key in call.inputs]
+        for place in overwritable(call.chosen):
+            key, root = call.inputs[place], read[place]
+            alone = place not in call.constants and read.count(root) == 1 and key == root
+            whole = homes.stored(root).nbytes == homes.stored(output).nbytes
+            if alone and whole and root not in fixed and lives[root][1] == number:
+                homes.move(output, root, 0)
+                lives[root] = (lives[root][0], lives[output][1])
+                found[call.name] = place
+                break
+    return found
+
+
+def _lives(homes: _Homes, calls: Sequence[Call]) -> dict[str, tuple[int, int]]:
+    """The first and the last call that has to do with each value with memory of its own."""
     lives: dict[str, tuple[int, int]] = {}
     for number, call in enumerate(calls):
         for place, key in enumerate((*call.inputs, *call.outputs)):
@@ -201,6 +244,12 @@ def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dic
             root, _ = homes.find(key)
             first, _ = lives.get(root, (number, number))
             lives[root] = (first, number)
+    return lives
+
+
+def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dict[str, int], int]:
+    """An offset for every value with memory of its own, and the bytes of them all."""
+    lives = _lives(homes, calls)
     own = [k for k in lives if k not in placed.inputs and k not in placed.outputs]
     own.sort(key=lambda key: (-homes.stored(key).nbytes, lives[key]))
     offsets: dict[str, int] = {}

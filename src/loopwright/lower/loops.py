@@ -9,7 +9,7 @@ for full tiles.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import LoweringError
@@ -43,15 +43,22 @@ MAX_TILE_BYTES = 64 * 64
 """Larger tiles than this (64 registers of 512 bits) are kept in memory: they would be spilled."""
 
 
-def build_loops(schedule: Schedule, name: str | None = None) -> Kernel:
+def build_loops(
+    schedule: Schedule, name: str | None = None, in_place: Mapping[str, str] | None = None
+) -> Kernel:
     """The kernel of a schedule, buffers not yet flattened.
+
+    Args:
+        in_place: inputs whose memory is an output's, by name. They are read from the output, and
+            no element of it is computed twice.
 
     Raises: ScheduleError when the schedule has no meaning as loops, saying which stage and why.
     """
     analysed = nest(schedule)
     if analysed.size is not None:
         raise LoweringError("a batched schedule cannot be lowered; decode one config first")
-    return _Builder(schedule, analysed).kernel(name or schedule.workload.name)
+    builder = _Builder(schedule, analysed, in_place or {})
+    return builder.kernel(name or schedule.workload.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +101,9 @@ class _Cut:
 
 
 class _Builder:
-    def __init__(self, schedule: Schedule, analysed: Nest) -> None:
+    def __init__(self, schedule: Schedule, analysed: Nest, in_place: Mapping[str, str]) -> None:
         self.schedule = schedule
+        self.in_place = in_place
         self.nest = analysed
         self.layouts: dict[str, Layout] = {}
         self.buffers: dict[str, Buffer] = {}
@@ -116,6 +124,9 @@ class _Builder:
         for stage in reversed(roots):
             if self.buffers[stage.name] not in params:
                 body = Alloc(self.buffers[stage.name], body)
+        shared = {self.buffers[a]: self.buffers[b] for a, b in self.in_place.items()}
+        if shared:
+            body = walk.substitute_buffers(body, shared)
         return Kernel(name, params, workload.n_outputs, body)
 
     def _declare(self, name: str, shape: Sequence[int], dtype: DType, scope: Scope) -> None:
@@ -252,7 +263,8 @@ class _Builder:
 
     def _elementwise(self, cut: _Cut) -> Stmt:
         store = Store(*self._target(cut.stage), self._value(cut.stage, cut.stage.body))
-        return self._tile(cut, lambda kept: self._through(cut, store, kept), again=True)
+        again = not self.in_place
+        return self._tile(cut, lambda kept: self._through(cut, store, kept), again=again)
 
     def _reduction(self, cut: _Cut) -> Stmt:
         if cut.fits_registers:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from loopwright.ir.stmt import Kernel
@@ -33,12 +33,17 @@ PASSES: tuple[Pass, ...] = (
 )
 
 
-def lower(schedule: Schedule, name: str | None = None) -> Kernel:
+def lower(
+    schedule: Schedule, name: str | None = None, in_place: Mapping[str, str] | None = None
+) -> Kernel:
     """The loop nest of a schedule, indices by dimension: what one reads.
+
+    Args:
+        in_place: inputs whose memory is an output's, by name; see `graph/in_place.py`.
 
     Raises: ScheduleError when the schedule has no meaning as loops.
     """
-    kernel = build_loops(schedule, name)
+    kernel = build_loops(schedule, name, in_place)
     refuse_loops_in_lanes(kernel)
     refuse_register_misuse(kernel)
     return kernel

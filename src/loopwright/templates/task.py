@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from loopwright.layout import Layout
 from loopwright.ops.attrs import AttrValue
@@ -23,7 +23,8 @@ class Task:
 
     `threads` is how many threads the kernel is measured with. `layouts` are those of arguments that
     somebody else decided on; the template decides on the others. `alignment` is what the memory of
-    arguments that are no constants is a multiple of, in bytes.
+    arguments that are no constants is a multiple of, in bytes. `in_place` are inputs whose memory
+    is an output's, by their names: such a kernel runs in a model only.
     """
 
     operator: str
@@ -35,11 +36,12 @@ class Task:
     space: Space = field(compare=False, repr=False)
     layouts: tuple[tuple[str, Layout], ...] = ()
     alignment: int = 64
+    in_place: tuple[tuple[str, str], ...] = ()
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle without the space, whose constraints are closures: it is declared again."""
         parts = (self.workload, self.template, self.target, self.threads, self.operator, self.attrs)
-        return _remade, (*parts, self.layouts, self.alignment)
+        return _remade, (*parts, self.layouts, self.alignment, self.in_place)
 
     @property
     def key(self) -> str:
@@ -112,8 +114,9 @@ def _remade(
     attrs: tuple[tuple[str, AttrValue], ...],
     layouts: tuple[tuple[str, Layout], ...],
     alignment: int,
+    in_place: tuple[tuple[str, str], ...],
 ) -> Task:
-    return make(
+    made = make(
         workload,
         template,
         target,
@@ -123,6 +126,7 @@ def _remade(
         layouts=layouts,
         alignment=alignment,
     )
+    return replace(made, in_place=in_place)
 
 
 def _show(value: AttrValue) -> str:
