@@ -12,8 +12,8 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import measure_kernels as kernels
+from measuring import Measuring
 
-from loopwright.measure.run import MeasureServer
 from loopwright.runtime.native import object_code
 
 
@@ -28,6 +28,6 @@ def code(cache_dir: Path) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server(cache_dir: Path) -> Iterator[MeasureServer]:
-    with MeasureServer(cache_dir) as running:
+def server(cache_dir: Path) -> Iterator[Measuring]:
+    with Measuring(cache_dir) as running:
         yield running

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Callable
 from dataclasses import replace
 
 import measure_kernels as kernels
 import numpy as np
 import pytest
+from measuring import Measuring
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
 from loopwright.measure.inputs import generate
-from loopwright.measure.run import MeasureServer, cores_for
+from loopwright.measure.run import cores_for
 from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_timeout_s=5.0, run_memory=512 << 20)
@@ -55,7 +55,7 @@ def make(code: bytes) -> Callable[[str], Artifact]:
     return lambda entry: kernels.artifact(code, entry)
 
 
-def assert_measures_doubling(server: MeasureServer, good: Artifact) -> None:
+def assert_measures_doubling(server: Measuring, good: Artifact) -> None:
     result = server.run(good, PLAN, seed=3, want_output=True)
     x = generate("float32", (kernels.N,), 3, 0)
     assert isinstance(result.outcome, Timed), result.outcome
@@ -64,7 +64,7 @@ def assert_measures_doubling(server: MeasureServer, good: Artifact) -> None:
 
 @pytest.mark.parametrize(("entry", "kind", "detail"), [*HOSTILE, *SLOW])
 def test_a_hostile_kernel_fails_alone(
-    server: MeasureServer,
+    server: Measuring,
     make: Callable[[str], Artifact],
     entry: str,
     kind: FailureKind,
@@ -82,12 +82,12 @@ def test_a_hostile_kernel_fails_alone(
 
 @pytest.mark.parametrize("entry", ["close_all", "scribble"])
 def test_a_kernel_that_spoils_descriptors_is_still_measured(
-    server: MeasureServer, make: Callable[[str], Artifact], entry: str
+    server: Measuring, make: Callable[[str], Artifact], entry: str
 ) -> None:
     assert_measures_doubling(server, make(entry))
 
 
-def test_an_undefined_symbol_is_a_load_error(server: MeasureServer) -> None:
+def test_an_undefined_symbol_is_a_load_error(server: Measuring) -> None:
     code = kernels.compile_here(kernels.UNDEFINED)
 
     outcome = server.run(kernels.artifact(code, "double"), PLAN).outcome
@@ -98,7 +98,7 @@ def test_an_undefined_symbol_is_a_load_error(server: MeasureServer) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"not an object", None])
 def test_a_broken_object_is_a_load_error(
-    server: MeasureServer, code: bytes, damage: bytes | None
+    server: Measuring, code: bytes, damage: bytes | None
 ) -> None:
     broken = code[: len(code) // 2] if damage is None else damage
 
@@ -109,7 +109,7 @@ def test_a_broken_object_is_a_load_error(
 
 
 def test_arguments_over_the_memory_limit_are_refused_before_the_run(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     greedy = replace(make("double"), workspace_shared=1 << 40)
 
@@ -120,7 +120,7 @@ def test_arguments_over_the_memory_limit_are_refused_before_the_run(
 
 
 def test_unwritten_output_is_seen_as_nan(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     result = server.run(make("leaves_the_last"), PLAN, want_output=True)
 
@@ -128,7 +128,7 @@ def test_unwritten_output_is_seen_as_nan(
 
 
 def test_a_slow_first_call_is_the_only_figure(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     outcome = server.run(make("double"), replace(PLAN, abandon_ns=0.5)).outcome
 
@@ -137,7 +137,7 @@ def test_a_slow_first_call_is_the_only_figure(
 
 
 def test_there_is_one_figure_a_repeat_and_the_best_is_the_least(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     outcome = server.run(make("double"), replace(PLAN, repeats=5)).outcome
 
@@ -146,35 +146,9 @@ def test_there_is_one_figure_a_repeat_and_the_best_is_the_least(
     assert outcome.best_ns == min(outcome.ns)
 
 
-def test_a_killed_measuring_process_is_lost_once_and_then_replaced(
-    server: MeasureServer, make: Callable[[str], Artifact]
-) -> None:
-    server.start()
-    assert server.pid is not None
-    os.kill(server.pid, signal.SIGKILL)
-
-    outcome = server.run(make("double"), PLAN).outcome
-
-    assert isinstance(outcome, Failed)
-    assert outcome.kind is FailureKind.WORKER_LOST
-    assert not outcome.blames_candidate
-    assert_measures_doubling(server, make("double"))
-
-
-def test_closing_leaves_no_process(cache_dir: object, make: Callable[[str], Artifact]) -> None:
-    server = MeasureServer(cache_dir)  # type: ignore[arg-type]  # the fixture is a Path
-    server.run(make("double"), PLAN)
-    pid = server.pid
-    server.close()
-
-    assert pid is not None
-    with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
-
-
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_parallel_kernel_runs_on_two_threads(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     plan = replace(PLAN, threads=2)
 
@@ -186,20 +160,13 @@ def test_a_parallel_kernel_runs_on_two_threads(
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
 def test_a_crash_on_a_pool_thread_is_a_crash(
-    server: MeasureServer, make: Callable[[str], Artifact]
+    server: Measuring, make: Callable[[str], Artifact]
 ) -> None:
     outcome = server.run(make("parallel_null"), replace(PLAN, threads=2)).outcome
 
     assert isinstance(outcome, Failed)
     assert outcome.kind is FailureKind.CRASH
     assert_measures_doubling(server, make("double"))
-
-
-def test_another_targets_artifact_is_refused(
-    server: MeasureServer, make: Callable[[str], Artifact]
-) -> None:
-    with pytest.raises(ConfigError, match=r"made for avr-123.*this machine runs"):
-        server.run(replace(make("double"), target_key="avr-123"), PLAN)
 
 
 def test_more_threads_than_cores_are_refused() -> None:

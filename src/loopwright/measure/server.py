@@ -8,7 +8,6 @@ waits, kills what takes too long, and says what came of it. It ends when its cli
 from __future__ import annotations
 
 import contextlib
-import gc
 import mmap
 import os
 import select
@@ -31,7 +30,7 @@ from loopwright.measure.guard import Place, Region, allocate
 from loopwright.measure.types import FailureKind, Stage
 from loopwright.measure.wire import Hello, RunReply, RunRequest, WireParam, receive, send
 from loopwright.runtime.link import link
-from loopwright.runtime.native import SYMBOLS, Native, native, natives
+from loopwright.runtime.native import SYMBOLS, Native, natives
 
 _INPUT_CACHE_BYTES = 2 << 30
 _INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
@@ -274,24 +273,6 @@ class Server:
         text = os.pread(self._printed, _STDERR_BYTES, max(0, _size(self._printed) - _STDERR_BYTES))
         lines = text.decode(errors="replace").strip().splitlines()
         return f"; it printed: {lines[-1][:200]}" if lines else ""
-
-
-def main(arguments: list[str]) -> None:
-    """Serve a client. `arguments`: descriptors of it and of the output file, cache, its pid."""
-    sock_fd, output_fd, cache_dir, parent = arguments
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sandbox.die_with_parent(int(parent))
-    sandbox.adopt_orphans()
-    sock = socket.socket(fileno=int(sock_fd))
-    server = Server(sock, int(output_fd), native(Path(cache_dir) if cache_dir else None))
-    gc.collect()
-    gc.freeze()
-    try:
-        server.serve()
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return
-    except EnvironmentFailure as e:
-        sys.exit(f"loopwright measuring process: {e}")
 
 
 def _layout(param: WireParam) -> Layout:
