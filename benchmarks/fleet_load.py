@@ -25,7 +25,7 @@ import numpy as np
 
 import harness
 from fleet_part import Part, Row, run_alone
-from fleet_processes import address_of, client, cpu_s, process, rss_mb
+from fleet_roles import address_of, client, cpu_s, process, rss_mb
 from harness import figure
 from loopwright.errors import FleetError
 from loopwright.fleet.wire.link import Link

@@ -28,7 +28,7 @@ import numpy as np
 
 import harness
 from fleet_part import Part, Row, run_alone
-from fleet_processes import real_fleet
+from fleet_roles import real_fleet
 from harness import figure
 from loopwright.fleet.client.aio import AsyncFleet, Wish
 from loopwright.fleet.client.control import Control

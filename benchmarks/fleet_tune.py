@@ -18,7 +18,7 @@ from pathlib import Path
 import harness
 import resnet18
 from fleet_part import Part, Row, run_alone
-from fleet_processes import real_fleet
+from fleet_roles import real_fleet
 from harness import figure
 from loopwright.api.tune import tune
 from loopwright.codegen.compile import compile_config

@@ -324,7 +324,7 @@ def main(arguments: Sequence[str]) -> None:
         case ["clients", address, clients, seconds, hold_s, selector]:
             asyncio.run(run_clients(address, int(clients), float(seconds), float(hold_s), selector))
         case _:
-            sys.exit("usage: fleet_processes.py tracker|agents|clients ...; see fleet_load.py")
+            sys.exit("usage: fleet_roles.py tracker|agents|clients ...; see fleet_load.py")
 
 
 if __name__ == "__main__":
