@@ -12,7 +12,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import fleet_busy
@@ -23,9 +22,8 @@ import fleet_session
 import fleet_simulation
 import fleet_tune
 import harness
-from fleet_part import Part
+from fleet_part import Beside, Part
 from fleet_tvm import Tvm
-from harness import Figure
 from loopwright import jsonio
 from loopwright.cli.common import console
 from loopwright.errors import EnvironmentFailure, LoopwrightError, UnsupportedError
@@ -44,15 +42,6 @@ ABSENT = (
     "tvm/bin/pip install apache-tvm tornado psutil cloudpickle; then --tvm-python tvm/bin/python"
 )
 _TVM_S = 900.0
-
-
-@dataclass(frozen=True, slots=True)
-class Beside:
-    """A figure of ours, and in words what apache-tvm does; empty where it has nothing like it."""
-
-    part: str
-    figure: Figure
-    tvm: str
 
 
 def _ms(value: float | None, what: str = "") -> str:
@@ -134,12 +123,12 @@ def chosen(only: str) -> tuple[str, ...]:
     return names
 
 
-def _cells(row: Beside, *, measured: bool) -> tuple[str, ...]:
+def _cells(row: Beside) -> tuple[str, ...]:
     figure = row.figure
     verdict = {True: "met", False: "MISSED", None: ""}[figure.met]
     value = f"{harness.show(figure.value)} {figure.unit}".strip()
     goal = figure.goal.removeprefix("goal ")
-    return (figure.name, value, goal, verdict, row.tvm if measured else "not measured")
+    return (figure.name, value, goal, verdict, row.tvm)
 
 
 def main(arguments: list[str]) -> int:
@@ -160,7 +149,7 @@ def main(arguments: list[str]) -> int:
         except EnvironmentFailure as error:
             failed.append(str(error))
     rows = [
-        Beside(name, figure, "" if tvm is None else _beside(figure.name, tvm))
+        Beside(name, figure, "not measured" if tvm is None else _beside(figure.name, tvm))
         for name, part in found
         for figure in part.figures
     ]
@@ -171,7 +160,7 @@ def main(arguments: list[str]) -> int:
         harness.emit(result, harness.rows_table([], []), given.output)
     else:
         beside = "apache-tvm" if tvm is None else f"apache-tvm {tvm.version}"
-        cells = [_cells(row, measured=tvm is not None) for row in rows]
+        cells = [_cells(row) for row in rows]
         columns = ("", ">", "goal", "", beside)
         screen = console()
         screen.print(harness.rows_table(columns, cells, title="a fleet"))

@@ -27,6 +27,15 @@ class Part:
     notes: tuple[str, ...] = field(default_factory=tuple)
 
 
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """A figure of a part, and in words what apache-tvm does; empty where it has nothing like it."""
+
+    part: str
+    figure: Figure
+    tvm: str
+
+
 def run_alone(
     name: str, doc: str | None, measure: Callable[[bool], Part], arguments: Sequence[str]
 ) -> int:

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 import harness
+from fleet_part import Beside
 from harness import Figure, Machine
 from loopwright import jsonio
 from loopwright.api.compare import OURS
@@ -54,6 +55,12 @@ class ModelsResult(Result, frozen=True):
     rows: tuple[ModelRow, ...]
 
 
+class FleetResult(Result, frozen=True):
+    """A report of fleet.py."""
+
+    rows: tuple[Beside, ...]
+
+
 def read(text: bytes, where: str) -> Result:
     """The report that `text` holds, with rows where the tables show them.
 
@@ -65,6 +72,8 @@ def read(text: bytes, where: str) -> Result:
             return jsonio.loads(text, OperatorResult)
         if plain.benchmark.startswith("models"):
             return jsonio.loads(text, ModelsResult)
+        if plain.benchmark == "fleet":
+            return jsonio.loads(text, FleetResult)
     except ValueError as error:
         raise UserError(f"{where} is no report of a benchmark: {error}; make it again") from error
     return plain
@@ -75,9 +84,10 @@ def render(results: Sequence[Result]) -> str:
     if not results:
         return "No figures yet."
     tables = [r for r in results if isinstance(r, OperatorResult)]
-    others = [r for r in results if not isinstance(r, OperatorResult | ModelsResult)]
+    others = [r for r in results if type(r) is Result]
     parts = [_models(result) for result in results if isinstance(result, ModelsResult)]
     parts += [_comparison(result) for result in tables]
+    parts += [_fleet(result) for result in results if isinstance(result, FleetResult)]
     if others:
         parts.append(_figures(others))
     return "\n\n".join(parts)
@@ -135,6 +145,14 @@ def _cells(row: OperatorRow, engines: Sequence[str]) -> list[str]:
         cells.append("-" if peer is None else f"{peer.ns / 1e6:.3f}{kernel}")
     cells.append("-" if row.ratio is None else f"**{row.ratio:.2f}**")
     return cells
+
+
+def _fleet(result: FleetResult) -> str:
+    lines = [_row(["a fleet", "value", "", "apache-tvm"]), _row(["---", "---:", "---", "---"])]
+    for row in result.rows:
+        value = f"{harness.show(row.figure.value)} {row.figure.unit}".rstrip()
+        lines.append(_row([row.figure.name, value, _goal(row.figure), row.tvm]))
+    return "\n".join([_source(result), "", *lines])
 
 
 def _figures(results: Sequence[Result]) -> str:

@@ -21,7 +21,7 @@ def modules(monkeypatch: pytest.MonkeyPatch) -> dict[str, ModuleType]:
     """The benchmarks' modules, imported as their scripts import them."""
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     loaded = {}
-    for name in ("harness", "resnet18", "operators", "models", "readme_table"):
+    for name in ("harness", "resnet18", "operators", "models", "fleet_part", "readme_table"):
         spec = importlib.util.spec_from_file_location(name, BENCHMARKS / f"{name}.py")
         assert spec is not None
         assert spec.loader is not None
@@ -162,6 +162,17 @@ def test_figures_of_other_benchmarks_share_a_table(
     found = harness.Report("throughput", "python t.py", "2026", machine, figures, (1, 2))
     shown = table.render([table.read(jsonio.pretty(found).encode(), "t.json")])
     assert "| trials | 7 trials/s | (goal >= 8, missed) | `python t.py` |" in shown
+
+
+def test_the_fleet_has_a_table_with_its_rival_beside(
+    modules: dict[str, ModuleType], machine: object
+) -> None:
+    harness, table = modules["harness"], modules["readme_table"]
+    opened = harness.figure("session open", 9.5, "ms", at_most=10.0)
+    row = modules["fleet_part"].Beside("session", opened, "98.7 ms")
+    report = harness.report("fleet", machine, [opened], [row])
+    text = table.render([table.read(jsonio.dumps(report), "fleet.json")])
+    assert "| session open | 9.5 ms | (goal <= 10, met) | 98.7 ms |" in text
 
 
 def test_a_file_that_is_no_report_is_named(modules: dict[str, ModuleType]) -> None:
