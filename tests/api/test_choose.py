@@ -8,7 +8,7 @@ import numpy as np
 from graphs import Sketch, example
 
 from loopwright.api.changes import ChangeTimes
-from loopwright.api.choose import Chooser, Options, tasks
+from loopwright.api.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, Options, tasks
 from loopwright.api.finish import difference
 from loopwright.api.make import compile_graph
 from loopwright.graph.evaluate import evaluate
@@ -84,6 +84,18 @@ def test_without_records_there_is_one_way() -> None:
     kernel = convolutions()[0]
     chooser = Chooser(OPTIONS, use_records=False)
     assert chooser.alternatives(kernel) == (chooser(kernel, ()),)  # of the same kernel, kept
+
+
+def test_records_of_one_thread_that_more_cannot_share_are_not_used_on_more() -> None:
+    kernel, two = convolutions()[1], replace(OPTIONS, threads=2)
+    (task,) = tasks(kernel, OPTIONS)
+    rows = config(task, order="rows,oc", rows=(6, 1, 1))
+    alone = config(task, order="oc,rows", oc=(1, 1, 1))
+    for of, origin in ((rows, TRANSFERRED), (alone, DEFAULT)):
+        with SqlStore("sqlite://") as store:
+            store.append([record(task, of, 1e3)])
+            assert Chooser(OPTIONS, (store,))(kernel, ()).origin == TUNED
+            assert Chooser(two, (store,))(kernel, ()).origin == origin
 
 
 def test_kernels_are_taken_that_leave_no_change_of_layout_between_them() -> None:

@@ -8,18 +8,23 @@ from typing import Protocol
 
 from loopwright.graph.fuse import Kernel
 from loopwright.graph.layouts import Chosen, Layouts, alignment
+from loopwright.ir.stmt import LoopKind
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query
+from loopwright.sched.nest import nest
 from loopwright.space.config import Config
 from loopwright.target import Target
 from loopwright.templates import generic
-from loopwright.templates.apply import good_config
+from loopwright.templates.apply import good_config, scheduled
 from loopwright.templates.cpu import conv2d_winograd
+from loopwright.templates.cpu.blocking import imbalance
 from loopwright.templates.registry import template_for
 from loopwright.templates.task import Task, make
 
 TUNED, TRANSFERRED, DEFAULT, COPY = "tuned", "transferred", "default", "copy"
+_UNEVEN = 1.25
+"""How much longer than evenly shared work a kernel with records of other threads may take."""
 _MANY = 64
 """Records among which other layouts are looked for."""
 
@@ -54,7 +59,7 @@ class Chooser:
 
     Of several ways to compute a kernel that have records, the fastest on this device is taken;
     records of another device of the same instruction set, or for another number of threads, are
-    used where there are none (`transferred`).
+    used where there are none (`transferred`), the latter if they share the work evenly enough.
     """
 
     options: Options
@@ -131,9 +136,22 @@ class Chooser:
             records.sort(key=lambda record: record.best_ns or 0.0)
             for record in records:
                 allowed = (task.key, record.config) not in self.refused
-                if allowed and task.space.contains(record.config):
+                if not allowed or not task.space.contains(record.config):
+                    continue
+                same_threads = record.key.threads == task.threads
+                if same_threads or _shares_evenly(task, record.config):
                     return Chosen(task, record.config, origin, record.best_ns, record.key.device)
         return None
+
+
+def _shares_evenly(task: Task, config: Config) -> bool:
+    """Whether the parallel loop of the output has iterations for all threads, and few to spare.
+
+    What was tuned on one thread may have any number, one among them.
+    """
+    output = nest(scheduled(task, config)).stages[-1]
+    extents = [int(loop.extent) for loop in output.loops if loop.kind is LoopKind.PARALLEL]
+    return bool(extents) and imbalance(extents[0], task.threads) <= _UNEVEN
 
 
 def tasks(kernel: Kernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
