@@ -90,6 +90,13 @@ SEPARABLE: Mapping[str, Attrs] = {
         "bias": True,
         "epilogue": "add",
     },
+    "one column": {
+        "data": (1, 16, 5, 1),
+        "depthwise": (16, 1, 3, 1),
+        "weight": (16, 16, 1, 1),
+        "padding": (1, 0, 1, 0),
+    },
+    "one channel": {"data": (1, 1, 6, 5), "depthwise": (1, 1, 3, 3), "weight": (4, 1, 1, 1)},
     "bare": {"data": (2, 16, 6, 7), "depthwise": (16, 1, 3, 2), "weight": (33, 16, 1, 1)},
     "odd channels": {
         "data": (1, 13, 8, 7),

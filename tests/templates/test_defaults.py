@@ -70,6 +70,8 @@ def test_every_convolution_has_a_default_in_its_space(
     )
     weight = (inputs, 1, *kernel)
     check_in_space(task("depthwise_conv2d", {"data": data, "weight": weight, **attrs}, target))
+    both = {"depthwise": weight, "weight": (outputs, inputs, 1, 1), **attrs}
+    check_in_space(task("separable_conv2d", {"data": data, **both}, target))
 
 
 @settings(max_examples=50, deadline=None)

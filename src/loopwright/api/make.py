@@ -39,11 +39,15 @@ _EXACT_ROUNDS = 4
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A model in the making: its kernels and how each call is computed, by name."""
+    """A model in the making."""
 
     fused: Fused
-    choices: Mapping[str, Chosen]
     assembled: Assembled
+
+    @property
+    def choices(self) -> Mapping[str, Chosen]:
+        """How each call is computed, by name."""
+        return self.assembled.choices
 
     def model(self, threads: int | None = None) -> Model:
         """The model, loaded into this process."""
@@ -144,7 +148,7 @@ def compile_graph(
             software=software(),
             device=fingerprint(options.target),
         )
-    return Compiled(fused, assembled.choices, assembled)
+    return Compiled(fused, assembled)
 
 
 def _compile_all(

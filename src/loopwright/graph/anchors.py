@@ -2,8 +2,7 @@
 
 An anchor is a node that a handcrafted template is for. Its chain is what runs in its epilogue:
 elementwise nodes, each the only reader of the one before it. That of a depthwise convolution goes
-on through the 1x1 convolution behind it: with the default configs that takes 0.5 to 1.0 times what
-the two kernels take in the MobileNets, on one thread and on two.
+on through the 1x1 convolution behind it.
 """
 
 from __future__ import annotations

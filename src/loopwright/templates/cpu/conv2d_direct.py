@@ -14,8 +14,6 @@ the other, so that small maps with many channels read their weights from a near 
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,8 +30,11 @@ from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default
 from loopwright.templates.cpu.blocking import completed, store_as
 from loopwright.templates.cpu.conv_loops import (
+    MAX_UNROLLED,
+    accumulators,
     inner_loops,
     lane_choices,
+    least_accumulators,
     listed_channel_tiles,
     outer_loops,
     row_tiles,
@@ -43,10 +44,6 @@ from loopwright.templates.cpu.conv_loops import (
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
 from loopwright.templates.template import Configuration, Template
 
-MAX_UNROLLED = 640
-"""Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
-FEW_ACCUMULATORS = 4
-"""Smaller tiles are left out where there are others."""
 MANY_PIXELS, FEW_INPUTS = 400, 64
 """With more pixels, or fewer input channels, the weights of a tile stay in a near cache anyway."""
 
@@ -68,7 +65,7 @@ def space(workload: Workload, target: Target) -> Space:
     blockings = lane_choices(channels, lanes)
     widths, rows = tile_widths(width, room), row_tiles(height)
     groups = listed_channel_tiles(channels, blockings)
-    least = min(FEW_ACCUMULATORS, _largest(room, widths, rows, groups), width * height)
+    least = least_accumulators(width * height, room, widths, rows, groups)
     knobs: list[Knob] = [
         Split("tile_w", width, policy="listed", candidates=widths),
         Split("rows", height, parts=3, policy="listed", candidates=rows),
@@ -96,12 +93,11 @@ def _constraints(
     values = {knob.name: knob.values for knob in knobs}
 
     def fits(columns: Columns) -> npt.ArrayLike:
-        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+        tile = accumulators(columns)
         return (tile <= room) & (tile >= least)
 
     def not_too_long(columns: Columns) -> npt.ArrayLike:
-        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
-        unrolled = tile * columns["ic"][1]
+        unrolled = accumulators(columns) * columns["ic"][1]
         taps = np.where(columns["unroll_kw"], kernel_width, 1)
         return unrolled * taps <= MAX_UNROLLED
 
@@ -139,13 +135,6 @@ def _within_block(columns: Columns) -> npt.ArrayLike:
     return np.equal(columns["data_lanes"] % columns["ic"][1], 0)
 
 
-def _largest(room: int, *parts: Sequence[tuple[int, ...]]) -> int:
-    """The largest tile that has one of each of `parts` and at most `room` accumulators."""
-    sizes = [sorted({part[-1] for part in values}) for values in parts]
-    products = (math.prod(chosen) for chosen in itertools.product(*sizes))
-    return max(size for size in products if size <= room)
-
-
 def _input_steps(role: Roles, lanes: int) -> Split:
     """The split of the input channels into steps; a step lies within a block of the data."""
     inputs = role.conv.reduce_axis[0].extent
@@ -157,10 +146,10 @@ def _input_steps(role: Roles, lanes: int) -> Split:
 
 
 def _is_blocked(role: Roles, lanes: int) -> bool:
-    """Whether data are read in blocks of channels: whole ones, or the last one at least half."""
+    """Whether data are read in blocks of channels: whole ones, but the last may be half full."""
     inputs = role.conv.reduce_axis[0].extent
     if inputs == role.data.shape[1]:
-        return inputs % lanes == 0 or (inputs > lanes and inputs % lanes * 2 == lanes)
+        return inputs % lanes == 0 or len(lane_choices(inputs, lanes)) > 1
     return inputs % lanes == 0 and role.data.shape[1] % lanes == 0
 
 

@@ -6,6 +6,8 @@ Outermost are blocks of output channels and rows in the order of knob `order`; i
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +20,28 @@ from loopwright.te.tensor import Tensor
 from loopwright.templates.cpu.blocking import divides_nearly
 from loopwright.templates.cpu.conv_roles import Roles
 from loopwright.templates.template import Configuration
+
+MAX_UNROLLED = 640
+"""Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
+_FEW_ACCUMULATORS = 4
+"""Smaller tiles are left out where there are others."""
+
+
+def accumulators(columns: Columns) -> npt.NDArray[np.int64]:
+    """Vectors that the register tile of each config sums at once."""
+    tile: npt.NDArray[np.int64] = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
+    return tile
+
+
+def least_accumulators(pixels: int, room: int, *parts: Sequence[tuple[int, ...]]) -> int:
+    """The least that a tile must sum at once, so that one of `parts` with `room` does.
+
+    `parts` end with the factors of a tile; a map has so many `pixels`.
+    """
+    sizes = [sorted({part[-1] for part in values}) for values in parts]
+    products = (math.prod(chosen) for chosen in itertools.product(*sizes))
+    largest = max(size for size in products if size <= room)
+    return min(_FEW_ACCUMULATORS, largest, pixels)
 
 
 def tile_widths(extent: int, room: int) -> tuple[tuple[int, ...], ...]:

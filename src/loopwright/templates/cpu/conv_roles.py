@@ -39,7 +39,7 @@ def find_roles(workload: Workload, reduce_axes: int, kind: str) -> Roles:
     if len(reductions) != 1 or reductions[0].ndim != 4:
         raise TemplateError(f"{workload.name} is not {kind}")
     conv = reductions[0]
-    moving = _read_along(conv, conv.axis[2].name) | _read_along(conv, conv.axis[3].name)
+    moving = moving_inputs(conv)
     sources = [t for t in conv.inputs if t.name in moving]
     weights = [t for t in conv.inputs if t.name not in moving]
     if len(conv.reduce_axis) != reduce_axes or len(sources) != 1 or len(weights) != 1:
@@ -57,6 +57,11 @@ def added_to(workload: Workload, conv: Tensor) -> tuple[Tensor, ...]:
     output = workload.outputs[0]
     read = output.inputs if output is not conv else ()
     return tuple(t for t in read if not t.axis and t.shape == output.shape)
+
+
+def moving_inputs(conv: Tensor) -> set[str]:
+    """What a convolution reads at places that move with those of its output: not its weight."""
+    return _read_along(conv, conv.axis[2].name) | _read_along(conv, conv.axis[3].name)
 
 
 def _read_along(conv: Tensor, axis: str) -> set[str]:

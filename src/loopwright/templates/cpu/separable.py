@@ -36,22 +36,22 @@ from loopwright.templates.cpu.blocking import (
     traffic_cycles,
 )
 from loopwright.templates.cpu.conv_loops import (
+    MAX_UNROLLED,
+    accumulators,
     channel_tiles,
     inner_loops,
     lane_choices,
+    least_accumulators,
     listed_channel_tiles,
     outer_loops,
     row_tiles,
     suits_blocking,
     tile_widths,
 )
-from loopwright.templates.cpu.conv_roles import Roles, added_to
+from loopwright.templates.cpu.conv_roles import Roles, added_to, moving_inputs
 from loopwright.templates.cpu.depthwise import reduce_loops
 from loopwright.templates.template import Configuration, Template
 
-_MAX_UNROLLED = 640
-"""Multiply-adds in an unrolled body, of either part."""
-_FEW_ACCUMULATORS = 4
 _WIDEST = 8
 """Pixels of a depthwise tile that is good without tuning."""
 _CACHE_SHARE = 0.5
@@ -77,7 +77,7 @@ def _parts(workload: Workload) -> _Parts:
         raise TemplateError(f"{workload.name} is not a depthwise and a 1x1 convolution")
     depth, conv = sums
     computed = [tensor for tensor in conv.inputs if tensor.axis]
-    sources = [tensor for tensor in depth.inputs if tensor.shape[1] == depth.shape[1]]
+    sources = [tensor for tensor in depth.inputs if tensor.name in moving_inputs(depth)]
     if len(computed) != 1 or len(sources) != 1:
         raise TemplateError(f"{workload.name} is not a depthwise and a 1x1 convolution")
     between, source = computed[0], sources[0]
@@ -100,10 +100,13 @@ def space(workload: Workload, target: Target) -> Space:
     inputs = conv.reduce_axis[0].extent
     room = target.registers - 2
     taps_h, taps_w = (axis.extent for axis in parts.depth.reduce_axis)
+    widths, rows = tile_widths(width, room), row_tiles(height)
+    groups = listed_channel_tiles(channels, blockings)
+    least = least_accumulators(width * height, room, widths, rows, groups)
     knobs: list[Knob] = [
-        Split("tile_w", width, policy="listed", candidates=tile_widths(width, room)),
-        Split("rows", height, parts=3, policy="listed", candidates=row_tiles(height)),
-        Split("oc", vectors, 3, "listed", candidates=listed_channel_tiles(channels, blockings)),
+        Split("tile_w", width, policy="listed", candidates=widths),
+        Split("rows", height, parts=3, policy="listed", candidates=rows),
+        Split("oc", vectors, parts=3, policy="listed", candidates=groups),
         Split("ic", inputs, policy="factors", max_factor=lanes),
         Choice("lanes", blockings),
         Choice("depth_lanes", (lanes,)),
@@ -116,18 +119,17 @@ def space(workload: Workload, target: Target) -> Space:
         knobs.append(Choice("pad", ("skip", "channel")))
 
     def fits(columns: Columns) -> npt.ArrayLike:
-        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
-        return (tile <= room) & (tile >= min(_FEW_ACCUMULATORS, width * height))
+        tile = accumulators(columns)
+        return (tile <= room) & (tile >= least)
 
     def not_too_long(columns: Columns) -> npt.ArrayLike:
-        tile = columns["tile_w"][1] * columns["rows"][2] * columns["oc"][2]
-        return tile * columns["ic"][1] <= _MAX_UNROLLED
+        return accumulators(columns) * columns["ic"][1] <= MAX_UNROLLED
 
     def depth_not_too_long(columns: Columns) -> npt.ArrayLike:
         width = columns["depth_w"][1]
-        return np.equal(width, 1) | np.less_equal(width * taps_h * taps_w, _MAX_UNROLLED)
+        return np.equal(width, 1) | np.less_equal(width * taps_h * taps_w, MAX_UNROLLED)
 
-    long = f"the unrolled body has more than {_MAX_UNROLLED} multiply-adds"
+    long = f"the unrolled body has more than {MAX_UNROLLED} multiply-adds"
     return Space(
         knobs,
         (
