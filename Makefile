@@ -17,7 +17,7 @@ demo: $(VENV)/.demo
 	$(VENV)/bin/loopwright plot --records sqlite:///out/demo.db --out out/demo
 
 test: $(VENV)/.dev
-	$(PY) -m pytest -q
+	$(PY) tools/run_tests.py
 
 # The laws alone, on examples that no run saw before: what it finds becomes a test.
 hunt: $(VENV)/.dev
