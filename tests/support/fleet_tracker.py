@@ -14,7 +14,7 @@ import numpy as np
 
 from loopwright.fleet.security.handshake import Anonymous, Credential, greet
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
-from loopwright.fleet.store.rows import Batch, Kept, Logged, StoreError, TrackerStore
+from loopwright.fleet.store.rows import Batch, Kept, Logged, Pace, StoreError, TrackerStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.tracker.server import Clocks, Tracker
@@ -105,12 +105,15 @@ class FlakyStore:
     def load(self) -> Kept:
         return self.inner.load()
 
-    def commit(self, batch: Batch) -> None:
+    def pace(self, batch: Batch) -> Pace:
+        return self.inner.pace(batch) if self.instant else Pace.SLOW
+
+    def commit(self, batch: Batch, *, wait: bool = True) -> None:
         if self.hang is not None:
             self.hang()
         if self.broken:
             raise StoreError(self.broken, retryable=True)
-        self.inner.commit(batch)
+        self.inner.commit(batch, wait=wait)
         self.commits.append(batch)
 
     def reopen(self) -> None:

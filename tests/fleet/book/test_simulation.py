@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from loopwright.fleet.book.book import LeaseBook
@@ -48,8 +48,8 @@ class Reuses(LeaseBook):
 
     def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
         if isinstance(event, Restored):
-            rows = tuple(replace(row, epochs=0) for row in event.devices)
-            event = replace(event, devices=rows)
+            rows = tuple(msgspec.structs.replace(row, epochs=0) for row in event.devices)
+            event = msgspec.structs.replace(event, devices=rows)
         return super().apply(event, now)
 
 

@@ -7,15 +7,15 @@ a crash could undo. If the store fails it tells the book StoreDown and drops tho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TypeAlias
+
+import msgspec
 
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
 from loopwright.fleet.words import Admin, EndReason, Refusal, Verdict
 
 
-@dataclass(frozen=True, slots=True)
-class ReserveEpochs:
+class ReserveEpochs(msgspec.Struct, frozen=True, gc=False):
     """Make durable that epochs of `device` up to and including `upto` may have been used.
 
     The shell answers with EpochsReserved. Until then the device is not granted.
@@ -25,22 +25,19 @@ class ReserveEpochs:
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class SaveLease:
+class SaveLease(msgspec.Struct, frozen=True, gc=False):
     """Keep a living lease."""
 
     row: LeaseRow
 
 
-@dataclass(frozen=True, slots=True)
-class SaveDevice:
+class SaveDevice(msgspec.Struct, frozen=True, gc=False):
     """Keep what people want of a device."""
 
     row: DeviceRow
 
 
-@dataclass(frozen=True, slots=True)
-class EndLease:
+class EndLease(msgspec.Struct, frozen=True, gc=False):
     """A lease ended: forget its row, keep the reason in the audit log."""
 
     lease: str
@@ -51,8 +48,7 @@ class EndLease:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
-class TellQueued:
+class TellQueued(msgspec.Struct, frozen=True, gc=False):
     """Tell `client` that its request waits."""
 
     client: str
@@ -61,8 +57,7 @@ class TellQueued:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True, gc=False):
     """One device of a grant."""
 
     lease: str
@@ -73,8 +68,7 @@ class Given:
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class TellGranted:
+class TellGranted(msgspec.Struct, frozen=True, gc=False):
     """Tell `client` that it has the devices; the shell makes a ticket for each."""
 
     client: str
@@ -83,8 +77,7 @@ class TellGranted:
     given: tuple[Given, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TellRefused:
+class TellRefused(msgspec.Struct, frozen=True, gc=False):
     """Tell `client` that its request is not served."""
 
     client: str
@@ -94,8 +87,7 @@ class TellRefused:
     retry_after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class TellRenewed:
+class TellRenewed(msgspec.Struct, frozen=True, gc=False):
     """Answer a renewal; `reason` is why a lease that is gone ended, where that is known."""
 
     client: str
@@ -106,8 +98,7 @@ class TellRenewed:
     reason: EndReason | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class TellReleased:
+class TellReleased(msgspec.Struct, frozen=True, gc=False):
     """Answer a release, or tell the holder that its lease ended."""
 
     client: str
@@ -115,8 +106,7 @@ class TellReleased:
     reason: EndReason
 
 
-@dataclass(frozen=True, slots=True)
-class Order:
+class Order(msgspec.Struct, frozen=True, gc=False):
     """What a device should do: serve `lease` with `epoch` (0: nobody), for `ttl_s` more seconds.
 
     `fence`: sessions of epochs up to and including it are over, and tickets with them are refused.
@@ -134,8 +124,7 @@ class Order:
     fence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class TellDesired:
+class TellDesired(msgspec.Struct, frozen=True, gc=False):
     """Tell an agent what its devices should do. Level-triggered: it may be lost or repeated."""
 
     agent: str
@@ -143,8 +132,7 @@ class TellDesired:
     orders: tuple[Order, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class TellSuperseded:
+class TellSuperseded(msgspec.Struct, frozen=True, gc=False):
     """Tell an older agent that another one has its device now."""
 
     agent: str
@@ -152,8 +140,7 @@ class TellSuperseded:
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(msgspec.Struct, frozen=True, gc=False):
     """Something for the event log: `what` is a fixed word, `subject` a device, lease or agent."""
 
     what: str

@@ -6,23 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TypeAlias
+
+import msgspec
 
 from loopwright.fleet.words import Admin, EndReason, Health, Occupancy
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceSpec:
+class DeviceSpec(msgspec.Struct, frozen=True, gc=False):
     """A device as its agent describes it. Labels hold `name` too."""
 
     name: str
     labels: Mapping[str, str]
-    modules: Mapping[str, str] = field(default_factory=dict)  # kind -> digest, what it has loaded
+    modules: Mapping[str, str] = msgspec.field(default_factory=dict)  # kind -> digest, loaded
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(msgspec.Struct, frozen=True, gc=False):
     """How a device says it is. `epoch` is of its session (0 without), `last_epoch` the highest ever
     accepted in this incarnation.
     """
@@ -37,8 +36,7 @@ class Report:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AgentUp:
+class AgentUp(msgspec.Struct, frozen=True, gc=False):
     """An agent connected, or connected again. A newer incarnation replaces an older one."""
 
     agent: str
@@ -46,16 +44,14 @@ class AgentUp:
     devices: tuple[DeviceSpec, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class AgentDown:
+class AgentDown(msgspec.Struct, frozen=True, gc=False):
     """The connection of an agent is gone (FIN or RST)."""
 
     agent: str
     incarnation: str
 
 
-@dataclass(frozen=True, slots=True)
-class Synced:
+class Synced(msgspec.Struct, frozen=True, gc=False):
     """An agent reported. Of reports out of order, those with a lower `seq` are ignored.
 
     It was told to report again within `period_s`; the longer that is, the longer its silence means
@@ -69,8 +65,7 @@ class Synced:
     period_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True, gc=False):
     """A client wants `count` devices, all or none. The same `request` again is the same request."""
 
     request: str
@@ -81,20 +76,18 @@ class Wanted:
     ttl_s: float = 30.0
     priority: int = 1
     max_wait_s: float = 600.0
-    modules: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
+    modules: Mapping[str, str] = msgspec.field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Unwanted:
+class Unwanted(msgspec.Struct, frozen=True, gc=False):
     """The client no longer wants a request that waits."""
 
     request: str
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Renewal:
+class Renewal(msgspec.Struct, frozen=True, gc=False):
     """A client keeps a lease. Only the holder's tenant may."""
 
     lease: str
@@ -103,8 +96,7 @@ class Renewal:
     tenant: str
 
 
-@dataclass(frozen=True, slots=True)
-class GiveBack:
+class GiveBack(msgspec.Struct, frozen=True, gc=False):
     """A client releases a lease; again is harmless. `reason` is other where it had to."""
 
     lease: str
@@ -114,15 +106,13 @@ class GiveBack:
     reason: EndReason = EndReason.RELEASED
 
 
-@dataclass(frozen=True, slots=True)
-class ClientDown:
+class ClientDown(msgspec.Struct, frozen=True, gc=False):
     """The connection of a client is gone: what it waits for ends, its leases live out their ttl."""
 
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class Revoked:
+class Revoked(msgspec.Struct, frozen=True, gc=False):
     """An operator takes a lease away."""
 
     lease: str
@@ -130,8 +120,7 @@ class Revoked:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class AdminSet:
+class AdminSet(msgspec.Struct, frozen=True, gc=False):
     """An operator enables, drains, quarantines or retires a device."""
 
     device: str
@@ -140,23 +129,20 @@ class AdminSet:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeAsked:
+class ProbeAsked(msgspec.Struct, frozen=True, gc=False):
     """An operator wants a device probed."""
 
     device: str
 
 
-@dataclass(frozen=True, slots=True)
-class EpochsReserved:
+class EpochsReserved(msgspec.Struct, frozen=True, gc=False):
     """The store has durably reserved epochs of a device up to and including `upto`."""
 
     device: str
     upto: int
 
 
-@dataclass(frozen=True, slots=True)
-class StoreDown:
+class StoreDown(msgspec.Struct, frozen=True, gc=False):
     """The store cannot be written: no new grants until StoreUp; renewals and releases go on.
 
     `lost` names the leases whose SaveLease failed, so that nobody heard of them: they end, and
@@ -167,13 +153,11 @@ class StoreDown:
     lost: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class StoreUp:
+class StoreUp(msgspec.Struct, frozen=True, gc=False):
     """The store can be written again."""
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseRow:
+class LeaseRow(msgspec.Struct, frozen=True, gc=False):
     """A lease as the store keeps it across a restart; only the living are restored."""
 
     lease: str
@@ -190,8 +174,7 @@ class LeaseRow:
     tags: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRow:
+class DeviceRow(msgspec.Struct, frozen=True, gc=False):
     """What the store keeps of a device: how far its epochs are reserved and what people want."""
 
     device: str
@@ -200,16 +183,14 @@ class DeviceRow:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True, gc=False):
     """The first event after a start: what the store had. Devices say what is true of the leases."""
 
     leases: tuple[LeaseRow, ...]
     devices: tuple[DeviceRow, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tick:
+class Tick(msgspec.Struct, frozen=True, gc=False):
     """Time passed: `LeaseBook.deadline` was reached, or nothing else happened for a while."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import os
@@ -25,6 +26,12 @@ def check_key(key: bytes, what: str) -> bytes:
     if len(key) != KEY_BYTES:
         raise ConfigError(f"{what} has {len(key)} bytes, a key has {KEY_BYTES}")
     return key
+
+
+@functools.lru_cache(maxsize=4096)
+def subkey(key: bytes, purpose: bytes) -> bytes:
+    """`derive(key, purpose)`, remembered: for keys that are used over and over, such as agents'."""
+    return derive(key, purpose)
 
 
 def derive(key: bytes, info: bytes, salt: bytes = b"", length: int = KEY_BYTES) -> bytes:

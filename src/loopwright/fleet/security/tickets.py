@@ -13,7 +13,7 @@ from typing import Annotated
 
 import msgspec
 
-from loopwright.fleet.security.keys import derive, same
+from loopwright.fleet.security.keys import same, subkey
 from loopwright.fleet.wire.faults import Denied, Fault
 
 VERSION = 1
@@ -88,7 +88,8 @@ def unseal(data: bytes, device_key: bytes) -> Ticket:
 
 def session_key(device_key: bytes, sealed: bytes) -> bytes:
     """The key that goes with a ticket: the tracker sends it, the device computes it."""
-    return derive(device_key, b"loopwright session key" + sealed)
+    root = subkey(device_key, b"loopwright session keys")
+    return hmac.digest(root, sealed, "sha256")
 
 
 def check_ticket(ticket: Ticket, state: DeviceState) -> None:
@@ -125,4 +126,4 @@ def check_ticket(ticket: Ticket, state: DeviceState) -> None:
 
 
 def _mac(body: bytes, device_key: bytes) -> bytes:
-    return hmac.digest(derive(device_key, b"loopwright ticket"), body, "sha256")
+    return hmac.digest(subkey(device_key, b"loopwright ticket"), body, "sha256")

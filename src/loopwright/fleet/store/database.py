@@ -69,8 +69,16 @@ class Database(Protocol):
         """A connection to write with."""
         ...
 
-    def start(self, raw: Raw, *, careful: bool) -> None:
-        """Begin to write; `careful` waits for the disk at the commit."""
+    @property
+    def waits(self) -> bool:
+        """Whether even a commit that is not careful waits for something."""
+        ...
+
+    def start(self, raw: Raw, *, careful: bool, wait: bool) -> None:
+        """Begin to write; `careful` waits for the disk at the commit.
+
+        Raises: StoreBusyError when `wait` is false and another process writes just now.
+        """
         ...
 
     def finish(self, raw: Raw) -> None:
@@ -81,12 +89,8 @@ class Database(Protocol):
         """After a failure, whatever makes earlier commits sure."""
         ...
 
-    def many(self, statement: str, table: sa.Table) -> str:
-        """A faster way to say `statement`, an insert into or delete from `table`, for many rows."""
-        ...
-
-    def write(self, cursor: Cursor, statement: str, rows: list[tables.Values]) -> None:
-        """Run a statement, of `many` or any other, for each row."""
+    def tidy(self, raw: Raw) -> None:
+        """What is due now and then, and takes long."""
         ...
 
     def reason(self, error: BaseException) -> str:
@@ -132,6 +136,7 @@ def create_tables(engine: sa.Engine) -> None:
                 {"name": "schema", "value": str(tables.SCHEMA)},
                 {"name": "tracker_epoch", "value": "0"},
                 {"name": "proof", "value": "0"},
+                {"name": "tidied", "value": "0"},
             ],
         )
 

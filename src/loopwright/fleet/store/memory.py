@@ -15,6 +15,7 @@ from loopwright.fleet.store.rows import (
     JoinRow,
     Kept,
     Logged,
+    Pace,
     StoreError,
     StoreFencedError,
 )
@@ -42,8 +43,6 @@ class MemoryRows:
 class MemoryStore:
     """A TrackerStore in dictionaries: those of `rows`, or its own."""
 
-    instant = True
-
     def __init__(self, rows: MemoryRows | None = None, *, keep_events: int = KEEP_EVENTS) -> None:
         self._rows = MemoryRows() if rows is None else rows
         self._keep = keep_events
@@ -68,7 +67,11 @@ class MemoryStore:
                 tuple(rows.joins.values()),
             )
 
-    def commit(self, batch: Batch) -> None:
+    def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
+        """Instant, whatever it is."""
+        return Pace.INSTANT
+
+    def commit(self, batch: Batch, *, wait: bool = True) -> None:  # noqa: ARG002  # of the protocol
         """Apply `batch`; only the store that began last may."""
         rows = self._rows
         with rows.lock:

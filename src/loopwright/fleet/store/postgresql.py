@@ -10,14 +10,12 @@ from sqlalchemy.pool import NullPool
 
 from loopwright.errors import ConfigError
 from loopwright.fleet.store.database import (
-    Cursor,
     Raw,
     check_ours,
     check_version,
     create_tables,
 )
 from loopwright.fleet.store.rows import StoreError
-from loopwright.fleet.store.tables import Values
 
 _SET_UP_LOCK = 0x4C57_5452  # one tracker at a time makes the tables
 _CONNECT_S = 10
@@ -28,6 +26,7 @@ class Postgresql:
     """A `database.Database` in the first schema of the connection's search path."""
 
     epoch_lock = " FOR UPDATE"
+    waits = True
 
     def __init__(self, url: sa.URL, *, busy_s: float) -> None:
         self.shown = url.render_as_string()
@@ -70,7 +69,7 @@ class Postgresql:
         self._careful = None
         return raw  # type: ignore[no-any-return]  # a psycopg connection, which mypy need not know
 
-    def start(self, raw: Raw, *, careful: bool) -> None:
+    def start(self, raw: Raw, *, careful: bool, wait: bool) -> None:  # noqa: ARG002  # it waits
         """Begin to write; `careful` waits for the disk at the commit."""
         if careful is not self._careful:
             raw.cursor().execute(f"SET synchronous_commit TO {'on' if careful else 'off'}")
@@ -84,13 +83,8 @@ class Postgresql:
     def settle(self, raw: Raw) -> None:
         """Nothing: the server answers for what it committed."""
 
-    def many(self, statement: str, table: sa.Table) -> str:  # noqa: ARG002  # of the protocol
-        """The statement: the driver sends rows in one go."""
-        return statement
-
-    def write(self, cursor: Cursor, statement: str, rows: list[Values]) -> None:
-        """Run a statement for each row."""
-        cursor.executemany(statement, rows)
+    def tidy(self, raw: Raw) -> None:
+        """Nothing: the server does that itself."""
 
     def reason(self, error: BaseException) -> str:
         """What to say of an error of the driver, with what to do."""

@@ -7,9 +7,12 @@ of secrets; nothing of a lease depends on them.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
+
+import msgspec
 
 from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
@@ -23,6 +26,18 @@ class StoreError(FleetError):
 
 class StoreFencedError(StoreError):
     """Another tracker has begun on this store: this one must stop."""
+
+
+class StoreBusyError(StoreError):
+    """Another process writes just now, and the caller would not wait. Nothing was begun."""
+
+
+class Pace(enum.Enum):
+    """How long a commit may take, which decides where and when it is made."""
+
+    INSTANT = "instant"  # a function call: at once
+    PROMPT = "prompt"  # it waits for nothing: in the event loop, for all that came in one turn
+    SLOW = "slow"  # it waits for a disk or a server: in a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +62,7 @@ class JoinRow:
     used_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class AuditEvent:
+class AuditEvent(msgspec.Struct, frozen=True, gc=False):
     """One line of the audit log: at `at`, `by` did `what` to `subject`."""
 
     at: float
@@ -149,9 +163,8 @@ class Batch:
 class TrackerStore(Protocol):
     """Where a tracker keeps what must survive it. One tracker at a time writes; the newest wins."""
 
-    @property
-    def instant(self) -> bool:
-        """Whether a commit is as fast as a function call, and needs no thread."""
+    def pace(self, batch: Batch) -> Pace:
+        """How long the commit of `batch` may take."""
         ...
 
     def begin(self) -> int:
@@ -165,11 +178,11 @@ class TrackerStore(Protocol):
         """What is kept. Raises: StoreError."""
         ...
 
-    def commit(self, batch: Batch) -> None:
+    def commit(self, batch: Batch, *, wait: bool = True) -> None:
         """Make `batch` durable, all of it or nothing.
 
         Raises: StoreError when it could not be written; StoreFencedError when another tracker has
-            begun since.
+            begun since; StoreBusyError when `wait` is false and another process writes just now.
         """
         ...
 

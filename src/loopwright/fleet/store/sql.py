@@ -3,7 +3,8 @@
 One connection writes, and only the thread that commits uses it. A commit waits for the disk when
 it has epochs or anything about who may do what; leases alone are with the operating system
 (SQLite) or the server (PostgreSQL) when it returns: a killed tracker loses none of them, only a
-loss of power can take the last few, and the devices say what is true of those.
+loss of power can take the last few, and the devices say what is true of those. In SQLite such a
+commit waits for nothing (`Pace.PROMPT`), unless another process holds the lock.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from loopwright.fleet.store.rows import (
     Batch,
     Kept,
     Logged,
+    Pace,
+    StoreBusyError,
     StoreError,
     StoreFencedError,
     TrackerStore,
@@ -32,6 +35,7 @@ from loopwright.fleet.store.sqlite import Sqlite
 
 KEEP_EVENTS = 100_000
 _PRUNE_EVERY = 5_000
+_TIDY_EVERY = 2_000  # rows and commits: SQLite's log has some megabytes then
 _BUSY_S = 10.0
 
 
@@ -56,14 +60,13 @@ class SqlTrackerStore:
     Raises: as `open_store`.
     """
 
-    instant = False
-
     def __init__(
         self, url: str, *, keep_events: int = KEEP_EVENTS, busy_s: float = _BUSY_S
     ) -> None:
         self._database = _database(url, busy_s)
         self._keep = keep_events
         self._since_prune = 0
+        self._since_tidy = 0
         self._epoch = 0
         self._raw: Raw | None = None
         try:
@@ -104,16 +107,25 @@ class SqlTrackerStore:
                 tuple(map(tables.join, read(sa.select(tables.joins)))),
             )
 
-    def commit(self, batch: Batch) -> None:
+    def pace(self, batch: Batch) -> Pace:
+        """Prompt, unless it waits for the disk or a server, or tidies up before."""
+        if self._database.waits or batch.careful or self._since_tidy >= _TIDY_EVERY:
+            return Pace.SLOW
+        return Pace.PROMPT
+
+    def commit(self, batch: Batch, *, wait: bool = True) -> None:
         """Make `batch` durable, all of it or nothing."""
         if self._raw is None:
             raise StoreError(f"store {self.url} failed before and was not reopened")
-        with self._writing(careful=batch.careful) as cursor:
+        if wait and self._since_tidy >= _TIDY_EVERY:
+            self._tidy()
+        with self._writing(careful=batch.careful, wait=wait) as cursor:
             self._check_epoch(cursor)
             for statement, rows in self._sql.of(batch):
                 if rows:
-                    self._database.write(cursor, statement, rows)
+                    cursor.executemany(statement, rows)
             self._prune(cursor, len(batch.events))
+        self._since_tidy += 1 + len(batch)
 
     def reopen(self) -> None:
         """After a StoreError: a fresh connection, and proof that it can write."""
@@ -157,16 +169,28 @@ class SqlTrackerStore:
             self._since_prune = 0
             cursor.executemany(self._sql.prune, [{"keep": self._keep}])
 
+    def _tidy(self) -> None:
+        self._since_tidy = 0
+        try:
+            with self._errors():
+                if self._raw is not None:
+                    self._database.tidy(self._raw)
+        except BaseException:
+            self._drop()
+            raise
+
     @contextmanager
-    def _writing(self, *, careful: bool) -> Iterator[Cursor]:
+    def _writing(self, *, careful: bool, wait: bool = True) -> Iterator[Cursor]:
         """A transaction. Whatever goes wrong in it, the connection is not used again."""
         try:
             with self._errors():
                 if self._raw is None:
                     self._raw = self._database.connect()
-                self._database.start(self._raw, careful=careful)
+                self._database.start(self._raw, careful=careful, wait=wait)
                 yield self._raw.cursor()
                 self._database.finish(self._raw)
+        except StoreBusyError:
+            raise
         except BaseException:
             self._drop()
             raise
@@ -216,22 +240,16 @@ class _Statements:
             admin.on_conflict_do_update(index_elements=key, set_=said),
             ["device", "epochs", "admin", "why"],
         )
-        self._leases = database.many(self._upsert(tables.leases), tables.leases)
-        self._ended = database.many(
-            self._text(
-                sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("lease")), None
-            ),
-            tables.leases,
+        self._leases = self._upsert(tables.leases)
+        self._ended = self._text(
+            sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("lease")), None
         )
         self._agents = self._upsert(tables.agents)
         self._tokens = self._upsert(tables.tokens)
         self._joins = self._upsert(tables.joins)
-        self._events = database.many(
-            self._text(
-                sa.insert(tables.events).inline(),
-                [column.name for column in tables.events.c if column.name != "id"],
-            ),
-            tables.events,
+        self._events = self._text(
+            sa.insert(tables.events).inline(),
+            [column.name for column in tables.events.c if column.name != "id"],
         )
         newest = sa.select(sa.func.max(tables.events.c.id)).scalar_subquery()
         self.prune = self._text(

@@ -12,20 +12,18 @@ import time
 from pathlib import Path
 from typing import final
 
-import msgspec
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from loopwright.errors import ConfigError
+from loopwright.fleet.store import tables
 from loopwright.fleet.store.database import (
-    Cursor,
     Raw,
     check_ours,
     check_version,
     create_tables,
 )
-from loopwright.fleet.store.rows import StoreError
-from loopwright.fleet.store.tables import Values
+from loopwright.fleet.store.rows import StoreBusyError, StoreError
 
 _MAGIC = b"SQLite format 3\0"
 _PRIVATE = 0o600
@@ -33,15 +31,21 @@ _PRIVATE = 0o600
 
 @final
 class Sqlite:
-    """A `database.Database` in the file at `path`."""
+    """A `database.Database` in the file at `path`.
+
+    A commit that is not careful writes to the log, which the operating system keeps in memory, and
+    waits for nothing. So that this is always so, the log goes into the file only in `tidy`.
+    """
 
     epoch_lock = ""
+    waits = False
 
     def __init__(self, url: sa.URL, *, busy_s: float) -> None:
         self.shown = url.render_as_string()
         self._busy_s = busy_s
         self._path = _path_of(url)
         self._careful: bool | None = None
+        self._wait: bool | None = None
         self.engine = sa.create_engine(
             url.set(drivername="sqlite+pysqlite"),
             connect_args={"timeout": busy_s, "check_same_thread": False},
@@ -72,16 +76,28 @@ class Sqlite:
         raw = sqlite3.connect(
             self._path, timeout=self._busy_s, isolation_level=None, check_same_thread=False
         )
-        self._careful = None
+        raw.execute("PRAGMA wal_autocheckpoint=0")
+        self._careful = self._wait = None
         return raw
 
-    def start(self, raw: Raw, *, careful: bool) -> None:
-        """Begin to write; `careful` waits for the disk at the commit."""
+    def start(self, raw: Raw, *, careful: bool, wait: bool) -> None:
+        """Begin to write; `careful` waits for the disk at the commit.
+
+        Raises: StoreBusyError when `wait` is false and another process writes just now.
+        """
         cursor = raw.cursor()
         if careful is not self._careful:
             cursor.execute(f"PRAGMA synchronous={'FULL' if careful else 'NORMAL'}")
             self._careful = careful
-        cursor.execute("BEGIN IMMEDIATE")
+        if wait is not self._wait:
+            cursor.execute(f"PRAGMA busy_timeout={int(self._busy_s * 1000) if wait else 0}")
+            self._wait = wait
+        try:
+            cursor.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                raise
+            raise StoreBusyError(f"store {self.shown}: another process writes") from error
 
     def finish(self, raw: Raw) -> None:
         """Commit what was begun."""
@@ -91,31 +107,11 @@ class Sqlite:
         """After a failure: write all that is committed into the file, and start a new log."""
         raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def many(self, statement: str, table: sa.Table) -> str:
-        """The statement over rows that come as one JSON text.
-
-        SQLite then works through all of them in one call, in which other threads run; one call for
-        each row would wait for their turn each time.
-        """
-        if statement.startswith("DELETE"):
-            key = next(iter(table.primary_key.columns)).name
-            return (
-                f"DELETE FROM {table.name} "
-                f"WHERE {key} IN (SELECT json_extract(value, '$.{key}') FROM json_each(:rows))"
-            )
-        head, _, tail = statement.partition(" VALUES ")
-        names, _, conflict = tail.partition(")")
-        picked = ", ".join(
-            f"json_extract(value, '$.{name.strip(' (:')}')" for name in names.split(",")
-        )
-        return f"{head} SELECT {picked} FROM json_each(:rows) WHERE true{conflict}"
-
-    def write(self, cursor: Cursor, statement: str, rows: list[Values]) -> None:
-        """Run a statement for each row."""
-        if "json_each(:rows)" in statement:
-            cursor.execute(statement, {"rows": msgspec.json.encode(rows).decode()})
-        else:
-            cursor.executemany(statement, rows)
+    def tidy(self, raw: Raw) -> None:
+        """Write the log into the file, and begin it anew: both wait for the disk."""
+        cursor = raw.cursor()
+        cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        cursor.execute(f"UPDATE {tables.meta.name} SET value = value + 1 WHERE name = 'tidied'")
 
     def reason(self, error: BaseException) -> str:
         """What to say of an error of the driver, with what to do."""

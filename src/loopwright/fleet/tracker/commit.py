@@ -1,4 +1,10 @@
-"""Group commit: what many events want durable goes into one transaction, in a thread of its own.
+"""Group commit: what many events want durable goes into one transaction.
+
+A commit that waits for nothing (`Pace.PROMPT`: leases and the log, in SQLite) is made in the event
+loop, after all that came in one turn of it: handing it to a thread costs more than the commit.
+All others are made in a thread of its own, and so is a prompt one that finds the store locked, or
+any for a while after one has taken long. A kept disk that stops answering can thus hold up the loop
+once, which looks like a pause of the process: agents' silence meanwhile counts for nothing.
 
 Nobody hears of a grant that a crash could undo: what an event with a SaveLease has to tell waits
 for the commit, and so does what is told later to the same client or agent, so that the order is
@@ -12,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +41,15 @@ from loopwright.fleet.book.effects import (
     TellSuperseded,
 )
 from loopwright.fleet.book.events import EpochsReserved, Event, StoreDown, StoreUp
-from loopwright.fleet.store.rows import Batch, Change, StoreError, StoreFencedError, TrackerStore
+from loopwright.fleet.store.rows import (
+    Batch,
+    Change,
+    Pace,
+    StoreBusyError,
+    StoreError,
+    StoreFencedError,
+    TrackerStore,
+)
 from loopwright.fleet.tracker.config import TrackerConfig
 
 Tell: TypeAlias = (
@@ -48,6 +63,7 @@ Tell: TypeAlias = (
 )
 _SAVED = frozenset({SaveLease, EndLease, ReserveEpochs, SaveDevice})
 _KEPT_EVENTS = 20_000
+_LONG_S, _CALM_S = 0.05, 60.0  # after a prompt commit that took so long, none is for a while
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +131,7 @@ class Committer:
         self._jobs: queue.SimpleQueue[tuple[Callable[[], None], Callable[[object], None]] | None]
         self._jobs = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        if not store.instant:
-            self._thread = threading.Thread(target=self._run, name="tracker-commit", daemon=True)
-            self._thread.start()
+        self._calm_at = 0.0  # from then on commits may be made in the loop
 
     @property
     def waiting(self) -> int:
@@ -218,7 +232,7 @@ class Committer:
         """See to it that what waits is committed: in this turn of the loop, or a little later."""
         if self._flying is not None or self.down or (self._kick is not None and not soon):
             return
-        if self._thread is None:
+        if self._store.pace(self._next.batch) is Pace.INSTANT:
             self._start()
             return
         if self._kick is not None:
@@ -241,11 +255,19 @@ class Committer:
         work, self._next = self._next, _Work()
         self._flying = work
         batch = work.whole()
-        if self._thread is None:
+        pace = self._store.pace(batch)
+        if pace is Pace.INSTANT:
             self._done(work, self._try(lambda: self._store.commit(batch)))
             return
+        if pace is Pace.PROMPT and self._calm_at <= (begin := time.monotonic()):
+            error = self._try(lambda: self._store.commit(batch, wait=False))
+            if (now := time.monotonic()) - begin > _LONG_S:
+                self._calm_at = now + _CALM_S
+            if not isinstance(error, StoreBusyError):
+                self._done(work, error)
+                return
         self._watch = self._loop.call_later(self._config.commit_s, self._too_long, work)
-        self._jobs.put((lambda: self._store.commit(batch), lambda error: self._done(work, error)))
+        self._in_thread(lambda: self._store.commit(batch), lambda error: self._done(work, error))
 
     def _done(self, work: _Work, error: object) -> None:
         if self._watch is not None:
@@ -332,10 +354,10 @@ class Committer:
             self._store.reopen()
             self._store.commit(work.batch)
 
-        if self._thread is None:
+        if self._store.pace(work.batch) is Pace.INSTANT:
             self._tried(work, self._try(attempt))
         else:
-            self._jobs.put((attempt, lambda error: self._tried(work, error)))
+            self._in_thread(attempt, lambda error: self._tried(work, error))
 
     def _tried(self, work: _Work, error: object) -> None:
         if isinstance(error, StoreError):
@@ -369,6 +391,13 @@ class Committer:
         except Exception as error:  # noqa: BLE001  # the boundary of the thread: the store failed
             return StoreError(f"the store failed: {type(error).__name__}: {error}")
         return None
+
+    def _in_thread(self, work: Callable[[], None], then: Callable[[object], None]) -> None:
+        """Have `work` done beside the loop, and `then` called in it with the error or None."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="tracker-commit", daemon=True)
+            self._thread.start()
+        self._jobs.put((work, then))
 
     def _run(self) -> None:
         while (job := self._jobs.get()) is not None:

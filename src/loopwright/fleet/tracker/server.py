@@ -112,11 +112,8 @@ class Tracker:
         Raises: StoreError.
         """
         loop = asyncio.get_running_loop()
-        if self.store.instant:
-            epoch, kept = self.store.begin(), self.store.load()
-        else:
-            epoch = await asyncio.to_thread(self.store.begin)
-            kept = await asyncio.to_thread(self.store.load)
+        epoch = await asyncio.to_thread(self.store.begin)
+        kept = await asyncio.to_thread(self.store.load)
         self.epoch = epoch
         self._stopping = loop.create_future()
         self._started_at = self.clock()
