@@ -20,6 +20,7 @@ import fleet_load
 import fleet_sandbox
 import fleet_session
 import fleet_simulation
+import fleet_start
 import fleet_tune
 import harness
 from fleet_part import Beside, Part
@@ -31,6 +32,7 @@ from loopwright.errors import EnvironmentFailure, LoopwrightError, UnsupportedEr
 PARTS: dict[str, Callable[[bool], Part]] = {
     "simulation": fleet_simulation.measure,
     "hostile": fleet_hostile.measure,
+    "start": fleet_start.measure,
     "session": fleet_session.measure,
     "load": fleet_load.measure,
     "sandbox": fleet_sandbox.measure,

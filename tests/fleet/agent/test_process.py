@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from loopwright.fleet.wire.messages import RunBatch
 from loopwright.measure.run import cores_for
 from loopwright.runtime.native import object_code
 
-START_S = 5.0
+START_CPU_S = 0.6
+"""Twice what a start may take: machines are busy. benchmarks/fleet_start.py has the goal."""
 NAME = "there"
 
 
@@ -91,10 +91,15 @@ async def looping(agent: Running, client: Client, code: bytes) -> tuple[int, ...
     return processes_below(agent.process.pid)[1:]
 
 
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU time that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def test_it_listens_soon_and_stops_when_it_is_told(machine_dir: Path, tmp_path: Path) -> None:
-    begin = time.monotonic()
     with started(machine_dir, tmp_path) as agent:
-        assert time.monotonic() - begin < START_S
+        assert cpu_s(agent.process.pid) < START_CPU_S
         agent.process.send_signal(signal.SIGTERM)
         assert agent.process.wait(WAIT_S) == 0
     assert not (tmp_path / "agent").exists()
