@@ -49,6 +49,7 @@ QUICK = TrackerConfig(
     sync_active_s=0.05, sync_idle_s=0.1, gather_s=0.001, orders_s=0.001, retry_s=0.02, commit_s=1.0
 )
 WALL = 1_800_000_000.0
+ADDRESS = "tcp://127.0.0.1:9"
 
 
 def run(work: Coroutine[Any, Any, T], limit_s: float = LIMIT_S) -> T:
@@ -161,12 +162,13 @@ class Site:
         *,
         labels: Mapping[str, str] | None = None,
         incarnation: str = "boot-1",
+        address: str = ADDRESS,
         sync: bool = True,
     ) -> FakeAgent:
         """An agent that has registered its devices and said that they are well."""
         link, welcome = await self._come("agent", credential or Anonymous(name), "")
         agent = FakeAgent(link, welcome, incarnation, {})
-        infos = tuple(info(device, labels) for device in devices)
+        infos = tuple(info(device, labels, address) for device in devices)
         agent.reports = {device.name: DeviceReport(device.name, "idle", "good") for device in infos}
         link.send(Register(incarnation, infos))
         agent.listen()
@@ -191,9 +193,9 @@ class Site:
         await until(lambda: self.tracker.book.counts.free == devices)
 
 
-def info(name: str, labels: Mapping[str, str] | None = None) -> DeviceInfo:
+def info(name: str, labels: Mapping[str, str] | None = None, address: str = ADDRESS) -> DeviceInfo:
     given = {"board": "rpi4", "kind": "cpu"} if labels is None else dict(labels)
-    return DeviceInfo(name, given, "cpu", "a cpu", (0,), ("tcp://127.0.0.1:9",), 1)
+    return DeviceInfo(name, given, "cpu", "a cpu", (0,), (address,), 1)
 
 
 @dataclass

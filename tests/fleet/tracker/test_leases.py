@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from fleet_tracker import QUICK, Client, FakeAgent, Site, run, site, until
+from fleet_tracker import ADDRESS, QUICK, Client, FakeAgent, Site, run, site, until
 
 from loopwright.fleet.book.config import BookConfig, TenantConfig
 from loopwright.fleet.security.handshake import ByToken
@@ -26,6 +26,7 @@ from loopwright.fleet.wire.messages import (
     Renewed,
     Superseded,
 )
+from loopwright.fleet.words import Link
 
 
 async def ready(here: Site, *devices: str) -> tuple[FakeAgent, Client]:
@@ -301,10 +302,37 @@ def test_a_newer_agent_with_the_same_device_supersedes_the_older() -> None:
     async def work() -> None:
         async with site() as here:
             older, client = await ready(here)
-            await here.agent(incarnation="boot-2")
+            await here.agent(incarnation="boot-2", address="tcp://127.0.0.1:2")
             await until(lambda: any(isinstance(m, Superseded) for m in older.heard))
             await here.free(1)
-            assert (await client.acquire()).incarnation == "boot-2"
+            grant = await client.acquire()
+            assert grant.incarnation == "boot-2"
+            await client.release(grant)
+            back = await here.agent(sync=False)  # the older one connects again
+            await until(lambda: any(isinstance(m, Superseded) for m in back.heard))
+            grant = await client.acquire()
+            assert grant.incarnation == "boot-2"
+            assert grant.device.addresses == ("tcp://127.0.0.1:2",)
+            (shown,) = await client.ask("devices")
+            assert tuple(shown["addresses"]) == grant.device.addresses
+
+    run(work())
+
+
+def test_an_older_agent_that_gets_its_device_back_is_reached_at_its_own_address() -> None:
+    book = BookConfig(reconnect_s=0.05)
+
+    async def work() -> None:
+        async with site(dataclasses.replace(QUICK, book=book)) as here:
+            older, client = await ready(here)
+            newer = await here.agent(incarnation="boot-2", address="tcp://127.0.0.1:2")
+            await until(lambda: any(isinstance(m, Superseded) for m in older.heard))
+            newer.link.abort()
+            await until(lambda: here.tracker.book.counts.by_link[Link.LOST] == 1)
+            older.sync()
+            await here.free(1)
+            grant = await client.acquire()
+            assert (grant.incarnation, grant.device.addresses) == ("boot-1", (ADDRESS,))
 
     run(work())
 

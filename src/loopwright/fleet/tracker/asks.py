@@ -98,7 +98,7 @@ class Asks:
         return names
 
     def _device(self, view: DeviceView) -> dict[str, object]:
-        info = self._tracker.infos.get(view.name)
+        info = self._tracker.infos.of(view.name, view.incarnation)
         return {
             "name": view.name,
             "labels": view.labels,

@@ -40,11 +40,12 @@ from loopwright.fleet.tracker.commands import Commands
 from loopwright.fleet.tracker.commit import CommitHooks, Committer, Tell
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.directory import People
+from loopwright.fleet.tracker.infos import Infos
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.wire.faults import Denied, Tally
 from loopwright.fleet.wire.link import Link, LinkClosed
-from loopwright.fleet.wire.messages import DeviceInfo, Error, Grant
+from loopwright.fleet.wire.messages import Error, Grant
 
 _SLACK_S = 0.001
 _TENANTS = 100  # shown at most: a status fits into a message
@@ -83,7 +84,7 @@ class Tracker:
         self.wall = clocks.wall
         self.log = JsonLog(None, clocks.wall) if log is None else log
         self.epoch = 0
-        self.infos: dict[str, DeviceInfo] = {}
+        self.infos = Infos(self._owner)
         self.agents: dict[str, AgentSession] = {}
         self.clients: dict[str, ClientSession] = {}
         self.link_tally = Tally()
@@ -276,7 +277,8 @@ class Tracker:
         client = self.clients.get(effect.client)
         trace = "" if client is None else client.trace
         for given in effect.given:
-            key, info = self.directory.key(given.agent), self.infos.get(given.device)
+            key = self.directory.key(given.agent)
+            info = self.infos.of(given.device, given.incarnation)
             if key is None or info is None:
                 return None
             ttl_ms = max(1, int(given.ttl_s * 1000))
@@ -333,7 +335,7 @@ class Tracker:
             before.link.close(f"agent {session.agent} connected again")
         self._boots[(session.agent, session.incarnation)] = session
         self.agents[session.agent] = session
-        self.infos.update(session.devices)
+        self.infos.came(session.incarnation, session.devices)
 
     def agent_left(self, session: AgentSession, why: str) -> None:
         """The connection of an agent is gone."""
@@ -343,7 +345,12 @@ class Tracker:
             del self._boots[key]
             if self.agents.get(session.agent) is session:
                 del self.agents[session.agent]
+            self.infos.left(session.incarnation)
             self.happened(AgentDown(session.agent, session.incarnation))
+
+    def _owner(self, device: str) -> str:
+        view = self.book.device(device)
+        return "" if view is None else view.incarnation
 
     def client_left(self, session: ClientSession, why: str) -> None:
         """The connection of a client is gone."""
