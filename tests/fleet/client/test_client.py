@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleet_lab import WAIT_S, Lab, artifact
@@ -20,13 +22,14 @@ from loopwright.errors import (
     QueueTimeoutError,
     UnknownNameError,
 )
+from loopwright.fleet.client import control
 from loopwright.fleet.client.aio import Wish
 from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.control import failure_of
 from loopwright.fleet.client.session import Blob, SessionConfig
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.simulated import Crash, timed
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Acquire, Result, RunItem
 from loopwright.fleet.words import EndReason
 from loopwright.measure.pipeline import Run
 from loopwright.measure.types import Failed, MeasurePlan, Timed
@@ -267,3 +270,56 @@ def test_refusals_are_the_errors_that_they_stand_for() -> None:
     assert isinstance(failure_of("bad-request", "no"), ConfigError)
     assert isinstance(failure_of("failed", "no"), FleetError)
     assert Blob.of(b"abc").digest == hashlib.sha256(b"abc").digest()
+
+
+LONG = "x" * 2000
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        ({"ttl": 1e12}, "a ttl of 1000000000000.0 s is not within 1 to 2592000 s"),
+        ({"ttl": math.inf}, "a ttl of inf s is not within"),
+        ({"max_wait": math.nan}, "a wait of nan s is not within 0 to 2592000 s"),
+        ({"priority": 99}, "a priority of 99 is not within 0 to 3"),
+        ({"count": 10**9}, "a count of 1000000000 devices is not within 1 to 1024 devices"),
+        ({"tags": {"a b": "c"}}, "tags {'a b': 'c'}: expected letters, digits and"),
+        ({"tags": {"a": LONG}}, "tags {'a': 'xxx.*: expected at most 256 characters"),
+        ({"tags": {f"k{n}": "" for n in range(65)}}, "tags .*: expected at most 64 entries"),
+    ],
+)
+def test_a_wish_out_of_bounds_is_refused_here_and_costs_no_connection(
+    lab: Lab, wish: dict[str, Any], words: str
+) -> None:
+    fleet = lab.client()
+    with pytest.raises(ConfigError, match=words):
+        fleet.lease(**wish)
+    with fleet.lease():
+        assert fleet.aio.control.connections == 1
+
+
+def test_a_question_about_what_cannot_be_a_name_is_refused_here(lab: Lab) -> None:
+    fleet = lab.client()
+    for name in ("a b", "../x"):
+        with pytest.raises(ConfigError, match=f"name '{name}': expected letters, digits and"):
+            fleet.explain(name)
+    with pytest.raises(ConfigError, match=r"arguments .*: expected at most 16384"):
+        fleet.command("device.drain", device="a/0", why=9 * LONG)
+    assert fleet.status()["devices"] == 1
+    assert fleet.aio.control.connections == 1
+
+
+def test_what_the_tracker_would_not_read_is_not_said_again(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "require_sendable", lambda _: None)
+    fleet = lab.client()
+    wish = Acquire("r1", "board=sim", priority=99)
+    lease = fleet.lease()
+    with pytest.raises(FleetError, match="would not read what was asked: a Acquire that is none"):
+        lab.run(fleet.aio.control.acquire(wish, lambda _, __: None))
+    with pytest.raises(FleetError, match="would not read what was asked: a Ask that is none"):
+        fleet.explain("a b")
+    assert [found.id for found in fleet.leases()] == [lease.id]
+    assert fleet.aio.control.connections == 3
+    lease.close()

@@ -24,11 +24,13 @@ from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.selector import parse
+from loopwright.fleet.wire.fields import MAX_DEVICES, MAX_MS
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.messages import Acquire
 from loopwright.fleet.words import RUNTIME, Priority
 
 DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
+_MOST_S = MAX_MS / 1000
 _T = TypeVar("_T")
 
 
@@ -54,13 +56,13 @@ class Wish:
     def message(self) -> Acquire:
         """The wish as it goes to the tracker, with an id of its own.
 
-        Raises: ConfigError for a selector or a number that is none.
+        Raises: ConfigError for a selector that is none, and for a number that no tracker takes.
         """
         selector = str(parse(self.selector))
-        if not self.ttl >= 1.0:
-            raise ConfigError(f"a ttl of {self.ttl} s is too short to be renewed; give 1 or more")
-        if not self.max_wait >= 0.0 or self.count < 1:
-            raise ConfigError(f"a wait of {self.max_wait} s for {self.count} devices is no wish")
+        _require("a ttl", self.ttl, 1.0, _MOST_S, " s")
+        _require("a wait", self.max_wait, 0.0, _MOST_S, " s")
+        _require("a count", self.count, 1, MAX_DEVICES, " devices")
+        _require("a priority", int(self.priority), min(Priority), max(Priority))
         return Acquire(
             new_request_id(),
             selector,
@@ -71,6 +73,11 @@ class Wish:
             dict(self.modules),
             dict(self.tags),
         )
+
+
+def _require(what: str, value: float, low: float, high: float, unit: str = "") -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"{what} of {value}{unit} is not within {low:.0f} to {high:.0f}{unit}")
 
 
 class AsyncFleet:

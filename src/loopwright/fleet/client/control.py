@@ -47,6 +47,7 @@ from loopwright.fleet.wire.messages import (
     Renewed,
     Welcome,
 )
+from loopwright.fleet.wire.sendable import require_sendable
 from loopwright.fleet.words import EndReason, Refusal
 
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
@@ -205,13 +206,9 @@ class Control:
     def _fail(self, error: FleetError) -> None:
         """Answer all that waits with `error`, also what comes later."""
         self._failure = error
-        owed = self._owed
-        waiting: list[asyncio.Future[tuple[Grant, ...]] | asyncio.Future[tuple[Renewed, float]]]
-        waiting = [r.future for r in owed.requests.values()]
-        waiting += [r.future for r in owed.renewals.values()]
-        for future in (*waiting, *(q.future for q in owed.questions.values())):
-            if not future.done():
-                future.set_exception(error)
+        for renewal in self._owed.renewals.values():
+            _settle(renewal.future, error)
+        self._give_up(error)
         self._owed = _Owed()
         self._nothing_owed.set()
 
@@ -236,6 +233,7 @@ class Control:
         Raises: NoDeviceError, QueueTimeoutError, ConfigError, AuthError, FleetError.
         """
         self._check()
+        require_sendable(wanted)
         patience = wanted.max_wait_ms / 1000 + self._config.late_s
         future: asyncio.Future[tuple[Grant, ...]] = asyncio.get_running_loop().create_future()
         until = self._clock() + patience
@@ -312,6 +310,7 @@ class Control:
 
     async def _question(self, message: Ask | Command) -> Answer | Done:
         self._check()
+        require_sendable(message)
         future: asyncio.Future[Answer | Done] = asyncio.get_running_loop().create_future()
         question = _Question(message, future)
         self._owed.questions[message.id] = question
@@ -443,6 +442,31 @@ class Control:
             return
         if message.fatal and message.code == "auth":
             self._fail(AuthError(message.detail))
+        elif message.fatal and message.code == "protocol":
+            # Whichever of them it was: said again it would end the next connection too. Renewals
+            # and releases, which are made here, are not to blame.
+            self._give_up(
+                FleetError(f"the tracker would not read what was asked: {message.detail}")
+            )
+
+    def _give_up(self, error: FleetError) -> None:
+        """Answer all that was asked for with `error`, and say it no more."""
+        for request in self._owed.requests.values():
+            _settle(request.future, error)
+        for question in self._owed.questions.values():
+            _settle(question.future, error)
+        self._owed.requests.clear()
+        self._owed.questions.clear()
+
+
+def _settle(
+    future: asyncio.Future[tuple[Grant, ...]]
+    | asyncio.Future[tuple[Renewed, float]]
+    | asyncio.Future[Answer | Done],
+    error: FleetError,
+) -> None:
+    if not future.done():
+        future.set_exception(error)
 
 
 def new_request_id() -> str:
