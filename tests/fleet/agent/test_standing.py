@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from loopwright.errors import FleetError
 from loopwright.fleet.agent.standing import NEVER, Standing
 from loopwright.fleet.security.tickets import Ticket, check_ticket
 from loopwright.fleet.wire.faults import Denied
@@ -120,3 +121,12 @@ def test_epochs_never_go_back(standing: Standing) -> None:
         seen.append(standing.last_epoch)
 
     assert seen == sorted(seen)
+
+
+def test_a_word_of_a_newer_tracker_is_refused_and_changes_nothing(standing: Standing) -> None:
+    newer = DeviceOrder("h/d", "", 0, 1000, "asleep", fence=5, kill=True)
+
+    with pytest.raises(FleetError, match=r"wants h/d 'asleep'.*update this agent"):
+        standing.order(newer, 100.5, OPEN_S)
+
+    assert standing.lease == "l5"

@@ -192,6 +192,19 @@ def test_a_probe_is_made_when_it_is_ordered(machine_dir: Path) -> None:
     talking(machine_dir, scenario)
 
 
+def test_a_word_of_a_newer_tracker_ends_the_link_and_neither_the_agent_nor_its_session(
+    machine_dir: Path, code: bytes
+) -> None:
+    async def scenario(agent: Agent, tracker: FakeTracker) -> None:
+        client = await connect(agent, ticket(agent, 7))
+        tracker.order(admin="asleep", fence=7)
+        await until(lambda: len(tracker.hellos) >= 2)
+        await client.doubles(code)
+        await client.close()
+
+    talking(machine_dir, scenario)
+
+
 def test_a_lost_tracker_is_dialled_again_while_a_session_goes_on(
     machine_dir: Path, code: bytes
 ) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.agent import describe
+from loopwright.fleet.agent import describe, keyfile
 from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.agent.device import Device, Surroundings
 from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
@@ -202,7 +202,7 @@ class Agent:
             connect: makes a new link to it, or raises FleetError.
 
         Raises: AuthError when the tracker refuses this agent; FleetError when other agents have
-            all of its devices.
+            all of its devices; EnvironmentFailure when the key that it got cannot be kept.
         """
         timers = self._options.timers
         wait = timers.reconnect_s
@@ -229,9 +229,13 @@ class Agent:
     async def talk(self, link: Link) -> None:
         """Come in at a tracker, register, and report until the link is closed.
 
-        Raises: LinkClosed, AuthError, FleetError.
+        Raises: LinkClosed, AuthError, FleetError; EnvironmentFailure when the key that the tracker
+            gives cannot be kept.
         """
+        path = self._options.key_file
         try:
+            if path is not None and not self.key:
+                keyfile.rehearse(path)
             welcome = await greet(link, "agent", self._credential())
             if welcome.device_key:
                 self._keep_key(welcome.device_key)
@@ -261,13 +265,11 @@ class Agent:
         return Anonymous(self._options.name)
 
     def _keep_key(self, key: bytes) -> None:
-        self.key = key
+        """Use a key from now on, once it will be there after a restart too."""
         path = self._options.key_file
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-            with os.fdopen(handle, "wb") as file:
-                file.write(key)
+            keyfile.keep(path, key)
+        self.key = key
 
     def _register(self, link: Link) -> None:
         known = self._known()
@@ -339,6 +341,7 @@ class Agent:
 def _check_devices(devices: Sequence[DeviceOptions]) -> None:
     allowed = os.sched_getaffinity(0)
     names: set[str] = set()
+    owners: dict[int, str] = {}
     for device in devices:
         if device.name in names:
             raise ConfigError(f"two devices are named {device.name}")
@@ -349,6 +352,13 @@ def _check_devices(devices: Sequence[DeviceOptions]) -> None:
                 f"device {device.name}: cores {missing or 'none'} are not this process's; "
                 f"it has {sorted(allowed)}"
             )
+        for core in device.cores:
+            if core in owners:
+                raise ConfigError(
+                    f"devices {owners[core]} and {device.name} both have core {core}: what one "
+                    "runs would slow the other down; give each core to one device, once"
+                )
+            owners[core] = device.name
 
 
 __all__ = ["Agent", "Dial"]

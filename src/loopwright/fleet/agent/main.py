@@ -25,6 +25,7 @@ import msgspec
 
 from loopwright import settings
 from loopwright.errors import ConfigError, LoopwrightError
+from loopwright.fleet.agent import keyfile
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import (
     CANDIDATE_UID,
@@ -38,7 +39,6 @@ from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.words import Tier
 
-_KEY_BYTES = 32
 _ANYWHERE = ("0.0.0.0", "::")  # compared with, not bound
 _OK = 0
 
@@ -107,7 +107,7 @@ def read(arguments: Sequence[str], cache_dir: Path, cores: Sequence[int]) -> Com
     options = AgentOptions(
         said.name,
         folder,
-        _key(key_file),
+        keyfile.read(key_file),
         said.join,
         tier=Tier(said.tier),
         limits=Limits(said.max_wall, said.max_memory, said.max_blob, blobs=said.blobs),
@@ -228,18 +228,6 @@ def _reachable(addresses: Sequence[str]) -> tuple[str, ...]:
         if text not in found:
             found.append(text)
     return tuple(found)
-
-
-def _key(path: Path) -> bytes:
-    try:
-        key = path.read_bytes()
-    except FileNotFoundError:
-        return b""
-    except OSError as error:
-        raise ConfigError(f"cannot read the key {path}: {error.strerror}") from error
-    if len(key) != _KEY_BYTES:
-        raise ConfigError(f"{path} holds {len(key)} bytes, a key has {_KEY_BYTES}; join anew")
-    return key
 
 
 def _pairs(option: str, texts: Sequence[str]) -> Mapping[str, str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from loopwright.errors import FleetError
 from loopwright.fleet.security.tickets import DeviceState, Ticket
 from loopwright.fleet.wire.messages import DeviceOrder
 from loopwright.fleet.words import Admin, EndReason
@@ -67,8 +68,11 @@ class Standing:
         self._expired = False
 
     def order(self, order: DeviceOrder, now: float, open_s: float) -> Ended | None:
-        """Take an order; what it ends. Orders may be late, lost or repeated."""
-        self.admin = Admin(order.admin)
+        """Take an order; what it ends. Orders may be late, lost or repeated.
+
+        Raises: FleetError for an order with a word that this version does not know.
+        """
+        self.admin = self._admin(order.admin)
         upto = max(order.fence, order.epoch if order.kill else 0)
         ended: Ended | None = None
         if self.lease and self.epoch <= upto:
@@ -88,6 +92,15 @@ class Standing:
         else:
             self.reserved, self.reserved_until = "", NEVER
         return ended
+
+    def _admin(self, word: str) -> Admin:
+        try:
+            return Admin(word)
+        except ValueError as error:
+            raise FleetError(
+                f"the tracker wants {self.device} {word!r}, which this version does not know; "
+                "update this agent"
+            ) from error
 
     def tick(self, now: float) -> Ended | None:
         """What the time ends."""
