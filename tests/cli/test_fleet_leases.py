@@ -74,6 +74,16 @@ def test_a_lease_that_is_not_known_is_exit_code_2(run: Run, fleet: Town, what: s
     assert len(result.err.splitlines()) == 1
 
 
+def test_explain_tells_devices_that_will_not_be_free_when_their_leases_end(
+    run: Run, fleet: Town
+) -> None:
+    fleet.agent()
+    fleet.lease()
+    assert run("device", "drain", "pi/cpu0", "--reason", "new fan").code == 0
+    text = run("lease", "explain", fleet.want()).out
+    assert "is queued: 1 matches, 1 leased, then draining: new fan\n" in text
+
+
 def test_the_clock_of_the_wall_has_no_say_in_leases(run: Run, fleet: Town) -> None:
     fleet.agent()
     lease = fleet.lease()

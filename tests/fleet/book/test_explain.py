@@ -53,6 +53,11 @@ def draining(bench: Bench) -> None:
     bench.admin("d/0", Admin.DRAIN)
 
 
+def leased_then_draining(bench: Bench) -> None:
+    leased(bench, "a/0", "b/0", "d/0")
+    bench.admin("d/0", Admin.DRAIN, "new fan")
+
+
 def cleaning(bench: Bench) -> None:
     leased(bench, "a/0", "b/0")
     given = bench.use("name=d/0")
@@ -120,6 +125,7 @@ class TestWaiting:
     def test_says_what_each_device_is_about(
         self, situation: Callable[[Bench], None], said: str
     ) -> None:
+            (leased_then_draining, f"{TWO}, 1 leased, then draining: new fan"),
         bench = three()
         situation(bench)
         waits = bench.want()
@@ -235,7 +241,14 @@ class TestRequests:
         leased(bench, "a/0")
         waits = bench.want("name=a/0")
         bench.tell(Unwanted(waits, "c"))
-        assert bench.explain(waits) == "over: cancelled"
+        assert bench.explain(waits) == "over: cancelled, its client or an operator took it back"
+
+    def test_one_that_waited_in_vain(self) -> None:
+        bench = three()
+        leased(bench, "a/0")
+        waits = bench.want("name=a/0", max_wait=3.0)
+        bench.wait(3.5)
+        assert bench.explain(waits).startswith("over: max-wait, no device was free within the wait")
 
     def test_one_that_is_not_known(self) -> None:
         assert three().book.explain("nothing", 0.0) is None

@@ -256,6 +256,17 @@ def test_a_tracker_that_cannot_write_is_not_ready_and_alive() -> None:
     run(work())
 
 
+def test_a_name_that_is_none_is_a_bad_request_and_no_attack() -> None:
+    async def work() -> None:
+        async with front() as made:
+            refused = await made.post("token.issue", 400, name="a b")
+            assert refused["error"]["code"] == "bad-request"
+            assert "'a b' cannot name a token's owner" in refused["error"]["message"]
+            assert made.here.tracker.link_tally.total == 0
+
+    run(work())
+
+
 def test_a_viewer_sees_and_changes_nothing() -> None:
     async def work() -> None:
         async with front("viewer") as made:

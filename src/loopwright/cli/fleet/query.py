@@ -102,7 +102,9 @@ def the_device(place: Where, name: str) -> DeviceView:
 
 
 async def need_device(control: Control, name: str) -> DeviceView:
-    """The device called `name`. Raises: NoDeviceError."""
+    """The device called `name`. Raises: NoDeviceError; ConfigError for an empty name."""
+    if not name:
+        raise ConfigError("which device? Give its name, as `loopwright device ls` shows it")
     found = await devices_of(control, name=name)
     if not found:
         raise NoDeviceError(f"no device is named {name!r}; see `loopwright device ls`")
@@ -111,6 +113,8 @@ async def need_device(control: Control, name: str) -> DeviceView:
 
 def the_lease(place: Where, name: str) -> LeaseView:
     """The lease or request called `name`. Raises: ConfigError."""
+    if not name:
+        raise ConfigError("which lease or request? Give its id, as `loopwright lease ls` shows it")
 
     async def question(control: Control) -> LeaseView:
         found = await leases_of(control, name)

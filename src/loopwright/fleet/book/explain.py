@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.state import (
@@ -17,10 +17,22 @@ from loopwright.fleet.book.state import (
     occupancy_of,
 )
 from loopwright.fleet.selector import Operator, Selector
-from loopwright.fleet.words import Admin, Health, LeaseState, Link, Occupancy
+from loopwright.fleet.words import Admin, Health, LeaseState, Link, Occupancy, Refusal
 
 _FEW = 16
 _LABELS_SHOWN = 12
+_ADMIN = {
+    Admin.MAINTENANCE: "quarantined",
+    Admin.DRAIN: "draining",
+    Admin.RETIRED: "retired",
+}
+_OVER = {
+    Refusal.MAX_WAIT.value: "no device was free within the wait that it asked for; its client was "
+    "told what kept it",
+    Refusal.CANCELLED.value: "its client or an operator took it back",
+    Refusal.UNSATISFIABLE.value: "no device of the fleet can serve it any more",
+}
+"""What came of a request that waited -> the same for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +85,9 @@ def explain(state: State, subject: str) -> Explanation | None:
         text = f"ended: {reason.value}{', ' + detail if detail else ''}"
         return Explanation(subject, LeaseState.ENDED, text)
     if subject in state.over:
-        return Explanation(subject, LeaseState.ENDED, f"over: {state.over[subject][1]}")
+        word = state.over[subject][1]
+        more = f", {_OVER[word]}" if word in _OVER else ""
+        return Explanation(subject, LeaseState.ENDED, f"over: {word}{more}")
     return None
 
 
@@ -173,17 +187,15 @@ def _tally(state: State, devices: Iterable[Device]) -> _Tally:
             tally.until = max(tally.until, min(device.lease.expires, device.lease.yield_by))
         else:
             tally.other(*kept_because(state, device))
+        elif device.lease is not None and device.admin is not Admin.ENABLED:
+            tally.other(f"leased, then {_ADMIN[device.admin]}", device.why)
     return tally
 
 
 def kept_because(state: State, device: Device) -> tuple[str, str]:
     """What keeps a device without a lease from being granted, in a word and a reason."""
     link, health = link_of(device), health_of(device)
-    named = {
-        Admin.MAINTENANCE: "quarantined",
-        Admin.DRAIN: "draining",
-        Admin.RETIRED: "retired",
-    }.get(device.admin)
+    named = _ADMIN.get(device.admin)
     if named is not None:
         return named, device.why
     if link is not Link.UP:

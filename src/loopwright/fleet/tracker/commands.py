@@ -148,8 +148,8 @@ class Commands:
     # --- who may come in ---
 
     async def _issue_token(self, _: Principal, arguments: Arguments) -> Made:
-        name = check_name(arguments["name"], "a token's owner")
-        tenant = check_name(arguments.get("tenant", name), "a tenant")
+        name = _named(arguments["name"], "a token's owner")
+        tenant = _named(arguments.get("tenant", name), "a tenant")
         scopes = frozenset(filter(None, arguments.get("scopes", "").split(",")))
         who = Principal(name, tenant, _role(arguments.get("role", "user")), scopes)
         expires_at = self._expiry(arguments, _TOKEN_S, forever=True)
@@ -181,7 +181,7 @@ class Commands:
     async def _issue_code(self, _: Principal, arguments: Arguments) -> Made:
         agent = arguments.get("agent", "")
         if agent:
-            check_name(agent, "an agent")
+            _named(agent, "an agent")
         labels = _labels(arguments.get("labels", ""))
         expires_at = self._expiry(arguments, _JOIN_S)
         issued = make_code()
@@ -268,6 +268,17 @@ def _role(text: str) -> Role:
         raise ConfigError(f"no role {text!r}; there are {known}") from None
 
 
+def _named(text: str, what: str) -> str:
+    """`text`, which can name `what`.
+
+    Raises: ConfigError otherwise: a slip of somebody who may give the command is no attack.
+    """
+    try:
+        return check_name(text, what)
+    except Denied as error:
+        raise ConfigError(str(error)) from error
+
+
 def _labels(text: str) -> dict[str, str]:
     """Labels of `a=b,c=d`."""
     found: dict[str, str] = {}
@@ -275,5 +286,5 @@ def _labels(text: str) -> dict[str, str]:
         key, equals, value = part.partition("=")
         if not equals:
             raise ConfigError(f"label {part!r} is not KEY=VALUE")
-        found[check_name(key.strip(), "a label")] = value.strip()
+        found[_named(key.strip(), "a label")] = value.strip()
     return found
