@@ -101,6 +101,15 @@ def test_all_that_is_known_of_a_device_is_shown(run: Run, fleet: Town) -> None:
     assert json.loads(run("device", "show", "pi/cpu0", "-o", "json").out)["target"] == "cpu"
 
 
+def test_a_device_that_two_agents_have_is_shown_as_flapping(run: Run, fleet: Town) -> None:
+    fleet.agent()
+    assert "flapping" not in run("device", "show", "pi/cpu0").out
+    for number in range(2, 5):
+        fleet.agent(incarnation=f"boot-{number}")
+    assert "two agents have it; stop one of them" in run("device", "show", "pi/cpu0").out
+    assert json.loads(run("device", "ls", "-o", "json").out)["devices"][0]["flapping"] is True
+
+
 @pytest.mark.parametrize("words", [("show",), ("drain",), ("quarantine", "--reason", "x")])
 def test_a_device_that_is_not_known_is_exit_code_3(
     run: Run, fleet: Town, words: tuple[str, ...]

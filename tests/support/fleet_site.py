@@ -59,18 +59,28 @@ class Town:
 
         self.do(waiting())
 
-    def agent(self, name: str = "pi", *devices: str, **labels: str) -> FakeAgent:
-        """An agent with devices that are free when this returns."""
+    def agent(
+        self, name: str = "pi", *devices: str, incarnation: str = "boot-1", **labels: str
+    ) -> FakeAgent:
+        """An agent with devices that are its, and free, when this returns."""
         names = devices or (f"{name}/cpu0",)
 
         async def come() -> FakeAgent:
             return await self.here.agent(
-                name, names, labels={"board": "rpi4", "kind": "cpu", **labels}
+                name,
+                names,
+                labels={"board": "rpi4", "kind": "cpu", **labels},
+                incarnation=incarnation,
             )
 
         agent = self.do(come())
         book = self.here.tracker.book
-        self.wait(lambda: all((d := book.device(n)) is not None and d.grantable for n in names))
+
+        def free(device: str) -> bool:
+            view = book.device(device)
+            return view is not None and view.incarnation == incarnation and view.grantable
+
+        self.wait(lambda: all(map(free, names)))
         return agent
 
     def token(self, name: str = "ann", role: str = "user", **more: str) -> str:

@@ -403,6 +403,25 @@ class TestTwoAgentsWithOneDevice:
         assert view(bench).flapping
         assert notes(bench).count("flapping") == 1
 
+    def test_the_flag_goes_when_that_was_long_ago(self, bench: Bench) -> None:
+        for turn in range(3):
+            bench.up("ba"[turn % 2], "a/0", incarnation=str(turn + 2))
+            bench.wait(10.0)
+        assert view(bench).flapping
+        bench.wait(bench.config.flap_window_s - 11.0)
+        assert view(bench).flapping
+        bench.wait(1.0)
+        assert not view(bench).flapping
+
+    def test_it_is_flagged_again_when_it_begins_again(self, bench: Bench) -> None:
+        for turn in range(6):
+            if turn == 3:
+                bench.wait(bench.config.flap_window_s)
+                assert not view(bench).flapping
+            bench.up("ba"[turn % 2], "a/0", incarnation=str(turn + 2))
+        assert view(bench).flapping
+        assert notes(bench).count("flapping") == 1
+
     def test_plain_restarts_are_no_flapping(self, bench: Bench) -> None:
         for number in range(2, 8):
             bench.tell(AgentDown("a", str(number - 1)))

@@ -86,6 +86,17 @@ def registered(bench: Bench) -> None:
     bench.up("d", "d/0", incarnation="2")
 
 
+def flap(bench: Bench) -> None:
+    """Two agents take `d/0` from each other until it is flagged."""
+    for turn in range(bench.config.flap_limit):
+        bench.up("ed"[turn % 2], "d/0", incarnation=str(turn + 2))
+
+
+def flapping(bench: Bench) -> None:
+    leased(bench, "a/0", "b/0")
+    flap(bench)
+
+
 def read_only(bench: Bench) -> None:
     leased(bench, "a/0", "b/0", "d/0")
 
@@ -114,18 +125,19 @@ class TestWaiting:
             (probing, f"{TWO}, 1 being probed"),
             (unknown, f"{TWO}, 1 not probed yet"),
             (draining, f"{TWO}, 1 draining"),
+            (leased_then_draining, f"{TWO}, 1 leased, then draining: new fan"),
             (cleaning, f"{TWO}, 1 cleaning"),
             (stuck, "3 match, 2 leased and free in <= 20 s, 1 stuck: not clean in time"),
             (silent, f"{TWO}, 1 silent"),
             (lost, "3 match, 2 leased and free in <= 25 s, 1 lost"),
             (registered, f"{TWO}, 1 not reported yet"),
+            (flapping, f"{TWO}, 1 not reported yet, 1 flapping: two agents have d/0"),
         ],
         ids=lambda value: getattr(value, "__name__", ""),
     )
     def test_says_what_each_device_is_about(
         self, situation: Callable[[Bench], None], said: str
     ) -> None:
-            (leased_then_draining, f"{TWO}, 1 leased, then draining: new fan"),
         bench = three()
         situation(bench)
         waits = bench.want()
@@ -194,6 +206,14 @@ class TestLeases:
         given = bench.get("name=a/0")
         bench.now = 4.0
         assert bench.explain(given.lease) == "on a/0, to be opened within 6 s"
+
+    def test_one_of_a_device_that_two_agents_have(self) -> None:
+        bench = three()
+        flap(bench)
+        bench.report_of("e", "d/0")
+        given = bench.get("name=d/0")
+        said = bench.explain(given.lease)
+        assert said.endswith("; d/0 is flapping: two agents have it")
 
     def test_one_in_use(self) -> None:
         bench = three()

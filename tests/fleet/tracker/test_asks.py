@@ -42,6 +42,18 @@ def test_devices_are_listed_by_selector_in_order_of_name() -> None:
     assert first["labels"] == {"board": "rpi4", "kind": "cpu", "name": "pi/cpu0"}
 
 
+def test_a_device_that_two_agents_take_from_each_other_is_flagged() -> None:
+    async def work() -> list[bool]:
+        async with site() as here:
+            client = await three(here)
+            for number in range(2, 2 + here.tracker.config.book.flap_limit):
+                newer = await here.agent("zed", ("zed/cpu0",), incarnation=f"boot-{number}")
+                await until(lambda agent=newer: agent.answers > 0)
+            return [device["flapping"] for device in await client.ask("devices")]
+
+    assert run(work()) == [False, False, True]
+
+
 def test_a_long_list_comes_in_pages_that_fit() -> None:
     names = [f"pi/cpu{n:03}" for n in range(700)]
 

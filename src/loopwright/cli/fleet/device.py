@@ -124,6 +124,7 @@ def show(
         ("state", device_state(view)),
         ("reason", view.why),
         ("detail", view.detail),
+        ("flapping", "two agents have it; stop one of them" if view.flapping else ""),
         ("link", view.link),
         ("health", f"{view.health}, canary {view.drift:+.1%}"),
         ("admin", view.admin),

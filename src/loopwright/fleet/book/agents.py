@@ -7,7 +7,7 @@ reporting: a late copy of its registration takes nothing.
 
 from __future__ import annotations
 
-from loopwright.fleet.book.devices import report
+from loopwright.fleet.book.devices import calm_due, report
 from loopwright.fleet.book.effects import TellSuperseded
 from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Synced
 from loopwright.fleet.book.leases import end
@@ -135,8 +135,7 @@ def _flapped(state: State, device: Device, loser: Boot) -> None:
     config = state.config
     claims = device.claims
     claims.append(state.now)
-    while claims and claims[0] < state.now - config.flap_window_s:
-        claims.popleft()
+    state.arm(device, calm_due(state, device))
     state.out.append(TellSuperseded(loser.agent, loser.incarnation, device.name))
     if len(claims) >= config.flap_limit and not device.flapping:
         device.flapping = True

@@ -93,7 +93,7 @@ def cleaning_limit(state: State, device: Device) -> float:
 
 
 def device_due(state: State, device: Device) -> None:
-    """A device's time has come: to be clean, to be probed, or to be forgotten."""
+    """A device's time has come: to be clean, to be probed, to flap no more, to be forgotten."""
     now, config = state.now, state.config
     due = NEVER
     if device.releasing is not None and not device.told_since:
@@ -114,12 +114,26 @@ def device_due(state: State, device: Device) -> None:
             state.note("stuck", device.name, f"not clean after {now - device.ending_since:.0f} s")
         else:
             due = min(due, now + config.sync_s)
-    due = min(due, _probe_due(state, device))
+    due = min(due, _probe_due(state, device), calm_due(state, device))
     if device.boot is None or device.boot.link is Link.LOST:
         due = min(due, _forget_due(state, device))
     refresh(state, device)
     if due != NEVER and device.name in state.devices:
         state.arm(device, due)
+
+
+def calm_due(state: State, device: Device) -> float:
+    """Count only the last times that a device was taken from a live agent.
+
+    Returns: when the next of them is too long ago to count; without any it does not flap.
+    """
+    claims, window = device.claims, state.config.flap_window_s
+    while claims and claims[0] + window <= state.now:
+        claims.popleft()
+    if not claims:
+        device.flapping = False
+        return NEVER
+    return claims[0] + window
 
 
 def _probe_due(state: State, device: Device) -> float:

@@ -60,6 +60,7 @@ class _Tally:
     leased: int = 0
     until: float = 0.0
     others: dict[str, list[str]] | None = None
+    flapping: list[str] = field(default_factory=list)  # names, whatever else they are
 
     def other(self, kind: str, why: str) -> None:
         """Count a device that is kept for another reason."""
@@ -145,6 +146,8 @@ def _of_lease(state: State, lease: Lease) -> Explanation:
         text = f"on {device}, to be opened within {max(0.0, lease.open_by - state.now):.0f} s"
     else:
         text = f"on {device}, for {left:.0f} s unless renewed"
+    if lease.device.flapping:
+        text += f"; {device} is flapping: two agents have it"
     return Explanation(lease.id, lease.state, text, free_within_s=left)
 
 
@@ -180,15 +183,17 @@ def _ahead(request: Request) -> int:
 def _tally(state: State, devices: Iterable[Device]) -> _Tally:
     tally = _Tally()
     for device in devices:
+        if device.flapping:
+            tally.flapping.append(device.name)
         if device.free:
             tally.free += 1
+        elif device.lease is not None and device.admin is not Admin.ENABLED:
+            tally.other(f"leased, then {_ADMIN[device.admin]}", device.why)
         elif device.lease is not None:
             tally.leased += 1
             tally.until = max(tally.until, min(device.lease.expires, device.lease.yield_by))
         else:
             tally.other(*kept_because(state, device))
-        elif device.lease is not None and device.admin is not Admin.ENABLED:
-            tally.other(f"leased, then {_ADMIN[device.admin]}", device.why)
     return tally
 
 
@@ -228,6 +233,9 @@ def _sentence(state: State, request: Request, tally: _Tally) -> str:
         known = sorted({why for why in reasons if why})
         why = f": {'; '.join(known[:3])}" if known else ""
         parts.append(f"{len(reasons)} {kind}{why}")
+    if tally.flapping:
+        names = ", ".join(sorted(tally.flapping)[:3])
+        parts.append(f"{len(tally.flapping)} flapping: two agents have {names}")
     return ", ".join(parts) + _limits(state, request)
 
 

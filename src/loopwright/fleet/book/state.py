@@ -74,7 +74,7 @@ class Device:
     probe_until: float = NEVER
     probe_at: float = NEVER
     claims: deque[float] = field(default_factory=deque)  # when it was taken from a live agent
-    flapping: bool = False
+    flapping: bool = False  # two agents have it, and it goes to and fro
     lost_at: float = NEVER
     calm: Order | None = None  # the order while nothing is wanted of it, made once
     timer: float = NEVER

@@ -8,7 +8,8 @@ import msgspec
 class DeviceView(msgspec.Struct, frozen=True):
     """A device of the fleet. `kept` says why it cannot be had now, `why` is an operator's reason.
 
-    `target` is a target string; `device` the fingerprint that records are filed under.
+    `flapping`: two agents take it from each other. `target` is a target string; `device` the
+    fingerprint that records are filed under.
     """
 
     name: str
@@ -32,6 +33,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     cores: tuple[int, ...] = ()
     addresses: tuple[str, ...] = ()
     tier: int = 0
+    flapping: bool = False
 
 
 class LeaseView(msgspec.Struct, frozen=True):

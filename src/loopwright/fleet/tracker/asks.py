@@ -109,6 +109,7 @@ class Asks:
             "grantable": view.grantable,
             "kept": view.kept,
             "why": view.why,
+            "flapping": view.flapping,
             "lease": view.lease,
             "agent": view.agent,
             "incarnation": view.incarnation,
