@@ -130,6 +130,32 @@ def test_ctrl_c_ends_top_without_a_word(fleet: Town) -> None:
     assert (process.returncode, errors) == (0, "")
 
 
+def test_top_counts_the_devices_that_were_picked(run: Run, fleet: Town) -> None:
+    fleet.agent("a", rack="r1")
+    fleet.agent("b", rack="r2")
+    words = ("--count", "1", "--fleet", fleet.url)
+    fleet.lease("rack=r2")
+    assert " devices 1, 1 free; leases 1, " in run("top", "rack=r1", *words).out
+    assert " devices 1, 0 free, 1 reserved; leases 1, " in run("top", "rack=r2", *words).out
+    assert " devices 2, 1 free, 1 reserved; " in run("top", *words).out
+
+
+@pytest.mark.parametrize(
+    ("selector", "words"),
+    [
+        ("bord=x", "no device has a label 'bord'; there are board, kind, name"),
+        ("board=x", "no device matches 'board=x'; board is rpi4"),
+    ],
+)
+def test_top_of_what_no_device_matches_is_exit_code_3(
+    run: Run, fleet: Town, selector: str, words: str
+) -> None:
+    fleet.agent()
+    result = run("top", selector, "--count", "1", "--fleet", fleet.url)
+    assert (result.code, result.out) == (3, "")
+    assert result.err == f"loopwright: {words}\n"
+
+
 @pytest.mark.parametrize("height", [12, 24, 60])
 def test_the_picture_of_top_fits_into_the_terminal(fleet: Town, height: int) -> None:
     from rich.console import Console

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import measure_kernels as kernels
 import pytest
+from fleet_processes import Processes
 from runner_contract import WAIT_S, RunnerContract
 
 import loopwright as lw
-from fleet_processes import Processes
 from loopwright.cli.main import main
 from loopwright.errors import AuthError
 from loopwright.fleet.client.api import Fleet, connect
@@ -122,8 +122,11 @@ def test_the_command_tunes_a_model_for_leased_devices(
     with SqlStore(url, create=False) as store:
         where = {r.provenance.device for r in store.query() if r.provenance is not None}
     assert where == {"two/cpu0"}
+    assert main([*words, "--device", "bord=two"]) == 3
+    told = capfd.readouterr()
+    assert "no device has a label 'bord'; there are arch, board, " in told.err
     assert main([*words, "--device", "board=three"]) == 3
-    assert "no device matches 'board=three'; there are one/cpu0, two/cpu0" in capfd.readouterr().err
+    assert "no device matches 'board=three'; board is one, two" in capfd.readouterr().err
 
 
 def test_tuning_goes_on_while_the_tracker_is_killed_and_started_again(

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
 
 Status: TypeAlias = "dict[str, object]"
-_MOST_LABELS = 12
 
 
 async def devices_of(
@@ -66,34 +65,17 @@ def matching(place: Where, selector: str) -> tuple[DeviceView, ...]:
 
     Raises: NoDeviceError when a selector matches none, saying what there is.
     """
-
-    async def question(control: Control) -> tuple[DeviceView, ...]:
-        found = await devices_of(control, selector)
-        if not found and selector:
-            raise NoDeviceError(none_matches(selector, await devices_of(control)))
-        return found
-
-    return ask(place, question)
+    return ask(place, lambda control: some_devices(control, selector))
 
 
-def none_matches(selector: str, there: tuple[DeviceView, ...]) -> str:
-    """Why none of the devices that are `there` matches: a label that none has, or its values."""
-    from loopwright.fleet.selector import parse
+async def some_devices(control: Control, selector: str) -> tuple[DeviceView, ...]:
+    """As `matching`, over a connection that is there."""
+    from loopwright.fleet.client.selection import none_matches
 
-    if not there:
-        return f"no device matches {selector!r}: none has registered"
-    for term in parse(selector).terms:
-        values = sorted({view.labels[term.key] for view in there if term.key in view.labels})
-        if not values:
-            keys = sorted({key for view in there for key in view.labels})
-            return f"no device has a label {term.key!r}; there are {_some(keys)}"
-        if not any(parse(str(term)).matches(view.labels) for view in there):
-            return f"no device matches {str(term)!r}; {term.key} is {_some(values)}"
-    return f"no device matches all of {selector!r}, though each term alone matches some"
-
-
-def _some(words: list[str]) -> str:
-    return ", ".join(words[:_MOST_LABELS]) + (", ..." if words[_MOST_LABELS:] else "")
+    found = await devices_of(control, selector)
+    if not found and selector:
+        raise NoDeviceError(none_matches(selector, await devices_of(control)))
+    return found
 
 
 def the_device(place: Where, name: str) -> DeviceView:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.fleet.audit import line_of
-from loopwright.cli.fleet.summary import count, devices_line, leases_line
+from loopwright.cli.fleet.summary import count, devices_line, figures_of, leases_line
 from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
 from loopwright.cli.fleet.top import Scene
 from loopwright.fleet.client.views import DeviceView, LeaseView
@@ -94,7 +94,9 @@ def _head(url: str, scene: Scene) -> RenderableType:
         head.append("Ctrl-C ends", "dim")
     lines = [
         head,
-        Text(f"devices {devices_line(status)}", no_wrap=True, overflow="ellipsis"),
+        Text(
+            f"devices {devices_line(figures_of(scene.devices))}", no_wrap=True, overflow="ellipsis"
+        ),
         Text(f"leases  {leases_line(status)}", no_wrap=True, overflow="ellipsis"),
     ]
     return Group(*lines)

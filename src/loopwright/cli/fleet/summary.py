@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from loopwright.cli.fleet.text import duration
+
+if TYPE_CHECKING:
+    from loopwright.fleet.client.views import DeviceView
 
 Figures = Mapping[str, object]
 
@@ -37,6 +42,18 @@ def devices_line(status: Figures) -> str:
         if isinstance(found, Mapping):
             parts += [f"{n} {word}" for word, n in found.items() if n and word != well]
     return ", ".join(parts)
+
+
+def figures_of(devices: Sequence[DeviceView]) -> Figures:
+    """The figures of some devices, as a status has them of all."""
+    return {
+        "devices": len(devices),
+        "free": sum(view.grantable for view in devices),
+        "by_link": Counter(view.link for view in devices),
+        "by_health": Counter(view.health for view in devices),
+        "by_admin": Counter(view.admin for view in devices),
+        "by_occupancy": Counter(view.occupancy for view in devices),
+    }
 
 
 def leases_line(status: Figures) -> str:

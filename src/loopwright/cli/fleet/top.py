@@ -99,12 +99,19 @@ async def _look(control: Control, selector: str, before: Scene) -> Scene:
     from dataclasses import replace
 
     from loopwright.cli.fleet.audit import events_since
-    from loopwright.cli.fleet.query import devices_of, events_page, leases_of, status_of
+    from loopwright.cli.fleet.query import (
+        devices_of,
+        events_page,
+        leases_of,
+        some_devices,
+        status_of,
+    )
 
     try:
         async with asyncio.timeout(_LOOK_S):
             status = await status_of(control)
-            devices = await devices_of(control, selector)
+            first = not before.status  # a selector that means nothing is told at once
+            devices = await (some_devices if first else devices_of)(control, selector)
             leases = await leases_of(control)
             if before.events:
                 new = list(await events_page(control, before.events[-1].id))
@@ -126,12 +133,13 @@ def _show_json(scene: Scene) -> None:
 
 
 def _show_line(scene: Scene) -> None:
-    from loopwright.cli.fleet.summary import devices_line, leases_line
+    from loopwright.cli.fleet.summary import devices_line, figures_of, leases_line
 
     if scene.away:
         line = scene.away
     else:
-        line = f"devices {devices_line(scene.status)}; leases {leases_line(scene.status)}"
+        devices = devices_line(figures_of(scene.devices))
+        line = f"devices {devices}; leases {leases_line(scene.status)}"
         if scene.status.get("read_only"):
             line += f"; READ-ONLY: {scene.status['read_only']}"
     _print(f"{time.strftime('%H:%M:%S')}  {line}")

@@ -15,6 +15,7 @@ from loopwright.fleet.client.aio import AsyncFleet, Wish
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.selection import none_matches
 from loopwright.fleet.client.session import DeviceSession
 from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.words import Priority
@@ -76,8 +77,7 @@ def _nothing(fleet: Fleet, selector: str, views: Sequence[DeviceView], threads: 
     known = fleet.devices()
     if not known:
         return "the fleet has no devices; start one with `loopwright device serve`"
-    some = ", ".join(view.name for view in known[:4])
-    return f"no device matches {selector!r}; there are {some}{' ...' if len(known) > 4 else ''}"
+    return none_matches(selector, known)
 
 
 @dataclass(frozen=True, slots=True)
