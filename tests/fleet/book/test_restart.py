@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fleet_book import Bench
+from msgspec.structs import replace
 
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import EndLease, Given, ReserveEpochs, SaveLease, TellGranted
@@ -153,10 +154,45 @@ class TestGrantsAfterARestart:
 
     def test_a_request_of_before_is_told_its_lease_again(self) -> None:
         bench = restarted(row())
+        bench.up("a", "a/0")
         bench.want("board=x", request="r-old", client="c-new")
         (told,) = bench.said(TellGranted)
         assert (told.client, told.given[0].lease, told.given[0].epoch) == ("c-new", "old1", 7)
         assert bench.said(SaveLease) == []
+
+    def test_but_not_before_its_agent_has_said_where_the_device_is(self) -> None:
+        bench = restarted(row())
+        bench.want("board=x", request="r-old", client="c-new")
+        assert bench.granted == []
+        (waits,) = bench.queued
+        assert waits.why == "granted before the tracker started; a/0 is not back yet"
+        bench.up("a", "a/0")
+        assert bench.granted == ["r-old"]
+        bench.up("a", "a/0")
+        assert bench.granted == []
+
+    def test_nor_before_all_agents_of_a_gang_have(self) -> None:
+        gang = (row("l1", "a/0"), row("l2", "b/0"))
+        bench = restarted(gang[0], replace(gang[1], agent="b"))
+        bench.want("board=x", request="r-old", client="c-new")
+        bench.up("b", "b/0")
+        assert bench.granted == []
+        bench.up("a", "a/0")
+        (told,) = bench.said(TellGranted)
+        assert {given.lease for given in told.given} == {"l1", "l2"}
+
+    @pytest.mark.parametrize("how", ["another process", "lost"])
+    def test_a_client_is_told_that_a_lease_it_did_not_get_is_over(self, how: str) -> None:
+        bench = restarted(row())
+        bench.want("board=x", request="r-old", client="c-new")
+        if how == "lost":
+            bench.wait(31.0, agents=False)
+        else:
+            bench.up("a", "a/0", incarnation="2")
+        assert len(bench.ended) == 1
+        (told,) = bench.refused
+        assert (told.client, told.request, told.code) == ("c-new", "r-old", Refusal.CANCELLED)
+        assert bench.ended[0][1].value in told.detail
 
     def test_nothing_is_unsatisfiable_while_devices_of_before_may_come_back(self) -> None:
         bench = restarted()

@@ -100,6 +100,40 @@ def test_the_same_request_again_is_the_same_grant() -> None:
     run(work())
 
 
+def test_a_client_that_is_back_before_the_agent_gets_its_lease_when_that_is() -> None:
+    async def work() -> None:
+        rows = MemoryRows()
+        async with site(rows=rows) as here:
+            _, client = await ready(here)
+            first = await client.acquire(request="same")
+        async with site(rows=rows) as here:
+            client = await here.client()
+            client.link.send(Acquire("same", "board=rpi4"))
+            waits = await client.link.receive(5)
+            assert isinstance(waits, Queued)
+            assert "pi/cpu0 is not back yet" in waits.why
+            await here.agent(sync=False)
+            (again,) = (await client.hear(Granted)).grants
+            assert (again.lease, again.epoch) == (first.lease, first.epoch)
+
+    run(work())
+
+
+def test_a_grant_that_no_ticket_can_be_made_for_is_refused() -> None:
+    async def work() -> Refused:
+        async with site() as here:
+            _, client = await ready(here)
+            del here.tracker.directory.agents["pi"]
+            client.link.send(Acquire("r", "board=rpi4"))
+            return await client.hear(Refused)
+
+    refused = run(work())
+    assert (refused.code, refused.detail) == (
+        "cancelled",
+        "request r: a device that it was granted is gone; ask again",
+    )
+
+
 def test_a_gang_is_granted_together() -> None:
     async def work() -> None:
         async with site() as here:

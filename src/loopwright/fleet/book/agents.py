@@ -10,7 +10,7 @@ from __future__ import annotations
 from loopwright.fleet.book.devices import calm_due, report
 from loopwright.fleet.book.effects import TellSuperseded
 from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Synced
-from loopwright.fleet.book.leases import end
+from loopwright.fleet.book.leases import end, tell_granted
 from loopwright.fleet.book.standing import refresh, released, reserve
 from loopwright.fleet.book.state import NEVER, Boot, Device, State, link_of
 from loopwright.fleet.words import Admin, EndReason, Health, Link
@@ -83,6 +83,8 @@ def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
     device.modules = dict(spec.modules)
     reserve(state, device)
     state.tell(device)
+    if device.lease is not None and device.lease.request.owed:
+        tell_granted(state, device.lease.request)
 
 
 def _relabel(state: State, device: Device, spec: DeviceSpec) -> None:

@@ -8,6 +8,7 @@ from loopwright.fleet.book.effects import (
     Given,
     SaveLease,
     TellGranted,
+    TellQueued,
     TellRefused,
     TellReleased,
     TellRenewed,
@@ -72,7 +73,18 @@ def _new_id(state: State) -> str:
 
 
 def tell_granted(state: State, request: Request) -> None:
-    """Tell the client of a request what it has."""
+    """Tell the client of a request what it has, once all agents have said where their devices are.
+
+    After a restart a client may be back before the agents; then it is told that it waits for them.
+    """
+    away = sorted(
+        lease.device.name for lease in request.leases if lease.device.name not in lease.boot.specs
+    )
+    request.owed = bool(away)
+    if away:
+        why = f"granted before the tracker started; {away[0]} is not back yet"
+        state.out.append(TellQueued(request.client, request.id, 0, why))
+        return
     given = tuple(
         Given(
             lease.id,
@@ -130,6 +142,10 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
     request.leases.remove(lease)
     if not request.leases:
         forget_request(state, request, reason.value)
+        if request.owed:
+            over = f"request {request.id} is over: {reason.value}"
+            state.totals.refused[Refusal.CANCELLED] += 1
+            state.out.append(TellRefused(request.client, request.id, Refusal.CANCELLED, over))
     device.lease = None
     if opened and device.boot is lease.boot and link_of(device) is not Link.LOST:
         lease.state = LeaseState.RELEASING

@@ -121,6 +121,7 @@ class Request:
     give_up: float = NEVER
     line: Line | None = None
     leases: list[Lease] = field(default_factory=list)
+    owed: bool = False  # its client is not told of the leases before their agents are back
     asked: list[Lease] = field(default_factory=list)  # leases that were asked to yield to it
     timer: float = NEVER
 

@@ -38,7 +38,7 @@ from loopwright.fleet.wire.messages import (
     Renew,
     Renewed,
 )
-from loopwright.fleet.words import EndReason, Role
+from loopwright.fleet.words import EndReason, Refusal, Role
 
 if TYPE_CHECKING:
     from loopwright.fleet.tracker.server import Tracker
@@ -175,10 +175,13 @@ class ClientSession:
         self.send(Queued(effect.request, effect.position, clip(effect.why)))
 
     def granted(self, effect: TellGranted) -> None:
-        """It has the devices."""
+        """It has the devices, unless an agent was put out just now: then their leases end."""
         grants = self._tracker.grants(effect)
         if grants is not None:
             self.send(Granted(effect.request, grants))
+            return
+        detail = f"request {effect.request}: a device that it was granted is gone; ask again"
+        self.send(Refused(effect.request, Refusal.CANCELLED.value, detail))
 
     def refused(self, effect: TellRefused) -> None:
         """Its request is not served."""
