@@ -102,6 +102,21 @@ def test_a_ticket_that_has_expired_is_exit_code_5_and_costs_no_record_and_no_dev
     assert (tmp_path / "r.db").read_bytes() == before
 
 
+def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
+    run: Run, fleet: Town, tmp_path: Path
+) -> None:
+    pytest.importorskip("onnx")
+    fleet.agent()
+    fleet.lease()
+    words = ("tune", "dqn", "--tasks", "0", "--trials", "2", "--policy", "random")
+    words += ("--records", "sqlite:///r.db", "--fleet", fleet.url, "--device", "board=rpi4")
+    result = run(*words, "--max-wait", "0.2", "--priority", "interactive")
+    assert (result.code, result.out) == (4, "")
+    last = result.err.splitlines()[-1]
+    said = "loopwright: no device within 0.2 s: 1 matches, 1 leased and free in <= "
+    assert last.startswith(said)
+
+
 @pytest.mark.parametrize(
     ("token", "words"),
     [("password", "that is no token"), ("", "a token is needed here; give it with --token")],

@@ -165,6 +165,15 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
             "--compare times on this machine, not on a fleet",
         ),
         (["tune", "net.onnx", "--fleet", "lab"], "address 'lab' has no port"),
+        (["tune", "net.onnx", "--max-wait", "5s"], "are about a fleet: give --fleet too"),
+        (
+            ["tune", "net.onnx", "--fleet", "tcp://127.0.0.1:1", "--priority", "now"],
+            "--priority 'now' is none of batch, normal, interactive, urgent",
+        ),
+        (
+            ["tune", "net.onnx", "--fleet", "tcp://127.0.0.1:1", "--max-wait", "soon"],
+            "'soon' is not a duration",
+        ),
         (["tune", "net.onnx", "--executor", "threads"], "is not one of processes, inline, dask://"),
         (["tune", "net.onnx", "--shape", "x=2"], "input 'x' has 4 dimensions"),
         (["tasks", "net.onnx", "--threads", "1", "--target", "cpu l9=1"], "option 'l9=1'"),

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from loopwright.api.tune import Remote, TuneSettings
     from loopwright.cli.bench import Row
     from loopwright.cli.tuned import TuneRun
+    from loopwright.fleet.client.runner import FleetOptions
+    from loopwright.fleet.words import Priority
     from loopwright.search.result import Event
     from loopwright.settings import Settings
     from loopwright.trace import Tracer
@@ -60,6 +62,14 @@ TrialsOption = Annotated[
 TimeOption = Annotated[str | None, typer.Option(help="Stop after this long, as 90s, 5m or 1h30m.")]
 PolicyOption = Annotated[str, typer.Option(help="model, genetic, random, grid or autotvm.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the search.")]
+WaitOption = Annotated[
+    str | None,
+    typer.Option("--max-wait", help="How long to wait for a device of the fleet, as 90s [10m]."),
+]
+PriorityOption = Annotated[
+    str | None,
+    typer.Option("--priority", help="Before whom: batch, normal, interactive or urgent [normal]."),
+]
 
 
 def tune(
@@ -78,6 +88,8 @@ def tune(
     shape: ShapeOption = None,
     fleet: FleetOption = None,
     device: DeviceOption = None,
+    max_wait: WaitOption = None,
+    priority: PriorityOption = None,
     token: TokenOption = None,
     ca: CaOption = None,
     executor: ExecutorOption = "processes",
@@ -93,7 +105,7 @@ def tune(
     if trials is None and seconds is None:
         trials = DEFAULT_TRIALS
     engines = known_engines(compare)
-    where = _Where(target, threads, fleet, device)
+    where = _Where(target, threads, fleet, device, max_wait, priority)
     if engines and where.remote:
         raise ConfigError("--compare times on this machine, not on a fleet: leave one of the two")
     from loopwright.api.tune import TuneSettings
@@ -129,10 +141,34 @@ class _Where:
     threads: int
     fleet: str | None
     device: str | None
+    max_wait: str | None
+    priority: str | None
 
     @property
     def remote(self) -> bool:
         return self.fleet is not None or self.device is not None
+
+    def options(self) -> FleetOptions:
+        """How devices are leased. Raises: ConfigError for a wait or a class that is none."""
+        from loopwright.fleet.client.runner import FleetOptions
+
+        made = FleetOptions()
+        if self.max_wait is not None:
+            now = self.max_wait.strip() in ("0", "0s")
+            made = replace(made, max_wait=0.0 if now else parse_duration(self.max_wait))
+        if self.priority is not None:
+            made = replace(made, priority=_priority(self.priority))
+        return made
+
+
+def _priority(text: str) -> Priority:
+    from loopwright.fleet.words import Priority
+
+    try:
+        return Priority[text.upper()]
+    except KeyError:
+        known = ", ".join(each.name.lower() for each in Priority)
+        raise ConfigError(f"--priority {text!r} is none of {known}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +195,7 @@ def _prepare(
     from loopwright.runtime.machine import measure_fma_peak
     from loopwright.trace import open_tracer
 
-    remote = remote_of(settings, where.fleet, where.device, where.threads, stack)
+    remote = _remote(settings, where, stack)
     aim = where.target if remote is None or where.target != "cpu" else remote.devices.target
     found = load_model(model, target=aim, threads=where.threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
@@ -170,27 +206,28 @@ def _prepare(
     return _Prepared(found.label, parts, peak, remote, tracer)
 
 
-def remote_of(
-    settings: Settings, fleet: str | None, device: str | None, threads: int, stack: ExitStack
-) -> Remote | None:
+def _remote(settings: Settings, where: _Where, stack: ExitStack) -> Remote | None:
     """The devices that the options name; None for this machine.
 
-    Raises: ConfigError for a device without a fleet; NoDeviceError, AuthError, FleetError.
+    Raises: ConfigError for options of a fleet without one; NoDeviceError, AuthError, FleetError.
     """
-    if fleet is None and device is None:
+    options = where.options()
+    if not where.remote:
+        if where.max_wait is not None or where.priority is not None:
+            raise ConfigError("--max-wait and --priority are about a fleet: give --fleet too")
         return None
-    if fleet is None and settings.tracker is None:
+    if where.fleet is None and settings.tracker is None:
         raise ConfigError("--device names a device of a fleet: give --fleet tls://HOST:7070 too")
     from loopwright.api.tune import Remote
     from loopwright.fleet.client.api import connect
     from loopwright.fleet.client.runner import device_class
 
-    found = stack.enter_context(connect(fleet, settings=settings))
-    devices = device_class(found, device or "", threads)
+    found = stack.enter_context(connect(where.fleet, settings=settings))
+    devices = device_class(found, where.device or "", where.threads)
     said = f"{len(devices.names)} x {devices.device} ({devices.target.name})"
     other = f"; {len(devices.others)} others are not like them" if devices.others else ""
     console(stderr=True).print(f"devices: {said}{other}", markup=False)
-    return Remote(found, devices)
+    return Remote(found, devices, options)
 
 
 def _run(job: _Prepared, settings: TuneSettings, url: str) -> TuneRun:

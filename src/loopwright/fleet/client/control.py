@@ -495,7 +495,9 @@ def _refusal(refused: Refused, wanted: Acquire) -> FleetError | ConfigError:
         case Refusal.UNSATISFIABLE.value:
             return NoDeviceError(detail)
         case Refusal.MAX_WAIT.value:
-            return QueueTimeoutError(detail)
+            wanted_s = f"{wanted.max_wait_ms / 1000:g} s"
+            what = "device" if wanted.count == 1 else f"{wanted.count} devices at once"
+            return QueueTimeoutError(f"no {what} within {wanted_s}: {detail}")
         case Refusal.BAD_REQUEST.value:
             return ConfigError(detail)
         case "forbidden":
