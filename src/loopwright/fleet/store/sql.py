@@ -35,7 +35,7 @@ from loopwright.fleet.store.sqlite import Sqlite
 
 KEEP_EVENTS = 100_000
 _PRUNE_EVERY = 5_000
-_TIDY_EVERY = 2_000  # rows and commits: SQLite's log has some megabytes then
+_TIDY_EVERY = 8_000  # rows and commits: SQLite's log has some ten megabytes then
 _BUSY_S = 10.0
 
 

@@ -63,7 +63,8 @@ Tell: TypeAlias = (
 )
 _SAVED = frozenset({SaveLease, EndLease, ReserveEpochs, SaveDevice})
 _KEPT_EVENTS = 20_000
-_LONG_S, _CALM_S = 0.05, 60.0  # after a prompt commit that took so long, none is for a while
+_LONG_S = 0.05  # a prompt commit that took longer has met a slow disk, or a busy machine
+_CALM = 20  # times as long as it took, commits are made in the thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,8 +262,8 @@ class Committer:
             return
         if pace is Pace.PROMPT and self._calm_at <= (begin := time.monotonic()):
             error = self._try(lambda: self._store.commit(batch, wait=False))
-            if (now := time.monotonic()) - begin > _LONG_S:
-                self._calm_at = now + _CALM_S
+            if (took := time.monotonic() - begin) > _LONG_S:
+                self._calm_at = begin + _CALM * took
             if not isinstance(error, StoreBusyError):
                 self._done(work, error)
                 return

@@ -13,6 +13,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias, cast
@@ -84,7 +85,20 @@ class LinkHooks:
     lost: Callable[[Link], None]
 
 
-class Link(asyncio.Protocol):
+class _Arrivals(threading.local):
+    """Where bytes arrive: one buffer for all links of a thread, which take them out at once.
+
+    Having the transport make a fresh object for each read costs more than the read.
+    """
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(bytearray(_READ_BYTES))
+
+
+_arrivals = _Arrivals()
+
+
+class Link(asyncio.BufferedProtocol):
     """A connection that carries messages. Made by `dial`, `pair` and `Listener`."""
 
     def __init__(
@@ -371,11 +385,15 @@ class Link(asyncio.Protocol):
         if self._hooks is not None:
             self._hooks.made(self)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002  # of the protocol
+        """Called by the transport, which calls `buffer_updated` before anything else happens."""
+        return _arrivals.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Called by the transport."""
         if self.closed:
             return
-        self._decoder.push(data)
+        self._decoder.push(_arrivals.buffer[:nbytes])
         if self._on_message is not None:
             self._deliver()
         elif self._reader is not None:
