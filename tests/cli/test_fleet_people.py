@@ -9,6 +9,9 @@ import pytest
 from fleet_site import Town, town
 from fleet_tracker import WALL
 
+from loopwright.errors import NoDeviceError
+from loopwright.fleet.client.api import connect
+
 if TYPE_CHECKING:
     from conftest import Run
 
@@ -37,6 +40,20 @@ def test_a_listing_of_tokens_has_no_secret(run: Run, fleet: Town) -> None:
     assert token.split("_")[1] in listing.out
     assert token.split("_")[2] not in listing.out + run("token", "ls", "-o", "json").out
     assert listing.out.splitlines()[1].split()[1:4] == ["ann", "ann", "operator"]
+
+
+def test_a_token_for_pools_sees_all_and_leases_only_theirs(run: Run, fleet: Town) -> None:
+    fleet.agent("a", pool="lab")
+    fleet.agent("b", pool="attic")
+    result = run("token", "issue", "ci", "--scope", "lab", "--scope", "roof")
+    assert "ci, user, pool lab,roof, until" in result.err
+    assert run("token", "ls").out.splitlines()[1].split()[1:5] == ["ci", "ci", "user", "lab,roof"]
+    with connect(fleet.tcp, token=result.out.strip()) as client:
+        assert len(client.devices()) == 2
+        with client.lease() as lease:
+            assert lease.devices[0].name == "a/cpu0"
+        with pytest.raises(NoDeviceError):
+            client.lease("pool=attic")
 
 
 def test_a_token_that_was_revoked_comes_in_no_more(run: Run, fleet: Town) -> None:

@@ -42,13 +42,11 @@ from loopwright.fleet.security.mac import FrameMac
 from loopwright.fleet.security.proofs import Purpose, prove
 from loopwright.fleet.security.tickets import DeviceState, seal
 from loopwright.fleet.security.tokens import (
-    Principal,
     _checksum,
     check_token,
     make_code,
     make_token,
     require_role,
-    require_scope,
 )
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.link import Link
@@ -421,14 +419,8 @@ CREDENTIALS = [
         Fault.WRONG_ROLE,
         denied(lambda: require_role(VIEWER_PRINCIPAL, Role.OPERATOR, "drain")),
     ),
-    Attack(
-        "outside the scopes of a token",
-        Fault.WRONG_SCOPE,
-        denied(lambda: require_scope(SCOPED, ["production"], "lease")),
-    ),
 ]
 VIEWER_PRINCIPAL = town().tokens[VIEWER.id].principal
-SCOPED = Principal("ci", "lab", Role.USER, frozenset({"staging"}))
 
 
 # --- connections ---

@@ -168,14 +168,6 @@ def test_tokens_are_cut_short_for_logs() -> None:
     assert said == "hello secret=lwt_... and lwj_... x"
 
 
-def test_scopes_limit_only_those_who_have_some() -> None:
-    scoped = tokens.Principal("ci", "lab", USER.role, frozenset({"staging"}))
-    tokens.require_scope(USER, ["anything"], "lease")
-    tokens.require_scope(scoped, ["staging", "other"], "lease")
-    with pytest.raises(Denied, match="staging"):
-        tokens.require_scope(scoped, ["production"], "lease")
-
-
 def test_faults_are_counted_by_word() -> None:
     tally = Tally()
     for fault in (Fault.BAD_MAC, Fault.EVICTED, Fault.BAD_MAC):

@@ -38,6 +38,14 @@ def issue_token(
     role: Annotated[str, typer.Option(help="viewer, user, operator or admin.")] = "user",
     ttl: TtlOption = None,
     tenant: Annotated[str, typer.Option(help="Who shares devices; NAME by itself.")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scope",
+            metavar="POOL",
+            help="Only for devices with the label pool=POOL; again for several.",
+        ),
+    ] = None,
     fleet: FleetOption = None,
     token: TokenOption = None,
     ca: CaOption = None,
@@ -50,14 +58,22 @@ def issue_token(
     from loopwright.cli.fleet.query import command
 
     place = where(context, fleet, token, ca)
+    scopes = ",".join(scope or ())
     made = command(
-        place, "token.issue", name=name, role=role, tenant=tenant, ttl_s=_ttl(ttl, forever=True)
+        *(place, "token.issue"),
+        name=name,
+        role=role,
+        tenant=tenant,
+        scopes=scopes,
+        ttl_s=_ttl(ttl, forever=True),
     )
     if output is Output.JSON:
         print_json(made)
         return
     found = _row(made)
-    typer.echo(f"token {found['id']} of {name}, {role}, {_expires(found['expires'])}", err=True)
+    pools = f", pool {scopes}" if scopes else ""
+    good = _expires(found["expires"])
+    typer.echo(f"token {found['id']} of {name}, {role}{pools}, {good}", err=True)
     typer.echo(found["token"])
 
 
@@ -76,9 +92,10 @@ def list_tokens(
 
     def cells(row: _Row) -> tuple[str, ...]:
         good = "revoked" if row["revoked"] else _expires(row["expires"])
-        return (str(row["id"]), str(row["name"]), str(row["tenant"]), str(row["role"]), good)
+        who = (str(row["id"]), str(row["name"]), str(row["tenant"]), str(row["role"]))
+        return (*who, _joined(row["scopes"]) or "any", good)
 
-    names = ("ID", "NAME", "TENANT", "ROLE", "GOOD")
+    names = ("ID", "NAME", "TENANT", "ROLE", "POOLS", "GOOD")
     answer(output, {"tokens": made}, lambda: _table(names, map(cells, _rows(made))))
 
 
@@ -271,6 +288,10 @@ def _row(made: object) -> _Row:
 
 def _rows(made: object) -> list[_Row]:
     return made if isinstance(made, list) else []
+
+
+def _joined(words: object) -> str:
+    return ",".join(map(str, words)) if isinstance(words, list) else ""
 
 
 def _expires(at: object) -> str:

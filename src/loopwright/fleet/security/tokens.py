@@ -10,7 +10,7 @@ import base64
 import hashlib
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from loopwright.errors import ConfigError
@@ -18,6 +18,7 @@ from loopwright.fleet.security.keys import same
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.words import Role
 
+POOL = "pool"
 TOKEN_PREFIX, CODE_PREFIX = "lwt", "lwj"
 _ID_BYTES, _SECRET_BYTES, _CODE_BYTES = 5, 32, 20
 _MAX_TEXT = 256
@@ -27,7 +28,7 @@ _MAX_TEXT = 256
 class Principal:
     """Who somebody is to the fleet. Empty `scopes` mean no further limit within the role.
 
-    A scope is a tenant's or a device group's name, whatever the tracker limits by.
+    A scope is a pool: the value of the label POOL of devices that it may have to do with.
     """
 
     name: str
@@ -136,19 +137,6 @@ def require_role(principal: Principal, needed: Role, what: str) -> None:
             Fault.WRONG_ROLE,
             f"{what} needs the role {needed.name.lower()}, {principal.name} has "
             f"{principal.role.name.lower()}",
-        )
-
-
-def require_scope(principal: Principal, scopes: Iterable[str], what: str) -> None:
-    """Nothing, when `principal` has no scopes, or one of `scopes`.
-
-    Raises: Denied otherwise.
-    """
-    if principal.scopes and principal.scopes.isdisjoint(scopes):
-        raise Denied(
-            Fault.WRONG_SCOPE,
-            f"{what} is outside what {principal.name} may use: "
-            f"{', '.join(sorted(principal.scopes))}",
         )
 
 

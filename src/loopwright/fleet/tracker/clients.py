@@ -14,7 +14,8 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
-from loopwright.fleet.security.tokens import Principal, require_role
+from loopwright.fleet.security.tokens import POOL, Principal, require_role
+from loopwright.fleet.selector import Operator, Term
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
@@ -62,7 +63,7 @@ class ClientSession:
         self.token = token  # its id, empty for one without
         self.link = link
         self._tracker = tracker
-        self._scope = f"pool in ({', '.join(sorted(who.scopes))})"
+        self._scope = str(Term(POOL, Operator.IN, tuple(sorted(who.scopes))))
         config = tracker.config
         self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
         self._handlers: dict[type[Message], Callable[[Any], None]] = {

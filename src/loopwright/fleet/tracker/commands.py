@@ -11,9 +11,16 @@ import msgspec
 
 from loopwright.errors import ConfigError, LoopwrightError, NoDeviceError, UnknownNameError
 from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked
-from loopwright.fleet.security.tokens import Principal, make_code, make_token, require_role
+from loopwright.fleet.book.views import LeaseView
+from loopwright.fleet.security.tokens import (
+    POOL,
+    Principal,
+    make_code,
+    make_token,
+    require_role,
+)
 from loopwright.fleet.store.rows import StoreError
-from loopwright.fleet.wire.faults import Denied
+from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import check_name
 from loopwright.fleet.wire.messages import Command, Done, Error
 from loopwright.fleet.words import Admin, Role
@@ -27,6 +34,7 @@ _TOKEN_S = 30 * _DAY_S
 _JOIN_S = 3600.0
 _MAX_S = 3650 * _DAY_S
 _WHY = 512
+_MAX_SCOPES = 16
 _encode = msgspec.json.Encoder().encode
 
 Arguments: TypeAlias = Mapping[str, str]
@@ -116,16 +124,16 @@ class Commands:
     def _admin(self, admin: Admin) -> Callable[[Principal, Arguments], Awaitable[Made]]:
         async def run(who: Principal, arguments: Arguments) -> Made:
             device, why = arguments["device"], arguments.get("why", "")[:_WHY]
-            self._need_device(device)
+            self._need_device(who, device)
             self._tracker.happened(AdminSet(device, admin, who.name, why))
             await self._tracker.saved()
             return {"device": device, "admin": admin.value}
 
         return run
 
-    async def _probe(self, _: Principal, arguments: Arguments) -> Made:
+    async def _probe(self, who: Principal, arguments: Arguments) -> Made:
         device = arguments["device"]
-        self._need_device(device)
+        self._need_device(who, device)
         self._tracker.happened(ProbeAsked(device))
         return {"device": device}
 
@@ -137,21 +145,33 @@ class Commands:
             raise UnknownNameError(f"no lease or request {name!r} lives; see `lease ls`")
         if found.tenant != who.tenant:
             require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
+            if who.scopes and isinstance(found, LeaseView):
+                self._need_device(who, found.device)
         self._tracker.happened(Revoked(name, who.name, why))
         await self._tracker.saved()
         return {"lease": name}
 
-    def _need_device(self, name: str) -> None:
-        if self._tracker.book.device(name) is None:
+    def _need_device(self, who: Principal, name: str) -> None:
+        """Nothing, when there is such a device and `who` may have to do with it."""
+        found = self._tracker.book.device(name)
+        if found is None:
             raise NoDeviceError(f"no device is named {name!r}; see `device ls`")
+        if who.scopes and found.labels.get(POOL) not in who.scopes:
+            pools = ", ".join(sorted(who.scopes))
+            raise Denied(
+                Fault.WRONG_SCOPE, f"{name} is outside of what {who.name} may use: {POOL} {pools}"
+            )
 
     # --- who may come in ---
 
     async def _issue_token(self, _: Principal, arguments: Arguments) -> Made:
         name = _named(arguments["name"], "a token's owner")
         tenant = _named(arguments.get("tenant", name), "a tenant")
-        scopes = frozenset(filter(None, arguments.get("scopes", "").split(",")))
-        who = Principal(name, tenant, _role(arguments.get("role", "user")), scopes)
+        role = _role(arguments.get("role", "user"))
+        scopes = frozenset(_scopes(arguments.get("scopes", "")))
+        if scopes and role is Role.ADMIN:
+            raise ConfigError("an admin may issue any token: one with scopes limits nothing")
+        who = Principal(name, tenant, role, scopes)
         expires_at = self._expiry(arguments, _TOKEN_S, forever=True)
         issued = make_token()
         await self._tracker.directory.add_token(issued, who, expires_at)
@@ -266,6 +286,14 @@ def _role(text: str) -> Role:
     except KeyError:
         known = ", ".join(role.name.lower() for role in Role)
         raise ConfigError(f"no role {text!r}; there are {known}") from None
+
+
+def _scopes(text: str) -> list[str]:
+    """The pools of `a,b`."""
+    found = [_named(part.strip(), "a pool") for part in text.split(",") if part.strip()]
+    if len(found) > _MAX_SCOPES:
+        raise ConfigError(f"{len(found)} scopes; a token has at most {_MAX_SCOPES}")
+    return found
 
 
 def _named(text: str, what: str) -> str:
