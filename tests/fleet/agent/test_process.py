@@ -63,7 +63,7 @@ def started(cache_dir: Path, folder: Path, *arguments: str) -> Iterator[Running]
     core = cores_for(1)[0]
     process = subprocess.Popen(
         [sys.executable, "-m", "loopwright.fleet.agent", "--name", NAME, "--key-file", str(key),
-         "--listen", f"unix://{folder}/agent", "--cache-dir", str(cache_dir),
+         "--listen", f"unix://{folder}/agent", "--cache-dir", str(cache_dir), "--tracker", "",
          "--device", f"cpu0={core}", "--drift", "0", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

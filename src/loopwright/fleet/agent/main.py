@@ -62,7 +62,12 @@ def parser() -> argparse.ArgumentParser:
         "loopwright device serve", description="Serve this host's devices to a fleet."
     )
     add = made.add_argument
-    add("--tracker", metavar="URL", default="", help="tls://host:port of the tracker")
+    add(
+        "--tracker",
+        metavar="URL",
+        help="tls://host:port of the tracker, else LOOPWRIGHT_TRACKER, else this user's own; "
+        "'' for none",
+    )
     add("--join", metavar="CODE", default="", help="one-time code of a host that is new")
     add("--key-file", type=Path, metavar="FILE", help="where the key is kept once it has joined")
     add("--name", default=socket.gethostname(), help="of this host in the fleet")
@@ -91,8 +96,18 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def read(arguments: Sequence[str], cache_dir: Path, cores: Sequence[int]) -> Command:
+def read(
+    arguments: Sequence[str],
+    cache_dir: Path,
+    cores: Sequence[int],
+    tracker: str = "",
+    ca: Path | None = None,
+) -> Command:
     """The command line `arguments`, on a machine with these `cores`.
+
+    Args:
+        tracker: where it is when the command line does not say; empty for none.
+        ca: who vouches for it then.
 
     Raises: ConfigError for one that makes no sense.
     """
@@ -123,17 +138,21 @@ def read(arguments: Sequence[str], cache_dir: Path, cores: Sequence[int]) -> Com
     devices = tuple(_devices(said.name, said.device, cores))
     address = parse(said.listen)
     require_safe_binding(said.listen, authenticated=True, tls=address.scheme is Scheme.TLS)
-    return Command(
-        options, devices, said.tracker, said.listen, tuple(said.advertise), said.ca, said.tls
-    )
+    tracker = tracker if said.tracker is None else said.tracker
+    ca = said.ca or ca
+    if tracker and parse(tracker).scheme is Scheme.TLS and ca is None:
+        raise ConfigError(f"{tracker}: give the CA that its certificate is checked with (--ca)")
+    return Command(options, devices, tracker, said.listen, tuple(said.advertise), ca, said.tls)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Run an agent until it is told to stop; the exit status."""
     faulthandler.enable()
-    place = settings.from_environment().cache_dir
     try:
-        command = read(arguments, place, sorted(os.sched_getaffinity(0)))
+        found = settings.from_environment()
+        cores = sorted(os.sched_getaffinity(0))
+        tracker = found.tracker or found.own_tracker
+        command = read(arguments, found.cache_dir, cores, tracker, found.ca)
         asyncio.run(serve(command))
     except LoopwrightError as error:
         sys.stderr.write(f"loopwright agent: {error}\n")
@@ -159,6 +178,7 @@ async def serve(command: Command) -> None:
         secrets.SystemRandom(),
         on_away=lambda why: _say("no tracker", agent, why=why),
     )
+    trust = _client_context(command.ca)
     tls = None
     if command.tls is not None:
         from loopwright.fleet.security.authority import server_context
@@ -170,18 +190,19 @@ async def serve(command: Command) -> None:
         async with agent:
             _keep_off(command.devices)
             _say("started", agent, devices=list(agent.devices))
-            await _until(stop, agent, command)
+            await _until(stop, agent, command.tracker, trust)
 
 
-async def _until(stop: asyncio.Event, agent: Agent, command: Command) -> None:
+async def _until(
+    stop: asyncio.Event, agent: Agent, tracker: str, trust: ssl.SSLContext | None
+) -> None:
     """Serve until told to stop, or until the tracker wants no more of this agent."""
     waiting = asyncio.create_task(stop.wait())
     tasks: set[asyncio.Task[bool] | asyncio.Task[None]] = {waiting}
-    if command.tracker:
-        context = _client_context(command.ca)
+    if tracker:
 
         async def connect() -> Link:
-            return await dial(command.tracker, tls=context)
+            return await dial(tracker, tls=trust)
 
         tasks.add(asyncio.create_task(agent.run(connect)))
     try:
