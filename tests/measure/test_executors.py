@@ -184,6 +184,24 @@ class TestDask(Conformance):
     def test_it_is_a_guest_of_the_cluster(self, scheduler: str) -> None:
         check_that_it_is_a_guest(DaskExecutor(scheduler), lambda: DaskExecutor(scheduler))
 
+    def test_a_scheduler_that_lets_one_task_end_many_workers_is_told(self, scheduler: str) -> None:
+        def allow(failures: int) -> None:
+            def change(dask_scheduler: Any) -> None:  # noqa: ANN401  # Dask has no types
+                dask_scheduler.allowed_failures = failures
+
+            with DaskExecutor(scheduler) as executor:
+                executor._client.run_on_scheduler(change)
+
+        allow(3)
+        try:
+            with pytest.warns(
+                RuntimeWarning, match=r"candidate end 4 workers .*ALLOWED_FAILURES=1"
+            ):
+                DaskExecutor(scheduler).shutdown()
+        finally:
+            with pytest.warns(RuntimeWarning):
+                allow(1)
+
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed ([ray])")
 class TestRay(Conformance):

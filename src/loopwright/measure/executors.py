@@ -6,7 +6,8 @@ only says goodbye. Their workers need Loopwright installed, and one thread each,
 limits are those of its process.
 
 A cluster runs a task again whose worker died, since that may be chance: Ray here once, Dask as
-often as its scheduler's `allowed-failures` says (1 for a second try; 3 unless set otherwise).
+often as its scheduler's `allowed-failures` says (1 for a second try; 3 unless set otherwise). It
+is the scheduler's, and for all of its clients, so that a setting above 1 is told, not changed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import contextlib
 import enum
 import importlib
 import threading
+import warnings
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from loopwright.measure.build import Builders, BuildFunction, ExecutorBuilders
 from loopwright.measure.builders import BuilderPool
 
 _CONNECT_S = 10.0
+_TRIES = 2  # of a task whose worker died
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -189,6 +192,25 @@ class DaskExecutor(Executor):
             ) from error
         self._killed: type[Exception] = distributed.scheduler.KilledWorker
         self._open = _Open()
+        ended = self._workers_ended()
+        if ended > _TRIES:
+            warnings.warn(
+                f"the Dask scheduler at {address} lets one candidate end {ended} workers before it "
+                "gives up; start it with DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES=1",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def _workers_ended(self) -> int:
+        """How many workers a task may end; 0 where the scheduler does not say."""
+
+        def read(dask_scheduler: Any) -> int:  # noqa: ANN401  # nested: it goes there by value
+            return int(dask_scheduler.allowed_failures)
+
+        try:
+            return int(self._client.run_on_scheduler(read)) + 1
+        except Exception:  # noqa: BLE001  # a scheduler of another version, or one that runs nothing
+            return 0
 
     @property
     def workers(self) -> int:
@@ -259,7 +281,7 @@ class RayExecutor(Executor):
         """The future of `fn(...)` on a worker; a worker that dies is replaced once."""
         future: _Remote[_T] = _Remote()
         self._open.add(future)
-        remote = self._ray.remote(_call).options(max_retries=1, num_cpus=1)
+        remote = self._ray.remote(_call).options(max_retries=_TRIES - 1, num_cpus=1)
         reference = remote.remote(fn, args, kwargs)
         future.stop = lambda: self._ray.cancel(reference)  # force would end a worker of others
         reference.future().add_done_callback(lambda done: self._done(done, future))
