@@ -92,6 +92,25 @@ class Model:
     waiting: dict[str, ModelRequest] = field(default_factory=dict)
     read_only: bool = False
     asked: int = 0
+    settles_at: float = -NEVER
+    missed: set[str] = field(default_factory=set)  # devices and agents of before, not back yet
+
+    def restored(self) -> None:
+        """It begins on a store that knows all devices and agents."""
+        self.missed = {*self.devices, *self.agents}
+        self.settles_at = self.now + self.config.settle_s
+
+    @property
+    def settling(self) -> bool:
+        """Whether any of before may still come back."""
+        return self.now < self.settles_at and bool(self.missed)
+
+    def hopeless(self) -> set[str]:
+        """The requests that wait for what will not come; they wait no longer."""
+        gone = {request.id for request in self.waiting.values() if not self.possible(request)}
+        for request in gone:
+            del self.waiting[request]
+        return gone
 
     def link(self, device: ModelDevice) -> Link:
         return self.agents[device.agent].link(self.now, self.config)
@@ -121,6 +140,8 @@ class Model:
         return [device for device in self.devices.values() if selector.matches(device.labels)]
 
     def possible(self, request: ModelRequest) -> bool:
+        if self.settling:
+            return True
         there = [d for d in self.fitting(request) if d.known and d.admin is not Admin.RETIRED]
         return len(there) >= request.count
 
@@ -150,6 +171,7 @@ class Model:
                 times += [agent.heard + config.suspect_s, agent.heard + config.lost_s]
                 times.append(agent.down + config.reconnect_s)
         times += [device.awaited + config.grace_s for device in self.devices.values()]
+        times.append(self.settles_at)
         return [time for time in times if self.now < time < NEVER]
 
     def pass_time(self) -> tuple[set[tuple[str, EndReason]], set[tuple[str, Refusal]]]:
@@ -183,6 +205,9 @@ class Model:
         }
         for request, _ in gone:
             del self.waiting[request]
+        if self.missed and self.now >= self.settles_at:
+            self.missed.clear()
+            gone |= {(request, Refusal.UNSATISFIABLE) for request in self.hopeless()}
         return ended, gone
 
     # --- what happens ---

@@ -28,12 +28,14 @@ from loopwright.fleet.book.events import (
     AgentDown,
     AgentUp,
     ClientDown,
+    DeviceRow,
     DeviceSpec,
     EpochsReserved,
     Event,
     GiveBack,
     Renewal,
     Report,
+    Restored,
     Revoked,
     StoreDown,
     StoreUp,
@@ -73,9 +75,16 @@ class BookMachine(RuleBasedStateMachine):
                 labels = {"board": "xy"[number], "name": name}
                 self.model.devices[name] = ModelDevice(name, agent, labels)
 
-    @initialize()
-    def begin(self) -> None:
-        for agent in AGENTS:
+    @initialize(kept=st.booleans(), here=st.sampled_from([AGENTS, AGENTS[:1], ()]))
+    def begin(self, *, kept: bool, here: tuple[str, ...]) -> None:
+        """With nothing kept all agents start, else some, and the others perhaps later."""
+        if kept:
+            self.model.restored()
+            for device in self.model.devices.values():
+                device.top = device.reserved = self.tops[device.name] = 40
+            rows = tuple(DeviceRow(name, 40, Admin.ENABLED) for name in self.model.devices)
+            self.tell(Restored((), rows, AGENTS))
+        for agent in here if kept else AGENTS:
             self.start(agent)
         self.store_answers()
         for agent in AGENTS:
@@ -204,12 +213,18 @@ class BookMachine(RuleBasedStateMachine):
             self._up(one, set())
 
     def _up(self, one: ModelAgent, ended: set[tuple[str, EndReason]]) -> None:
-        one.registered, one.heard, one.down = True, self.model.now, NEVER
-        mine = [device for device in self.model.devices.values() if device.agent == one.name]
+        model = self.model
+        one.registered, one.heard, one.down = True, model.now, NEVER
+        mine = [device for device in model.devices.values() if device.agent == one.name]
         for device in mine:
             device.known = True
+        settling = model.settling
+        model.missed -= {one.name, *(device.name for device in mine)}
+        hopeless = model.hopeless() if settling and not model.settling else set()
         specs = tuple(DeviceSpec(device.name, device.labels) for device in mine)
-        self.tell(AgentUp(one.name, str(one.incarnation), specs), ended)
+        effects = self.tell(AgentUp(one.name, str(one.incarnation), specs), ended)
+        codes = {(e.request, e.code) for e in effects if isinstance(e, TellRefused)}
+        assert codes == {(request, Refusal.UNSATISFIABLE) for request in hopeless}
 
     @rule(agent=st.sampled_from(AGENTS))
     def hang_up(self, agent: str) -> None:
@@ -301,9 +316,7 @@ class BookMachine(RuleBasedStateMachine):
         if lease is not None and admin in (Admin.MAINTENANCE, Admin.RETIRED):
             ended = {(lease.id, EndReason.REVOKED)}
             model.end(lease)
-        hopeless = {request.id for request in model.waiting.values() if not model.possible(request)}
-        for request in hopeless:
-            del model.waiting[request]
+        hopeless = model.hopeless()
         effects = self.tell(AdminSet(name, admin, "op"), ended)
         codes = {(e.request, e.code) for e in effects if isinstance(e, TellRefused)}
         assert codes == {(request, Refusal.UNSATISFIABLE) for request in hopeless}

@@ -24,11 +24,15 @@ def row(
     )
 
 
-def restarted(*leases: LeaseRow, devices: tuple[DeviceRow, ...] | None = None) -> Bench:
+def restarted(
+    *leases: LeaseRow,
+    devices: tuple[DeviceRow, ...] | None = None,
+    agents: tuple[str, ...] = (),
+) -> Bench:
     bench = Bench(BookConfig(prefix="new-"))
     if devices is None:
         devices = (DeviceRow("a/0", 1000, Admin.ENABLED),)
-    bench.tell(Restored(leases, devices))
+    bench.tell(Restored(leases, devices, agents))
     return bench
 
 
@@ -210,6 +214,31 @@ class TestGrantsAfterARestart:
         bench.up("a", "a/0")
         assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
         bench.want("board=zz")
+        assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
+
+    def test_devices_that_the_store_has_not_heard_of_may_come_with_their_agent(self) -> None:
+        bench = restarted(devices=(), agents=("a", "b"))
+        waits = [bench.want("board=x"), bench.want("board=z")]
+        assert bench.refused == []
+        assert bench.queued[0].why == (
+            "0 match; the tracker has just started, devices may be back within 15 s"
+        )
+        bench.ready("a/0")
+        assert bench.granted == waits[:1]
+        bench.up("b", "b/0")
+        assert [(r.request, r.code) for r in bench.refused] == [(waits[1], Refusal.UNSATISFIABLE)]
+
+    def test_agents_that_stay_away_are_not_waited_for_for_long(self) -> None:
+        bench = restarted(agents=("a", "b"))
+        bench.up("a", "a/0")
+        waits = bench.want("board=z")
+        assert bench.refused == []
+        bench.wait(15.0)
+        assert [(r.request, r.code) for r in bench.refused] == [(waits, Refusal.UNSATISFIABLE)]
+
+    def test_nobody_is_waited_for_when_nothing_was_kept(self) -> None:
+        bench = restarted(devices=())
+        bench.want("board=x")
         assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
 
     def test_new_ids_differ_from_those_of_before(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import msgspec
@@ -121,6 +122,15 @@ class Loses(LeaseBook):
         return effects
 
 
+class Impatient(LeaseBook):
+    """Waits for no device of before."""
+
+    def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
+        effects = super().apply(event, now)
+        self._state.settling_until = -math.inf
+        return effects
+
+
 class TestPlantedMistakes:
     @pytest.mark.parametrize(
         ("book", "caught"),
@@ -131,6 +141,7 @@ class TestPlantedMistakes:
             (Forgetful, "while leased as"),
             (Repeats, "after released"),
             (Loses, "did not come back"),
+            (Impatient, "refused while devices may come back"),
         ],
     )
     def test_the_checker_finds_it(self, book: type[LeaseBook], caught: str) -> None:

@@ -21,13 +21,22 @@ OLD_BOOTS = 8
 
 def agent_up(state: State, event: AgentUp) -> None:
     """An agent connected: anew, again, or as another process."""
-    key = (event.agent, event.incarnation)
-    boot = state.boots.get(key)
+    boot = state.boots.get((event.agent, event.incarnation))
     current = state.agents.get(event.agent)
     specs = {spec.name: spec for spec in event.devices}
     if boot is not None and boot is not current:
         _old_boot_up(state, boot, specs)
-        return
+    else:
+        _newest_up(state, event, specs, current)
+    state.absent.discard(event.agent)
+    state.returned()
+
+
+def _newest_up(
+    state: State, event: AgentUp, specs: dict[str, DeviceSpec], current: Boot | None
+) -> None:
+    """The process that an agent has now connected, be it `current` or one not seen before."""
+    boot = state.boots.get((event.agent, event.incarnation))
     if boot is None:
         boot = new_boot(state, event.agent, event.incarnation)
     was_live = current is not None and current.connected and current.link is Link.UP
@@ -68,10 +77,7 @@ def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
     if owner is not None and owner is not boot:
         live = owner.connected and owner.link is Link.UP
         _unclaim(state, device, f"agent {boot.agent} has it now", live=live, gone=False)
-    if spec.name in state.expected:
-        state.expected.remove(spec.name)
-        if not state.expected:
-            state.settled()
+    state.expected.discard(spec.name)
     device.boot = boot
     boot.devices[spec.name] = device
     device.synced = False

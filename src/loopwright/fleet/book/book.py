@@ -112,7 +112,7 @@ class LeaseBook:
         """When the next Tick is due; None while nothing depends on time."""
         state = self._state
         due = state.next_due()
-        if state.expected:
+        if state.settling_until != -NEVER:
             due = min(due, state.settling_until)
         return None if due == NEVER else due
 
@@ -202,7 +202,7 @@ class LeaseBook:
             timed.timer = NEVER
             _DUE[type(timed)](state, timed)
             timers = state.timers
-        if state.expected and state.now >= state.settling_until:
+        if -NEVER < state.settling_until <= state.now:
             state.settled()
 
     def _order(self) -> None:

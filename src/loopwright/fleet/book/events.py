@@ -184,10 +184,14 @@ class DeviceRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class Restored(msgspec.Struct, frozen=True, gc=False):
-    """The first event after a start: what the store had. Devices say what is true of the leases."""
+    """The first event after a start: what the store had. Devices say what is true of the leases.
+
+    `agents` are those that may connect.
+    """
 
     leases: tuple[LeaseRow, ...]
     devices: tuple[DeviceRow, ...]
+    agents: tuple[str, ...] = ()
 
 
 class Tick(msgspec.Struct, frozen=True, gc=False):

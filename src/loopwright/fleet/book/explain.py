@@ -242,6 +242,9 @@ def _sentence(state: State, request: Request, tally: _Tally) -> str:
 def _limits(state: State, request: Request) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
+    if state.settling and match is not None and len(match.devices) < request.count:
+        left = state.settling_until - state.now
+        parts += f"; the tracker has just started, devices may be back within {left:.0f} s"
     if state.read_only:
         parts += f"; the tracker grants nothing now: {state.read_only}"
     if queue.blocked(tenant, request.count):

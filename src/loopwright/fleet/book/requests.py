@@ -75,7 +75,7 @@ def _serve(state: State, request: Request, match: Match) -> None:
             state.requests[request.id] = request
             grant(state, request, choose(state, match, request))
             return
-    if len(match.devices) < count and state.now >= state.settling_until:
+    if len(match.devices) < count and not state.settling:
         _turn_away(state, request, Refusal.UNSATISFIABLE, refusal_of(state, request))
     elif request.give_up <= state.now:
         _turn_away(state, request, Refusal.MAX_WAIT, waiting_why(state, request))
@@ -289,7 +289,7 @@ def _give(state: State, request: Request) -> None:
 
 def _end_hopeless(state: State) -> None:
     """End requests whose devices went for good."""
-    if state.now < state.settling_until:
+    if state.settling:
         return
     shrunk, state.shrunk = state.shrunk, {}
     for match in shrunk:

@@ -13,7 +13,10 @@ def restored(state: State, event: Restored) -> None:
     """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
 
     All epochs that were reserved count as used. Devices of before may take `settle_s` to come
-    back: until then no request is refused for want of devices.
+    back: until then no request is refused for want of devices. It ends early when each device that
+    is known and each agent that may connect is there. Devices alone would not do: the store hears
+    of one only when it is first seen, and may be a copy made before that, or have lost it.
+    A store with neither is new: nobody is waited for.
     """
     for kept in event.devices:
         device = _device(state, kept.device)
@@ -33,7 +36,8 @@ def restored(state: State, event: Restored) -> None:
                 EndLease(row.lease, row.device, row.tenant, row.epoch, EndReason.EXPIRED, detail)
             )
             state.totals.ended[EndReason.EXPIRED] += 1
-    if state.expected:
+    state.absent.update(event.agents)
+    if state.expected or state.absent:
         state.settling_until = state.now + state.config.settle_s
 
 

@@ -220,6 +220,7 @@ class SimAgent:
         specs = tuple(DeviceSpec(device.name, device.labels) for device in self.devices)
         self.connected = True
         self.world.registered.update(self.by_name)
+        self.world.joined.add(self.name)
         self.world.apply(AgentUp(self.name, self.incarnation, specs))
         self._report()
 

@@ -9,12 +9,24 @@ serve stand side by side; and once all faults are healed, each device is free ag
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from loopwright.fleet.book import queue
-from loopwright.fleet.book.effects import Effect, EndLease, SaveLease, TellGranted
-from loopwright.fleet.book.events import Event, LeaseRow, Synced
+from loopwright.fleet.book.effects import (
+    Effect,
+    EndLease,
+    SaveLease,
+    TellGranted,
+    TellRefused,
+)
+from loopwright.fleet.book.events import Event, LeaseRow, Restored, Synced, Wanted
 from loopwright.fleet.book.standing import grantable
 from loopwright.fleet.book.state import State
+from loopwright.fleet.selector import parse
+from loopwright.fleet.words import Admin, Refusal
+
+if TYPE_CHECKING:
+    from loopwright.fleet.book.sim_agent import SimDevice
 
 _MAX_KEPT = 20
 
@@ -42,11 +54,11 @@ class Checker:
 
     # --- the tracker ---
 
-    def restarted(self, rows: tuple[LeaseRow, ...]) -> None:
-        """Another tracker begins, with these leases."""
+    def restarted(self, kept: Restored) -> None:
+        """Another tracker begins, with what was kept."""
         self.reported.clear()
-        self.leased = {row.device: row.lease for row in rows}
-        for row in rows:
+        self.leased = {row.device: row.lease for row in kept.leases}
+        for row in kept.leases:
             self.ended.pop(row.lease, None)  # its end was not durable: it ends again
 
     def applied(self, event: Event, effects: tuple[Effect, ...]) -> None:
@@ -104,6 +116,26 @@ class Checker:
             ]
             if len(fitting) >= request.count:
                 self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
+
+    def not_hopeless(
+        self, state: State, event: Event, effects: tuple[Effect, ...], devices: list[SimDevice]
+    ) -> None:
+        """Soon after a start no request is refused that `devices`, there or not, could serve."""
+        for effect in effects:
+            if not isinstance(effect, TellRefused) or effect.code is not Refusal.UNSATISFIABLE:
+                continue
+            self.checks += 1
+            if not isinstance(event, Wanted) or event.request != effect.request:
+                continue  # one that waited: its devices went while it did
+            selector = parse(event.selector)
+            retired = {d.name for d in state.devices.values() if d.admin is Admin.RETIRED}
+            fitting = [
+                device
+                for device in devices
+                if device.name not in retired and selector.matches(device.labels)
+            ]
+            if len(fitting) >= event.count:
+                self.wrong(f"request {effect.request} is refused while devices may come back")
 
     def whole(self, state: State, expected: int) -> None:
         """Devices and leases belong together, and none is missing."""

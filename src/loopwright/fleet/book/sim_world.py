@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from msgspec.structs import replace as replace_fields
 
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig
@@ -41,7 +42,7 @@ from loopwright.fleet.book.state import State
 from loopwright.fleet.words import Admin
 
 if TYPE_CHECKING:
-    from loopwright.fleet.book.sim_agent import SimAgent
+    from loopwright.fleet.book.sim_agent import SimAgent, SimDevice
     from loopwright.fleet.book.sim_client import SimClient
 
 _DRAWN = 4096
@@ -142,8 +143,10 @@ class World:
         self.life = 0  # of the tracker: what was under way to an older one is lost
         self.up = False
         self.paused_until = 0.0
+        self.settled_at = 0.0  # until then a tracker waits for devices of before
         self.store_fails = False
         self.registered: set[str] = set()  # devices that this tracker was told of
+        self.joined: set[str] = set()  # agents that may connect: the store knows them before it
         self.book: LeaseBook | None = None
         self.state: State | None = None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
@@ -183,6 +186,17 @@ class World:
     def known_devices(self) -> int:
         """How many devices this tracker must know: those the store or an agent told it of."""
         return len(self.store.epochs.keys() | self.registered)
+
+    def _wanted_devices(self) -> list[SimDevice]:
+        """The devices of all agents that may connect but those that are retired."""
+        admins = self.store.admins
+        return [
+            device
+            for agent in self.agents.values()
+            if agent.name in self.joined
+            for device in agent.devices
+            if admins.get(device.name, (Admin.ENABLED, ""))[0] is not Admin.RETIRED
+        ]
 
     # --- the network ---
 
@@ -228,8 +242,9 @@ class World:
         self.registered.clear()
         self.book = self.book_of(replace(self.config.book, prefix=f"t{self.life}-"))
         self.state = self.book._state  # the checker looks inside
-        rows = self.store.rows()
-        self.checker.restarted(rows.leases)
+        rows = replace_fields(self.store.rows(), agents=tuple(sorted(self.joined)))
+        self.checker.restarted(rows)
+        self.settled_at = self.now + self.config.book.settle_s
         self.apply(rows)
 
     def kill_tracker(self, down_s: float, lost_rows: int) -> None:
@@ -295,6 +310,8 @@ class World:
         effects = book.apply(event, self.now)
         checker.applied(event, effects)
         checker.no_lost_wakeup(state)
+        if self.now < self.settled_at:
+            checker.not_hopeless(state, event, effects, self._wanted_devices())
         if effects:
             if self._uncommitted or any(isinstance(e, DURABLE) for e in effects):
                 self._uncommitted.append(effects)

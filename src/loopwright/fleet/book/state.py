@@ -182,6 +182,7 @@ class State:
     read_only: str = ""  # why, if it is
     settling_until: float = -NEVER
     expected: set[str] = field(default_factory=set)  # devices of before that did not come back yet
+    absent: set[str] = field(default_factory=set)  # agents of before that did not connect yet
     devices: dict[str, Device] = field(default_factory=dict)
     forgotten: dict[str, DeviceRow] = field(default_factory=dict)  # their epochs must not go back
     boots: dict[tuple[str, str], Boot] = field(default_factory=dict)
@@ -285,9 +286,20 @@ class State:
                 del self.tenants[name], self.tenant_of[tenant.number]
         self.tenants_limit = max(_TENANTS, 2 * len(self.tenants))
 
+    @property
+    def settling(self) -> bool:
+        """Whether devices of before a restart may still come back."""
+        return self.now < self.settling_until
+
+    def returned(self) -> None:
+        """An agent of before may be back with its devices: look whether all are."""
+        if self.settling and not self.expected and not self.absent:
+            self.settled()
+
     def settled(self) -> None:
         """Devices of before a restart are there, or will not be: see whose wishes can be met."""
         self.expected.clear()
+        self.absent.clear()
         self.settling_until = -NEVER
         for match in self.index.matches.values():
             if match.waiting:

@@ -132,7 +132,8 @@ class Tracker:
             TellReleased: self._to_client(ClientSession.released),
         }
         self.audit("tracker.start", self.config.name, "", f"epoch {epoch}")
-        self.happened(Restored(kept.leases, kept.devices))
+        agents = tuple(row.name for row in kept.agents if not row.revoked)
+        self.happened(Restored(kept.leases, kept.devices, agents))
 
     async def stop(self) -> None:
         """Save what is unsaved, close all connections, release the store."""
