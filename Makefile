@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
-.PHONY: demo test hunt check onnx-backend clean
+.PHONY: demo test hunt fuzz ray check onnx-backend clean
 
 # Optimizes ResNet-18 for a little under three minutes, runs it, and shows it beside onnxruntime.
 demo: $(VENV)/.demo
@@ -22,6 +22,15 @@ test: $(VENV)/.dev
 # The laws alone, on examples that no run saw before: what it finds becomes a test.
 hunt: $(VENV)/.dev
 	$(PY) -m pytest -q -m hypothesis --hypothesis-profile=hunt
+
+# What reads bytes of strangers, on inputs that no run saw before.
+fuzz: $(VENV)/.dev
+	$(PY) tools/fuzz_frames.py --seconds 30 --seed $$$$
+
+# Builders on a Ray cluster: its wheel is large, so that the other targets go without.
+ray: $(VENV)/.dev
+	$(PIP) --editable '.[ray]'
+	$(PY) -m pytest -q tests/measure/test_executors.py -k TestRay
 
 check: $(VENV)/.dev
 	tools/check $(PY)

@@ -1,11 +1,12 @@
 """Fuzz everything that reads bytes or text of strangers: frames, messages, tickets, tokens, names.
 
     pip install atheris
-    python tools/fuzz_frames.py [--seconds 60] [--seed 1] [--corpus FOLDER]
+    python tools/fuzz_frames.py [--seconds 60] [--runs N] [--seed 1] [--corpus FOLDER]
 
 The corpus begins with the golden messages of the tests; with `--corpus` what is found is kept there
-for the next run. An input that breaks a promise is written to `crash-...` by libFuzzer, and the
-exit code is not 0; `--replay FILE` runs such an input alone, for which atheris is not needed.
+for the next run, and with `--runs` each run tries the same. An input that breaks a promise is
+written to `crash-...` by libFuzzer, and the exit code is not 0; `--replay FILE` runs such an input
+alone, for which atheris is not needed.
 """
 
 from __future__ import annotations
@@ -143,6 +144,7 @@ def _fuzz(options: argparse.Namespace, corpus: Path) -> None:
         sys.argv[0],
         f"-max_total_time={options.seconds}",
         f"-max_len={MAX_INPUT}",
+        f"-runs={options.runs}",
         f"-seed={options.seed}",
         "-print_final_stats=1",
         str(corpus),
@@ -155,6 +157,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Fuzz for a while, or replay one input."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--seconds", type=int, default=60, help="how long")
+    parser.add_argument("--runs", type=int, default=-1, help="how many inputs at most")
     parser.add_argument("--seed", type=int, default=1, help="of the mutations")
     parser.add_argument("--corpus", type=Path, help="a folder to keep what is found in")
     parser.add_argument("--replay", type=Path, help="an input to run alone")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -117,6 +118,17 @@ def test_without_atheris_the_fuzzer_says_what_to_install(monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "atheris", None)
     with pytest.raises(SystemExit, match="pip install atheris"):
         FUZZ.main(["--seconds", "1"])
+
+
+def test_the_fuzzer_finds_nothing_in_its_first_inputs(tmp_path: Path) -> None:
+    pytest.importorskip("atheris", reason="fuzzing needs atheris (pip install atheris)")
+    command = [sys.executable, str(TOOL), "--runs", "5000", "--seed", "1"]
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "Done 5000 runs" in done.stderr
+    assert list(tmp_path.iterdir()) == []  # no input that broke a promise
 
 
 def test_an_input_is_replayed_without_atheris(tmp_path: Path) -> None:
