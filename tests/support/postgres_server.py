@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pwd
 import shutil
@@ -30,38 +31,65 @@ def why_not() -> str | None:
     return None
 
 
+class Server:
+    """A server with one database, which can be stopped and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.url = f"postgresql://test@/postgres?host={folder}"
+        self._folder = folder
+        self._names = itertools.count()
+
+    def fresh(self) -> str:
+        """The URL of an empty schema, whose tables are in nobody's way."""
+        import psycopg
+
+        name = f"t{next(self._names)}"
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE SCHEMA {name}")
+        return f"{self.url}&options=-csearch_path%3D{name}"
+
+    def create(self) -> None:
+        """Make the files of an empty database."""
+        words = ("-U", "test", "-A", "trust", "-N", "-E", "UTF8", "--no-locale")
+        _run("initdb", "-D", self._data, *words)
+
+    def start(self) -> None:
+        """Start, and wait until it answers; harmless where it runs."""
+        if self._process.exists():
+            return
+        options = f"-k {self._folder} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
+        log = str(self._folder / "log")
+        _run("pg_ctl", "-D", self._data, "-o", options, "-l", log, "-w", "start")
+
+    def stop(self) -> None:
+        """Stop at once, as in a crash: its connections break. Harmless where it does not run."""
+        if self._process.exists():
+            _run("pg_ctl", "-D", self._data, "-m", "immediate", "-w", "stop")
+
+    @property
+    def _data(self) -> str:
+        return str(self._folder / "data")
+
+    @property
+    def _process(self) -> Path:
+        return self._folder / "data" / "postmaster.pid"  # there while it runs
+
+
 @contextmanager
-def running() -> Iterator[str]:
-    """The URL of a server with an empty database; it ends with the block."""
+def running() -> Iterator[Server]:
+    """A server that runs; it ends with the block."""
     folder = Path(tempfile.mkdtemp(prefix="lwpg"))
-    data = folder / "data"
     if os.getuid() == 0:
         user = _user()
         assert user is not None
         os.chown(folder, user.pw_uid, user.pw_gid)
+    server = Server(folder)
     try:
-        _run(
-            "initdb",
-            "-D",
-            str(data),
-            "-U",
-            "test",
-            "-A",
-            "trust",
-            "-N",
-            "-E",
-            "UTF8",
-            "--no-locale",
-        )
-        options = f"-k {folder} -c listen_addresses= -c fsync=off -c shared_buffers=16MB"
-        _run(
-            "pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start"
-        )  # fmt: skip
-        try:
-            yield f"postgresql://test@/postgres?host={folder}"
-        finally:
-            _run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
+        server.create()
+        server.start()
+        yield server
     finally:
+        server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 

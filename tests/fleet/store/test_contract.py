@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 
-import postgres_server
 import pytest
 
 from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, SaveLease
@@ -29,16 +27,6 @@ from loopwright.fleet.words import Admin, EndReason, Role
 Opener = Callable[[], TrackerStore]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    why = postgres_server.why_not()
-    if why is not None:
-        pytest.skip(why)
-    pytest.importorskip("psycopg", reason="psycopg is not installed (extra postgres)")
-    with postgres_server.running() as url:
-        yield url
-
-
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
 def opener(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
@@ -49,7 +37,7 @@ def opener(
     if request.param == "sqlite":
         url = f"sqlite:///{tmp_path_factory.mktemp('store')}/tracker.db"
     elif request.param == "postgresql":
-        url = fresh_schema(request.getfixturevalue("server"))
+        url = request.getfixturevalue("postgres").fresh()
 
     def open_it() -> TrackerStore:
         if request.param == "memory":
@@ -61,18 +49,6 @@ def opener(
     yield open_it
     for store in opened:
         store.close()
-
-
-_NAMES = itertools.count()
-
-
-def fresh_schema(server: str) -> str:
-    import psycopg
-
-    name = f"t{next(_NAMES)}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {name}")
-    return f"{server}&options=-csearch_path%3D{name}"
 
 
 def lease(name: str = "l1", epoch: int = 7) -> LeaseRow:

@@ -13,6 +13,7 @@ from loopwright.fleet.book.config import BookConfig, TenantConfig
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.security.tickets import session_key, unseal
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
+from loopwright.fleet.store.rows import TrackerStore
 from loopwright.fleet.store.sql import SqlTrackerStore
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -410,16 +411,19 @@ def test_a_report_with_many_devices_is_answered_in_parts() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_leases_go_round_with_any_store(kind: str, tmp_path: Path) -> None:
-    store = (
-        MemoryStore(MemoryRows())
-        if kind == "memory"
-        else SqlTrackerStore(f"sqlite:///{tmp_path}/tracker.db")
-    )
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> TrackerStore:
+    if request.param == "memory":
+        return MemoryStore(MemoryRows())
+    if request.param == "sqlite":
+        return SqlTrackerStore(f"sqlite:///{tmp_path}/tracker.db")
+    return SqlTrackerStore(request.getfixturevalue("postgres").fresh())
+
+
+def test_leases_go_round_with_any_store(any_store: TrackerStore) -> None:
 
     async def work() -> int:
-        async with site(store=store) as here:
+        async with site(store=any_store) as here:
             await here.agent("pi", [f"pi/cpu{n}" for n in range(4)])
             clients = [await here.client() for _ in range(8)]
 
