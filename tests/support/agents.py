@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import secrets
 import threading
@@ -101,11 +102,9 @@ def processes_below(pid: int) -> tuple[int, ...]:
         return ()
     found = [pid]
     for one in found:
-        try:
-            below = Path(f"/proc/{one}/task/{one}/children").read_text().split()
-        except OSError:
-            continue
-        found += [int(word) for word in below]
+        for thread in Path(f"/proc/{one}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it is gone
+                found += [int(word) for word in thread.read_text().split()]
     return tuple(found)
 
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +14,7 @@ from pathlib import Path
 import measure_kernels as kernels
 import msgspec
 import pytest
-from agents import gone
+from agents import gone, processes_below
 from runner_contract import WAIT_S, RunnerContract
 
 from loopwright.errors import ConfigError, EnvironmentFailure
@@ -26,6 +30,7 @@ from loopwright.measure.wire import RunRequest
 from loopwright.settings import Settings, from_environment
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
+LONG = replace(PLAN, repeats=3, min_repeat_s=0.1)
 TASK = kernels.task()
 
 
@@ -68,38 +73,70 @@ class TestContract(RunnerContract):
         return request("abort")
 
 
-def listening() -> set[str]:
-    """The sockets of this process that listen on TCP, by what /proc says of them."""
+def listening() -> set[tuple[str, str]]:
+    """The TCP sockets that listen, of this process and of all below it, by what /proc says.
+
+    Each is the network namespace and the address in it. A process that is gone has none.
+    """
+    found: set[tuple[str, str]] = set()
+    for pid in processes_below(os.getpid()):
+        with contextlib.suppress(OSError):
+            found |= listening_of(Path(f"/proc/{pid}"))
+    return found
+
+
+def listening_of(process: Path) -> set[tuple[str, str]]:
+    """Those of one process. Raises: OSError when it is gone."""
     mine: set[str] = set()
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
+    for entry in (process / "fd").iterdir():
+        with contextlib.suppress(OSError):  # it was closed
             target = str(entry.readlink())
-        except OSError:
-            continue
-        if target.startswith("socket:["):
-            mine.add(target.removeprefix("socket:[").removesuffix("]"))
-    found: set[str] = set()
+            if target.startswith("socket:["):
+                mine.add(target.removeprefix("socket:[").removesuffix("]"))
+    space = str((process / "ns" / "net").readlink())
+    found: set[tuple[str, str]] = set()
     for table in ("tcp", "tcp6"):
-        path = Path("/proc/self/net") / table
+        path = process / "net" / table
         if path.exists():
             rows = [line.split() for line in path.read_text().splitlines()[1:]]
-            found |= {row[1] for row in rows if row[3] == "0A" and row[9] in mine}
+            found |= {(space, row[1]) for row in rows if row[3] == "0A" and row[9] in mine}
     return found
 
 
 def test_no_port_is_opened_and_no_set_up_is_needed(cache_dir: Path) -> None:
     before = listening()
+    seen: set[int] = set()
     with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:
-        outcome = runner.submit(request("double")).result(WAIT_S)
-        assert listening() == before
+        running = runner.submit(replace(request("double"), plan=LONG))
+        while not running.done():
+            assert listening() == before
+            seen.update(processes_below(os.getpid()))
+        outcome = running.result(WAIT_S)
         pids = runner.embedded.pids
 
     assert isinstance(outcome, Timed)
     assert outcome.where is not None
     assert (outcome.where.device, outcome.where.epoch) == ("here/cpu0", 1)
     assert len(pids) == 2
+    assert {os.getpid(), *pids} <= seen
+    assert len(seen) >= 5, "a builder and the candidate are among them"
     asyncio.run(gone(pids))
     assert not list(cache_dir.rglob("uploads"))
+
+
+def test_a_port_that_a_process_far_below_opens_would_be_found() -> None:
+    listen = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(flush=True); input()"
+    between = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {listen!r}])"
+    before = listening()
+    process = subprocess.Popen(
+        [sys.executable, "-c", between], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        assert len(listening() - before) == 1
+        process.communicate(b"\n")
+    assert listening() == before
 
 
 def test_a_machine_that_cannot_run_its_probe_says_so_and_is_not_waited_for(
