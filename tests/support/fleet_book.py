@@ -107,6 +107,7 @@ class Bench:
         occupancy: Occupancy = Occupancy.IDLE,
         health: Health = Health.GOOD,
         *,
+        lease: str = "",
         epoch: int = 0,
         last: int = 0,
         drift: float = 0.0,
@@ -114,7 +115,7 @@ class Bench:
         """One device of an agent reports."""
         agent = device.partition("/")[0]
         self.seq[agent] += 1
-        told = Report(device, occupancy, health, "", epoch, max(last, epoch), drift)
+        told = Report(device, occupancy, health, lease, epoch, max(last, epoch), drift)
         return self.tell(self.synced(agent, told))
 
     def report_of(self, agent: str, device: str) -> list[Effect]:

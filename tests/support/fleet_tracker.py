@@ -324,6 +324,7 @@ async def site(
     rows: MemoryRows | None = None,
     clock: Callable[[], float] | None = None,
     limits: ListenLimits = ListenLimits(),  # noqa: B008  # frozen
+    seed: int = 5,
 ) -> AsyncIterator[Site]:
     """A tracker on `store`, or in memory, that listens on loopback."""
     kept = MemoryRows() if rows is None else rows
@@ -332,7 +333,7 @@ async def site(
     tracker = Tracker(
         MemoryStore(kept) if store is None else store,
         config,
-        rng=np.random.default_rng(5),
+        rng=np.random.default_rng(seed),
         clocks=clocks,
         log=JsonLog(log, wall),
     )

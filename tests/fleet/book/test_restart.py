@@ -7,8 +7,24 @@ from fleet_book import Bench
 from msgspec.structs import replace
 
 from loopwright.fleet.book.config import BookConfig
-from loopwright.fleet.book.effects import EndLease, Given, ReserveEpochs, SaveLease, TellGranted
-from loopwright.fleet.book.events import AgentUp, DeviceRow, LeaseRow, Restored
+from loopwright.fleet.book.effects import (
+    EndLease,
+    Given,
+    Note,
+    ReserveEpochs,
+    SaveDevice,
+    SaveLease,
+    TellGranted,
+    TellRenewed,
+)
+from loopwright.fleet.book.events import (
+    AgentDown,
+    AgentUp,
+    DeviceRow,
+    LeaseRow,
+    Renewal,
+    Restored,
+)
 from loopwright.fleet.words import Admin, EndReason, LeaseState, Link, Occupancy, Refusal, Verdict
 
 
@@ -101,6 +117,112 @@ class TestDeviceIsTheTruth:
         ((lease, reason),) = bench.ended
         assert lease == "old1"
         assert reason in (EndReason.EXPIRED, EndReason.DEVICE_LOST)
+
+
+class TestLeasesThatOnlyADeviceKnows:
+    """They were granted after the copy was made that the store is, or were lost with the power."""
+
+    @pytest.mark.parametrize("occupancy", [Occupancy.ACTIVE, Occupancy.CLEANING])
+    def test_are_ended_once_with_a_reason(self, occupancy: Occupancy) -> None:
+        bench = restarted()
+        bench.up("a", "a/0")
+        bench.report("a/0", occupancy, lease="later", epoch=9)
+        (end,) = bench.said(EndLease)
+        assert (end.lease, end.device, end.epoch) == ("later", "a/0", 9)
+        assert (end.reason, end.tenant) == (EndReason.REVOKED, "")
+        assert "does not know it" in end.detail
+        assert ("lease-unknown", "later") in [(n.what, n.subject) for n in bench.said(Note)]
+        bench.report("a/0", occupancy, lease="later", epoch=9)
+        assert bench.ended == []
+        bench.up("a", "a/0")
+        bench.report("a/0", occupancy, lease="later", epoch=9)
+        assert bench.ended == []
+
+    def test_its_holder_is_told_why(self) -> None:
+        bench = restarted()
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.ACTIVE, lease="later", epoch=9)
+        bench.tell(Renewal("later", 9, "c", "t"))
+        (gone,) = bench.said(TellRenewed)
+        assert (gone.verdict, gone.reason) == (Verdict.GONE, EndReason.REVOKED)
+
+    def test_one_that_was_not_opened_yet_ends_too(self) -> None:
+        bench = restarted()
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.RESERVED, lease="later", last=8)
+        assert bench.ended == [("later", EndReason.REVOKED)]
+        waits = bench.want("board=x")
+        assert bench.granted == [waits]
+
+    def test_on_a_device_that_had_another_when_the_copy_was_made(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.ACTIVE, lease="later", epoch=9)
+        assert bench.ended == [("later", EndReason.REVOKED), ("old1", EndReason.DEVICE_LOST)]
+
+    def test_one_that_ended_before_the_restart_does_not_end_again(self) -> None:
+        bench = Bench(BookConfig(prefix="new-"))
+        ended = (("before", EndReason.RELEASED),)
+        bench.tell(Restored((), (DeviceRow("a/0", 1000, Admin.ENABLED),), (), ended))
+        bench.up("a", "a/0")
+        bench.report("a/0", Occupancy.CLEANING, lease="before", epoch=7)
+        assert bench.ended == []
+        bench.tell(Renewal("before", 7, "c", "t"))
+        assert bench.said(TellRenewed)[0].reason is EndReason.RELEASED
+
+    def test_one_that_ended_long_ago_does_not_end_again_while_it_is_cleaned(self) -> None:
+        bench = Bench(BookConfig(remembered=2))
+        bench.ready("a/0", "b/0")
+        given = bench.use("name=a/0")
+        bench.give_back(given)
+        for _ in range(3):
+            bench.give_back(bench.get("name=b/0"))
+        bench.report("a/0", Occupancy.CLEANING, lease=given.lease, epoch=given.epoch)
+        assert bench.ended == []
+
+    def test_their_ids_are_not_given_again(self) -> None:
+        bench = restarted()
+        bench.up("a", "a/0")
+        taken = [f"new-{n}" for n in range(60)]
+        for name in taken:
+            bench.report("a/0", Occupancy.RESERVED, lease=name)
+        bench.report("a/0")
+        assert bench.get().lease not in taken
+
+
+class TestForgottenDevices:
+    def kept(self) -> Bench:
+        """A book that was started again after it had forgotten `a/0`, which was quarantined."""
+        bench = Bench(BookConfig(forget_s=1000.0))
+        bench.ready("a/0", "b/0")
+        bench.give_back(bench.get("name=a/0"))
+        bench.admin("a/0", Admin.MAINTENANCE, "fan")
+        bench.tell(AgentDown("a", "1"))
+        del bench.incarnation["a"]
+        (row,) = [
+            effect.row
+            for effect in bench.wait(bench.config.forget_s + 60.0)
+            if isinstance(effect, SaveDevice)
+        ]
+        assert row == DeviceRow("a/0", 1000, Admin.MAINTENANCE, "fan", forgotten=True)
+        return restarted(devices=(row, DeviceRow("b/0", 1000, Admin.ENABLED)))
+
+    def test_are_not_there_after_a_restart_nor_waited_for(self) -> None:
+        bench = self.kept()
+        assert [view.name for view in bench.book.devices()] == ["b/0"]
+        bench.up("b", "b/0")
+        bench.want("name=a/0")
+        assert [r.code for r in bench.refused] == [Refusal.UNSATISFIABLE]
+
+    def test_go_on_where_they_were_when_they_come_back(self) -> None:
+        bench = self.kept()
+        bench.up("a", "a/0")
+        (saved,) = bench.said(SaveDevice)
+        assert saved.row == DeviceRow("a/0", 1000, Admin.MAINTENANCE, "fan")
+        bench.report("a/0")
+        assert bench.book.devices("name=a/0")[0].kept == "quarantined: fan"
+        bench.admin("a/0", Admin.ENABLED)
+        assert bench.get("name=a/0").epoch > 1000
 
 
 class TestEpochsAfterARestart:

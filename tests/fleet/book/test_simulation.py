@@ -131,6 +131,23 @@ class Impatient(LeaseBook):
         return effects
 
 
+class Mute(LeaseBook):
+    """Says nothing of leases that only a device knows."""
+
+    def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
+        effects = super().apply(event, now)
+        return tuple(e for e in effects if not isinstance(e, EndLease) or e.tenant)
+
+
+class Amnesic(LeaseBook):
+    """Does not know after a start which leases ended before."""
+
+    def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
+        if isinstance(event, Restored):
+            event = msgspec.structs.replace(event, ended=())
+        return super().apply(event, now)
+
+
 class TestPlantedMistakes:
     @pytest.mark.parametrize(
         ("book", "caught"),
@@ -142,6 +159,8 @@ class TestPlantedMistakes:
             (Repeats, "after released"),
             (Loses, "did not come back"),
             (Impatient, "refused while devices may come back"),
+            (Mute, "was reported and has no end"),
+            (Amnesic, "ended as revoked after"),
         ],
     )
     def test_the_checker_finds_it(self, book: type[LeaseBook], caught: str) -> None:

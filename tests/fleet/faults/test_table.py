@@ -78,6 +78,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
     "tracker machine lost": (
         f"{HERE}/test_restarts.py::"
         "test_a_tracker_that_is_restored_from_a_backup_grants_higher_epochs_and_no_result_is_lost",
+        f"{HERE}/test_restarts.py::test_each_lease_that_a_backup_or_a_device_has_ends_once",
         "fleet/tracker/test_serve.py::test_the_book_believes_the_device_more_than_the_store",
     ),
     "client and tracker apart": (

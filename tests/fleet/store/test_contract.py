@@ -12,6 +12,7 @@ from loopwright.fleet.book.events import DeviceRow, LeaseRow
 from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.store.rows import (
+    ENDED,
     AgentRow,
     AuditEvent,
     Batch,
@@ -184,3 +185,29 @@ def test_the_log_is_pruned_to_its_newest(opener: Opener) -> None:
     kept = [logged.event for logged in store.events(0, 1000)]
     assert 100 <= len(kept) < 220
     assert kept == [event(n) for n in range(400 - len(kept), 400)]
+
+
+def test_a_device_is_forgotten_until_it_is_back_and_its_epochs_stay(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    gone = DeviceRow("pi/cpu0", 2000, Admin.MAINTENANCE, "fan", forgotten=True)
+    store.commit(Batch([ReserveEpochs("pi/cpu0", 1000), ReserveEpochs("pi/cpu1", 1000)]))
+    store.commit(Batch([SaveDevice(gone)]))
+    store.commit(Batch([SaveDevice(gone), ReserveEpochs("pi/cpu1", 2000)]))
+    store = opener()
+    store.begin()
+    there = DeviceRow("pi/cpu1", 2000, Admin.ENABLED)
+    assert sorted(store.load().devices, key=lambda row: row.device) == [gone, there]
+    back = DeviceRow("pi/cpu0", 2000, Admin.MAINTENANCE, "fan")
+    store.commit(Batch([SaveDevice(back), ReserveEpochs("pi/cpu0", 3000)]))
+    known = {row.device: row for row in opener().load().devices}
+    assert known["pi/cpu0"] == DeviceRow("pi/cpu0", 3000, Admin.MAINTENANCE, "fan")
+
+
+def test_the_last_ends_of_leases_are_read_from_the_log(opener: Opener) -> None:
+    store = opener()
+    store.begin()
+    ends = [AuditEvent(float(n), ENDED, f"l{n}", detail="pi epoch 1: released") for n in range(3)]
+    others = [AuditEvent(9.0, "lease-unknown", "l7"), AuditEvent(9.5, "admin", "pi/cpu0")]
+    store.commit(Batch([ends[0], others[0], ends[1], others[1], ends[2]]))
+    assert opener().load().ended == tuple(ends)

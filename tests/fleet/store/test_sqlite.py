@@ -9,12 +9,14 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.book.effects import ReserveEpochs
+from loopwright.fleet.book.effects import ReserveEpochs, SaveDevice
 from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.store.rows import AgentRow, AuditEvent, Batch, StoreError
 from loopwright.fleet.store.sql import SqlTrackerStore, open_store
@@ -198,4 +200,19 @@ def test_another_writer_is_waited_for_no_longer_than_said(path: Path) -> None:
     other.close()
     store.reopen()
     store.commit(Batch([ReserveEpochs("d", 1)]))
+    store.close()
+
+
+def test_a_store_of_before_devices_were_forgotten_is_taken_up(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    store.commit(Batch([ReserveEpochs("pi/cpu0", 1000)]))
+    store.close()
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("DROP TABLE forgotten")
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    (row,) = store.load().devices
+    store.commit(Batch([SaveDevice(replace(row, forgotten=True))]))
+    assert store.load().devices == (replace(row, forgotten=True),)
     store.close()

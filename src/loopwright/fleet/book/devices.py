@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from loopwright.fleet.book.effects import SaveDevice
 from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, Report
-from loopwright.fleet.book.leases import end
+from loopwright.fleet.book.leases import end, end_unknown
 from loopwright.fleet.book.standing import refresh, released, reserve
 from loopwright.fleet.book.state import NEVER, Device, Lease, State, health_of, link_of
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy
@@ -20,6 +20,8 @@ def report(state: State, device: Device, told: Report) -> None:
         device.top = top
         reserve(state, device)
     at_work = told.occupancy in _AT_WORK
+    if told.lease:
+        end_unknown(state, device, told.lease, told.epoch)
     _health(state, device, told)
     device.synced = True
     device.told_since = True
@@ -176,8 +178,10 @@ def _forget_due(state: State, device: Device) -> float:
     if device.boot is not None:
         device.boot.devices.pop(device.name, None)
     del state.devices[device.name]
-    kept = DeviceRow(device.name, max(device.asked, device.top), device.admin, device.why)
+    epochs = max(device.asked, device.top)
+    kept = DeviceRow(device.name, epochs, device.admin, device.why, forgotten=True)
     state.forgotten[device.name] = kept
+    state.out.append(SaveDevice(kept))
     state.note("forgotten", device.name, f"not heard of for {state.config.forget_s / 86400:g} days")
     return NEVER
 

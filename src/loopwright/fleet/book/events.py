@@ -175,23 +175,29 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False):
 
 
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):
-    """What the store keeps of a device: how far its epochs are reserved and what people want."""
+    """What the store keeps of a device: how far its epochs are reserved and what people want.
+
+    One that is `forgotten` is nowhere shown or waited for, but goes on where it was if it comes.
+    """
 
     device: str
     epochs: int
     admin: Admin
     why: str = ""
+    forgotten: bool = False
 
 
 class Restored(msgspec.Struct, frozen=True, gc=False):
     """The first event after a start: what the store had. Devices say what is true of the leases.
 
-    `agents` are those that may connect.
+    `agents` are those that may connect, `ended` the last leases that ended, oldest first, with the
+    reasons that the log has.
     """
 
     leases: tuple[LeaseRow, ...]
     devices: tuple[DeviceRow, ...]
     agents: tuple[str, ...] = ()
+    ended: tuple[tuple[str, EndReason], ...] = ()
 
 
 class Tick(msgspec.Struct, frozen=True, gc=False):

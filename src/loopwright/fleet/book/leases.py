@@ -68,7 +68,7 @@ def _new_id(state: State) -> str:
     """An id that no lease has; another start's prefix differs, unless somebody set it wrong."""
     while True:
         name = f"{state.config.prefix}{state.number()}"
-        if name not in state.leases:
+        if name not in state.leases and name not in state.ended:
             return name
 
 
@@ -129,7 +129,8 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
     state.out.append(TellReleased(lease.client, lease.id, reason))
     state.totals.ended[reason] += 1
     state.disarm(lease)
-    _remember(state, lease, reason, detail)
+    state.remember(lease.id, reason, detail)
+    device.over = lease.id
     use = state.now - lease.charged_at
     if use > 0:
         queue.charge(state, tenant, use)
@@ -161,11 +162,20 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
     refresh(state, device)
 
 
-def _remember(state: State, lease: Lease, reason: EndReason, detail: str) -> None:
-    ended = state.ended
-    ended[lease.id] = (reason, detail)
-    if len(ended) > state.config.remembered:
-        del ended[next(iter(ended))]
+def end_unknown(state: State, device: Device, lease: str, epoch: int) -> None:
+    """End a lease that only a device knows, unless it ended before.
+
+    The tracker that granted it wrote into another store than this one, which is an older copy, or
+    has lost its newest rows. The device is told to end the session; the log has its end here.
+    """
+    if lease in state.leases or lease in state.ended or lease == device.over:
+        return
+    detail = "the store does not know it: it is an older copy, or has lost its newest rows"
+    state.note("lease-unknown", lease, f"reported by {device.name}, epoch {epoch}")
+    state.out.append(EndLease(lease, device.name, "", epoch, EndReason.REVOKED, detail))
+    state.totals.ended[EndReason.REVOKED] += 1
+    state.remember(lease, EndReason.REVOKED, detail)
+    device.over = lease
 
 
 def forget_request(state: State, request: Request, what: str) -> None:

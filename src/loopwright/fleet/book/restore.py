@@ -18,7 +18,12 @@ def restored(state: State, event: Restored) -> None:
     of one only when it is first seen, and may be a copy made before that, or have lost it.
     A store with neither is new: nobody is waited for.
     """
+    for lease, reason in event.ended:
+        state.remember(lease, reason, "before the tracker started")
     for kept in event.devices:
+        if kept.forgotten:
+            state.forgotten[kept.device] = kept
+            continue
         device = _device(state, kept.device)
         device.admin, device.why = kept.admin, kept.why
         device.top = device.reserved = device.asked = max(device.top, kept.epochs)
@@ -31,11 +36,10 @@ def restored(state: State, event: Restored) -> None:
         if device.lease is None and row.lease not in state.leases:
             _lease(state, row, device)
         else:
-            detail = f"{row.device} has a newer lease"
-            state.out.append(
-                EndLease(row.lease, row.device, row.tenant, row.epoch, EndReason.EXPIRED, detail)
-            )
-            state.totals.ended[EndReason.EXPIRED] += 1
+            detail, reason = f"{row.device} has a newer lease", EndReason.EXPIRED
+            state.out.append(EndLease(row.lease, row.device, row.tenant, row.epoch, reason, detail))
+            state.totals.ended[reason] += 1
+            state.remember(row.lease, reason, detail)
     state.absent.update(event.agents)
     if state.expected or state.absent:
         state.settling_until = state.now + state.config.settle_s

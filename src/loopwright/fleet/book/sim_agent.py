@@ -36,6 +36,7 @@ class SimDevice:
         self.last = 0  # highest epoch accepted in this incarnation
         self.fence = 0
         self.session: Session | None = None
+        self.cleaned: Session | None = None  # what it is cleaned of, unless the tracker ended it
         self.clean_at = 0.0
         self.health = Health.UNKNOWN
         self.well_at = float("inf")
@@ -60,7 +61,7 @@ class SimDevice:
         """End the session and clean up, which now and then takes far too long."""
         if self.session is None:
             return
-        self.session = None
+        self.session, self.cleaned = None, self.session
         self.world.checker.closed(self.name)
         if clean_s is None:
             u = self.world.draw()
@@ -99,6 +100,7 @@ class SimDevice:
         if session is not None:
             if session.epoch <= self.fence:
                 self.end()
+                self.cleaned = None
                 self.agent.soon()
             elif session.epoch == order.epoch:
                 session.expires = self.world.now + order.ttl_s
@@ -120,9 +122,10 @@ class SimDevice:
                 session.epoch,
                 self.last,
             )
-        cleaning = self.world.now < self.clean_at
-        occupancy = Occupancy.CLEANING if cleaning else Occupancy.IDLE
-        return Report(self.name, occupancy, self.health, "", 0, self.last)
+        if self.world.now >= self.clean_at:
+            return Report(self.name, Occupancy.IDLE, self.health, "", 0, self.last)
+        lease, epoch = ("", 0) if self.cleaned is None else (self.cleaned.lease, self.cleaned.epoch)
+        return Report(self.name, Occupancy.CLEANING, self.health, lease, epoch, self.last)
 
 
 class SimAgent:

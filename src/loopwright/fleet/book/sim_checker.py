@@ -45,6 +45,7 @@ class Checker:
     ended: dict[str, str] = field(default_factory=dict)
     told: dict[tuple[str, int], str] = field(default_factory=dict)  # (device, epoch) -> lease
     reported: set[tuple[str, str]] = field(default_factory=set)  # device, incarnation
+    met: set[str] = field(default_factory=set)  # leases that devices reported to this tracker
     now: float = 0.0
 
     def wrong(self, what: str) -> None:
@@ -57,15 +58,21 @@ class Checker:
     def restarted(self, kept: Restored) -> None:
         """Another tracker begins, with what was kept."""
         self.reported.clear()
+        self.met.clear()
         self.leased = {row.device: row.lease for row in kept.leases}
-        for row in kept.leases:
-            self.ended.pop(row.lease, None)  # its end was not durable: it ends again
+        # An end that was not durable is in no log: what is still known of such a lease ends again.
+        self.ended = {lease: reason.value for lease, reason in kept.ended}
 
-    def applied(self, event: Event, effects: tuple[Effect, ...]) -> None:
+    def applied(self, state: State, event: Event, effects: tuple[Effect, ...]) -> None:
         """The book answered an event."""
         if isinstance(event, Synced):
+            boot = state.boots.get((event.agent, event.incarnation))
             for report in event.reports:
                 self.reported.add((report.device, event.incarnation))
+                device = state.devices.get(report.device)
+                owned = device is not None and device.boot is boot
+                if report.lease and owned and boot is not None and boot.seq == event.seq:
+                    self.met.add(report.lease)
         for effect in effects:
             if isinstance(effect, SaveLease):
                 self._saved(effect.row)
@@ -142,6 +149,9 @@ class Checker:
         self.checks += 1
         if len(state.devices) != expected:
             self.wrong(f"{len(state.devices)} devices of {expected} are known")
+        for name in self.met - self.ended.keys() - set(self.leased.values()):
+            self.wrong(f"lease {name} was reported and has no end")
+        self.met.intersection_update(self.leased.values())
         for device in state.devices.values():
             if device.free is not grantable(device):
                 self.wrong(f"{device.name}: in the index of free devices: {device.free}")

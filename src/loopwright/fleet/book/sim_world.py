@@ -39,7 +39,7 @@ from loopwright.fleet.book.events import (
 )
 from loopwright.fleet.book.sim_checker import Checker
 from loopwright.fleet.book.state import State
-from loopwright.fleet.words import Admin
+from loopwright.fleet.words import Admin, EndReason
 
 if TYPE_CHECKING:
     from loopwright.fleet.book.sim_agent import SimAgent, SimDevice
@@ -91,6 +91,7 @@ class Store:
     epochs: dict[str, int] = field(default_factory=dict)
     admins: dict[str, tuple[Admin, str]] = field(default_factory=dict)
     leases: dict[str, LeaseRow] = field(default_factory=dict)
+    ended: dict[str, EndReason] = field(default_factory=dict)  # as the log has it
     undo: deque[tuple[str, LeaseRow | None]] = field(default_factory=lambda: deque(maxlen=8))
 
     def write(self, effect: Effect) -> None:
@@ -105,11 +106,13 @@ class Store:
         elif isinstance(effect, EndLease):
             self.undo.append((effect.lease, self.leases.get(effect.lease)))
             self.leases.pop(effect.lease, None)
+            self.ended[effect.lease] = effect.reason
 
     def lose_tail(self, count: int) -> None:
         """The last `count` changes of lease rows were not synced when the power went."""
         for _ in range(min(count, len(self.undo))):
             lease, before = self.undo.pop()
+            self.ended.pop(lease, None)
             if before is None:
                 self.leases.pop(lease, None)
             else:
@@ -121,7 +124,7 @@ class Store:
             DeviceRow(name, upto, *self.admins.get(name, (Admin.ENABLED, "")))
             for name, upto in self.epochs.items()
         )
-        return Restored(tuple(self.leases.values()), devices)
+        return Restored(tuple(self.leases.values()), devices, (), tuple(self.ended.items()))
 
 
 class World:
@@ -308,7 +311,7 @@ class World:
         if book is None or state is None:
             return
         effects = book.apply(event, self.now)
-        checker.applied(event, effects)
+        checker.applied(state, event, effects)
         checker.no_lost_wakeup(state)
         if self.now < self.settled_at:
             checker.not_hopeless(state, event, effects, self._wanted_devices())

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from loopwright.fleet.book.config import BookConfig
-from loopwright.fleet.book.effects import Effect, Note, Order
+from loopwright.fleet.book.effects import Effect, Note, Order, SaveDevice
 from loopwright.fleet.book.events import DeviceRow, DeviceSpec, LeaseRow
 from loopwright.fleet.book.matching import Index, Match
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
@@ -64,6 +64,7 @@ class Device:
     session: int = 0  # epoch of the session it reported last
     lease: Lease | None = None
     releasing: Lease | None = None
+    over: str = ""  # the lease that ended on it last
     ending_since: float = NEVER  # when the session began to end
     told_since: bool = False  # it reported after that
     top: int = 0
@@ -253,6 +254,12 @@ class State:
         """Write to the event log."""
         self.out.append(Note(what, subject, detail))
 
+    def remember(self, lease: str, reason: EndReason, detail: str) -> None:
+        """A lease ended: whoever asks for it later is told why."""
+        self.ended[lease] = (reason, detail)
+        if len(self.ended) > self.config.remembered:
+            del self.ended[next(iter(self.ended))]
+
     def device(self, name: str) -> Device:
         """The device of this name, made when it is new; one that was forgotten goes on."""
         device = self.devices.get(name)
@@ -263,6 +270,8 @@ class State:
             if kept is not None:
                 device.top = device.reserved = device.asked = kept.epochs
                 device.admin, device.why = kept.admin, kept.why
+                back = DeviceRow(name, kept.epochs, kept.admin, kept.why)
+                self.out.append(SaveDevice(back))
         return device
 
     def tenant(self, name: str) -> Tenant:

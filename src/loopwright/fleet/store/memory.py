@@ -7,9 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import final
 
+from msgspec.structs import replace
+
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
 from loopwright.fleet.security.tokens import TokenRow
 from loopwright.fleet.store.rows import (
+    ENDED,
+    ENDS,
     AgentRow,
     Batch,
     JoinRow,
@@ -65,6 +69,7 @@ class MemoryStore:
                 tuple(rows.agents.values()),
                 tuple(rows.tokens.values()),
                 tuple(rows.joins.values()),
+                tuple(e.event for e in rows.events if e.event.what == ENDED)[-ENDS:],
             )
 
     def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
@@ -84,12 +89,10 @@ class MemoryStore:
                 )
             for device, upto in batch.epochs.items():
                 old = rows.devices.get(device, DeviceRow(device, 0, Admin.ENABLED))
-                rows.devices[device] = DeviceRow(device, max(upto, old.epochs), old.admin, old.why)
+                rows.devices[device] = replace(old, epochs=max(upto, old.epochs))
             for device, row in batch.admins.items():
                 epochs = rows.devices[device].epochs if device in rows.devices else 0
-                rows.devices[device] = DeviceRow(
-                    device, max(epochs, row.epochs), row.admin, row.why
-                )
+                rows.devices[device] = replace(row, epochs=max(epochs, row.epochs))
             for lease, kept in batch.leases.items():
                 if kept is None:
                     rows.leases.pop(lease, None)

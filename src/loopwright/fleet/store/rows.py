@@ -19,6 +19,11 @@ from loopwright.fleet.book.effects import EndLease, ReserveEpochs, SaveDevice, S
 from loopwright.fleet.book.events import DeviceRow, LeaseRow
 from loopwright.fleet.security.tokens import CodeRow, TokenRow
 
+ENDED = "lease.end"
+"""What the log calls the end of a lease, the lease being the subject."""
+ENDS = 10_000
+"""How many of them a tracker reads when it starts."""
+
 
 class StoreError(FleetError):
     """The store failed: nothing of the commit counts, and it is reopened before the next."""
@@ -87,13 +92,17 @@ Change: TypeAlias = (
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Everything but the log, as a tracker reads it when it starts."""
+    """Everything, as a tracker reads it when it starts, but of the log the newest `ENDS` of leases.
+
+    Those are `ended`, oldest first.
+    """
 
     leases: tuple[LeaseRow, ...] = ()
     devices: tuple[DeviceRow, ...] = ()
     agents: tuple[AgentRow, ...] = ()
     tokens: tuple[TokenRow, ...] = ()
     joins: tuple[JoinRow, ...] = ()
+    ended: tuple[AuditEvent, ...] = ()
 
 
 class Batch:

@@ -22,6 +22,8 @@ from loopwright.fleet.store.database import Cursor, Database, Raw, upsert
 from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.store.postgresql import Postgresql
 from loopwright.fleet.store.rows import (
+    ENDED,
+    ENDS,
     Batch,
     Kept,
     Logged,
@@ -37,6 +39,17 @@ KEEP_EVENTS = 100_000
 _PRUNE_EVERY = 5_000
 _TIDY_EVERY = 8_000  # rows and commits: SQLite's log has some ten megabytes then
 _BUSY_S = 10.0
+
+
+_DEVICES = sa.select(
+    tables.devices, tables.forgotten.c.device.is_not(None).label("forgotten")
+).outerjoin(tables.forgotten, tables.forgotten.c.device == tables.devices.c.device)
+_ENDS = (
+    sa.select(tables.events)
+    .where(tables.events.c.what == ENDED)
+    .order_by(tables.events.c.id.desc())
+    .limit(ENDS)
+)
 
 
 def open_store(url: str) -> TrackerStore:
@@ -101,10 +114,11 @@ class SqlTrackerStore:
             read = connection.execute
             return Kept(
                 tuple(map(tables.lease, read(sa.select(tables.leases)))),
-                tuple(map(tables.device, read(sa.select(tables.devices)))),
+                tuple(map(tables.device, read(_DEVICES))),
                 tuple(map(tables.agent, read(sa.select(tables.agents)))),
                 tuple(map(tables.token, read(sa.select(tables.tokens)))),
                 tuple(map(tables.join, read(sa.select(tables.joins)))),
+                tuple(tables.logged(row).event for row in reversed(read(_ENDS).all())),
             )
 
     def pace(self, batch: Batch) -> Pace:
@@ -240,6 +254,12 @@ class _Statements:
             admin.on_conflict_do_update(index_elements=key, set_=said),
             ["device", "epochs", "admin", "why"],
         )
+        forget = upsert(self._dialect.name, tables.forgotten).on_conflict_do_nothing()
+        self._forgotten = self._text(forget, ["device"])
+        self._returned = self._text(
+            sa.delete(tables.forgotten).where(tables.forgotten.c.device == sa.bindparam("device")),
+            None,
+        )
         self._leases = self._upsert(tables.leases)
         self._ended = self._text(
             sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("lease")), None
@@ -280,6 +300,9 @@ class _Statements:
                 for row in batch.admins.values()
             ],
         )
+        for statement, forgotten in ((self._forgotten, True), (self._returned, False)):
+            named = (row.device for row in batch.admins.values() if row.forgotten is forgotten)
+            yield statement, [{"device": device} for device in named]
         leases = batch.leases.items()
         yield self._leases, [tables.of_lease(row) for _, row in leases if row is not None]
         yield self._ended, [{"lease": lease} for lease, row in leases if row is None]

@@ -32,6 +32,12 @@ devices = sa.Table(
     sa.Column("why", sa.Text, nullable=False),
     sqlite_with_rowid=False,
 )
+forgotten = sa.Table(  # devices that were lost for long; trackers that do not know it list them
+    "forgotten",
+    metadata,
+    sa.Column("device", sa.Text, primary_key=True),
+    sqlite_with_rowid=False,
+)
 leases = sa.Table(
     "leases",
     metadata,
@@ -183,8 +189,8 @@ def lease(row: sa.Row[Any]) -> LeaseRow:
 
 
 def device(row: sa.Row[Any]) -> DeviceRow:
-    """The device of a row."""
-    return DeviceRow(row.device, row.epochs, Admin(row.admin), row.why)
+    """The device of a row, joined with whether it was forgotten."""
+    return DeviceRow(row.device, row.epochs, Admin(row.admin), row.why, bool(row.forgotten))
 
 
 def agent(row: sa.Row[Any]) -> AgentRow:
