@@ -18,7 +18,8 @@ def test_the_table_and_the_fields_agree() -> None:
 
 
 @pytest.mark.parametrize(
-    "variable", ["CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK", "TRACKER", "TOKEN", "CA"]
+    "variable",
+    ["CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK", "TRACKER", "TOKEN", "CA", "CERT", "SIGN"],
 )
 def test_each_variable_of_the_table_decides_its_field(variable: str) -> None:
     rows = dict(ROW.findall(settings.__doc__ or ""))

@@ -9,6 +9,8 @@
 | LOOPWRIGHT_TRACKER   | tracker   | the fleet's tracker, as tls://lab:7070; else this user's own  |
 | LOOPWRIGHT_TOKEN     | token     | who one is to a tracker, or @FILE that holds the token        |
 | LOOPWRIGHT_CA        | ca        | certificate of the fleet's authority, or the folder it is in  |
+| LOOPWRIGHT_CERT      | cert      | one's own certificate for a fleet, its .key beside it         |
+| LOOPWRIGHT_SIGN      | sign      | file of the builder's key that code for a fleet is signed by  |
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ class Settings:
     tracker: str | None = None
     token: str | None = field(default=None, repr=False)  # a secret is in no traceback
     ca: Path | None = None
+    cert: Path | None = None
+    sign: Path | None = None
 
     @property
     def own_tracker(self) -> str:
@@ -54,17 +58,22 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Settings:
     values = os.environ if environ is None else environ  # noqa: TID251  # the one place
     home = Path(values.get("HOME") or "~").expanduser()
     base = Path(values.get("XDG_CACHE_HOME") or home / ".cache")
-    trace = values.get("LOOPWRIGHT_TRACE")
-    ca = values.get("LOOPWRIGHT_CA")
     return Settings(
         cache_dir=Path(values.get("LOOPWRIGHT_CACHE_DIR") or base / "loopwright"),
         records=values.get("LOOPWRIGHT_RECORDS") or DEFAULT_RECORDS,
-        trace=Path(trace) if trace else None,
+        trace=_path(values, "LOOPWRIGHT_TRACE"),
         traceback=_switch("LOOPWRIGHT_TRACEBACK", values.get("LOOPWRIGHT_TRACEBACK", "")),
         tracker=values.get("LOOPWRIGHT_TRACKER") or None,
         token=values.get("LOOPWRIGHT_TOKEN") or None,
-        ca=Path(ca) if ca else None,
+        ca=_path(values, "LOOPWRIGHT_CA"),
+        cert=_path(values, "LOOPWRIGHT_CERT"),
+        sign=_path(values, "LOOPWRIGHT_SIGN"),
     )
+
+
+def _path(values: Mapping[str, str], name: str) -> Path | None:
+    text = values.get(name)
+    return Path(text) if text else None
 
 
 def _switch(name: str, text: str) -> bool:

@@ -31,7 +31,8 @@ class Run(Protocol):
 def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Run:
     """Run the command line in an empty folder, with nothing of the user's environment."""
     monkeypatch.chdir(tmp_path)
-    for name in ("CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK", "TRACKER", "TOKEN", "CA"):
+    names = ("CACHE_DIR", "RECORDS", "TRACE", "TRACEBACK", "TRACKER", "TOKEN", "CA", "CERT", "SIGN")
+    for name in names:
         monkeypatch.delenv(f"LOOPWRIGHT_{name}", raising=False)
     monkeypatch.setenv("COLUMNS", "200")
 

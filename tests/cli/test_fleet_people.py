@@ -172,5 +172,24 @@ def test_a_client_gets_a_certificate_of_its_own(run: Run, tmp_path: Path) -> Non
     found = json.loads(run("ca", "issue", "ca", "ann", "--client", "-o", "json").out)
     assert found == {"certificate": "ca/ann.crt", "key": "ca/ann.key"}
     assert (tmp_path / "ca" / "ann.key").is_file()
+    again = run("ca", "issue", "ca", "ann", "--client").out
+    assert "LOOPWRIGHT_CERT=ca/ann.crt takes the place of a token of ann" in again
     assert run("ca", "issue", "ca", "ann", "bob", "--client").code == 2
     assert run("ca", "issue", "nowhere", "host").code == 2
+
+
+def test_a_builders_secret_key_stays_in_its_file(run: Run, tmp_path: Path) -> None:
+    pytest.importorskip("cryptography")
+    from loopwright.fleet.security.signing import load_builder, read_public
+
+    result = run("ca", "builder", "ann")
+    secret = tmp_path / "ann.builder"
+    assert secret.stat().st_mode & 0o777 == 0o600
+    assert load_builder(secret).public == read_public(result.out)
+    assert "tune with --sign ann.builder" in result.err
+    assert "--signed-only --builder KEY" in result.err
+    assert secret.read_text().strip() not in result.out + result.err
+    again = run("ca", "builder", "ann")
+    assert (again.code, again.out) == (2, "")
+    assert "ann.builder is there already" in again.err
+    assert load_builder(secret).public == read_public(result.out)

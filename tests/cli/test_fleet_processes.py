@@ -188,6 +188,7 @@ def test_what_cannot_be_served_to_is_told_before_anything_starts(
     [
         (("--listen", "tcp://0.0.0.0:0"), "refusing to listen on tcp://0.0.0.0:0"),
         (("--listen", "tls://127.0.0.1:0"), "make one with loopwright ca init"),
+        (("--listen", ANY, "--client-ca", "ca.crt"), "give --tls-dir too"),
         (("--listen", ANY, "--http", "0.0.0.0:0"), "tokens would travel in the clear"),
         (("--listen", ANY, "--store", "sqlite:////no/such/f.db"), "there is no folder"),
         (("--listen", ANY, "--log", "/no/such/log"), "the log /no/such/log cannot be written"),
@@ -202,6 +203,32 @@ def test_a_tracker_that_cannot_be_served_so_is_exit_code_2(
     assert result.code == 2
     assert words in result.err
     assert len(result.err.splitlines()) == 1
+
+
+def test_a_client_with_a_certificate_needs_no_token(
+    run: Run, processes: Processes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("cryptography")
+    assert run("ca", "init", "ca", "--name", "127.0.0.1").code == 0
+    assert run("ca", "issue", "ca", "ann", "--client").code == 0
+    tls = ("--listen", "tls://127.0.0.1:0", "--tls-dir", "ca", "--client-ca", "ca/ca.crt")
+    process, admin = processes.tracker(*tls, "--token-file", "token")
+    assert process.stderr is not None
+    url = process.stderr.readline().split()[-1]
+    monkeypatch.setenv("LOOPWRIGHT_CA", "ca/ca.crt")
+    assert "a token is needed here" in run("device", "ls", "--fleet", url).err
+    monkeypatch.setenv("LOOPWRIGHT_CERT", "ca/ann.crt")
+    assert "'ann', who has no token that is good here" in run("device", "ls", "--fleet", url).err
+    issue = ("token", "issue", "ann", "--role", "viewer", "--fleet", admin, "--token", "@token")
+    assert run(*issue).code == 0
+    assert run("device", "ls", "--fleet", url).code == 0
+    refused = run("token", "ls", "--fleet", url)
+    assert (refused.code, refused.err) == (
+        6,
+        "loopwright: token.ls needs the role admin, ann has viewer\n",
+    )
+    with connect(url) as fleet:
+        assert fleet.devices() == ()
 
 
 def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(

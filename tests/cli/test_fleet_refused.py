@@ -103,7 +103,7 @@ def test_a_ticket_that_has_expired_is_exit_code_5_and_costs_no_record_and_no_dev
 
 
 def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
-    run: Run, fleet: Town, tmp_path: Path
+    run: Run, fleet: Town
 ) -> None:
     pytest.importorskip("onnx")
     fleet.agent()

@@ -97,6 +97,9 @@ class Folk:
     async def token(self, name: str) -> TokenRow | None:
         return self.tokens.get(name)
 
+    async def certified(self, name: str) -> TokenRow | None:
+        return next((row for row in self.tokens.values() if row.principal.name == name), None)
+
     async def code(self, name: str) -> CodeRow | None:
         return self.codes.get(name)
 

@@ -113,12 +113,15 @@ def own_records(context: typer.Context) -> str | None:
 
 
 def settings_of(
-    context: typer.Context, token: str | None = None, ca: Path | None = None
+    context: typer.Context,
+    token: str | None = None,
+    ca: Path | None = None,
+    sign: Path | None = None,
 ) -> Settings:
     """The settings that `main` read; what the options of a command say goes before them."""
     session = context.find_object(Session)
     found = (session or Session()).settings
-    return replace(found, token=token or found.token, ca=ca or found.ca)
+    return replace(found, token=token or found.token, ca=ca or found.ca, sign=sign or found.sign)
 
 
 def answer(output: Output, value: object, text: Callable[[], str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,6 +73,17 @@ PriorityOption = Annotated[
 ]
 
 
+SignOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--sign",
+        metavar="FILE",
+        help="The builder's key of `ca builder`, for devices that run signed code only "
+        "[LOOPWRIGHT_SIGN].",
+    ),
+]
+
+
 def tune(
     context: typer.Context,
     model: ModelArgument,
@@ -92,6 +104,7 @@ def tune(
     priority: PriorityOption = None,
     token: TokenOption = None,
     ca: CaOption = None,
+    sign: SignOption = None,
     executor: ExecutorOption = "processes",
     output: OutputOption = Output.TEXT,
 ) -> None:
@@ -116,13 +129,19 @@ def tune(
     url = records_url(context, records)
     try:
         with ExitStack() as stack:
-            job = _prepare(settings_of(context, token, ca), model, shape, tasks, where, stack)
+            given = settings_of(context, token, ca, sign)
+            job = _prepare(given, model, shape, tasks, where, stack)
             settings = TuneSettings(budget, policy, seed, job.peak_gflops, spec)
             run = _run(job, settings, url)
         if engines and not run.interrupted:
             run = replace(run, rows=_compared(job.parts, url, engines, threads))
     except KeyboardInterrupt:  # before the first trial, or while comparing
         raise typer.Exit(INTERRUPTED) from None
+    _show(run, output)
+
+
+def _show(run: TuneRun, output: Output) -> None:
+    """Write what came of it; the exit code says whether that is a program."""
     if output is Output.JSON:
         print_json(run.as_json())
     else:

@@ -63,7 +63,7 @@ def test_a_client_with_a_certificate_is_known_by_its_name(folder: Path) -> None:
         await pong(link)
 
     async def work() -> None:
-        context = authority.server_context(folder, clients=True)
+        context = authority.server_context(folder, clients=folder / "ca.crt")
         own = authority.files_of(folder, "ada")
         trust = authority.client_context(folder / "ca.crt", own)
         async with served(note, TLS, tls=context, trust=trust) as (_, link):
@@ -74,12 +74,37 @@ def test_a_client_with_a_certificate_is_known_by_its_name(folder: Path) -> None:
     assert names == ["ada"]
 
 
-def test_a_client_without_a_certificate_is_refused_where_one_is_needed(folder: Path) -> None:
+def test_a_client_without_a_certificate_has_no_name(folder: Path) -> None:
+    names: list[str] = []
+
+    async def note(link: Link) -> None:
+        names.append(link.peer.certificate)
+        await pong(link)
+
     async def work() -> None:
-        context = authority.server_context(folder, clients=True)
+        context = authority.server_context(folder, clients=folder / "ca.crt")
+        trust = authority.client_context(folder)
+        async with served(note, TLS, tls=context, trust=trust) as (_, link):
+            link.send(Ping(4))
+            assert await link.receive(5) == Pong(4)
+
+    run(work())
+    assert names == [""]
+
+
+@pytest.mark.parametrize("whose", ["another authority's", "a server's"])
+def test_a_certificate_that_is_no_clients_is_refused(
+    folder: Path, tmp_path: Path, whose: str
+) -> None:
+    own = authority.files_of(folder, "server")
+    if whose != "a server's":
+        authority.init(tmp_path, NOW)
+        own = authority.issue_client(tmp_path, "ada", NOW)
+
+    async def work() -> None:
+        context = authority.server_context(folder, clients=folder / "ca.crt")
         async with Listener(TLS, pong, tls=context) as listener:
-            trust = authority.client_context(folder)
-            link = await dial(listener.addresses[0], tls=trust)
+            link = await dial(listener.addresses[0], tls=authority.client_context(folder, own))
             with pytest.raises(FleetError):  # TLS 1.3 tells the client only after its first bytes
                 await link.receive(5)
             await link.wait_closed()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +93,25 @@ def test_without_the_extra_signing_says_what_to_install(monkeypatch: pytest.Monk
 def test_a_secret_of_another_length_is_none(secret: bytes) -> None:
     with pytest.raises(ConfigError, match="32 bytes"):
         signing.builder_of(secret)
+
+
+def test_a_saved_builder_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    signing.save_builder(path, ADA)
+    assert signing.load_builder(path) == ADA
+    with pytest.raises(ConfigError, match="is there already"):
+        signing.save_builder(path, BOB)
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match=r"others may read .*: chmod 600 it"):
+        signing.load_builder(path)
+
+
+@pytest.mark.parametrize("text", ["", "lws_", "lws_abc", signing.show_public(ADA.public), "\xff"])
+def test_what_is_no_builders_key_says_so(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "key"
+    path.write_text(text)
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="is no builder's key; make one with"):
+        signing.load_builder(path)
+    with pytest.raises(ConfigError, match="No such file"):
+        signing.load_builder(tmp_path / "none")

@@ -45,6 +45,7 @@ class Where:
     token: str | None = field(default=None, repr=False)
     ca: Path | None = None
     chosen: bool = True
+    cert: Path | None = None
 
 
 def where(context: typer.Context, fleet: str | None, token: str | None, ca: Path | None) -> Where:
@@ -57,7 +58,8 @@ def where(context: typer.Context, fleet: str | None, token: str | None, ca: Path
     settings = settings_of(context)
     chosen = fleet or settings.tracker
     url = str(parse(chosen or settings.own_tracker))
-    return Where(url, _read_token(token or settings.token), ca or settings.ca, bool(chosen))
+    who = _read_token(token or settings.token)
+    return Where(url, who, ca or settings.ca, bool(chosen), settings.cert)
 
 
 def ask(place: Where, question: Callable[[Control], Awaitable[T]]) -> T:
@@ -90,7 +92,7 @@ async def connect(place: Where) -> Control:
     from loopwright.fleet.client.control import Control
 
     async def dial() -> Link:
-        return await reach(place.url, place.ca)
+        return await reach(place.url, place.ca, place.cert)
 
     control = Control(dial, credential(place), time.monotonic, secrets.SystemRandom().random)
     try:
@@ -105,14 +107,18 @@ async def connect(place: Where) -> Control:
 
 
 def credential(place: Where) -> Credential:
-    """What is shown to the tracker: the token, or what the kernel says of a unix socket."""
-    from loopwright.fleet.security.handshake import Anonymous, ByToken
+    """What is shown to the tracker: the token, one's certificate, or what the kernel says."""
+    from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken
+    from loopwright.fleet.wire.address import Scheme, parse
 
-    return Anonymous() if place.token is None else ByToken(place.token)
+    if place.token is not None:
+        return ByToken(place.token)
+    shown = place.cert is not None and parse(place.url).scheme is Scheme.TLS
+    return ByCertificate() if shown else Anonymous()
 
 
-async def reach(url: str, ca: Path | None) -> Link:
-    """A link to the tracker or device at `url`.
+async def reach(url: str, ca: Path | None, cert: Path | None = None) -> Link:
+    """A link to the tracker or device at `url`; `cert` is shown to one that asks.
 
     Raises: FleetError; ConfigError for tls:// without an authority.
     """
@@ -126,9 +132,10 @@ async def reach(url: str, ca: Path | None) -> Link:
             f"{url}: whose certificate is to be trusted? Give the fleet's ca.crt with --ca, or set "
             "LOOPWRIGHT_CA"
         )
-    from loopwright.fleet.security.authority import client_context
+    from loopwright.fleet.security.authority import client_context, own_certificate
 
-    return await dial(url, tls=client_context(ca))
+    own = None if cert is None else own_certificate(cert)
+    return await dial(url, tls=client_context(ca, own))
 
 
 def _read_token(text: str | None) -> str | None:

@@ -264,7 +264,40 @@ def issue_certificate(
         else issue_server(folder, name, _now(), file=file)
     )
     shown = {"certificate": str(made.certificate), "key": str(made.key)}
-    answer(output, shown, lambda: f"{made.certificate} and {made.key}")
+    next_step = (
+        f": LOOPWRIGHT_CERT={made.certificate} takes the place of a token of {name[0]}, where the "
+        f"tracker has --client-ca {folder / 'ca.crt'}"
+    )
+    answer(output, shown, lambda: f"{made.certificate} and {made.key}{next_step if client else ''}")
+
+
+@authority.command("builder")
+def make_builder(
+    name: Annotated[str, typer.Argument(help="Whose code it signs: a person or a service.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The file to write [NAME.builder].")
+    ] = None,
+    output: OutputOption = Output.TEXT,
+) -> None:
+    """Make a builder's pair of keys, for devices that run signed code only.
+
+    The secret one goes to a file of mode 0600; standard output has the public one alone.
+    """
+    from loopwright.fleet.security import signing
+
+    path = out or Path(f"{name}.builder")
+    builder = signing.make_builder()
+    signing.save_builder(path, builder)
+    public = signing.show_public(builder.public)
+    if output is Output.JSON:
+        print_json({"secret": str(path), "public": public})
+        return
+    typer.echo(
+        f"{path} is the secret key of {name}: tune with --sign {path} (LOOPWRIGHT_SIGN); on each "
+        "board: loopwright device serve ... --signed-only --builder KEY, with this public KEY:",
+        err=True,
+    )
+    typer.echo(public)
 
 
 def _now() -> datetime.datetime:

@@ -21,6 +21,16 @@ app = typer.Typer(
 DEFAULT_STORE = "sqlite:///loopwright-tracker.db"
 
 
+ClientCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--client-ca",
+        help="Certificate of the authority whose clients may come with their own in place of a "
+        "token, as DIR/ca.crt.",
+    ),
+]
+
+
 @app.command("serve")
 def serve(
     context: typer.Context,
@@ -39,6 +49,7 @@ def serve(
     tls_dir: Annotated[
         Path | None, typer.Option("--tls-dir", help="Folder of `loopwright ca init`, for tls://.")
     ] = None,
+    client_ca: ClientCaOption = None,
     http: Annotated[
         str | None,
         typer.Option(
@@ -79,7 +90,7 @@ def serve(
 
     addresses = tuple(listen) if listen else (_own(context),)
     numbers = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
-    options = ServeOptions(addresses, store, numbers, ca=tls_dir, token_file=token_file)
+    options = ServeOptions(addresses, store, numbers, tls_dir, client_ca, token_file)
     _run(options, http, log)
 
 

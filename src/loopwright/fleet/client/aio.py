@@ -23,6 +23,7 @@ from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
+from loopwright.fleet.security.signing import Builder
 from loopwright.fleet.selector import parse
 from loopwright.fleet.wire.fields import MAX_DEVICES, MAX_MS
 from loopwright.fleet.wire.link import Link
@@ -88,6 +89,7 @@ class AsyncFleet:
         dial: makes a link to a device, given one of its addresses.
         clock: seconds of a monotonic clock.
         runtimes: what is brought to devices that have another native runtime, or none.
+        builder: signs the code that is to run, for devices that run no other.
     """
 
     def __init__(
@@ -97,12 +99,14 @@ class AsyncFleet:
         clock: Callable[[], float],
         sessions: SessionConfig = SessionConfig(),  # noqa: B008  # frozen
         runtimes: Runtimes | None = None,
+        builder: Builder | None = None,
     ) -> None:
         self.control = control
         self._dial = dial
         self._clock = clock
         self._sessions = sessions
         self._runtimes = runtimes
+        self._builder = builder
         self._held: dict[str, HeldLease] = {}
 
     async def start(self) -> None:
@@ -164,7 +168,9 @@ class AsyncFleet:
         name = lease.device.name
         link = await self._reach(lease.device.addresses, name)
         try:
-            session = await DeviceSession.open(link, lease.grant, self._clock, self._sessions)
+            session = await DeviceSession.open(
+                link, lease.grant, self._clock, self._sessions, self._builder
+            )
         except AuthError as error:
             raise DeviceLostError(
                 f"{name} does not open lease {lease.id}: {error}; lease a device again",

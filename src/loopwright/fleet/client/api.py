@@ -40,8 +40,9 @@ from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, Ran, outputs_of
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
-from loopwright.fleet.security.authority import client_context
-from loopwright.fleet.security.handshake import Anonymous, ByToken, Credential
+from loopwright.fleet.security.authority import client_context, own_certificate
+from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
+from loopwright.fleet.security.signing import Builder, load_builder
 from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import DeviceInfo
@@ -267,6 +268,8 @@ def connect(
     *,
     token: str | None = None,
     ca: str | Path | None = None,
+    cert: str | Path | None = None,
+    sign: str | Path | None = None,
     settings: Settings | None = None,
 ) -> Fleet:
     """The fleet of the tracker at `url`; a fleet of this machine alone when nobody names one.
@@ -275,6 +278,10 @@ def connect(
         url: `tls://host:port`, `tcp://host:port` or `unix:///path`; LOOPWRIGHT_TRACKER when None.
         token: who one is, or `@FILE` that holds it; LOOPWRIGHT_TOKEN when None.
         ca: certificate of the fleet's authority, or its folder; LOOPWRIGHT_CA when None.
+        cert: one's own certificate, its `.key` beside it, which counts where there is no token and
+            the tracker is at tls://; LOOPWRIGHT_CERT when None.
+        sign: file of the builder's key that signs what devices are to run; LOOPWRIGHT_SIGN when
+            None, and nothing is signed without either.
 
     Raises: AuthError when the tracker says no; ConfigError; FleetError when it is not there.
     """
@@ -284,9 +291,14 @@ def connect(
     try:
         if address is None:
             return _here(thread, found)
-        tls = _tls(address, ca or found.ca)
-        who, runtimes = credential(token or found.token), Runtimes(found.cache_dir)
-        aio = thread.run(_connected(address, who, tls, runtimes))
+        cert, sign = cert or found.cert, sign or found.sign
+        tls = _tls(address, ca or found.ca, cert)
+        who = credential(token or found.token)
+        if isinstance(who, Anonymous) and cert and parse(address).scheme is Scheme.TLS:
+            who = ByCertificate()
+        builder = None if sign is None else load_builder(Path(sign))
+        runtimes = Runtimes(found.cache_dir)
+        aio = thread.run(_connected(address, who, tls, runtimes, builder))
     except BaseException:
         thread.close()
         raise
@@ -294,12 +306,16 @@ def connect(
 
 
 async def _connected(
-    address: str, who: Credential, tls: ssl.SSLContext | None, runtimes: Runtimes
+    address: str,
+    who: Credential,
+    tls: ssl.SSLContext | None,
+    runtimes: Runtimes,
+    builder: Builder | None,
 ) -> AsyncFleet:
     chance = np.random.default_rng().random
     control = Control(functools.partial(dial, address, tls=tls), who, time.monotonic, chance)
     dial_device = functools.partial(_dial, tls)
-    fleet = AsyncFleet(control, dial_device, time.monotonic, runtimes=runtimes)
+    fleet = AsyncFleet(control, dial_device, time.monotonic, runtimes=runtimes, builder=builder)
     await fleet.start()
     return fleet
 
@@ -323,10 +339,12 @@ def credential(token: str | None) -> Credential:
         raise ConfigError(f"token file {token[1:]}: {error.strerror}") from error
 
 
-def _tls(address: str, ca: str | Path | None) -> ssl.SSLContext | None:
-    if ca is None or (parse(address).scheme is not Scheme.TLS and not Path(ca).exists()):
+def _tls(address: str, ca: str | Path | None, cert: str | Path | None) -> ssl.SSLContext | None:
+    needed = parse(address).scheme is Scheme.TLS
+    if ca is None or not (needed or Path(ca).exists()):
         return None
-    return client_context(Path(ca))
+    own = own_certificate(Path(cert)) if cert and needed else None
+    return client_context(Path(ca), own)
 
 
 def _here(thread: LoopThread, settings: Settings) -> Fleet:

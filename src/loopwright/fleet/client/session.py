@@ -15,6 +15,7 @@ import numpy as np
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import AuthError, DeviceLostError, FleetError
 from loopwright.fleet.security.handshake import open_session
+from loopwright.fleet.security.signing import Builder, sign
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
@@ -93,7 +94,12 @@ class DeviceSession:
     """An open session on one device, on one event loop. Made by `open`."""
 
     def __init__(
-        self, link: Link, opened: Opened, clock: Callable[[], float], config: SessionConfig
+        self,
+        link: Link,
+        opened: Opened,
+        clock: Callable[[], float],
+        config: SessionConfig,
+        builder: Builder | None = None,
     ) -> None:
         self.opened = opened
         self.sent_bytes = 0  # of blobs
@@ -101,6 +107,7 @@ class DeviceSession:
         self._near = link.peer.host == "unix"  # this machine
         self._clock = clock
         self._config = config
+        self._builder = builder
         self._there: dict[bytes, None] = {}  # blobs that the device had, latest last
         self._missing: deque[asyncio.Future[Missing]] = deque()
         self._configured: deque[asyncio.Future[Configured]] = deque()
@@ -121,8 +128,12 @@ class DeviceSession:
         grant: Grant,
         clock: Callable[[], float],
         config: SessionConfig = SessionConfig(),  # frozen
+        builder: Builder | None = None,
     ) -> DeviceSession:
         """The session that `grant` allows; `link` goes to its device.
+
+        Args:
+            builder: signs the code that is to run, for devices that run no other.
 
         Raises: AuthError when the device refuses the ticket; FleetError.
         """
@@ -131,7 +142,7 @@ class DeviceSession:
         except BaseException:
             link.abort()
             raise
-        session = DeviceSession(link, opened, clock, config)
+        session = DeviceSession(link, opened, clock, config, builder)
         link.on_message(session._take, session._closed)
         session._pinger = asyncio.create_task(session._ping())
         return session
@@ -267,7 +278,7 @@ class DeviceSession:
         items: list[RunItem] = []
         for run, digest in runs:
             self._numbers += 1
-            items.append(item_of(self._numbers, run, digest))
+            items.append(item_of(self._numbers, run, digest, self._builder))
             future: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
             self._running[self._numbers] = future
             futures.append(future)
@@ -417,8 +428,8 @@ class DeviceSession:
         return self._over or SessionLost(str(error), None)
 
 
-def item_of(number: int, run: Run, digest: bytes) -> RunItem:
-    """The message that asks for `run`."""
+def item_of(number: int, run: Run, digest: bytes, builder: Builder | None = None) -> RunItem:
+    """The message that asks for `run`, signed by `builder`."""
     artifact, plan = run.artifact, run.plan
     return RunItem(
         id=number,
@@ -436,6 +447,7 @@ def item_of(number: int, run: Run, digest: bytes) -> RunItem:
         run_timeout_ms=max(1, round(plan.run_timeout_s * 1e3)),
         run_memory=plan.run_memory,
         abandon_ns=plan.abandon_ns,
+        signature=b"" if builder is None else sign(digest, builder.secret),
     )
 
 

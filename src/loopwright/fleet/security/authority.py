@@ -2,7 +2,7 @@
 
     ca.crt ca.key            the authority; ca.key stays on the machine that issues
     server.crt server.key    of a tracker or an agent
-    NAME.crt NAME.key        of a client, where clients show certificates too
+    NAME.crt NAME.key        of a client that shows a certificate in place of a token
 
 Making certificates needs the extra `[tls]`, using them does not. Private keys have mode 0600, and
 one that others may read is refused.
@@ -59,25 +59,30 @@ def issue_client(folder: Path, name: str, now: datetime.datetime) -> Certificate
     return certificates.issue_client(folder, name, now)
 
 
-def server_context(folder: Path, *, file: str = "server", clients: bool = False) -> ssl.SSLContext:
+def server_context(
+    folder: Path, *, file: str = "server", clients: Path | None = None
+) -> ssl.SSLContext:
     """What a tracker or an agent listens with: TLS 1.3 only.
 
     Args:
-        clients: whether clients must show a certificate of the same authority.
+        clients: certificate of the authority whose clients may show theirs; nobody must.
 
     Raises: ConfigError for files that are missing, unusable, or a key that others may read.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
     _load(context, files_of(folder, file))
-    if clients:
-        context.verify_mode = ssl.CERT_REQUIRED
-        _trust(context, folder / "ca.crt")
+    if clients is not None:
+        context.verify_mode = ssl.CERT_OPTIONAL
+        _trust(context, clients)
     return context
 
 
 def client_context(ca: Path, own: Certificate | None = None) -> ssl.SSLContext:
     """What a client or an agent dials with: TLS 1.3 only, the name is checked, `ca` alone trusted.
+
+    Args:
+        own: shown to a server that asks for one.
 
     Raises: ConfigError as `server_context` does.
     """
@@ -112,6 +117,11 @@ def _load(context: ssl.SSLContext, files: Certificate) -> None:
             f"{files.certificate} and {files.key} are no certificate and its key: {error}; make "
             "them with: loopwright ca issue"
         ) from error
+
+
+def own_certificate(path: Path) -> Certificate:
+    """The certificate at `path`, whose key lies beside it as `.key`."""
+    return Certificate(path, path.with_suffix(".key"))
 
 
 def files_of(folder: Path, name: str) -> Certificate:

@@ -92,7 +92,12 @@ class ByKey:
         return f"ByKey({self.agent!r}, ...)"
 
 
-Credential: TypeAlias = Anonymous | ByToken | ByCode | ByKey
+@dataclass(frozen=True, slots=True)
+class ByCertificate:
+    """The certificate of a person or a service, shown when the link was made."""
+
+
+Credential: TypeAlias = Anonymous | ByToken | ByCode | ByKey | ByCertificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +111,16 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who came in. `agent` is the name of an agent, empty for a client."""
+    """Who came in. `agent` is the name of an agent, empty for a client.
+
+    `token` is the id of the token whose rights a client has, empty for one that has others.
+    """
 
     principal: Principal
     hello: Hello
     proto: int
     agent: str = ""
+    token: str = ""
 
 
 class Directory(Protocol):
@@ -122,6 +131,9 @@ class Directory(Protocol):
 
     async def token(self, name: str) -> TokenRow | None:
         """The row of the token with the id `name`."""
+
+    async def certified(self, name: str) -> TokenRow | None:
+        """The good token whose rights somebody has whom a certificate names; None for nobody."""
 
     async def code(self, name: str) -> CodeRow | None:
         """The row of the join code with the id `name`."""
@@ -189,6 +201,8 @@ def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
             auth, principal, secret = "join", agent, text
         case ByKey(agent, _):
             auth, principal = "key", agent
+        case ByCertificate():
+            auth = "certificate"
         case _:
             assert_never(credential)
     if secret and not private(link):
@@ -247,6 +261,7 @@ async def _admit(
     proto = _negotiated(link, hello)
     agent = check_name(hello.principal, "an agent") if hello.role == "agent" else ""
     key = proof = b""
+    token = ""
     match hello.auth:
         case "none":
             who = directory.anonymous(link, hello.role)
@@ -258,9 +273,11 @@ async def _admit(
                 key = await directory.local_key(agent, link)
         case "token" if hello.role == "client":
             _need_private(link)
-            who = check_token(
-                hello.secret, await directory.token(token_id(hello.secret)), directory.now()
-            )
+            token = token_id(hello.secret)
+            who = check_token(hello.secret, await directory.token(token), directory.now())
+        case "certificate" if hello.role == "client":
+            row = await _certified(link, directory)
+            token, who = row.id, row.principal
         case "join" if hello.role == "agent":
             _need_private(link)
             key = await _join(directory, hello)
@@ -272,7 +289,23 @@ async def _admit(
             raise Denied(
                 Fault.NO_CREDENTIAL, f"no {hello.role} comes in with {hello.auth[:16]!r} here"
             )
-    return Admitted(who, hello, proto, agent), key, proof
+    return Admitted(who, hello, proto, agent, token), key, proof
+
+
+async def _certified(link: Link, directory: Directory) -> TokenRow:
+    name = link.peer.certificate
+    if not name:
+        raise Denied(
+            Fault.NO_CREDENTIAL,
+            "no certificate was asked for here (tracker serve --client-ca); come with a token",
+        )
+    row = await directory.certified(name)
+    if row is None:
+        raise Denied(
+            Fault.UNKNOWN_TOKEN,
+            f"the certificate names {name!r}, who has no token that is good here; ask for one",
+        )
+    return row
 
 
 def _agent(name: str) -> Principal:

@@ -13,6 +13,7 @@ import importlib.util
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loopwright.errors import ConfigError
@@ -26,7 +27,8 @@ PUBLIC_BYTES = SECRET_BYTES = 32
 DIGEST_BYTES = 32
 _ID_BYTES = 8
 SIGNATURE_BYTES = _ID_BYTES + 64
-_PREFIX = "lwb_"
+_PREFIX, _SECRET_PREFIX = "lwb_", "lws_"
+_PRIVATE = 0o600
 _PURPOSE = b"loopwright builder signature v1\0"
 
 
@@ -59,7 +61,7 @@ def builder_of(secret: bytes) -> Builder:
 
 def show_public(public: bytes) -> str:
     """A public key as text, for configuration files."""
-    return _PREFIX + base64.b32encode(public).decode().rstrip("=").lower()
+    return _text(_PREFIX, public)
 
 
 def read_public(text: str) -> bytes:
@@ -67,14 +69,42 @@ def read_public(text: str) -> bytes:
 
     Raises: ConfigError for anything else.
     """
-    body = text.strip().removeprefix(_PREFIX)
-    try:
-        public = base64.b32decode(body.upper() + "=" * (-len(body) % 8))
-    except ValueError:
-        public = b""
-    if not text.strip().startswith(_PREFIX) or len(public) != PUBLIC_BYTES:
+    public = _bytes(_PREFIX, text)
+    if len(public) != PUBLIC_BYTES:
         raise ConfigError(f"{text[:16]!r}... is no builder's public key: one begins with {_PREFIX}")
     return public
+
+
+def save_builder(path: Path, builder: Builder) -> None:
+    """Write the secret key to `path`, a new file that its owner alone may read.
+
+    Raises: ConfigError when the file is there, or cannot be written.
+    """
+    try:
+        handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, _PRIVATE)
+        with os.fdopen(handle, "w") as file:
+            file.write(f"{_text(_SECRET_PREFIX, builder.secret)}\n")
+    except FileExistsError:
+        raise ConfigError(f"{path} is there already; choose another name") from None
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def load_builder(path: Path) -> Builder:
+    """The pair whose secret key `save_builder` wrote to `path`.
+
+    Raises: ConfigError for a file that is none, that cannot be read, or that others may read.
+    """
+    try:
+        if path.stat().st_mode & 0o077:
+            raise ConfigError(f"others may read {path}: chmod 600 it")
+        text = path.read_text(errors="replace")
+    except OSError as error:
+        raise ConfigError(f"builder's key {path}: {error.strerror}") from error
+    secret = _bytes(_SECRET_PREFIX, text)
+    if len(secret) != SECRET_BYTES:
+        raise ConfigError(f"{path} is no builder's key; make one with: loopwright ca builder")
+    return builder_of(secret)
 
 
 def sign(digest: bytes, secret: bytes) -> bytes:
@@ -92,7 +122,9 @@ def verify(digest: bytes, signature: bytes, builders: Iterable[bytes]) -> None:
     _check_digest(digest)
     if not signature:
         raise Denied(
-            Fault.UNSIGNED, "this device runs signed code only; sign it with a key that it knows"
+            Fault.UNSIGNED,
+            "this device runs signed code only: sign it with a key that it knows (--sign, "
+            "LOOPWRIGHT_SIGN)",
         )
     if len(signature) != SIGNATURE_BYTES:
         raise Denied(
@@ -128,6 +160,22 @@ def check_signed(
     """
     if required or (signature and builders):
         verify(digest, signature, builders)
+
+
+def _text(prefix: str, key: bytes) -> str:
+    return prefix + base64.b32encode(key).decode().rstrip("=").lower()
+
+
+def _bytes(prefix: str, text: str) -> bytes:
+    """The key in `text`; nothing for text that is none."""
+    found = text.strip()
+    if not found.startswith(prefix):
+        return b""
+    body = found.removeprefix(prefix)
+    try:
+        return base64.b32decode(body.upper() + "=" * (-len(body) % 8))
+    except ValueError:
+        return b""
 
 
 def _key_id(public: bytes) -> bytes:

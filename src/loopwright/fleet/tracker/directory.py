@@ -48,6 +48,18 @@ class People:
         """The row of the token with the id `name`."""
         return self.tokens.get(name)
 
+    async def certified(self, name: str) -> TokenRow | None:
+        """The token of `name` that is good now and allows least; None without one."""
+        now = self._wall()
+        good = [
+            row
+            for row in self.tokens.values()
+            if row.principal.name == name
+            and not row.revoked
+            and (row.expires_at is None or now < row.expires_at)
+        ]
+        return min(good, key=_rights, default=None)
+
     async def code(self, name: str) -> CodeRow | None:
         """The row of the join code with the id `name`."""
         row = self.joins.get(name)
@@ -163,3 +175,8 @@ class People:
         await self._save([replace(row, revoked=True)])
         self.agents[name] = replace(row, revoked=True)
         return True
+
+
+def _rights(row: TokenRow) -> tuple[int, bool, str]:
+    """Grows with what a token allows."""
+    return int(row.principal.role), not row.principal.scopes, row.id

@@ -34,14 +34,16 @@ _ADMIN = "admin"
 class ServeOptions:
     """How a tracker is served.
 
-    `ca` is the folder of `loopwright ca init`, needed for tls:// addresses. `token_file` is where
-    the first admin token is written when the store has none; without, it is shown only.
+    `ca` is the folder of `loopwright ca init`, needed for tls:// addresses. `client_ca` is the
+    certificate of the authority that issues clients' own. `token_file` is where the first admin
+    token is written when the store has none; without, it is shown only.
     """
 
     listen: tuple[str, ...]
     store: str
     config: TrackerConfig = field(default_factory=TrackerConfig)
     ca: Path | None = None
+    client_ca: Path | None = None
     token_file: Path | None = None
     limits: ListenLimits = field(default_factory=ListenLimits)
 
@@ -117,6 +119,8 @@ def check(options: ServeOptions) -> None:
     """
     if not options.listen:
         raise ConfigError("a tracker needs an address; give --listen tcp://127.0.0.1:7070")
+    if options.client_ca is not None and options.ca is None:
+        raise ConfigError("--client-ca is about tls:// addresses: give --tls-dir too")
     for address in options.listen:
         is_tls = parse(address).scheme is Scheme.TLS
         if is_tls and options.ca is None:
@@ -131,7 +135,7 @@ def _tls(options: ServeOptions) -> ssl.SSLContext | None:
         return None
     from loopwright.fleet.security.authority import server_context
 
-    return server_context(options.ca)
+    return server_context(options.ca, clients=options.client_ca)
 
 
 async def _first_token(tracker: Tracker, options: ServeOptions) -> str:

@@ -31,9 +31,7 @@ from loopwright.fleet.book.effects import (
 from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick
 from loopwright.fleet.security.handshake import Facts, welcome
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
-from loopwright.fleet.security.tokens import token_id
-from loopwright.fleet.store.rows import ENDED, AuditEvent, Change, StoreFencedError, TrackerStore
-from loopwright.fleet.tracker import ends
+from loopwright.fleet.store.rows import AuditEvent, Change, StoreFencedError, TrackerStore
 from loopwright.fleet.tracker.agents import AgentSession
 from loopwright.fleet.tracker.asks import Asks
 from loopwright.fleet.tracker.clients import ClientSession
@@ -66,7 +64,7 @@ class Tracker:
     """Serves agents and clients. `start` before, `stop` after.
 
     Args:
-        rng: spreads the reports of agents over time, makes ids of leases differ between starts.
+        rng: spreads the reports of agents over time.
         log: one JSON line for each thing that happens.
     """
 
@@ -119,9 +117,7 @@ class Tracker:
         self.epoch = epoch
         self._stopping = loop.create_future()
         self._started_at = self.clock()
-        # The epoch alone would give ids again that were given after a store was copied.
-        prefix = f"l{epoch}-{self._rng.integers(1 << 24):06x}."
-        self.book = LeaseBook(replace(self.config.book, prefix=prefix))
+        self.book = LeaseBook(replace(self.config.book, prefix=f"l{epoch}."))
         hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
         self.committer = Committer(self.store, self.config, hooks)
         self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
@@ -136,7 +132,7 @@ class Tracker:
         }
         self.audit("tracker.start", self.config.name, "", f"epoch {epoch}")
         agents = tuple(row.name for row in kept.agents if not row.revoked)
-        self.happened(Restored(kept.leases, kept.devices, agents, ends.read(kept.ended)))
+        self.happened(Restored(kept.leases, kept.devices, agents))
 
     async def stop(self) -> None:
         """Save what is unsaved, close all connections, release the store."""
@@ -190,8 +186,8 @@ class Tracker:
         else:
             self._connections += 1
             number = f"{self.epoch}.{self._connections}"
-            token = token_id(came.hello.secret) if came.hello.auth == "token" else ""
-            session = ClientSession(self, link, came.principal, number, came.hello.trace, token)
+            trace = came.hello.trace
+            session = ClientSession(self, link, came.principal, number, trace, came.token)
             self.clients[session.id] = session
         self.log.write(
             "connected",
@@ -254,9 +250,11 @@ class Tracker:
 
     def _noted(self, effect: Note | EndLease) -> Change | None:
         if isinstance(effect, EndLease):
-            what, subject, detail = ENDED, effect.lease, ends.written(effect)
+            what, subject = "lease.end", effect.lease
+            why = f"{effect.reason.value} {effect.detail}".rstrip()
+            detail = f"{effect.device} epoch {effect.epoch}: {why}"
             self.log.write(
-                ENDED,
+                "lease.end",
                 lease=effect.lease,
                 device=effect.device,
                 epoch=effect.epoch,
