@@ -31,7 +31,8 @@ from loopwright.fleet.book.effects import (
 from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick
 from loopwright.fleet.security.handshake import Facts, welcome
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
-from loopwright.fleet.store.rows import AuditEvent, Change, StoreFencedError, TrackerStore
+from loopwright.fleet.store.rows import ENDED, AuditEvent, Change, StoreFencedError, TrackerStore
+from loopwright.fleet.tracker import ends
 from loopwright.fleet.tracker.agents import AgentSession
 from loopwright.fleet.tracker.asks import Asks
 from loopwright.fleet.tracker.clients import ClientSession
@@ -64,7 +65,7 @@ class Tracker:
     """Serves agents and clients. `start` before, `stop` after.
 
     Args:
-        rng: spreads the reports of agents over time.
+        rng: spreads the reports of agents over time, makes ids of leases differ between starts.
         log: one JSON line for each thing that happens.
     """
 
@@ -117,7 +118,9 @@ class Tracker:
         self.epoch = epoch
         self._stopping = loop.create_future()
         self._started_at = self.clock()
-        self.book = LeaseBook(replace(self.config.book, prefix=f"l{epoch}."))
+        # The epoch alone would give ids again that were given after a store was copied.
+        prefix = f"l{epoch}-{self._rng.integers(1 << 24):06x}."
+        self.book = LeaseBook(replace(self.config.book, prefix=prefix))
         hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
         self.committer = Committer(self.store, self.config, hooks)
         self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
@@ -132,7 +135,7 @@ class Tracker:
         }
         self.audit("tracker.start", self.config.name, "", f"epoch {epoch}")
         agents = tuple(row.name for row in kept.agents if not row.revoked)
-        self.happened(Restored(kept.leases, kept.devices, agents))
+        self.happened(Restored(kept.leases, kept.devices, agents, ends.read(kept.ended)))
 
     async def stop(self) -> None:
         """Save what is unsaved, close all connections, release the store."""
@@ -250,11 +253,9 @@ class Tracker:
 
     def _noted(self, effect: Note | EndLease) -> Change | None:
         if isinstance(effect, EndLease):
-            what, subject = "lease.end", effect.lease
-            why = f"{effect.reason.value} {effect.detail}".rstrip()
-            detail = f"{effect.device} epoch {effect.epoch}: {why}"
+            what, subject, detail = ENDED, effect.lease, ends.written(effect)
             self.log.write(
-                "lease.end",
+                ENDED,
                 lease=effect.lease,
                 device=effect.device,
                 epoch=effect.epoch,
