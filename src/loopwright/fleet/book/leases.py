@@ -184,7 +184,7 @@ def forget_request(state: State, request: Request, what: str) -> None:
     over = state.over
     over[request.id] = (request.tenant.name, what)
     if len(over) > state.config.remembered:
-        del over[next(iter(over))]
+        over.popitem(last=False)
 
 
 def lease_due(state: State, lease: Lease) -> None:

@@ -199,7 +199,7 @@ def unwanted(state: State, event: Unwanted) -> None:
         if event.request not in state.over:
             state.over[event.request] = ("", "cancelled")  # a copy of it may come later
             if len(state.over) > state.config.remembered:
-                del state.over[next(iter(state.over))]
+                state.over.popitem(last=False)
         _refuse(state, event, Refusal.CANCELLED, "no such request waits")
     elif request.client != event.client:
         state.totals.denied += 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -196,8 +196,9 @@ class State:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     tenant_of: dict[int, Tenant] = field(default_factory=dict)
     tenants_limit: int = _TENANTS  # with so many, those who have nothing are forgotten
-    ended: dict[str, tuple[EndReason, str]] = field(default_factory=dict)
-    over: dict[str, tuple[str, str]] = field(default_factory=dict)  # request -> tenant, what came
+    ended: OrderedDict[str, tuple[EndReason, str]] = field(default_factory=OrderedDict)
+    over: OrderedDict[str, tuple[str, str]] = field(default_factory=OrderedDict)
+    """Of requests that are over: the tenant, and what came of it."""
     totals: Totals = field(default_factory=Totals)
     vtime: float = 0.0
     counter: int = 0
@@ -258,7 +259,7 @@ class State:
         """A lease ended: whoever asks for it later is told why."""
         self.ended[lease] = (reason, detail)
         if len(self.ended) > self.config.remembered:
-            del self.ended[next(iter(self.ended))]
+            self.ended.popitem(last=False)
 
     def device(self, name: str) -> Device:
         """The device of this name, made when it is new; one that was forgotten goes on."""

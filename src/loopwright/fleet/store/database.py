@@ -48,7 +48,7 @@ class Database(Protocol):
 
     @property
     def engine(self) -> sa.Engine:
-        """For everything that need not be fast; rows are named parameters."""
+        """For everything that need not be fast; parameters are by position."""
         ...
 
     @property

@@ -45,6 +45,7 @@ class Postgresql:
                 "client_encoding": "utf8",
             },
             poolclass=NullPool,
+            paramstyle="format",
         )
 
     def prepare(self) -> None:

@@ -137,11 +137,14 @@ class Batch:
         """Whether losing it with the power is not allowed: epochs, and who may do what."""
         return bool(self.epochs or self.admins or self.agents or self.tokens or self.joins)
 
+    def __bool__(self) -> bool:
+        return bool(self.leases or self.events or self.careful)
+
     def add(self, change: Change) -> None:
         """One more change, after those before."""
         match change:
-            case SaveLease(row):
-                self.leases[row.lease] = row
+            case SaveLease():
+                self.leases[change.row.lease] = change.row
             case EndLease():
                 self.leases[change.lease] = None
             case AuditEvent():

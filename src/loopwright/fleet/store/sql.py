@@ -16,7 +16,8 @@ from typing import Any, final
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from loopwright.errors import ConfigError
+from loopwright.errors import ConfigError, InternalError
+from loopwright.fleet.book.events import DeviceRow
 from loopwright.fleet.store import tables
 from loopwright.fleet.store.database import Cursor, Database, Raw, upsert
 from loopwright.fleet.store.memory import MemoryStore
@@ -34,6 +35,7 @@ from loopwright.fleet.store.rows import (
     TrackerStore,
 )
 from loopwright.fleet.store.sqlite import Sqlite
+from loopwright.fleet.words import Admin
 
 KEEP_EVENTS = 100_000
 _PRUNE_EVERY = 5_000
@@ -102,9 +104,7 @@ class SqlTrackerStore:
             if row is None:
                 raise StoreError(f"store {self.url} has lost its tracker_epoch; restore a copy")
             epoch = int(row[0]) + 1
-            cursor.executemany(
-                self._sql.write_meta, [{"name": "tracker_epoch", "value": str(epoch)}]
-            )
+            cursor.executemany(self._sql.write_meta, [("tracker_epoch", str(epoch))])
         self._epoch = epoch
         return epoch
 
@@ -146,7 +146,7 @@ class SqlTrackerStore:
         self._drop()
         with self._writing(careful=True) as cursor:
             self._check_epoch(cursor)
-            cursor.executemany(self._sql.write_meta, [{"name": "proof", "value": str(self._epoch)}])
+            cursor.executemany(self._sql.write_meta, [("proof", str(self._epoch))])
         with self._errors():
             if self._raw is not None:
                 self._database.settle(self._raw)
@@ -181,7 +181,7 @@ class SqlTrackerStore:
         self._since_prune += added
         if self._since_prune >= min(_PRUNE_EVERY, self._keep):
             self._since_prune = 0
-            cursor.executemany(self._sql.prune, [{"keep": self._keep}])
+            cursor.executemany(self._sql.prune, [(self._keep,)])
 
     def _tidy(self) -> None:
         self._since_tidy = 0
@@ -229,7 +229,7 @@ class SqlTrackerStore:
 
 
 class _Statements:
-    """The SQL of the writer, compiled once; rows are named parameters."""
+    """The SQL of the writer, compiled once; rows are tuples in the order of the columns."""
 
     def __init__(self, database: Database) -> None:
         self._dialect = database.engine.dialect
@@ -238,31 +238,30 @@ class _Statements:
             f"SELECT value FROM {meta.name} WHERE name = 'tracker_epoch'{database.epoch_lock}"
         )
         self.write_meta = self._upsert(meta)
-        reserve = upsert(self._dialect.name, devices).values(admin="enabled", why="")
+        columns = [column.name for column in devices.c]
+        reserve = upsert(self._dialect.name, devices)
         higher = sa.case(
             (devices.c.epochs > reserve.excluded.epochs, devices.c.epochs),
             else_=reserve.excluded.epochs,
         )
         key = [devices.c.device]
         self._reserve = self._text(
-            reserve.on_conflict_do_update(index_elements=key, set_={"epochs": higher}),
-            ["device", "epochs", "admin", "why"],
+            reserve.on_conflict_do_update(index_elements=key, set_={"epochs": higher}), columns
         )
         admin = upsert(self._dialect.name, devices)
         said = {"admin": admin.excluded.admin, "why": admin.excluded.why, "epochs": higher}
         self._admin = self._text(
-            admin.on_conflict_do_update(index_elements=key, set_=said),
-            ["device", "epochs", "admin", "why"],
+            admin.on_conflict_do_update(index_elements=key, set_=said), columns
         )
         forget = upsert(self._dialect.name, tables.forgotten).on_conflict_do_nothing()
         self._forgotten = self._text(forget, ["device"])
         self._returned = self._text(
-            sa.delete(tables.forgotten).where(tables.forgotten.c.device == sa.bindparam("device")),
-            None,
+            sa.delete(tables.forgotten).where(tables.forgotten.c.device == sa.bindparam("name")),
+            ["name"],
         )
         self._leases = self._upsert(tables.leases)
         self._ended = self._text(
-            sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("lease")), None
+            sa.delete(tables.leases).where(tables.leases.c.lease == sa.bindparam("name")), ["name"]
         )
         self._agents = self._upsert(tables.agents)
         self._tokens = self._upsert(tables.tokens)
@@ -276,40 +275,25 @@ class _Statements:
             sa.delete(tables.events).where(
                 tables.events.c.id <= newest - sa.bindparam("keep", type_=sa.BigInteger)
             ),
-            None,
+            ["keep"],
         )
 
     def of(self, batch: Batch) -> Iterator[tuple[str, list[tables.Values]]]:
         """What to run for `batch`, in order."""
-        yield (
-            self._reserve,
-            [
-                {"device": device, "epochs": upto, "admin": "enabled", "why": ""}
-                for device, upto in batch.epochs.items()
-            ],
-        )
-        yield (
-            self._admin,
-            [
-                {
-                    "device": row.device,
-                    "epochs": row.epochs,
-                    "admin": row.admin.value,
-                    "why": row.why,
-                }
-                for row in batch.admins.values()
-            ],
-        )
-        for statement, forgotten in ((self._forgotten, True), (self._returned, False)):
-            named = (row.device for row in batch.admins.values() if row.forgotten is forgotten)
-            yield statement, [{"device": device} for device in named]
-        leases = batch.leases.items()
-        yield self._leases, [tables.of_lease(row) for _, row in leases if row is not None]
-        yield self._ended, [{"lease": lease} for lease, row in leases if row is None]
-        yield self._agents, [tables.of_agent(row) for row in batch.agents.values()]
-        yield self._tokens, [tables.of_token(row) for row in batch.tokens.values()]
-        yield self._joins, [tables.of_join(row) for row in batch.joins.values()]
-        yield self._events, [tables.of_event(event) for event in batch.events]
+        if batch.careful:
+            reserved = (DeviceRow(name, upto, Admin.ENABLED) for name, upto in batch.epochs.items())
+            yield self._reserve, list(map(tables.of_device, reserved))
+            yield self._admin, list(map(tables.of_device, batch.admins.values()))
+            for statement, forgotten in ((self._forgotten, True), (self._returned, False)):
+                named = (row for row in batch.admins.values() if row.forgotten is forgotten)
+                yield statement, [(row.device,) for row in named]
+            yield self._agents, list(map(tables.of_agent, batch.agents.values()))
+            yield self._tokens, list(map(tables.of_token, batch.tokens.values()))
+            yield self._joins, list(map(tables.of_join, batch.joins.values()))
+        leases = batch.leases
+        yield self._leases, [tables.of_lease(row) for row in leases.values() if row is not None]
+        yield self._ended, [(lease,) for lease, row in leases.items() if row is None]
+        yield self._events, list(map(tables.of_event, batch.events))
 
     def _upsert(self, table: sa.Table) -> str:
         insert = upsert(self._dialect.name, table)
@@ -318,8 +302,12 @@ class _Statements:
         statement = insert.on_conflict_do_update(index_elements=keys, set_=rest)
         return self._text(statement, [column.name for column in table.c])
 
-    def _text(self, statement: sa.ClauseElement, columns: list[str] | None) -> str:
-        return str(statement.compile(dialect=self._dialect, column_keys=columns))
+    def _text(self, statement: sa.ClauseElement, columns: list[str]) -> str:
+        """The statement, whose parameters are `columns`, in this order."""
+        compiled: Any = statement.compile(dialect=self._dialect, column_keys=columns)
+        if compiled.positiontup != columns:
+            raise InternalError(f"{compiled} takes {compiled.positiontup}, not {columns}")
+        return str(compiled)
 
 
 def _database(url: str, busy_s: float) -> Database:

@@ -50,7 +50,7 @@ class Sqlite:
             url.set(drivername="sqlite+pysqlite"),
             connect_args={"timeout": busy_s, "check_same_thread": False},
             poolclass=NullPool,
-            paramstyle="named",
+            paramstyle="qmark",
         )
 
     def prepare(self) -> None:

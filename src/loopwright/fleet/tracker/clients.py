@@ -62,6 +62,7 @@ class ClientSession:
         self.trace = trace
         self.token = token  # its id, empty for one without
         self.link = link
+        self.owed = False  # whether a release of it waits until others are served
         self._tracker = tracker
         self._scope = str(Term(POOL, Operator.IN, tuple(sorted(who.scopes))))
         config = tracker.config
@@ -81,6 +82,8 @@ class ClientSession:
     def on_message(self, message: Incoming, _: int) -> None:
         """A message of the client."""
         wait = self._allowance.take()
+        if self.owed:
+            self._tracker.catch_up()  # what it says is heard in its order
         try:
             handler = self._handlers.get(type(message))  # type: ignore[arg-type]  # Data has none
             if handler is None:
@@ -96,6 +99,8 @@ class ClientSession:
 
     def on_closed(self, why: str) -> None:
         """The connection is gone."""
+        if self.owed:
+            self._tracker.catch_up()
         self._tracker.client_left(self, why)
 
     # --- what it says ---
@@ -133,9 +138,8 @@ class ClientSession:
             self._no("release leases", message.lease)
             return
         reason = _HOLDERS.get(message.reason, EndReason.RELEASED)
-        self._tracker.happened(
-            GiveBack(message.lease, message.epoch, self.id, self.who.tenant, reason)
-        )
+        back = GiveBack(message.lease, message.epoch, self.id, self.who.tenant, reason)
+        self._tracker.happens_later(self, back)
 
     def _cancel(self, message: Cancel) -> None:
         self._tracker.happened(Unwanted(message.request, self.id))

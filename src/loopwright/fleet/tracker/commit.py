@@ -22,7 +22,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, get_args
 
 from loopwright.errors import LoopwrightError
 from loopwright.fleet.book.effects import (
@@ -30,7 +30,6 @@ from loopwright.fleet.book.effects import (
     EndLease,
     Note,
     ReserveEpochs,
-    SaveDevice,
     SaveLease,
     TellDesired,
     TellGranted,
@@ -61,7 +60,7 @@ Tell: TypeAlias = (
     | TellDesired
     | TellSuperseded
 )
-_SAVED = frozenset({SaveLease, EndLease, ReserveEpochs, SaveDevice})
+_TELLS = frozenset(get_args(Tell))
 _KEPT_EVENTS = 20_000
 _LONG_S = 0.05  # a prompt commit that took longer has met a slow disk, or a busy machine
 _CALM = 20  # times as long as it took, commits are made in the thread
@@ -94,7 +93,7 @@ class _Work:
     asked: list[tuple[Sequence[Change], asyncio.Future[None]]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.tells or self.asked or len(self.batch))
+        return bool(self.tells or self.asked or self.batch)
 
     def whole(self) -> Batch:
         """All changes."""
@@ -139,24 +138,34 @@ class Committer:
         """Effects that wait for the store."""
         return sum(self._held.values())
 
+    @property
+    def imminent(self) -> bool:
+        """Whether a commit for which somebody waits is made next."""
+        return self._kick is not None and self._soon
+
     def put(self, effects: Sequence[Effect]) -> None:
         """Carry out what one event brought about."""
         work, gate, soon = self._next, False, False
-        for effect in effects:
-            if type(effect) in _SAVED:
-                work.batch.add(effect)  # type: ignore[arg-type]  # the four of _SAVED are changes
-                if type(effect) is SaveLease:
-                    gate = True
-                    work.leases.append(effect.row.lease)
-                soon = soon or type(effect) is ReserveEpochs
+        batch = work.batch
+        tells: list[Tell] = []
         for effect in effects:
             kind = type(effect)
-            if kind is EndLease or kind is Note:
+            if kind in _TELLS:
+                tells.append(effect)  # type: ignore[arg-type]  # it is one
+                continue
+            if kind is not Note:
+                batch.add(effect)  # type: ignore[arg-type]  # all others are changes
+            if kind is SaveLease:
+                gate = True
+                work.leases.append(effect.row.lease)  # type: ignore[union-attr]
+            elif kind is EndLease or kind is Note:
                 logged = self._hooks.noted(effect)  # type: ignore[arg-type]  # it is one of the two
                 if logged is not None:
-                    work.batch.add(logged)
-            elif kind not in _SAVED:
-                self._pass_on(effect, gate=gate)  # type: ignore[arg-type]  # all others are tells
+                    batch.add(logged)
+            elif kind is ReserveEpochs:
+                soon = True
+        for tell in tells:
+            self._pass_on(tell, gate=gate)
         if work:
             self._wake(soon=gate or soon)
 

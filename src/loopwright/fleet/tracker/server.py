@@ -100,6 +100,7 @@ class Tracker:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._watchers: dict[int, Callable[[AuditEvent], None]] = {}
+        self._later: list[tuple[ClientSession, Event]] = []
         self._stopping: asyncio.Future[None] | None = None
         self._refusals = Allowance(
             config.refusals_logged_per_s, config.refusals_burst, clocks.monotonic
@@ -212,6 +213,29 @@ class Tracker:
         due = self.book.deadline
         if due is not None and (self._timer is None or due < self._timer_at - _SLACK_S):
             self._arm(due)
+
+    def happens_later(self, client: ClientSession, event: Event) -> None:
+        """Tell the book of what nobody waits for, once those who wait have been served.
+
+        That is after the grants of this turn of the loop are out, or when `client` says more.
+        """
+        client.owed = True
+        self._later.append((client, event))
+        if len(self._later) == 1:
+            asyncio.get_running_loop().call_soon(self._served)
+
+    def _served(self) -> None:
+        if self._later and self.committer.imminent:
+            asyncio.get_running_loop().call_soon(self._served)
+        else:
+            self.catch_up()
+
+    def catch_up(self) -> None:
+        """Tell the book what was put off."""
+        later, self._later = self._later, []
+        for client, event in later:
+            client.owed = False
+            self.happened(event)
 
     def _arm(self, due: float) -> None:
         if self._timer is not None:
