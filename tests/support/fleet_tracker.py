@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -14,7 +15,15 @@ import numpy as np
 
 from loopwright.fleet.security.handshake import Anonymous, Credential, greet
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
-from loopwright.fleet.store.rows import Batch, Kept, Logged, Pace, StoreError, TrackerStore
+from loopwright.fleet.store.rows import (
+    Batch,
+    Kept,
+    Logged,
+    Pace,
+    StoreBusyError,
+    StoreError,
+    TrackerStore,
+)
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.tracker.server import Clocks, Tracker
@@ -91,12 +100,16 @@ class Wall:
 
 @dataclass
 class FlakyStore:
-    """A store that fails when it is told to; `hang` makes a commit wait."""
+    """A store that fails when it is told to; `hang` makes a commit wait, `busy` refuses those that
+    would not. `threads` are the names of those that committed.
+    """
 
     inner: TrackerStore = field(default_factory=MemoryStore)
     broken: str = ""
     commits: list[Batch] = field(default_factory=list)
-    instant: bool = False
+    kind: Pace = Pace.SLOW
+    busy: bool = False
+    threads: list[str] = field(default_factory=list)
     reopened: int = 0
     hang: Callable[[], None] | None = None
 
@@ -106,16 +119,19 @@ class FlakyStore:
     def load(self) -> Kept:
         return self.inner.load()
 
-    def pace(self, batch: Batch) -> Pace:
-        return self.inner.pace(batch) if self.instant else Pace.SLOW
+    def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
+        return self.kind
 
     def commit(self, batch: Batch, *, wait: bool = True) -> None:
+        if self.busy and not wait:
+            raise StoreBusyError("another process writes")
         if self.hang is not None:
             self.hang()
         if self.broken:
             raise StoreError(self.broken, retryable=True)
         self.inner.commit(batch, wait=wait)
         self.commits.append(batch)
+        self.threads.append(threading.current_thread().name)
 
     def reopen(self) -> None:
         self.reopened += 1

@@ -16,9 +16,17 @@ import pytest
 from msgspec.structs import replace
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.book.effects import ReserveEpochs, SaveDevice
+from loopwright.fleet.book.effects import ReserveEpochs, SaveDevice, SaveLease
+from loopwright.fleet.book.events import LeaseRow
 from loopwright.fleet.store.memory import MemoryStore
-from loopwright.fleet.store.rows import AgentRow, AuditEvent, Batch, StoreError
+from loopwright.fleet.store.rows import (
+    AgentRow,
+    AuditEvent,
+    Batch,
+    Pace,
+    StoreBusyError,
+    StoreError,
+)
 from loopwright.fleet.store.sql import SqlTrackerStore, open_store
 
 
@@ -46,6 +54,56 @@ def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
     path.chmod(0o644)
     SqlTrackerStore(url_of(path)).close()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def leased(number: int) -> SaveLease:
+    name = f"l1.{number}"
+    return SaveLease(
+        LeaseRow(name, "r", "pi/cpu0", "pi", "boot", number + 1, "c", "t", "kind=cpu", 30.0, 0, {})
+    )
+
+
+def test_only_what_must_survive_a_loss_of_power_waits_for_the_disk(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    assert store.pace(Batch([leased(0), AuditEvent(1.0, "did", "this")])) is Pace.PROMPT
+    assert store.pace(Batch([leased(0), ReserveEpochs("pi/cpu0", 1000)])) is Pace.SLOW
+    assert store.pace(Batch([AgentRow("pi", b"k" * 32)])) is Pace.SLOW
+    store.close()
+
+
+def test_the_log_goes_into_the_file_now_and_then(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    number = 0
+    while store.pace(Batch()) is Pace.PROMPT:
+        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
+        number += 1000
+    before = path.stat().st_size
+    store.commit(Batch([leased(number)]))
+    assert path.stat().st_size > before + 40 * number
+    assert store.pace(Batch()) is Pace.PROMPT
+    store.commit(Batch([leased(number + 1)]), wait=False)
+    log = path.with_name("tracker.db-wal")
+    size = log.stat().st_size
+    store.commit(Batch([leased(number + 2)]), wait=False)
+    assert log.stat().st_size == size  # it began anew
+    assert len(store.load().leases) == number + 3
+    store.close()
+
+
+def test_a_commit_that_would_not_wait_is_refused_while_another_process_writes(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path), busy_s=0.01)
+    store.begin()
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(StoreBusyError):
+        store.commit(Batch([leased(0)]), wait=False)
+    other.execute("ROLLBACK")
+    other.close()
+    store.commit(Batch([leased(0)]), wait=False)  # it need not be reopened
+    assert [row.lease for row in store.load().leases] == ["l1.0"]
+    store.close()
 
 
 def refused(path: Path, match: str) -> None:
@@ -129,7 +187,8 @@ def test_memory_is_a_store_without_a_file() -> None:
 
 _WRITER = """
 import os, sys
-from loopwright.fleet.book.effects import ReserveEpochs
+from loopwright.fleet.book.effects import ReserveEpochs, SaveLease
+from loopwright.fleet.book.events import LeaseRow
 from loopwright.fleet.store.rows import Batch
 from loopwright.fleet.store.sql import SqlTrackerStore
 store = SqlTrackerStore(sys.argv[1])

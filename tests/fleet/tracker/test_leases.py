@@ -88,6 +88,49 @@ def test_a_request_waits_and_is_served_when_the_device_is_back() -> None:
     run(work())
 
 
+def test_those_who_ask_are_served_before_releases_of_the_same_turn() -> None:
+    async def work() -> list[str]:
+        async with site() as here:
+            _, first = await ready(here, "pi/cpu0", "pi/cpu1")
+            second = await here.client()
+            grant = await first.acquire()
+            first.link.send(Release(grant.lease, grant.epoch))
+            second.link.send(Acquire("r2", "kind=cpu"))
+            await second.hear(Granted)
+            await first.hear(Released)
+            told = [line["event"] for line in here.lines() if line["event"].startswith("lease.")]
+            return told[1:]
+
+    assert run(work()) == ["lease.grant", "lease.end"]
+
+
+def test_what_one_client_says_is_heard_in_its_order() -> None:
+    async def work() -> None:
+        async with site() as here:
+            _, client = await ready(here)
+            grant = await client.acquire()
+            client.link.send(Release(grant.lease, grant.epoch))
+            client.link.send(Renew(grant.lease, grant.epoch))
+            await client.hear(Released)
+            renewed = await client.hear(Renewed)
+            assert (renewed.verdict, renewed.reason) == ("gone", "released")
+
+    run(work())
+
+
+def test_a_release_counts_although_its_client_hangs_up_at_once() -> None:
+    async def work() -> None:
+        async with site() as here:
+            _, client = await ready(here)
+            grant = await client.acquire()
+            client.link.send(Release(grant.lease, grant.epoch))
+            client.link.close()
+            await here.free(1)
+            assert [line["reason"] for line in here.lines("lease.end")] == ["released"]
+
+    run(work())
+
+
 def test_the_same_request_again_is_the_same_grant() -> None:
     async def work() -> None:
         async with site() as here:

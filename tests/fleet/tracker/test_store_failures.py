@@ -12,7 +12,7 @@ from fleet_tracker import QUICK, Client, FakeAgent, FlakyStore, Site, run, site,
 
 from loopwright.errors import FleetError
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
-from loopwright.fleet.store.rows import StoreFencedError
+from loopwright.fleet.store.rows import Pace, StoreFencedError
 from loopwright.fleet.store.sql import SqlTrackerStore
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -51,6 +51,61 @@ def test_a_grant_is_told_only_when_it_is_durable() -> None:
             granted = await client.hear(Granted)
             saved = [row for batch in store.commits for row in batch.leases.values() if row]
             assert [row.lease for row in saved] == [granted.grants[0].lease]
+
+    run(work())
+
+
+def test_requests_of_one_turn_share_a_commit_in_the_loop() -> None:
+    store = FlakyStore(kind=Pace.PROMPT)
+
+    async def work() -> None:
+        async with site(store=store) as here:
+            _, client = await ready(here, 4)
+            store.commits.clear()
+            store.threads.clear()
+            for number in range(4):
+                client.link.send(Acquire(f"r{number}", "kind=cpu"))
+            for _ in range(4):
+                await client.hear(Granted)
+            assert [len(batch.leases) for batch in store.commits] == [4]
+            assert store.threads == [threading.current_thread().name]
+
+    run(work())
+
+
+def test_a_store_that_is_locked_is_waited_for_beside_the_loop() -> None:
+    store = FlakyStore(kind=Pace.PROMPT)
+    gate = threading.Event()
+
+    async def work() -> None:
+        async with site(store=store) as here:
+            _, client = await ready(here)
+            store.busy = True
+            store.hang = lambda: gate.wait(10) and None
+            client.link.send(Acquire("r", "kind=cpu"))
+            await until(lambda: here.tracker.book.counts.leases == 1)
+            assert (await client.ask("status"))["read_only"] == ""  # the loop goes on
+            gate.set()
+            await client.hear(Granted)
+            assert store.threads[-1] == "tracker-commit"
+
+    run(work())
+
+
+def test_after_a_commit_that_took_long_the_next_are_made_beside_the_loop() -> None:
+    store = FlakyStore(kind=Pace.PROMPT)
+    never = threading.Event()
+
+    async def work() -> None:
+        async with site(store=store) as here:
+            _, client = await ready(here)
+            store.hang = lambda: never.wait(0.1) and None
+            held = await client.acquire()
+            assert store.threads[-1] == threading.current_thread().name
+            store.hang = None
+            await client.release(held)
+            await client.acquire()
+            assert store.threads[-1] == "tracker-commit"
 
     run(work())
 
@@ -216,10 +271,10 @@ def test_an_agent_cannot_join_while_the_store_is_down() -> None:
     run(work())
 
 
-@pytest.mark.parametrize("instant", [True, False])
-def test_a_second_tracker_on_the_store_ends_the_first(instant: bool) -> None:
+@pytest.mark.parametrize("kind", Pace)
+def test_a_second_tracker_on_the_store_ends_the_first(kind: Pace) -> None:
     rows = MemoryRows()
-    store = FlakyStore(MemoryStore(rows), instant=instant)
+    store = FlakyStore(MemoryStore(rows), kind=kind)
 
     async def work() -> None:
         async with site(store=store) as here:
