@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from loopwright.cli.main import app
+from loopwright.cli.main import application
 from loopwright.fleet.agent.main import parser
 
 DOCS = Path(__file__).resolve().parent.parent.parent / "docs"
@@ -27,7 +27,7 @@ def named() -> list[tuple[str, list[str]]]:
 @pytest.mark.parametrize(("page", "words"), named(), ids=lambda value: str(value)[:40])
 def test_a_command_of_the_pages_is_there_with_its_options(page: str, words: list[str]) -> None:
     del page
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(application())
     depth = 2 if words[0] in GROUPS else 1
     for word in words[:depth]:
         found = getattr(command, "commands", {})
@@ -42,7 +42,7 @@ def test_a_command_of_the_pages_is_there_with_its_options(page: str, words: list
 
 def test_the_pages_name_each_command_in_a_table_or_block() -> None:
     text = "".join((DOCS / page).read_text() for page in PAGES)
-    command = typer.main.get_command(app)
+    command = typer.main.get_command(application())
     for group in GROUPS:
         for name in getattr(command, "commands", {})[group].commands:
             assert re.search(rf"{group}[ `][\w\\|` ]*{name}\b", text), f"{group} {name}"

@@ -40,6 +40,20 @@ def test_help_imports_nothing_heavy() -> None:
     assert result.stdout.splitlines()[-1] == "[]"
 
 
+def test_a_command_imports_no_other() -> None:
+    code = (
+        "import sys; from loopwright.cli.main import main; main(['lease', '--help']); "
+        "print(sorted(name for name in sys.modules if name.startswith('loopwright.cli.')))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    loaded = result.stdout.splitlines()[-1]
+    assert "'loopwright.cli.fleet.lease'" in loaded
+    assert "tune" not in loaded
+    assert "'loopwright.cli.fleet.tracker'" not in loaded
+
+
 def test_an_unknown_command_is_exit_code_2(run: Run) -> None:
     assert run("weave").code == 2
 
@@ -54,10 +68,10 @@ def test_an_unknown_command_is_exit_code_2(run: Run) -> None:
 def test_an_error_is_one_line_and_the_code_of_its_class(
     run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int
 ) -> None:
-    def broken(**_: object) -> None:
+    def broken(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(cli, "application", broken)
     result = run("tasks")
     assert (result.code, result.err) == (code, "loopwright: a b\n")
 
@@ -65,10 +79,10 @@ def test_an_error_is_one_line_and_the_code_of_its_class(
 def test_an_error_that_nobody_expected_is_called_a_bug(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(**_: object) -> None:
+    def broken(*_: object) -> None:
         raise KeyError("x")
 
-    monkeypatch.setattr(cli, "app", broken)
+    monkeypatch.setattr(cli, "application", broken)
     result = run("tasks")
     assert result.code == 70
     assert result.err.startswith("loopwright: a bug of ours")

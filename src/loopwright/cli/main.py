@@ -6,58 +6,72 @@ user can mend, 69 for the machine's failures, 70 for a bug of ours, 130 when int
 
 from __future__ import annotations
 
+import importlib
 import sys
 import traceback
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
 
-from loopwright.cli import records
-from loopwright.cli.bench import bench
 from loopwright.cli.common import Session
-from loopwright.cli.doctor import doctor
-from loopwright.cli.export import export
-from loopwright.cli.fleet import device, lease, people, tracker
-from loopwright.cli.fleet.audit import audit
-from loopwright.cli.fleet.top import top
-from loopwright.cli.optimize import optimize
-from loopwright.cli.plot import plot
-from loopwright.cli.report_page import report
-from loopwright.cli.run import profile, run
-from loopwright.cli.tasks import tasks
-from loopwright.cli.tune import tune
 from loopwright.errors import InternalError, LoopwrightError
 from loopwright.version import __version__
 
-app = typer.Typer(
-    name="loopwright",
-    help="Learns to write fast tensor programs.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(tasks)
-app.command()(tune)
-app.command()(optimize)
-app.command()(run)
-app.command()(profile)
-app.command()(report)
-app.command()(export)
-app.command()(bench)
-app.add_typer(records.app, name="records")
-app.command()(plot)
-app.command()(doctor)
-app.add_typer(tracker.app, name="tracker")
-app.add_typer(device.app, name="device")
-app.add_typer(lease.app, name="lease")
-app.command()(top)
-app.command()(audit)
-app.add_typer(people.tokens, name="token")
-app.add_typer(people.joins, name="join")
-app.add_typer(people.agents, name="agent")
-app.add_typer(people.authority, name="ca")
+_COMMANDS = {
+    "tasks": ("tasks", "tasks"),
+    "tune": ("tune", "tune"),
+    "optimize": ("optimize", "optimize"),
+    "run": ("run", "run"),
+    "profile": ("run", "profile"),
+    "report": ("report_page", "report"),
+    "export": ("export", "export"),
+    "bench": ("bench", "bench"),
+    "records": ("records", "app"),
+    "plot": ("plot", "plot"),
+    "doctor": ("doctor", "doctor"),
+    "tracker": ("fleet.tracker", "app"),
+    "device": ("fleet.device", "app"),
+    "lease": ("fleet.lease", "app"),
+    "top": ("fleet.top", "top"),
+    "audit": ("fleet.audit", "audit"),
+    "token": ("fleet.people", "tokens"),
+    "join": ("fleet.people", "joins"),
+    "agent": ("fleet.people", "agents"),
+    "ca": ("fleet.people", "authority"),
+}
+"""Each command: its module in this package, and the function or the Typer of its own commands."""
+
+
+def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
+    """The command `loopwright` with the commands `names`.
+
+    Importing and describing all of them takes longer than most take to run.
+    """
+    app = typer.Typer(
+        name="loopwright",
+        help="Learns to write fast tensor programs.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        callback=options,
+    )
+    for name in names:
+        module, attribute = _COMMANDS[name]
+        found = getattr(importlib.import_module(f"loopwright.cli.{module}"), attribute)
+        if isinstance(found, typer.Typer):
+            app.add_typer(found, name=name)
+        else:
+            app.command(name)(found)
+    return app
+
+
+def _named(arguments: Sequence[str]) -> Iterable[str]:
+    """The command that is meant, alone; all, when help or a mistake may need them."""
+    first = next((word for word in arguments if not word.startswith("-")), "")
+    return (first,) if first in _COMMANDS else _COMMANDS
 
 
 def _version(*, wanted: bool) -> None:
@@ -66,7 +80,6 @@ def _version(*, wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def options(
     context: typer.Context,
     *,
@@ -90,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         session = Session()
         session.traceback = session.settings.traceback
-        app(args=argv, obj=session, prog_name="loopwright")
+        words = sys.argv[1:] if argv is None else argv
+        application(_named(words))(args=words, obj=session, prog_name="loopwright")
     except LoopwrightError as error:
         _tell(str(error), session)
         return error.exit_code
