@@ -76,6 +76,13 @@ def _path(values: Mapping[str, str], name: str) -> Path | None:
     return Path(text) if text else None
 
 
+def environment_with(more: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that is started: this one's without its token, and `more`."""
+    values = dict(os.environ)  # noqa: TID251  # the one place
+    values.pop("LOOPWRIGHT_TOKEN", None)
+    return {**values, **more}
+
+
 def _switch(name: str, text: str) -> bool:
     word = text.strip().lower()
     if word not in _ON | _OFF:

@@ -45,7 +45,7 @@ _CONFIG: Mapping[str, object] = {
         "bad_probe_s": 0.5,
     },
 }
-_TIMERS = {"reconnect_s": 0.05, "reconnect_max_s": 0.2}
+_TIMERS = {"reconnect_s": 0.05, "reconnect_max_s": 0.2, "warden_s": 1.0}
 _REASONS = {reason.value for reason in EndReason}
 _CLONE_NEWNET = 0x40000000
 _TABLE = "inet faults"
@@ -391,6 +391,12 @@ def sessions_of(agent: subprocess.Popen[bytes]) -> list[int]:
     for warden in _children(agent.pid):
         found += _children(warden)
     return found
+
+
+def warden_of(agent: subprocess.Popen[bytes]) -> int:
+    """The process that starts the sessions of an agent's device."""
+    (warden,) = _children(agent.pid)
+    return warden
 
 
 def _children(pid: int) -> list[int]:

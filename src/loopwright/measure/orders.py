@@ -14,21 +14,21 @@ import msgspec
 from loopwright.measure.layers import Plan
 
 MAX_PACKET = 16 << 10
+POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
+PATIENT_S = 2.0  # from SIGKILL to giving up on a process
 
 
 class Options(msgspec.Struct, frozen=True):
     """How a warden is started: JSON on its command line.
 
-    `agent` is the process that starts it, 0 where that cannot be seen. With `watchdog_s` the agent
-    is killed when its loop has not turned for so long, for whoever looks after it to start it
-    anew. Without a `plan` candidates are kept from accidents only. Sessions run on `cores`, which
-    are those that candidates are measured on: a child then begins where it stays. A `bare` machine
-    has no native runtime: sessions get theirs from clients.
+    `agent` is the process that starts it, 0 where that cannot be seen. Without a `plan` candidates
+    are kept from accidents only. Sessions run on `cores`, which are those that candidates are
+    measured on: a child then begins where it stays. A `bare` machine has no native runtime:
+    sessions get theirs from clients.
     """
 
     agent: int
     cache_dir: str = ""
-    watchdog_s: float = 0.0
     plan: Plan | None = None
     wanted: int = 0
     cores: tuple[int, ...] = ()
@@ -59,7 +59,7 @@ class End(msgspec.Struct, frozen=True, tag="end"):
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """The agent's loop turns."""
+    """Are you there? The answer is Alive."""
 
 
 Order: TypeAlias = Begin | Extend | End | Beat
@@ -71,6 +71,10 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
     pid: int
     tier: int
     missing: tuple[str, ...] = ()
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The warden obeys."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -98,4 +102,4 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     took_s: float = 0.0
 
 
-Told: TypeAlias = Ready | Begun | Over
+Told: TypeAlias = Ready | Alive | Begun | Over

@@ -29,6 +29,9 @@ from loopwright.measure.confine import Cage
 from loopwright.measure.layers import Layer, missing, tier_of
 from loopwright.measure.orders import (
     MAX_PACKET,
+    PATIENT_S,
+    POLITE_S,
+    Alive,
     Beat,
     Begin,
     Begun,
@@ -44,8 +47,6 @@ from loopwright.measure.orders import (
 from loopwright.measure.server import Server
 from loopwright.runtime.native import Native, native
 
-POLITE_S = 0.2  # from SIGTERM to SIGKILL
-PATIENT_S = 2.0  # from SIGKILL to giving up on it
 _SWEEP_S = 0.002
 _NICE = -10  # a session's process waits while a candidate runs, and is wanted when it has ended
 _MAX_WAIT_S = 1.0
@@ -79,7 +80,6 @@ class Warden:
         self._native = code
         self._options = options
         self._sessions: dict[int, _Session] = {}
-        self._heard = time.monotonic()
 
     def serve(self) -> None:
         """Obey until the agent goes away."""
@@ -115,7 +115,6 @@ class Warden:
             return False
         if not data:
             return False
-        self._heard = time.monotonic()
         order: Order = _ORDERS.decode(data)
         match order:
             case Begin() as begin:
@@ -126,7 +125,7 @@ class Warden:
             case End(number):
                 self._end(number, Ending.ASKED)
             case Beat():
-                pass
+                self._tell(Alive())
         return True
 
     def _tell(self, message: Told) -> None:
@@ -200,7 +199,6 @@ class Warden:
 
     def _look(self, now: float) -> None:
         """See what is due: ends by deadline, rungs of the ladder, sweeping."""
-        self._watch_agent(now)
         for session in tuple(self._sessions.values()):
             if session.asked_at is None:
                 if now >= session.deadline:
@@ -217,6 +215,8 @@ class Warden:
         clean = session.status is not None and self._sweep()
         if clean or now >= (session.killed_at or now) + PATIENT_S:
             del self._sessions[session.number]
+            if session.status is None:  # it is a stray from now on
+                os.close(session.watch)
             status = -signal.SIGKILL if session.status is None else session.status
             took = now - (session.asked_at or now)
             self._tell(Over(session.number, session.ending.value, status, clean, took))
@@ -231,12 +231,6 @@ class Warden:
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
         return not strays
-
-    def _watch_agent(self, now: float) -> None:
-        limit = self._options.watchdog_s
-        if limit and self._options.agent and now > self._heard + limit:
-            os.kill(self._options.agent, signal.SIGABRT)
-            self._heard = now
 
     def _patience(self) -> float:
         """How long nothing can be due."""

@@ -14,7 +14,7 @@ import measure_kernels as kernels
 import msgspec
 import numpy as np
 import pytest
-from agents import Client, connect, item, options, running, ticket
+from agents import DEVICE, Client, connect, item, options, running, ticket
 from bare import bare_environment, bare_python
 from fleet_tracker import Site, site, until
 from fleet_tracker import run as run_site
@@ -146,7 +146,9 @@ def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
 
 
 @asynccontextmanager
-async def bare(made: AgentOptions, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Agent]:
+async def bare(
+    made: AgentOptions, monkeypatch: pytest.MonkeyPatch, uploads: Path | None = None
+) -> AsyncIterator[Agent]:
     """An agent as on a machine without a compiler."""
     described = describe.describe
 
@@ -154,7 +156,7 @@ async def bare(made: AgentOptions, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
         return msgspec.structs.replace(await described(cache_dir), runtime=b"")
 
     monkeypatch.setattr(describe, "describe", without)
-    async with running(made) as agent:
+    async with running(made, uploads) as agent:
         yield agent
 
 
@@ -202,6 +204,42 @@ def test_a_runtime_that_cannot_be_linked_costs_no_candidate_and_no_device(
             client = await connect(agent, ticket(agent, 2))
             assert await configured(client, runtime_object(machine_dir)) == (RUNTIME,)
             await client.doubles(code)
+            await client.close()
+
+    asyncio.run(work())
+
+
+def altered(agent: Agent, content: bytes) -> None:
+    """Have the disk keep something else in place of an upload."""
+    digest = hashlib.sha256(content).digest()
+    agent.devices[DEVICE].blobs._path(digest).write_bytes(b"something else")
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["bare", "with its own"])
+def test_a_runtime_that_was_altered_costs_items_and_neither_the_session_nor_the_device(
+    machine_dir: Path, tmp_path: Path, code: bytes, monkeypatch: pytest.MonkeyPatch, alone: bool
+) -> None:
+    brought = runtime_object(machine_dir) + b"\0"
+    plain = options(machine_dir, drift=100.0)
+    made = replace(plain, timers=replace(plain.timers, canary_s=0.0))
+    host = bare(made, monkeypatch, tmp_path) if alone else running(made, tmp_path)
+
+    async def work() -> None:
+        async with host as agent:
+            client = await connect(agent, ticket(agent, 1))
+            assert await configured(client, brought) == (RUNTIME,)
+            await client.doubles(code)
+            altered(agent, brought)
+            await agent.devices[DEVICE]._lose_worker()  # another needs it again
+            for number in (1, 2, 3):
+                (lost,) = await client.run(item(code, "double", number))
+                assert lost.status == "infra", lost
+                assert lost.detail.startswith("the native runtime in place: blob"), lost
+            assert await configured(client, brought) == ()  # uploaded again
+            await client.doubles(code)
+            altered(agent, brought)
+            await client.close()
+            client = await connect(agent, ticket(agent, 2))
             await client.close()
 
     asyncio.run(work())

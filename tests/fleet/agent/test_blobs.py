@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from loopwright.fleet.agent import blobs
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
 
 MIB = 1 << 20
@@ -201,3 +204,36 @@ def test_a_full_disk_is_said_to_be_one(tmp_path: Path) -> None:
         kept.write(upload, 0, len(data), data)
     assert refused.value.code == "disk-full"
     assert kept.used == 0
+
+
+def test_a_large_blob_is_read_beside_the_loop_and_a_small_one_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[bool] = []
+    verified = blobs._verified
+
+    def seen(path: Path, digest: bytes) -> bytes:
+        threads.append(threading.current_thread() is threading.main_thread())
+        return verified(path, digest)
+
+    monkeypatch.setattr(blobs, "_verified", seen)
+    kept = cache(tmp_path, 20 * MIB, 10 * MIB)
+    for seed, nbytes in ((1, 1000), (2, 4 * MIB + 1)):
+        digest, data = blob(seed, nbytes)
+        assert put(kept, data, MIB)
+        assert asyncio.run(kept.fetch(digest)) == data
+
+    assert threads == [True, False]
+
+
+@pytest.mark.parametrize("nbytes", [1000, 4 * MIB + 1])
+def test_a_fetched_blob_that_was_altered_is_forgotten(tmp_path: Path, nbytes: int) -> None:
+    kept = cache(tmp_path, 20 * MIB, 10 * MIB)
+    digest, data = blob(1, nbytes)
+    put(kept, data, MIB)
+    kept._path(digest).write_bytes(data[:-1])
+
+    with pytest.raises(BlobError, match="was altered on disk"):
+        asyncio.run(kept.fetch(digest))
+
+    assert kept.missing([digest]) == ((digest, 0),)

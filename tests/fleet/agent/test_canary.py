@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loopwright.errors import InternalError
 from loopwright.fleet.agent.canary import BASELINE_RUNS, Canary
 
 ALLOWED = 0.05
@@ -62,3 +63,41 @@ def test_nothing_is_off_when_nothing_is_allowed(ns: float) -> None:
     canary = Canary(0.0)
 
     assert not any(canary.observe(ns) for _ in range(20))
+
+
+def test_a_device_that_was_hot_at_first_is_judged_by_what_it_takes_since() -> None:
+    canary = warm(np.random.default_rng(0), 0.0)  # 250 us, hot
+    runs = 0
+    while canary.baseline_ns > 200_000.0:
+        assert not canary.observe(200_000.0)
+        runs += 1
+        assert runs <= 20
+
+    assert canary.gained == pytest.approx(0.2)
+    assert canary.drift == 0.0
+    assert any(canary.observe(215_000.0) for _ in range(20))  # as slow as this was good before
+
+
+def test_runs_that_are_faster_by_chance_are_no_baseline() -> None:
+    for seed in range(SEEDS):
+        rng = np.random.default_rng(seed)
+        canary = warm(rng, 0.01)
+        for _ in range(20):
+            canary.observe(noisy(rng, 0.01))
+        assert canary.gained == 0.0
+
+
+def test_a_boost_for_some_runs_is_no_baseline() -> None:
+    canary = warm(np.random.default_rng(0), 0.0)
+    for _ in range(6):
+        canary.observe(200_000.0)
+    for _ in range(20):
+        canary.observe(250_000.0)
+
+    assert (canary.baseline_ns, canary.gained) == (250_000.0, 0.0)
+
+
+@pytest.mark.parametrize("ns", [0.0, -1.0, float("nan"), float("inf")])
+def test_what_is_no_time_is_refused(ns: float) -> None:
+    with pytest.raises(InternalError, match="a canary run of"):
+        Canary(ALLOWED).observe(ns)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from agents import KEY, WAIT_S, Client, gone, item, processes_below, until
 
 import hostile_kernels
 from loopwright.errors import FleetError
+from loopwright.fleet.agent import main
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
 from loopwright.fleet.wire.link import dial
@@ -138,26 +140,58 @@ def test_a_lease_ends_in_time_on_an_agent_that_is_stopped(
         asyncio.run(scenario(agent))
 
 
-def test_an_agent_that_hangs_is_ended_by_its_watchdog(machine_dir: Path, tmp_path: Path) -> None:
-    async def scenario(agent: Running) -> None:
-        client = await agent.open()
-        agent.process.send_signal(signal.SIGSTOP)
-        pending = Path(f"/proc/{agent.process.pid}/status")
-        bit = 1 << (signal.SIGABRT - 1)
+HANGS = """
+import sys, time
+from loopwright.fleet.agent import bubble, main
+said = main._say
+def hang(what, *arguments, **facts):
+    said(what, *arguments, **facts)
+    if what == "started":
+        main.asyncio.get_running_loop().call_later(0.1, time.sleep, 600)
+main._say = hang
+bubble.available = lambda: True
+bubble.wrapped = lambda command, writable: list(command)
+sys.exit(main.main(sys.argv[1:]))
+"""
 
-        def aborted() -> bool:
-            lines = pending.read_text().splitlines()
-            masks = [line.split()[1] for line in lines if line.startswith("ShdPnd")]
-            return bool(int(masks[0], 16) & bit)
 
-        await until(aborted)
-        agent.process.send_signal(signal.SIGCONT)
-        client.link.close()
-        await client.link.wait_closed()
+@pytest.mark.parametrize("tier", ["0", "1", "2"])
+def test_an_agent_that_hangs_is_ended_by_its_watchdog(machine_dir: Path, tier: str) -> None:
+    """In each tier: a warden in a bubble does not see the agent's process."""
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, "--tracker", "", "--cache-dir", str(machine_dir), "--device",
+         f"cpu0={cores_for(1)[0]}", "--tier", tier, "--watchdog", "0.5"],
+        capture_output=True, text=True, timeout=WAIT_S, check=False,
+    )  # fmt: skip
 
-    with started(machine_dir, tmp_path, "--watchdog", "0.5") as agent:
-        asyncio.run(scenario(agent))
-        assert agent.process.wait(WAIT_S) == -signal.SIGABRT
+    assert done.returncode == 1
+    assert '"event":"started"' in done.stdout
+    assert "Timeout (0:00:00.500000)!" in done.stderr
+    assert "run_once" in done.stderr
+
+
+@pytest.mark.parametrize("limit_s", [0.01, 0.0])
+def test_a_watchdog_is_put_off_as_long_as_the_loop_turns(
+    monkeypatch: pytest.MonkeyPatch, limit_s: float
+) -> None:
+    calls: list[object] = []
+
+    def later(timeout: float, *, exit: bool) -> None:  # noqa: A002  # its name
+        calls.append((timeout, exit))
+
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", later)
+    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("off"))
+
+    async def scenario() -> None:
+        task = asyncio.create_task(main._watch(limit_s))
+        await until(lambda: task.done() or len(calls) > 5)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    asyncio.run(scenario())
+    *armed, last = calls
+    assert last == "off"
+    assert set(armed) == ({(limit_s, True)} if limit_s else set())
 
 
 def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:

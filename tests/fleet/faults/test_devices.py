@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,9 +15,9 @@ from pathlib import Path
 import measure_kernels as kernels
 import numpy as np
 import pytest
-from agents import DEVICE, WAIT_S, connect, item, options, running, ticket
+from agents import DEVICE, WAIT_S, alive, connect, item, options, running, ticket
 from agents import until as until_soon
-from fleet_faults import Site, sessions_of, until
+from fleet_faults import Site, sessions_of, until, warden_of
 from fleet_tracker import run
 
 from loopwright.fleet.agent.agent import Agent
@@ -63,6 +64,23 @@ def test_a_session_that_cannot_be_killed_makes_its_device_bad_until_it_is_gone(s
                 assert "cannot be killed" in site.device("one").detail
         with fleet.lease("board=one", max_wait=60.0) as again, again.session():
             assert site.device("one").health == "good"
+    assert site.ended([lease.id, again.id]) == ["released", "released"]
+
+
+def test_a_warden_that_is_stopped_is_ended_with_its_session_and_its_device_is_back(
+    site: Site,
+) -> None:
+    agent = site.agents["one"]
+    with site.client() as fleet:
+        with fleet.lease("board=one") as lease:
+            session = lease.session()
+            pids = (warden_of(agent), *sessions_of(agent))
+            os.kill(pids[0], signal.SIGSTOP)
+            session.close()
+        with fleet.lease("board=one", max_wait=60.0) as again, again.session() as session:
+            assert warden_of(agent) not in pids
+            assert not any(map(alive, pids))
+            assert session.upload([b"it works again"]) > 0
     assert site.ended([lease.id, again.id]) == ["released", "released"]
 
 

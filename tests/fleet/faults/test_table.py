@@ -33,6 +33,14 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         "fleet/agent/test_lifecycle.py::"
         "test_a_stopped_session_is_killed_when_its_client_closes",
     ),
+    "warden stopped": (
+        f"{HERE}/test_devices.py::"
+        "test_a_warden_that_is_stopped_is_ended_with_its_session_and_its_device_is_back",
+        "fleet/agent/test_wardens.py::"
+        "test_an_idle_warden_that_is_stopped_is_noticed_and_replaced",
+        "fleet/agent/test_wardens.py::"
+        "test_an_agent_can_be_closed_while_its_warden_is_stopped",
+    ),
     "agent kill -9": (
         f"{HERE}/test_processes.py::"
         "test_an_agent_that_is_killed_takes_its_sessions_along_and_is_leased_anew",
@@ -54,6 +62,8 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         f"{HERE}/test_devices.py::"
         "test_a_session_that_cannot_be_killed_makes_its_device_bad_until_it_is_gone",
         "fleet/book/test_devices.py::test_one_that_takes_too_long_is_bad_until_it_is_clean",
+        "fleet/agent/test_power.py::"
+        "test_a_device_that_cannot_be_cleaned_gets_its_hook_and_a_probe",
     ),
     "client kill -9": (
         f"{HERE}/test_processes.py::"

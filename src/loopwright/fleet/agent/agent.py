@@ -17,9 +17,10 @@ from typing import TypeAlias
 from loopwright.errors import AuthError, ConfigError, FleetError
 from loopwright.fleet.agent import describe, keyfile
 from loopwright.fleet.agent.blobs import BlobCache
-from loopwright.fleet.agent.device import Device, Surroundings
+from loopwright.fleet.agent.device import Device
 from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
 from loopwright.fleet.agent.standing import Ended
+from loopwright.fleet.agent.surroundings import Surroundings
 from loopwright.fleet.security.handshake import (
     Anonymous,
     ByCode,
@@ -61,6 +62,7 @@ class Agent:
         rng: for jitter.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
         on_away: told why there is no tracker, once until there is one or the reason is another.
+        on_note: told of a device, by its name, what its operator should know.
     """
 
     def __init__(
@@ -71,6 +73,7 @@ class Agent:
         rng: Chance,
         blobs: BlobCache | None = None,
         on_away: Callable[[str], None] = lambda _: None,
+        on_note: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         _check_devices(devices)
         self.incarnation = uuid.uuid4().hex
@@ -85,6 +88,7 @@ class Agent:
         self._blobs = blobs
         self._join = options.join
         self._on_away = on_away
+        self._on_note = on_note
         self._away = ""  # why there is no tracker, as it was told
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
@@ -116,6 +120,7 @@ class Agent:
             self._on_change,
             self._allow,
             lambda: self.addresses,
+            self._on_note,
         )
         self.devices = {spec.name: Device(spec, around) for spec in self._specs}
         for device in self.devices.values():

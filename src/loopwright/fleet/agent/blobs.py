@@ -9,6 +9,7 @@ verified; an upload that broke off is continued where it ended.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import functools
@@ -24,6 +25,7 @@ from loopwright.errors import FleetError
 
 DIGEST_BYTES = 32
 _COPY_BYTES = 1 << 20
+_LARGE_BYTES = 4 << 20  # a hundredth of a second to read and verify
 _NO_SPACE = frozenset({errno.ENOSPC, errno.EDQUOT})
 _FULL = _NO_SPACE | {errno.EFBIG}
 _T = TypeVar("_T")
@@ -111,6 +113,10 @@ class BlobCache:
         self._sizes.move_to_end(digest)
         return True
 
+    def size(self, digest: bytes) -> int | None:
+        """Its bytes, None if it is not there; asking does not count as using."""
+        return self._sizes.get(digest)
+
     def missing(self, digests: Iterable[bytes]) -> tuple[tuple[bytes, int], ...]:
         """Those that are not there, each with how many of its bytes are."""
         return tuple(
@@ -124,18 +130,27 @@ class BlobCache:
         """
         if digest not in self._sizes:
             raise BlobError("no-blob", f"blob {digest.hex()[:12]} was not uploaded")
-        path = self._path(digest)
         try:
-            data = path.read_bytes()
-        except OSError as error:
+            data = _verified(self._path(digest), digest)
+        except BlobError:
             self._forget(digest)
-            raise BlobError(
-                "no-blob", f"blob {digest.hex()[:12]} is gone: {error.strerror}"
-            ) from error
-        if hashlib.sha256(data).digest() != digest:
+            raise
+        self.has(digest)
+        return data
+
+    async def fetch(self, digest: bytes) -> bytes:
+        """The same, but a large blob is read by a thread while the loop goes on.
+
+        Raises: BlobError.
+        """
+        if (self.size(digest) or 0) <= _LARGE_BYTES:
+            return self.read(digest)
+        try:
+            data = await asyncio.to_thread(_verified, self._path(digest), digest)
+        except BlobError:
             self._forget(digest)
-            raise BlobError("no-blob", f"blob {digest.hex()[:12]} was altered on disk")
-        self._sizes.move_to_end(digest)
+            raise
+        self.has(digest)
         return data
 
     def pin(self, digest: bytes) -> None:
@@ -313,6 +328,20 @@ class BlobCache:
                 path.unlink(missing_ok=True)
             else:
                 self._left[digest] = size
+
+
+def _verified(path: Path, digest: bytes) -> bytes:
+    """What a file holds, whose digest must be this one.
+
+    Raises: BlobError.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BlobError("no-blob", f"blob {digest.hex()[:12]} is gone: {error.strerror}") from error
+    if hashlib.sha256(data).digest() != digest:
+        raise BlobError("no-blob", f"blob {digest.hex()[:12]} was altered on disk")
+    return data
 
 
 def _digest(name: str) -> bytes | None:

@@ -6,22 +6,24 @@ import asyncio
 import contextlib
 import functools
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Coroutine, Mapping
+from typing import Any
 
 import msgspec
 
-from loopwright.errors import EnvironmentFailure, FleetError
-from loopwright.fleet.agent import heat, runs
-from loopwright.fleet.agent.blobs import BlobCache, BlobError
+from loopwright.errors import FleetError
+from loopwright.fleet.agent import checkup, heat, runs
+from loopwright.fleet.agent.blobs import BlobError
 from loopwright.fleet.agent.canary import BASELINE_RUNS, CALM_RUNS, Canary
-from loopwright.fleet.agent.describe import Machine
+from loopwright.fleet.agent.checkup import Finding
+from loopwright.fleet.agent.keeper import Keeper
 from loopwright.fleet.agent.modules import Modules
-from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
+from loopwright.fleet.agent.options import DeviceOptions
+from loopwright.fleet.agent.power import PowerHook
 from loopwright.fleet.agent.session import Ran, Session
 from loopwright.fleet.agent.standing import Ended, Standing
-from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker, WorkerLost
+from loopwright.fleet.agent.surroundings import Surroundings
+from loopwright.fleet.agent.wardens import WardenOptions, Worker, WorkerLost
 from loopwright.fleet.security.tickets import Ticket, check_ticket
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
@@ -35,30 +37,15 @@ from loopwright.fleet.wire.messages import (
     RunItem,
 )
 from loopwright.fleet.words import RUNTIME, EndReason, Health, Occupancy, RunStatus, Tier
+from loopwright.measure.orders import Ready
 from loopwright.measure.types import FailureKind
 from loopwright.measure.wire import RunReply, RunRequest
 
-Asker: TypeAlias = Callable[[RunRequest, float], Awaitable[RunReply]]
 _LOSSES = 4096  # candidates whose losses are remembered
 _PROBE_S = 60.0
-_CANARY_S = 10.0
 _BUSY_S = 0.05
+_TEMPERATURE_S = 1.0  # old enough to be read again for a report
 _OVERHEAD_BYTES = 4 << 30  # of a session beside what a candidate may have: inputs that are kept
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the devices of an agent share. `changed` is called when a report would differ."""
-
-    options: AgentOptions
-    machine: Machine
-    blobs: BlobCache
-    incarnation: str
-    clock: Callable[[], float]
-    rng: Chance
-    changed: Callable[[], None]
-    allow: Callable[[RunItem], None]
-    addresses: Callable[[], tuple[str, ...]]
 
 
 class Device:
@@ -79,18 +66,40 @@ class Device:
         self._modules = Modules(
             around.blobs, around.machine.runtime, locked=around.options.signed_only
         )
-        self._warden: Warden | None = None
+        self._keeper = Keeper(
+            self._warden_options(), around.options.timers.restart_s, around.rng, self
+        )
+        self._hook = PowerHook(
+            spec.name,
+            spec.power_hook,
+            around.clock,
+            around.options.timers.hook_s,
+            around.options.timers.hook_again_s,
+        )
         self._worker: Worker | None = None
         self._serving: asyncio.Task[EndReason] | None = None
         self._verdict: Ended | None = None  # why the session in progress is being ended
         self._cleaning = False
+        self._unclean = False  # something cannot be killed, as far as is known
         self._door = asyncio.Lock()  # held while a session begins or ends, and while probing
         self._lost: OrderedDict[bytes, int] = OrderedDict()
-        self._heat = heat.zones()
-        self._temperature: float | None = None
+        self._heat = heat.Thermometer(heat.zones(), around.clock)
         self._probe_wanted = asyncio.Event()
         self._sung_at = around.clock()
-        self._keeper: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def _warden_options(self) -> WardenOptions:
+        options = self._around.options
+        return WardenOptions(
+            self.spec.name,
+            options.cache_dir,
+            self.spec.cores,
+            options.tier,
+            self.spec.uid,
+            self.limits.memory + _OVERHEAD_BYTES,
+            self._modules.own,
+            options.timers.warden_s,
+        )
 
     # --- what it says of itself ---
 
@@ -111,7 +120,8 @@ class Device:
     @property
     def warden_pid(self) -> int:
         """The process that forks the device's sessions, 0 without."""
-        return 0 if self._warden is None else self._warden.pid
+        warden = self._keeper.warden
+        return 0 if warden is None else warden.pid
 
     @property
     def worker_pid(self) -> int:
@@ -156,7 +166,7 @@ class Device:
             standing.epoch if busy else 0,
             standing.last_epoch,
             self.canary.drift,
-            self._temperature,
+            self._heat.celsius(_TEMPERATURE_S),
             self.detail,
         )
 
@@ -164,22 +174,33 @@ class Device:
 
     def start(self) -> None:
         """Begin to keep a warden and to probe."""
-        self._keeper = asyncio.create_task(self._keep())
+        self._spawn(self._keeper.keep())
+        self._spawn(self._tend())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._find(Finding(Health.BAD, f"the agent failed: {type(error).__name__}: {error}"))
 
     async def close(self) -> None:
         """End everything the device started."""
+        tasks = tuple(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self.end_session(Ended(EndReason.DEVICE_LOST, "the agent stops"))
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.gather(self._keeper, return_exceptions=True)
-        warden, self._warden = self._warden, None
-        if warden is not None:
-            await warden.close()
+        await self._keeper.close()
 
     def beat(self) -> None:
-        """Tell the warden that the agent's loop turns."""
-        if self._warden is not None:
-            self._warden.beat()
+        """See that the warden is there."""
+        if self._keeper.warden is not None:
+            self._keeper.warden.beat(self._around.clock())
 
     def tick(self) -> None:
         """See what the time ends."""
@@ -232,6 +253,7 @@ class Device:
                 raise
             self._worker = worker
             self._verdict = None
+            self._modules.begin_session()
             session = Session(link, self)
             self._serving = asyncio.create_task(session.serve())
             self._around.changed()
@@ -239,18 +261,28 @@ class Device:
         await self._follow(link, self._serving)
 
     def _check(self, link: Link, ticket: Ticket) -> None:
-        """Whether a ticket is still good; others may have come in since it was verified."""
+        """Whether a ticket is still good; others may have come in since it was verified.
+
+        Raises: FleetError, which the client was told.
+        """
+        code = "auth"
         try:
             self._check_owner()
             check_ticket(ticket, self.standing.state)
+            code = "device"
+            self._check_health()
         except FleetError as error:
-            self._say(link, Error("auth", str(error)))
+            self._say(link, Error(code, str(error)))
             link.close(str(error))
             raise
 
     def _check_owner(self) -> None:
         if self.superseded:
             raise FleetError(f"another agent has {self.spec.name} now; lease it again")
+
+    def _check_health(self) -> None:
+        if self.health is Health.BAD:
+            raise FleetError(f"{self.spec.name} does not work: {self.detail}", retryable=True)
 
     def _opened(self, ticket: Ticket) -> Opened:
         left = self.standing.left_s(self._around.clock())
@@ -292,13 +324,11 @@ class Device:
         self._around.changed()
         try:
             if worker is not None:
-                over = await worker.end()
-                if not over.clean:
-                    self._set_health(Health.BAD, "what a session left behind cannot be killed")
+                await worker.end()
         finally:
             self._cleaning = False
-            if self.canary.off:  # it went off while nobody probed
-                self._probe_wanted.set()
+            if self.canary.off or (self._song_due and self._mute):
+                self._probe_wanted.set()  # it went off, or was not sung, while nobody probed
             self._around.changed()
 
     def _doom(self, ended: Ended) -> None:
@@ -331,13 +361,13 @@ class Device:
         if sentence is not None:
             return self._ran(runs.failed(item, RunStatus.INFRA, sentence))
         try:
-            code = self.blobs.read(item.code)
-        except BlobError as error:
+            code = await self.blobs.fetch(item.code)
+            worker = await self._the_worker()
+        except (BlobError, WorkerLost) as error:
             return self._ran(runs.failed(item, RunStatus.INFRA, str(error)))
         request = runs.request_of(item, code, self.spec.cores)
         start = self._around.clock()
         try:
-            worker = await self._the_worker()
             limit_s = request.run_timeout_s + self._around.options.timers.grace_s
             reply = await self._ask(worker, request, limit_s)
             result = runs.result_of(item, reply, self._around.clock() - start)
@@ -346,12 +376,18 @@ class Device:
             if reply.output and result.status == RunStatus.OK.value:
                 return self._ran(result, memoryview(worker.output(reply.output)))
             return self._ran(result)
+        except BlobError as error:
+            why = f"the native runtime in place: {error}"
+            return self._ran(runs.failed(item, RunStatus.INFRA, why))
         except WorkerLost as error:
             await self._lose_worker()
             return self._ran(self._blame(item, error))
 
     async def _ask(self, worker: Worker, request: RunRequest, limit_s: float) -> RunReply:
-        """What comes of a request, with the native runtime that is in place."""
+        """What comes of a request, with the native runtime that is in place.
+
+        Raises: WorkerLost; BlobError when that runtime cannot be had.
+        """
         wanted = self._modules.runtime
         if worker.runtime != wanted:
             request = msgspec.structs.replace(request, runtime=self._modules.runtime_code())
@@ -367,11 +403,10 @@ class Device:
         if self.unconfined and not result.detail:
             without = f"tier {int(self.tier)} without {', '.join(self.unconfined)}"
             result = msgspec.structs.replace(result, detail=without)
-        self._temperature = heat.temperature(self._heat)
         told = msgspec.structs.replace(
             result,
             tier=int(self.tier),
-            temperature_c=self._temperature,
+            temperature_c=self._heat.celsius(),
             drift=self.canary.drift,
             canary=self.canary.runs,
         )
@@ -388,15 +423,29 @@ class Device:
         detail = f"the measuring process was lost {losses} times while it ran this candidate"
         return runs.failed(item, RunStatus.CRASH, detail)
 
+    @property
+    def _song_due(self) -> bool:
+        due_at = self._sung_at + self._around.options.timers.canary_s
+        return self.canary.allowed > 0 and self._around.clock() >= due_at
+
+    @property
+    def _mute(self) -> bool:
+        """Whether the runtime in place has no say: a client's, where the host has one itself."""
+        return self._modules.foreign and bool(self._modules.own)
+
     async def between(self) -> None:
         """A batch is done: sing, if it is time."""
-        now = self._around.clock()
-        due = now >= self._sung_at + self._around.options.timers.canary_s
-        if self.canary.allowed and (due or self._probe_wanted.is_set() or self.canary.off):
-            self._probe_wanted.clear()
-            with contextlib.suppress(WorkerLost):
-                ask = functools.partial(self._ask, await self._the_worker())
-                await self._sing(ask, 1, self._modules.runtime_code())
+        wanted = self._probe_wanted.is_set() or self.canary.off
+        if not self.canary.allowed or not (self._song_due or wanted):
+            return
+        if self._unclean or self._mute:
+            return  # a probe will see
+        self._probe_wanted.clear()
+        with contextlib.suppress(WorkerLost, BlobError):
+            ask = functools.partial(self._ask, await self._the_worker())
+            found = await self._sing(ask, 1, self._modules.runtime_code())
+            if found.health is not Health.BAD or not self._modules.foreign:
+                self._find(found)
 
     def allow(self, item: RunItem) -> None:
         """Nothing if the code of an item may run here. Raises: AuthError."""
@@ -417,102 +466,81 @@ class Device:
         return self._worker
 
     async def _new_worker(self) -> Worker:
-        if self._warden is None or not self._warden.alive:
-            await self._wait_for_warden()
-        if self._warden is None:
-            raise WorkerLost("the warden is not there")
-        return await self._warden.begin(self.standing.deadline)
+        if self._unclean:
+            raise WorkerLost(f"no measuring process is begun: {self.detail}")
+        patience_s = self._around.options.timers.grace_s
+        return await self._keeper.worker(self.standing.deadline, patience_s)
 
     async def _lose_worker(self) -> None:
         worker, self._worker = self._worker, None
         if worker is not None:
             await worker.end()
 
-    # --- the warden, and health ---
+    # --- the warden: what its keeper tells ---
 
-    async def _wait_for_warden(self) -> None:
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._around.options.timers.grace_s):
-                while self._warden is None or not self._warden.alive:
-                    await asyncio.sleep(0.01)
+    def warden_up(self, ready: Ready) -> None:
+        """There is a warden, and nothing is left of the one before."""
+        self.tier, self.unconfined = Tier(ready.tier), ready.missing
+        self._unclean = False
+        self._find(Finding(Health.UNKNOWN, "it was not probed since its warden started"))
+        self._probe_wanted.set()
 
-    async def _keep(self) -> None:
-        """Keep a warden running and the device probed."""
-        wait = self._around.options.timers.restart_s
+    def warden_down(self, why: str, health: Health) -> None:
+        """There is no warden."""
+        self._find(Finding(health, why))
+
+    def unkillable(self, what: str) -> None:
+        """The kill ladder has failed: the device is bad, and its power hook is tried."""
+        self._unclean = True
+        why = f"{what} cannot be killed"
+        self._find(Finding(Health.BAD, "; ".join(filter(None, (why, self._hook.outcome)))))
+        if self._hook.due:
+            self._spawn(self._pull(why))
+
+    async def _pull(self, why: str) -> None:
+        outcome = await self._hook.pull(why)
+        self._around.note(self.spec.name, f"{why}; {outcome}")
+        if self._unclean:
+            self._find(Finding(Health.BAD, f"{why}; {outcome}"))
+        self._probe_wanted.set()
+
+    # --- health ---
+
+    async def _tend(self) -> None:
+        """Probe when that is wanted and nobody has the device."""
         while True:
-            gone = asyncio.Event()
-            options = self._around.options
-            told = WardenOptions(
-                self.spec.name,
-                options.cache_dir,
-                self.spec.cores,
-                options.tier,
-                self.spec.uid,
-                self.limits.memory + _OVERHEAD_BYTES,
-                options.timers.watchdog_s,
-                self._modules.own,
-            )
-            warden = Warden(told, functools.partial(_set, gone))
-            try:
-                ready = await warden.start()
-            except EnvironmentFailure as error:
-                self._set_health(Health.BAD, str(error))
-                await warden.close()
-                await asyncio.sleep(wait * (0.5 + self._around.rng.random()))
-                continue
-            except BaseException:  # closed while it starts
-                await warden.close()
-                raise
-            self._warden = warden
-            self.tier, self.unconfined = Tier(ready.tier), ready.missing
-            self._probe_wanted.set()
-            try:
-                await self._watch(gone)
-            finally:
-                if gone.is_set():
-                    self._set_health(Health.UNKNOWN, "the warden was lost")
-                    self._warden = None
-                    await warden.close()
-
-    async def _watch(self, gone: asyncio.Event) -> None:
-        """Probe when wanted, until the warden is gone."""
-        lost = asyncio.create_task(gone.wait())
-        try:
-            while not gone.is_set():
-                wanted = asyncio.create_task(self._probe_wanted.wait())
-                cool = self._around.options.timers.cool_s if self.canary.off else None
-                await asyncio.wait(
-                    (lost, wanted), timeout=cool, return_when=asyncio.FIRST_COMPLETED
-                )
-                wanted.cancel()
-                if self._door.locked() or self._serving is not None:
-                    await asyncio.wait((lost,), timeout=_BUSY_S)
-                elif not gone.is_set():
-                    await self._probe()
-        finally:
-            lost.cancel()
+            cool = self._around.options.timers.cool_s if self.canary.off else None
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(cool):
+                    await self._probe_wanted.wait()
+            if self._door.locked() or self._serving is not None or not self._keeper.alive:
+                await asyncio.sleep(_BUSY_S)
+            else:
+                await self._probe()
 
     async def _probe(self) -> None:
         """Find out whether the device does its work and is as fast as it was."""
         async with self._door:
             self._probe_wanted.clear()
-            warden = self._warden
-            if warden is None or self._serving is not None:
+            if self._serving is not None:
                 return
             if self.health is not Health.DRIFT:
-                self._set_health(Health.PROBING, "a probe runs")
+                self._find(Finding(Health.PROBING, "a probe runs"))
             try:
-                worker = await warden.begin(self._around.clock() + _PROBE_S)
+                worker = await self._keeper.worker(self._around.clock() + _PROBE_S, 0.0)
                 try:
-                    await self._try(worker)
+                    found = await self._try(worker)
                 finally:
                     over = await worker.end()
-                if not over.clean:
-                    self._set_health(Health.BAD, "what a probe left behind cannot be killed")
             except WorkerLost as error:
-                self._set_health(Health.BAD, f"the probe failed: {error}")
+                if self._keeper.alive and not self._unclean:
+                    self._find(Finding(Health.BAD, f"the probe failed: {error}"))
+                return
+            if over.clean:  # else that was found already
+                self._unclean = False
+                self._find(found)
 
-    async def _try(self, worker: Worker) -> None:
+    async def _try(self, worker: Worker) -> Finding:
         """Judge by a process that was just started, and what it sings with the host's runtime.
 
         What a client brought has no say in whether the device is lent to others.
@@ -520,40 +548,28 @@ class Device:
         own = self._around.machine.runtime
         if own:
             times = CALM_RUNS if self.canary.known else BASELINE_RUNS
-            await self._sing(worker.run, times, own)
-        elif self._modules.hopeless:
+            return await self._sing(worker.run, times, own)
+        if self._modules.hopeless:
             why = "it has no native runtime, and takes none that is not signed: install llvmlite"
-            self._set_health(Health.BAD, why)
-        else:
-            self._set_health(Health.GOOD, "no native runtime of its own: clients bring theirs")
+            return Finding(Health.BAD, why)
+        return Finding(Health.GOOD, "no native runtime of its own: clients bring theirs")
 
-    async def _sing(self, ask: Asker, times: int, code: bytes) -> None:
-        """Run the canary in `code` and judge."""
-        for _ in range(times):
-            reply = await ask(self._canary_request(code), _CANARY_S)
-            if reply.kind and code != self._around.machine.runtime:
-                return  # of a runtime that a client brought
-            if reply.kind:
-                self._set_health(Health.BAD, f"the canary failed: {reply.detail}")
-                return
-            self.canary.observe(min(reply.ns))
+    async def _sing(self, ask: checkup.Asker, times: int, code: bytes) -> Finding:
+        """What the canary in `code` says."""
+        song = checkup.song(code, self._around.machine.canary, self.spec.cores)
+        gained = self.canary.gained
+        found = await checkup.sing(ask, song, times, self.canary, self._around.clock)
         self._sung_at = self._around.clock()
-        if self.canary.off and self.canary.allowed:
-            detail = f"the canary is off by {self.canary.drift:+.1%}"
-            self._set_health(Health.DRIFT, detail)
-        else:
-            self._set_health(Health.GOOD, "")
+        if self.canary.gained != gained:
+            self._around.note(self.spec.name, found.detail)
+        return found
 
-    def _canary_request(self, code: bytes) -> RunRequest:
-        entry, cores = self._around.machine.canary, self.spec.cores
-        return RunRequest(
-            code, entry, (), 0, 0, 1, tuple(cores[-1:]), 0,
-            False, 1, 3, 0.001, _CANARY_S / 2, 64 << 20, None,
-        )  # fmt: skip
-
-    def _set_health(self, health: Health, detail: str) -> None:
-        if (health, detail) != (self.health, self.detail):
-            self.health, self.detail = health, detail
+    def _find(self, found: Finding) -> None:
+        """The device's health is this from now on."""
+        if found.health is Health.GOOD:
+            self._hook.outcome = ""
+        if (found.health, found.detail) != (self.health, self.detail):
+            self.health, self.detail = found.health, found.detail
             self._around.changed()
 
 
@@ -565,7 +581,3 @@ def _verdict(serving: asyncio.Task[EndReason]) -> Ended:
     if error is not None:
         return Ended(EndReason.DEVICE_LOST, f"the agent failed: {type(error).__name__}: {error}")
     return Ended(serving.result(), "")
-
-
-def _set(event: asyncio.Event, _why: str) -> None:
-    event.set()

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 THERMAL = Path("/sys/class/thermal")
 _LOWEST, _HIGHEST = -50.0, 250.0
+
+
+class Thermometer:
+    """Reads `files`, which hold thousandths of a degree; `clock` is monotonic, in seconds."""
+
+    def __init__(self, files: Sequence[Path], clock: Callable[[], float]) -> None:
+        self._files = files
+        self._clock = clock
+        self._read_at = float("-inf")
+        self._last: float | None = None
+
+    def celsius(self, age_s: float = 0.0) -> float | None:
+        """The highest of them in degrees Celsius, read at most `age_s` ago; None without any."""
+        now = self._clock()
+        if now >= self._read_at + age_s:
+            self._last, self._read_at = temperature(self._files), now
+        return self._last
 
 
 def zones(root: Path = THERMAL) -> tuple[Path, ...]:

@@ -12,6 +12,8 @@ import contextlib
 import faulthandler
 import os
 import secrets
+import shlex
+import shutil
 import signal
 import socket
 import ssl
@@ -32,7 +34,6 @@ from loopwright.fleet.agent.options import (
     AgentOptions,
     DeviceOptions,
     Limits,
-    Timers,
 )
 from loopwright.fleet.wire.address import Scheme, parse, require_safe_binding
 from loopwright.fleet.wire.link import Link, dial
@@ -54,6 +55,7 @@ class Command:
     advertise: tuple[str, ...]
     ca: Path | None
     tls: Path | None
+    watchdog_s: float
 
 
 def parser() -> argparse.ArgumentParser:
@@ -92,7 +94,21 @@ def parser() -> argparse.ArgumentParser:
     add("--builder", action="append", default=[], metavar="KEY", help="a builder's public key")
     add("--ca", type=Path, metavar="FILE", help="who vouches for the tracker")
     add("--tls", type=Path, metavar="DIR", help="certificate to listen with")
-    add("--watchdog", type=float, default=60.0, metavar="S", help="end if it hangs so long")
+    add(
+        "--watchdog",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help="end, with a traceback, when it hangs for so long; 0 never does",
+    )
+    add(
+        "--power-hook",
+        action="append",
+        default=[],
+        metavar="[NAME=]COMMAND",
+        help="takes the power of a device (of all, without NAME) away and gives it back; run, at "
+        "most each 5 minutes, when something on it cannot be killed",
+    )
     return made
 
 
@@ -126,7 +142,6 @@ def read(
         said.join,
         tier=Tier(said.tier),
         limits=Limits(said.max_wall, said.max_memory, said.max_blob, blobs=said.blobs),
-        timers=Timers(watchdog_s=said.watchdog),
         labels=_pairs("--label", said.label),
         drift=said.drift,
         signed_only=said.signed_only,
@@ -135,14 +150,23 @@ def read(
     )
     if said.signed_only and not builders:
         raise ConfigError("--signed-only without a --builder: nothing could ever run")
-    devices = tuple(_devices(said.name, said.device, cores))
+    devices = tuple(_devices(said.name, said.device, said.power_hook, cores))
     address = parse(said.listen)
     require_safe_binding(said.listen, authenticated=True, tls=address.scheme is Scheme.TLS)
     tracker = tracker if said.tracker is None else said.tracker
     ca = said.ca or ca
     if tracker and parse(tracker).scheme is Scheme.TLS and ca is None:
         raise ConfigError(f"{tracker}: give the CA that its certificate is checked with (--ca)")
-    return Command(options, devices, tracker, said.listen, tuple(said.advertise), ca, said.tls)
+    return Command(
+        options,
+        devices,
+        tracker,
+        said.listen,
+        tuple(said.advertise),
+        ca,
+        said.tls,
+        said.watchdog,
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -177,6 +201,7 @@ async def serve(command: Command) -> None:
         time.monotonic,
         secrets.SystemRandom(),
         on_away=lambda why: _say("no tracker", agent, why=why),
+        on_note=lambda device, what: _say("note", agent, device=device, words=what),
     )
     trust = _client_context(command.ca)
     tls = None
@@ -190,7 +215,25 @@ async def serve(command: Command) -> None:
         async with agent:
             _keep_off(command.devices)
             _say("started", agent, devices=list(agent.devices))
-            await _until(stop, agent, command.tracker, trust)
+            watching = asyncio.create_task(_watch(command.watchdog_s))
+            try:
+                await _until(stop, agent, command.tracker, trust)
+            finally:
+                watching.cancel()
+
+
+async def _watch(limit_s: float) -> None:
+    """Until cancelled, end this process when its loop has not turned for `limit_s`; 0: never.
+
+    Where it hangs is printed. Whoever looks after the process starts it anew; the kernel has ended
+    what it had started.
+    """
+    try:
+        while limit_s:
+            faulthandler.dump_traceback_later(limit_s, exit=True)
+            await asyncio.sleep(limit_s / 4)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 async def _until(
@@ -261,12 +304,47 @@ def _pairs(option: str, texts: Sequence[str]) -> Mapping[str, str]:
     return pairs
 
 
-def _devices(host: str, texts: Sequence[str], cores: Sequence[int]) -> list[DeviceOptions]:
+def _devices(
+    host: str, texts: Sequence[str], hooks: Sequence[str], cores: Sequence[int]
+) -> list[DeviceOptions]:
     pairs = _pairs("--device", texts) or {"cpu0": ",".join(map(str, cores))}
+    commands = _power_hooks(hooks, tuple(pairs))
     devices: list[DeviceOptions] = []
     for number, (name, text) in enumerate(pairs.items()):
         if not all(word.isdigit() for word in text.split(",")):
             raise ConfigError(f"--device {name}={text}: write cores as 2,3")
         chosen = tuple(int(word) for word in text.split(","))
-        devices.append(DeviceOptions(f"{host}/{name}", chosen, uid=CANDIDATE_UID + number))
+        devices.append(
+            DeviceOptions(
+                f"{host}/{name}", chosen, uid=CANDIDATE_UID + number, power_hook=commands[name]
+            )
+        )
     return devices
+
+
+def _power_hooks(texts: Sequence[str], names: Sequence[str]) -> Mapping[str, tuple[str, ...]]:
+    """The command of each device, empty without one."""
+    found: dict[str, tuple[str, ...]] = {}
+    for text in texts:
+        name, _, command = text.partition("=")
+        if name not in names:
+            name, command = "", text
+        if name in found:
+            raise ConfigError(f"two --power-hook for {name or 'all devices'}; one can be run")
+        found[name] = _program(command, names)
+    return {name: found.get(name, found.get("", ())) for name in names}
+
+
+def _program(text: str, names: Sequence[str]) -> tuple[str, ...]:
+    """A command in words, the first of which is a program that is there."""
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise ConfigError(f"--power-hook {text!r}: {error}") from error
+    program = shutil.which(words[0]) if words else None
+    if program is None:
+        raise ConfigError(
+            f"--power-hook {text!r}: there is no such program; write COMMAND for all devices, or "
+            f"NAME=COMMAND with one of {', '.join(names)}"
+        )
+    return str(Path(program).absolute()), *words[1:]

@@ -27,6 +27,13 @@ class MemoryBlobs(BlobCache):
             raise BlobError("no-blob", f"blob {digest.hex()[:12]} was not uploaded")
         return self._data[digest]
 
+    async def fetch(self, digest: bytes) -> bytes:
+        """The same: there is nothing to wait for.
+
+        Raises: BlobError if it is not there.
+        """
+        return self.read(digest)
+
     def begin(self, digest: bytes, total: int) -> Upload:
         """An upload of `total` bytes.
 

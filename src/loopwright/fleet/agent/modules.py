@@ -21,7 +21,9 @@ _MAX_KINDS = 6  # those of many devices fit into a message
 class Modules:
     """The modules of one device. `own` is the runtime that the host has by itself, empty without.
 
-    With `locked` the runtime stays as it is: its device runs only what is signed.
+    With `locked` the runtime stays as it is: its device runs only what is signed. What a session
+    has put in place stays there for the next ones, as long as there is room for its blob and for
+    its kind; what this session has put in place, and the runtime, are kept in any case.
     """
 
     def __init__(self, blobs: BlobCache, own: bytes, *, locked: bool) -> None:
@@ -29,7 +31,9 @@ class Modules:
         self._own_code = own
         self._blobs = blobs
         self._locked = locked
-        self._digests: dict[str, str] = {}
+        self._digests: dict[str, str] = {}  # least recently configured first
+        self._ours: set[str] = set()  # kinds that this session has configured
+        self._pinned: frozenset[str] = frozenset()
 
     @property
     def runtime(self) -> str:
@@ -41,59 +45,96 @@ class Modules:
         """Whether there is no runtime, and none may be brought."""
         return self._locked and not self.own
 
+    @property
+    def foreign(self) -> bool:
+        """Whether the runtime in place is one that a client brought."""
+        return self.runtime != self.own
+
     def in_place(self) -> dict[str, str]:
         """The digests of what is in place."""
-        runtime = {RUNTIME: self.runtime} if self.runtime else {}
-        return {**self._digests, **runtime}
+        return {**({RUNTIME: self.own} if self.own else {}), **self._there()}
 
     def shown(self) -> dict[str, str]:
         """What is in place, for clients; the runtime is left out where it is not theirs to set."""
         if self._locked:
-            return dict(self._digests)
-        return {**self._digests, RUNTIME: self.runtime or NO_RUNTIME}
+            return self._there()
+        return {RUNTIME: self.own or NO_RUNTIME, **self._there()}
 
     def runtime_code(self) -> bytes:
         """The object code of the runtime in place.
 
-        Raises: BlobError when there is none.
+        Raises: BlobError when there is none, or it is no longer what it was.
         """
-        if self.runtime == self.own:
+        if not self.foreign:
             return self._own_code
         return self._blobs.read(bytes.fromhex(self.runtime))
+
+    def begin_session(self) -> None:
+        """Another session begins: what has lost its blob is no longer in place."""
+        self._ours.clear()
+        self._digests = self._there()
+        self._pin()
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
         """Put modules in place; the kinds that changed.
 
-        Raises: FleetError for one that was not uploaded; AuthError for a runtime that is locked.
+        The kinds that were not configured for longest make room, but none of this session's.
+
+        Raises: FleetError for one that was not uploaded, or for too many; AuthError for a runtime
+            that is locked.
         """
-        now = {**self._digests, RUNTIME: self.runtime}
-        changed = {k: v for k, v in modules.items() if now.get(k) != v}
-        if len({*now, *changed}) > _MAX_KINDS:
+        now = {RUNTIME: self.own, **self._there()}
+        changed = {kind: digest for kind, digest in modules.items() if now.get(kind) != digest}
+        ours = self._ours | set(modules)
+        if len(ours | {RUNTIME}) > _MAX_KINDS:
             raise FleetError(f"a device has at most {_MAX_KINDS} kinds of modules")
         for kind, digest in changed.items():
             self._check(kind, digest)
-        if RUNTIME in changed:
-            self._pin(changed[RUNTIME])
-        self._digests.update(changed)
+        self._ours = ours
+        self._place(modules)
         return tuple(sorted(changed))
+
+    def _place(self, modules: Mapping[str, str]) -> None:
+        """Put modules in place as the latest, and let the oldest go."""
+        kept = {kind: digest for kind, digest in self._digests.items() if kind not in modules}
+        spare = _MAX_KINDS - len(self._ours | {RUNTIME})
+        others = [kind for kind in kept if kind not in self._ours and kind != RUNTIME]
+        for kind in others[: max(0, len(others) - spare)]:
+            del kept[kind]
+        self._digests = {**kept, **modules}
+        if self._digests.get(RUNTIME) == self.own:
+            del self._digests[RUNTIME]
+        for digest in self._there().values():
+            self._blobs.has(bytes.fromhex(digest))  # which counts as using it
+        self._pin()
+
+    def _there(self) -> dict[str, str]:
+        """What is in place and can be had: the blob of a kind that nobody uses may be evicted."""
+        return {kind: digest for kind, digest in self._digests.items() if self._has(digest)}
+
+    def _has(self, digest: str) -> bool:
+        return self._blobs.size(bytes.fromhex(digest)) is not None
 
     def _check(self, kind: str, digest: str) -> None:
         if kind == RUNTIME and self._locked:
             raise AuthError("only signed code runs here: no other native runtime is taken")
         if kind == RUNTIME and digest == self.own:
             return
-        if not _is_digest(digest) or not self._blobs.has(bytes.fromhex(digest)):
+        nbytes = self._blobs.size(bytes.fromhex(digest)) if _is_digest(digest) else None
+        if nbytes is None:
             raise FleetError(f"module {kind}: upload blob {digest[:12]} first")
-        if kind == RUNTIME and len(self._blobs.read(bytes.fromhex(digest))) > _MAX_RUNTIME_BYTES:
+        if kind == RUNTIME and nbytes > _MAX_RUNTIME_BYTES:
             raise FleetError(f"a native runtime has at most {_MAX_RUNTIME_BYTES} bytes")
 
-    def _pin(self, digest: str) -> None:
-        """Keep the runtime's blob as long as it is in place."""
-        before = self._digests.get(RUNTIME, self.own)
-        if digest != self.own:
+    def _pin(self) -> None:
+        """Keep the blobs of this session's modules and of the runtime, and no others."""
+        kinds = {*self._ours, RUNTIME}
+        wanted = frozenset(d for k, d in self._digests.items() if k in kinds)
+        for digest in wanted - self._pinned:
             self._blobs.pin(bytes.fromhex(digest))
-        if before != self.own:
-            self._blobs.unpin(bytes.fromhex(before))
+        for digest in self._pinned - wanted:
+            self._blobs.unpin(bytes.fromhex(digest))
+        self._pinned = wanted
 
 
 def _is_digest(text: str) -> bool:

@@ -26,12 +26,15 @@ class DeviceOptions:
     """A device: some of this machine's cores. `name` is the whole name, as `host/cpu0`.
 
     Candidates run as the user `uid`, where the agent is the superuser; no other device's do.
+    `power_hook` is a command that takes its power away and gives it back, for when something on it
+    cannot be killed.
     """
 
     name: str
     cores: tuple[int, ...]
     labels: Mapping[str, str] = field(default_factory=dict)
     uid: int = CANDIDATE_UID
+    power_hook: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +62,10 @@ class Timers:
     restart_s: float = 0.5  # the same for a warden that was lost
     canary_s: float = 10.0  # canaries run between batches, at most so often
     cool_s: float = 5.0  # after drift, before the next probe
-    beat_s: float = 1.0  # signs of life to wardens
-    watchdog_s: float = 0.0  # the process is ended when its loop hangs for so long; 0: never
+    beat_s: float = 1.0  # how often wardens are asked whether they are there
+    warden_s: float = 5.0  # for an answer of theirs, beyond what the kill ladder takes
+    hook_s: float = 60.0  # for a power hook to end
+    hook_again_s: float = 300.0  # before it is run again
 
 
 @dataclass(frozen=True, slots=True)

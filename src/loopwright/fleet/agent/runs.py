@@ -74,9 +74,9 @@ def result_of(item: RunItem, reply: RunReply, wall_s: float) -> Result:
             detail=reply.detail,
             run_s=max(0.0, reply.run_s),
         )
-    untrue = _untrue(reply, wall_s)
-    if untrue is not None:
-        return failed(item, RunStatus.INFRA, untrue)
+    why = untrue(reply, wall_s)
+    if why is not None:
+        return failed(item, RunStatus.INFRA, why)
     return Result(item.id, RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
 
 
@@ -86,7 +86,7 @@ def failed(item: RunItem, status: RunStatus, detail: str) -> Result:
     return Result(item.id, status.value, stage=Stage.RUN.value, kind=kind.value, detail=detail)
 
 
-def _untrue(reply: RunReply, wall_s: float) -> str | None:
+def untrue(reply: RunReply, wall_s: float) -> str | None:
     """A sentence when times cannot be what the clock of this process says they are, or None."""
     if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
         return "the times are no times"

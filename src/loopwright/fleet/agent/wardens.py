@@ -6,10 +6,12 @@ import asyncio
 import contextlib
 import mmap
 import os
+import select
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +27,9 @@ from loopwright.measure.boot import command
 from loopwright.measure.layers import BUBBLE, USUAL, Plan
 from loopwright.measure.orders import (
     MAX_PACKET,
+    PATIENT_S,
+    POLITE_S,
+    Alive,
     Beat,
     Begin,
     Begun,
@@ -41,8 +46,9 @@ from loopwright.measure.wire import MAX_FRAME, RunReply, RunRequest
 
 START_S = 60.0
 _HELLO_S = 20.0
-_END_S = 5.0
-_WORDS_S = 0.5
+_END_S = 2.0  # a warden that is well ends as soon as nobody talks to it
+_SWEEP_S = 0.01
+_LADDER_S = POLITE_S + PATIENT_S  # what a warden takes to end a session, at most
 _LENGTH_BYTES = 4
 _PROCESSES = 512  # of a session, threads included
 _TOLD = msgspec.msgpack.Decoder(Told)
@@ -55,17 +61,22 @@ class WorkerLost(FleetError):  # noqa: N818  # it says what happened, not who er
 
 
 class Worker:
-    """A measuring process. One request at a time."""
+    """A measuring process. One request at a time. Making one raises OSError when that cannot be."""
 
     def __init__(self, number: int, warden: Warden) -> None:
         self.number = number
         self.pid = 0
         self.runtime = ""  # digest of the one that it has
+        self.watch = -1  # tells when the process has ended, where it can be seen
         self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
         self._warden = warden
-        self._sock, self._theirs = socket.socketpair()
-        self._sock.setblocking(False)
         self._output = os.memfd_create("outputs")
+        try:
+            self._sock, self._theirs = socket.socketpair()
+        except OSError:
+            os.close(self._output)
+            raise
+        self._sock.setblocking(False)
 
     @property
     def descriptors(self) -> tuple[int, int]:
@@ -146,19 +157,29 @@ class Worker:
             self._output = -1
 
     async def end(self) -> Over:
-        """End the process by the kill ladder, and all that it started."""
-        self._warden.send(End(self.number))
+        """End the process by the kill ladder, and all that it started.
+
+        A warden that does not do that in time is given up; then nobody saw a clean end.
+        """
+        warden = self._warden
+        if not self.over.done():
+            warden.send(End(self.number))
         try:
-            return await asyncio.shield(self.over)
+            async with asyncio.timeout(warden.limit_s):
+                await asyncio.wait((self.over,))
+        except TimeoutError:
+            warden.give_up(f"it did not end a session within {warden.limit_s:g} s")
         finally:
             self.hang_up()
+        return await self.over
 
 
 @dataclass(frozen=True, slots=True)
 class WardenOptions:
     """How a warden is started. `uid` is who candidates are, where this process is the superuser;
     `memory` bytes is what everything in a session may hold together; `runtime` is the digest of
-    the native runtime that sessions begin with, empty where there is none.
+    the native runtime that sessions begin with, empty where there is none. It is given up when it
+    does not answer for `slack_s` longer than the kill ladder takes.
     """
 
     name: str
@@ -167,17 +188,30 @@ class WardenOptions:
     tier: Tier = Tier.T0
     uid: int = 0
     memory: int = 1 << 40
-    watchdog_s: float = 0.0
     runtime: str = ""
+    slack_s: float = 5.0
 
 
 class Warden:
-    """The warden of one device, started by `start`. It belongs to one event loop."""
+    """The warden of one device, started by `start`. It belongs to one event loop.
 
-    def __init__(self, options: WardenOptions, on_lost: Callable[[str], None]) -> None:
+    `on_lost` is called once when it is gone, or was given up, with the reason; then `close` ends
+    what is left. `on_unclean` is called when something of a session cannot be killed.
+    """
+
+    def __init__(
+        self,
+        options: WardenOptions,
+        on_lost: Callable[[str], None],
+        on_unclean: Callable[[], None] = lambda: None,
+    ) -> None:
         self.ready: Ready | None = None
+        self.limit_s = _LADDER_S + options.slack_s  # for any answer
+        self.hung = False  # it was given up
+        self.words = ""  # the last ones of a process that is gone
         self._options = options
         self._on_lost = on_lost
+        self._on_unclean = on_unclean
         self._loop = asyncio.get_running_loop()
         self._process: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
@@ -186,8 +220,11 @@ class Warden:
         self._begun: dict[int, asyncio.Future[int]] = {}
         self._is_ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = 0
-        self._words = ""  # the last ones of a process that is gone
+        self._asked_at: float | None = None  # when it was asked whether it is there
+        self._strays: list[int] = []  # pidfds of processes that are not known to have ended
+        self._bubbled = False
         self._cgroup: cgroup.Cgroup | None = None
+        self._ending: asyncio.Future[bool] | None = None
 
     @property
     def alive(self) -> bool:
@@ -204,10 +241,27 @@ class Warden:
 
         Raises: EnvironmentFailure.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
         try:
+            self._launch()
+        except OSError as error:
+            raise EnvironmentFailure(f"cannot start a warden: {error}", retryable=True) from error
+        try:
+            async with asyncio.timeout(START_S):
+                await asyncio.shield(self._is_ready)
+        except TimeoutError as error:
+            self.give_up(f"it was not ready within {START_S:g} s")
+            raise EnvironmentFailure(f"the warden was not ready within {START_S:g} s") from error
+        if self.ready is None:
+            await self.close()
+            raise EnvironmentFailure(f"the warden ended before it was ready: {self.words}")
+        return self.ready
+
+    def _launch(self) -> None:
+        """Start the process, and listen to it."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.setblocking(False)
+            self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as the process
             self._process = subprocess.Popen(
                 self._command(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
@@ -216,27 +270,18 @@ class Warden:
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,
             )
-        except OSError as error:
+        except OSError:
             ours.close()
-            raise EnvironmentFailure(f"cannot start a warden: {error}", retryable=True) from error
+            raise
         finally:
             theirs.close()
         self._sock = ours
         self._loop.add_reader(ours.fileno(), self._read)
-        try:
-            async with asyncio.timeout(START_S):
-                await asyncio.shield(self._is_ready)
-        except TimeoutError as error:
-            self.kill()
-            raise EnvironmentFailure(f"the warden was not ready within {START_S} s") from error
-        if self.ready is None:
-            raise EnvironmentFailure(f"the warden ended before it was ready: {self._words}")
-        return self.ready
 
     def _command(self, control: int) -> list[str]:
         """The command line of the process, confined as far as this machine allows."""
         told = self._options
-        bubbled = told.tier >= Tier.T2 and bubble.available()
+        bubbled = self._bubbled = told.tier >= Tier.T2 and bubble.available()
         group = plan = None
         if told.tier >= Tier.T1:
             group = self._cgroup = cgroup.create(told.name, told.memory, _PROCESSES)
@@ -250,7 +295,6 @@ class Warden:
         options = Options(
             0 if bubbled else os.getpid(),
             str(told.cache_dir),
-            told.watchdog_s,
             plan,
             int(USUAL | BUBBLE if told.tier >= Tier.T2 else USUAL),
             told.cores,
@@ -270,36 +314,78 @@ class Warden:
         if sock is None:
             raise WorkerLost("the warden is not there")
         self._numbers += 1
-        worker = Worker(self._numbers, self)
+        begun: asyncio.Future[int] = self._loop.create_future()
+        try:
+            worker = Worker(self._numbers, self)
+        except OSError as error:
+            raise WorkerLost(f"no measuring process can be made: {error.strerror}") from error
         worker.runtime = self._options.runtime
         self._workers[worker.number] = worker
-        begun: asyncio.Future[int] = self._loop.create_future()
         self._begun[worker.number] = begun
         try:
             packet = _ENCODER.encode(Begin(worker.number, deadline))
             socket.send_fds(sock, [packet], worker.descriptors)
             worker.handed_over()
-            worker.pid = await begun
+            await self._started(worker, begun)
             await worker.hello()
         except OSError as error:
-            self._workers.pop(worker.number, None)
+            self.give_up(f"it takes no orders: {error.strerror}")
             worker.hang_up()
-            raise WorkerLost(f"the warden does not answer: {error.strerror}") from error
+            raise WorkerLost(f"the warden takes no orders: {error.strerror}") from error
+        except WorkerLost:
+            await worker.end()
+            raise
         except BaseException:
+            begun.cancel()
             self.send(End(worker.number))
             worker.hang_up()
             raise
         return worker
 
-    def beat(self) -> None:
-        """Say that this process's loop turns."""
-        self.send(Beat())
+    async def _started(self, worker: Worker, begun: asyncio.Future[int]) -> None:
+        """Wait until the warden has forked a process.
+
+        Raises: WorkerLost when that has ended at once; a warden that does not answer is given up.
+        """
+        try:
+            async with asyncio.timeout(self.limit_s):
+                await asyncio.wait((begun,))
+        except TimeoutError:
+            self.give_up(f"it did not begin a session within {self.limit_s:g} s")
+        worker.pid = await begun
+        if not self._bubbled:
+            with contextlib.suppress(OSError):
+                worker.watch = os.pidfd_open(worker.pid)
+
+    def beat(self, now: float) -> None:
+        """Ask whether it is there; one that did not answer for too long by now is given up."""
+        if self.ready is None:
+            return
+        if self._asked_at is None:
+            self._asked_at = now
+            self.send(Beat())
+        elif now > self._asked_at + self.limit_s:
+            self.give_up(f"it does not answer for {now - self._asked_at:.0f} s")
 
     def send(self, order: Order) -> None:
-        """Tell the warden something; a warden that is gone is told nothing."""
-        if self._sock is not None:
-            with contextlib.suppress(OSError):
-                self._sock.send(_ENCODER.encode(order))
+        """Tell the warden something; one that is gone is told nothing, one that hangs is given up.
+
+        None is ever so busy that what is sent to it does not fit into its socket.
+        """
+        if self._sock is None:
+            return
+        try:
+            self._sock.send(_ENCODER.encode(order))
+        except ConnectionError:
+            pass  # `_read` meets its end
+        except OSError as error:
+            self.give_up(f"it takes no orders: {error.strerror}")
+
+    def give_up(self, why: str) -> None:
+        """End a process that does not answer, with everything below it."""
+        self.hung = True
+        self.kill()
+        self._gone(why)
 
     def _read(self) -> None:
         while self._sock is not None:
@@ -310,7 +396,7 @@ class Warden:
             except OSError:
                 data = b""
             if not data:
-                self._gone()
+                self._gone("it ended")
                 return
             told: Told = _TOLD.decode(data)
             match told:
@@ -318,86 +404,122 @@ class Warden:
                     self.ready = ready
                     if not self._is_ready.done():
                         self._is_ready.set_result(None)
+                case Alive():
+                    self._asked_at = None
                 case Begun(number, pid):
                     self._settle(number, pid)
                 case Over() as over:
                     self._over(over)
+                    if not over.clean:
+                        self._on_unclean()
 
     def _settle(self, number: int, pid: int) -> None:
         begun = self._begun.pop(number, None)
         if begun is not None and not begun.done():
             begun.set_result(pid)
 
-    def _over(self, over: Over) -> None:
+    def _over(self, over: Over, why: str = "the measuring process ended at once") -> None:
         worker = self._workers.pop(over.session, None)
-        if worker is not None and not worker.over.done():
-            worker.over.set_result(over)
         begun = self._begun.pop(over.session, None)
         if begun is not None and not begun.done():
-            begun.set_exception(WorkerLost("the measuring process ended at once"))
+            begun.set_exception(WorkerLost(why))
+        if worker is None:
+            return
+        if not worker.over.done():
+            worker.over.set_result(over)
+        if worker.watch >= 0:
+            self._strays.append(worker.watch)
+        if over.clean:
+            self._strays = [watch for watch in self._strays if not _has_ended(watch)]
 
-    def _gone(self) -> None:
-        """The warden ended; the kernel ends what it had started."""
+    def _gone(self, why: str) -> None:
+        """It is no more, or as good as that."""
+        if self._hang_up(f"the warden was lost: {why}"):
+            self._on_lost(why)
+
+    def _hang_up(self, why: str) -> bool:
+        """Say and hear no more, and see no clean end of what is left; whether that is new."""
         sock, self._sock = self._sock, None
-        if sock is not None:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        self._words = self._last_words()
-        why = f"the warden was lost: {self._words}"
+        if sock is None:
+            return False
+        self._loop.remove_reader(sock.fileno())
+        sock.close()
+        self.ready = None
         for number in tuple(self._workers):
-            self._over(Over(number, Ending.LEFT.value, -signal.SIGKILL, clean=True))
+            self._over(Over(number, Ending.LEFT.value, -signal.SIGKILL, clean=False), why)
         if not self._is_ready.done():
             self._is_ready.set_result(None)
-        self.ready = None
-        self._on_lost(why)
-
-    def _last_words(self) -> str:
-        process, file, self._stderr = self._process, self._stderr, None
-        status = ""
-        if process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                status = f"it ended with {process.wait(_WORDS_S)}"
-        if file is None:
-            return status
-        with file:
-            file.seek(0)
-            lines = file.read().decode(errors="replace").strip().splitlines()
-        return "; ".join(part for part in (status, lines[-1] if lines else "") if part)
+        return True
 
     def kill(self) -> None:
         """End the process and everything below it at once."""
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
-    async def close(self) -> None:
-        """End the process and everything below it; waits until it is gone."""
-        sock, self._sock = self._sock, None
-        if sock is not None:
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-        for number in tuple(self._workers):
-            worker = self._workers[number]
-            self._over(Over(number, Ending.ASKED.value, 0, clean=True))
+    async def close(self) -> bool:
+        """End the process and everything below it; whether all of it is gone.
+
+        What cannot be killed is killed again when this is called again.
+        """
+        workers = tuple(self._workers.values())
+        self._hang_up("the warden is not there")
+        for worker in workers:
             worker.hang_up()
-        process = self._process
-        if process is not None:
-            await self._loop.run_in_executor(None, _wait, process, self._cgroup)
-            self._cgroup = None
-        if self._stderr is not None:
-            self._stderr.close()
-            self._stderr = None
+        ending = self._ending
+        if ending is None or (ending.done() and not ending.result()):
+            ending = self._ending = self._loop.run_in_executor(None, self._end_all)
+        return await asyncio.shield(ending)
+
+    def _end_all(self) -> bool:
+        """The part of `close` that waits; runs in a thread."""
+        gone = self._process is None or _ended(self._process)
+        if self._cgroup is not None:
+            self._cgroup.kill()
+            gone = not self._cgroup.processes() and gone
+            self._cgroup.remove()
+        deadline = time.monotonic() + PATIENT_S
+        while (left := [watch for watch in self._strays if not _has_ended(watch, kill=True)]) and (
+            time.monotonic() < deadline
+        ):
+            time.sleep(_SWEEP_S)
+        self._strays = left
+        self.words = self._last_words()
+        return gone and not left
+
+    def _last_words(self) -> str:
+        """How the process ended, and the last line that it printed."""
+        words = [] if self._process is None else [f"it ended with {self._process.poll()}"]
+        file, self._stderr = self._stderr, None
+        if file is None:
+            return self.words
+        with file:
+            file.seek(0)
+            words += file.read().decode(errors="replace").strip().splitlines()[-1:]
+        return "; ".join(words)
 
 
-def _wait(process: subprocess.Popen[bytes], group: cgroup.Cgroup | None) -> None:
-    """Wait for the end of a warden; what is left in its group is killed."""
-    try:
-        process.wait(_END_S)
-    except subprocess.TimeoutExpired:
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    """Wait for the end of a warden that nobody talks to any more; whether it came."""
+    for patience_s in (_END_S, PATIENT_S):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(patience_s)
+            return True
         process.kill()
-        process.wait()
-    if group is not None:
-        group.kill()
-        group.remove()
+    return False
+
+
+def _has_ended(watch: int, *, kill: bool = False) -> bool:
+    """Whether the process behind a pidfd is no more; the descriptor is closed then."""
+    if kill:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            signal.pidfd_send_signal(watch, signal.SIGKILL)
+    poll = select.poll()
+    poll.register(watch, select.POLLIN)
+    if not poll.poll(0):
+        return False
+    os.close(watch)
+    return True
 
 
 def _empty_folder(cache_dir: Path) -> str:

@@ -1,0 +1,63 @@
+"""Whether a device does its work and is as fast as it was, found out by its canary."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loopwright.fleet.agent import runs
+from loopwright.fleet.agent.canary import Canary
+from loopwright.fleet.words import Health
+from loopwright.measure.wire import RunReply, RunRequest
+
+CANARY_S = 10.0
+Asker: TypeAlias = Callable[[RunRequest, float], Awaitable[RunReply]]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What a device's health is, and why."""
+
+    health: Health
+    detail: str = ""
+
+
+def song(code: bytes, entry: str, cores: Sequence[int]) -> RunRequest:
+    """A run of the canary `entry` in the runtime `code`, on the last core of a device."""
+    return RunRequest(
+        code, entry, (), 0, 0, 1, tuple(cores[-1:]), 0,
+        False, 1, 3, 0.001, CANARY_S / 2, 64 << 20, None,
+    )  # fmt: skip
+
+
+async def sing(
+    ask: Asker, request: RunRequest, times: int, canary: Canary, clock: Callable[[], float]
+) -> Finding:
+    """Run the canary a few times and judge.
+
+    Raises: WorkerLost, BlobError as `ask` does.
+    """
+    for _ in range(times):
+        start = clock()
+        reply = await ask(request, CANARY_S)
+        if reply.kind:
+            return Finding(Health.BAD, f"the canary failed: {reply.detail}")
+        why = runs.untrue(reply, clock() - start)
+        if why is not None:
+            return Finding(Health.BAD, f"the canary failed: {why}")
+        canary.observe(min(reply.ns))
+    return verdict(canary)
+
+
+def verdict(canary: Canary) -> Finding:
+    """What its runs so far say."""
+    if canary.off and canary.allowed:
+        return Finding(Health.DRIFT, f"the canary is off by {canary.drift:+.1%}")
+    if canary.gained > 0:
+        return Finding(
+            Health.GOOD,
+            f"the canary takes {canary.gained:.1%} less than when the agent started; "
+            "what it takes now counts",
+        )
+    return Finding(Health.GOOD)
