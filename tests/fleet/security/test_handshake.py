@@ -34,7 +34,7 @@ from loopwright.fleet.security.tickets import Ticket
 from loopwright.fleet.security.tokens import CodeRow, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.link import Link, Peer, pair
-from loopwright.fleet.wire.messages import PROTOCOL, Hello, Ping, Pong, Welcome
+from loopwright.fleet.wire.messages import PROTOCOL, Error, Hello, Ping, Pong, Welcome
 
 FACTS = Facts("tracker-1", 3, 2000)
 FAR = Peer("tcp://192.0.2.7:1", host="192.0.2.7")
@@ -280,6 +280,29 @@ def test_a_client_finds_out_a_device_that_does_not_have_the_key() -> None:
             await open_session(one, ticket, key)
         await task
         await other.wait_closed()
+
+    run(work())
+
+
+@pytest.mark.parametrize(("code", "retryable"), [("device", True), ("protocol", False)])
+def test_a_device_that_has_no_process_for_a_session_may_have_one_later(
+    code: str, retryable: bool
+) -> None:
+    async def work() -> None:
+        ticket, key = sealed()
+        one, other = await ends()
+
+        async def device() -> None:
+            await accept_session(other, KEY, lambda _: STATE)
+            other.send(Error(code, "the warden is not there"))
+            other.close("no session")
+
+        task = asyncio.create_task(device())
+        with pytest.raises(FleetError, match="the warden is not there") as refused:
+            await open_session(one, ticket, key)
+        assert refused.value.retryable is retryable
+        await task
+        one.close("no session")
 
     run(work())
 

@@ -455,8 +455,8 @@ def _negotiated(link: Link, first: Hello | Open) -> int:
 async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
     """The next message, which is a `kind`.
 
-    Raises: AuthError or FleetError when it is an Error; FleetError when it is something else, or
-        nothing came in time.
+    Raises: AuthError or FleetError when it is an Error, retryable where a device has no process
+        for a session just now; FleetError when it is something else, or nothing came in time.
     """
     try:
         message = await link.receive(timeout_s)
@@ -467,8 +467,10 @@ async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
     if isinstance(message, kind):
         return message
     if isinstance(message, Error):
-        failure = AuthError if message.code == "auth" else FleetError
-        raise failure(f"{link.peer.address}: {message.detail}")
+        said = f"{link.peer.address}: {message.detail}"
+        if message.code == "auth":
+            raise AuthError(said)
+        raise FleetError(said, retryable=message.code == "device")
     link.tally.count(Fault.UNEXPECTED)
     raise FleetError(
         f"{link.peer.address} sent {type(message).__name__}, {kind.__name__} was expected"
