@@ -95,7 +95,7 @@ def test_a_ticket_that_has_expired_is_exit_code_5_and_costs_no_record_and_no_dev
         result = run(*words, "--records", "sqlite:///r.db", "--fleet", fleet.url)
         assert (result.code, result.out) == (5, "")
         last = result.err.splitlines()[-1]
-        assert last.startswith(f"loopwright: {DEVICE} does not open lease l1.")
+        assert last.startswith(f"loopwright: {DEVICE} does not open lease l1-")
         assert f"on {DEVICE} has expired; lease a device again" in last
         assert agent.asked == 3  # a new lease each time
         fleet.wait(lambda: is_free(fleet))
