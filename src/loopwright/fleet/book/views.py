@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.explain import kept_because
 from loopwright.fleet.book.state import (
@@ -28,8 +30,7 @@ from loopwright.fleet.words import (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceView:
+class DeviceView(msgspec.Struct, frozen=True, gc=False):
     """A device. `epoch` is the highest given out or reported, `held_for` a gang that waits."""
 
     name: str
@@ -54,8 +55,7 @@ class DeviceView:
     held_for: str
 
 
-@dataclass(frozen=True, slots=True)
-class LeaseView:
+class LeaseView(msgspec.Struct, frozen=True, gc=False):
     """A lease that lives, or whose device is not clean yet. Times are those of `now`."""
 
     id: str
@@ -76,8 +76,7 @@ class LeaseView:
     ttl_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class RequestView:
+class RequestView(msgspec.Struct, frozen=True, gc=False):
     """A request that waits."""
 
     id: str
