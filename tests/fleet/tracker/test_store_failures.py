@@ -173,6 +173,27 @@ def test_a_full_disk_refuses_new_leases_and_keeps_the_others() -> None:
     run(work())
 
 
+def test_a_grant_that_is_told_again_does_not_fail_with_one_that_is_not_saved() -> None:
+    store = FlakyStore()
+    gate = threading.Event()
+
+    async def work() -> None:
+        async with site(store=store) as here:
+            _, client = await ready(here)
+            held = await client.acquire(request="held")
+            store.hang = lambda: gate.wait(10) and None
+            client.link.send(Acquire("lost", "kind=cpu"))
+            client.link.send(Acquire("held", "kind=cpu"))
+            await until(lambda: here.tracker.committer.waiting >= 2)
+            store.broken = FULL
+            gate.set()
+            granted = await client.hear(Granted)
+            assert [grant.lease for grant in granted.grants] == [held.lease]
+            assert (await client.hear(Refused)).code == "read-only"
+
+    run(work())
+
+
 def test_a_store_that_is_back_grants_again_and_has_what_was_missed() -> None:
     store = FlakyStore()
 

@@ -335,10 +335,11 @@ class Committer:
             self._tell_idle()
             self._hooks.fenced(error)
             return
+        lost = (*work.leases, *later.leases)
         for tell in tells:
-            if not isinstance(tell, TellGranted | TellDesired):
+            if not _undone(tell, lost):
                 self._hooks.tell(tell)
-        self._hooks.happened(StoreDown(self.down, tuple(work.leases + later.leases)))
+        self._hooks.happened(StoreDown(self.down, lost))
         self._tell_idle()
         self._later()
 
@@ -417,6 +418,16 @@ class Committer:
                 self._loop.call_soon_threadsafe(then, error)
             except RuntimeError:  # the loop is closed: nobody is left to tell
                 return
+
+
+def _undone(tell: Tell, lost: Sequence[str]) -> bool:
+    """Whether nobody may hear of it: a grant of leases that are lost, or orders, which come again.
+
+    A grant of leases that were saved before, which waited its turn, is told.
+    """
+    if isinstance(tell, TellGranted):
+        return any(given.lease in lost for given in tell.given)
+    return isinstance(tell, TellDesired)
 
 
 def _party(tell: Tell) -> str:
