@@ -550,7 +550,7 @@ class Device:
             times = CALM_RUNS if self.canary.known else BASELINE_RUNS
             return await self._sing(worker.run, times, own)
         if self._modules.hopeless:
-            why = "no native runtime, and with --signed-only it takes none of clients: install llvmlite"
+            why = "no native runtime, and --signed-only takes none of clients: install llvmlite"
             return Finding(Health.BAD, why)
         return Finding(Health.GOOD, "no native runtime of its own: clients bring theirs")
 
