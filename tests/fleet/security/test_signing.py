@@ -55,17 +55,6 @@ def test_a_signature_of_another_length_is_bad(length: int) -> None:
     assert refused(bytes(length), [ADA.public]) is Fault.BAD_SIGNATURE
 
 
-def test_a_policy_that_wants_signatures_refuses_unsigned_code() -> None:
-    builders = (ADA.public,)
-    signing.check_signed(DIGEST, b"", builders, required=False)
-    signing.check_signed(DIGEST, b"junk", (), required=False)
-    signing.check_signed(DIGEST, signing.sign(DIGEST, ADA.secret), builders, required=True)
-    with pytest.raises(Denied):
-        signing.check_signed(DIGEST, b"", builders, required=True)
-    with pytest.raises(Denied):
-        signing.check_signed(DIGEST, b"junk", builders, required=False)
-
-
 def test_a_public_key_reads_as_it_is_shown() -> None:
     assert signing.read_public(signing.show_public(ADA.public)) == ADA.public
 

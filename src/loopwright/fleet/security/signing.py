@@ -149,19 +149,6 @@ def verify(digest: bytes, signature: bytes, builders: Iterable[bytes]) -> None:
         ) from error
 
 
-def check_signed(
-    digest: bytes, signature: bytes, builders: tuple[bytes, ...], *, required: bool
-) -> None:
-    """Nothing, when code may run as far as signatures go.
-
-    A signature that is given is checked even where none is required, if there are builders.
-
-    Raises: Denied otherwise.
-    """
-    if required or (signature and builders):
-        verify(digest, signature, builders)
-
-
 def _text(prefix: str, key: bytes) -> str:
     return prefix + base64.b32encode(key).decode().rstrip("=").lower()
 
