@@ -7,18 +7,17 @@ import contextlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import measure_kernels as kernels
-import msgspec
 import pytest
 from agents import gone, processes_below
 from runner_contract import WAIT_S, RunnerContract
 
 from loopwright.errors import ConfigError, EnvironmentFailure
-from loopwright.fleet.agent import device
+from loopwright.fleet.agent import checkup
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
@@ -142,12 +141,13 @@ def test_a_port_that_a_process_far_below_opens_would_be_found() -> None:
 def test_a_machine_that_cannot_run_its_probe_says_so_and_is_not_waited_for(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = device.Device._canary_request
+    sound = checkup.song
 
-    def broken(self: device.Device, code: bytes) -> RunRequest:
-        return msgspec.structs.replace(sound(self, code), entry="nowhere")
+    def broken(code: bytes, entry: str, cores: Sequence[int]) -> RunRequest:
+        del entry
+        return sound(code, "nowhere", cores)
 
-    monkeypatch.setattr(device.Device, "_canary_request", broken)
+    monkeypatch.setattr(checkup, "song", broken)
     with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:
         told = runner.submit(request("double"))
         with pytest.raises(EnvironmentFailure, match="cannot be measured: the canary failed"):
