@@ -15,11 +15,13 @@ import pytest
 from fleet_site import Town, town
 
 from loopwright import target
+from loopwright.fleet.book.events import Event, Wanted
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.simulated import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.words import Priority
 from loopwright.records.store import SqlStore
 
 if TYPE_CHECKING:
@@ -103,11 +105,19 @@ def test_a_ticket_that_has_expired_is_exit_code_5_and_costs_no_record_and_no_dev
 
 
 def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
-    run: Run, fleet: Town
+    run: Run, fleet: Town, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
     fleet.agent()
     fleet.lease()
+    tracker, happened, priorities = fleet.here.tracker, fleet.here.tracker.happened, set()
+
+    def note(event: Event) -> None:
+        if isinstance(event, Wanted):
+            priorities.add(event.priority)
+        happened(event)
+
+    monkeypatch.setattr(tracker, "happened", note)
     words = ("tune", "dqn", "--tasks", "0", "--trials", "2", "--policy", "random")
     words += ("--records", "sqlite:///r.db", "--fleet", fleet.url, "--device", "board=rpi4")
     result = run(*words, "--max-wait", "0.2", "--priority", "interactive")
@@ -115,6 +125,7 @@ def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
     last = result.err.splitlines()[-1]
     said = "loopwright: no device within 0.2 s: 1 matches, 1 leased and free in <= "
     assert last.startswith(said)
+    assert priorities == {int(Priority.INTERACTIVE)}
 
 
 @pytest.mark.parametrize(
