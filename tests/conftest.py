@@ -18,6 +18,7 @@ hypothesis.settings.load_profile("same")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="write golden files anew")
+    parser.addoption("--faults-seed", type=int, default=1, help="of faults drawn at random")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ import numpy as np
 
 from loopwright import target
 from loopwright.codegen.artifact import Artifact
+from loopwright.fleet.client import runner as fleet_runner
 from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.control import Control, ControlConfig
@@ -57,6 +58,9 @@ TRIAL_S = 0.06
 PLAN = MeasurePlan(repeats=2, min_repeat_s=TRIAL_S / 2, run_memory=512 << 20)
 SILENT_S = 6.0
 """After which a client takes a device that says nothing to be lost, if it is not told otherwise."""
+
+OTHER_S = 0.5
+"""For how long a tuner's process waits for another device than the one that it lost."""
 
 
 class Orders(msgspec.Struct):
@@ -328,6 +332,7 @@ class Tuning:
 
 def main() -> None:
     orders = msgspec.json.decode(sys.argv[1], type=Orders)
+    fleet_runner._OTHER_S = OTHER_S
     with connect(orders.tracker, orders.token, silent_s=orders.silent_s) as fleet:
         gate = Gate(orders.first)
         threading.Thread(target=_open_when, args=(gate, Path(orders.go)), daemon=True).start()

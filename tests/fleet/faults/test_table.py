@@ -155,6 +155,10 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         "test_an_agent_of_another_version_says_so_once_and_comes_back_when_one_was_updated",
         "fleet/tracker/test_who.py::test_versions_are_negotiated",
     ),
+    "processes killed and stopped at random": (
+        f"{HERE}/test_random_kills.py::"
+        "test_random_kills_and_pauses_lose_no_record_and_no_device",
+    ),
 }  # fmt: skip
 
 
