@@ -229,6 +229,12 @@ def test_a_client_with_a_certificate_needs_no_token(
     )
     with connect(url) as fleet:
         assert fleet.devices() == ()
+    for command in (("init", "other"), ("issue", "other", "ann", "--client")):
+        assert run("ca", *command).code == 0
+    monkeypatch.setenv("LOOPWRIGHT_CERT", "other/ann.crt")
+    refused = run("device", "ls", "--fleet", url)
+    assert refused.code == 69
+    assert "takes other/ann.crt (--client-ca)" in refused.err
 
 
 def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(

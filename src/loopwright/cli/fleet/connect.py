@@ -153,6 +153,8 @@ def _read_token(text: str | None) -> str | None:
 
 
 def _advice(place: Where) -> str:
+    if place.chosen and place.cert is not None and place.token is None:
+        return f"see whether the tracker runs there, and takes {place.cert} (--client-ca)"
     if place.chosen:
         return "see whether the tracker runs there, and what is between"
     return (
