@@ -395,3 +395,94 @@ def test_counts_must_fit_the_tasks(scape: Landscape) -> None:
 
 def test_no_tasks_give_no_results(scape: Landscape) -> None:
     assert tune_tasks([], ReplayRunner(scape), factory("random"), budget=Budget(5)) == ()
+
+
+@dataclass
+class Doubting(Watched):
+    """A runner on a device that was too slow: from one trial to another it doubts what it said."""
+
+    factor: float = 2.0
+    doubts: tuple[int, int] = (4, 12)
+
+    def submit(self, request: MeasureRequest) -> Future[Outcome]:
+        number = len(self.requests)
+        future = super().submit(request)
+        begin, end = self.doubts
+        if number == end:  # each twice: once is enough
+            for doubted in self.requests[begin:end] * 2:
+                assert doubted.on_doubt is not None
+                doubted.on_doubt()
+        return future
+
+
+def test_a_trial_whose_device_was_too_slow_is_measured_again_once_and_is_no_other_trial(
+    scape: Landscape,
+) -> None:
+    def slowly(request: MeasureRequest, outcome: Outcome) -> Outcome:
+        seen = runner.requests.index(request)
+        if 4 <= seen < 12 and seen == len(runner.requests) - 1 and isinstance(outcome, Timed):
+            return replace(outcome, best_ns=2 * outcome.best_ns)
+        return outcome
+
+    store, events = Memory(), list[Event]()
+    runner = Doubting(scape, change=slowly)
+    (result,) = tune_tasks(
+        [task(scape)],
+        runner,
+        factory("random"),
+        budget=Budget(40),
+        journal=journal(store),
+        on_event=events.append,
+        options=TuneOptions(check=False),
+    )
+    doubted = [request.config for request in runner.requests[4:12]]
+    done = [event for event in events if isinstance(event, TrialDone)]
+    again = [event for event in done if event.recheck]
+
+    assert result.trials == 40
+    assert [event.config for event in again] == doubted
+    assert len(store.records) == len(runner.requests) == 48
+    for config in doubted:
+        first, second = (record for record in store.records if record.config == config)
+        assert first.trial == second.trial
+        if first.best_ns is not None:
+            assert first.best_ns == 2 * second.best_ns  # type: ignore[operator]  # timed too
+    assert result.best is not None
+    assert result.best.ns == min(ns_of(scape, request) for request in runner.requests)
+
+
+def test_a_doubted_time_that_becomes_the_best_is_checked_first(scape: Landscape) -> None:
+    best = min(float(ns) for ns in scape.ns if np.isfinite(ns))
+
+    def slowly(request: MeasureRequest, outcome: Outcome) -> Outcome:
+        configs = [each.config for each in runner.requests]
+        if len(configs) < 10 or request.config != configs[9]:
+            return outcome
+        first = configs.count(request.config) == 1
+        return Timed((), 1e9 if first else best / 2, checked=request.check)
+
+    runner = Doubting(scape, change=slowly, doubts=(9, 10))
+    options = TuneOptions(check_share=0.0)
+    (result,) = tune_tasks(
+        [task(scape)], runner, factory("random"), budget=Budget(20), options=options
+    )
+    config = runner.requests[9].config
+
+    asked = [request.check for request in runner.requests if request.config == config]
+    assert asked == [False, False, True]
+    assert result.best is not None
+    assert (result.best.ns, result.best.config) == (best / 2, config)
+
+
+def test_nothing_is_measured_again_when_the_time_is_over(scape: Landscape) -> None:
+    runner = Doubting(scape)
+    tune_tasks(
+        [task(scape)],
+        runner,
+        factory("random"),
+        budget=Budget(1000, seconds=30),
+        clock=lambda: 100.0 if len(runner.requests) > 12 else 0.0,
+        options=TuneOptions(check=False),
+    )
+
+    assert len({request.config for request in runner.requests}) == len(runner.requests) == 13

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from loopwright.errors import FleetError
-from loopwright.fleet.agent.blobs import BlobCache
+from loopwright.fleet.agent.blobs import BlobCache, BlobError
 from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.agent.session import Ran, Session
 from loopwright.fleet.agent.standing import Ended, Standing
@@ -137,7 +137,11 @@ class _Device:
 
     async def run(self, item: RunItem) -> Ran:
         """Do what the agent's behaviour says."""
-        code = self.blobs.read(item.code)
+        try:
+            code = self.blobs.read(item.code)
+        except BlobError as error:
+            lost = Result(item.id, RunStatus.INFRA.value, kind="worker-lost", detail=str(error))
+            return Ran(lost, memoryview(b""))
         start = self._agent.clock()
         try:
             return Ran(await self._agent.behave(self.spec.name, item, code), memoryview(b""))

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, final
 
 from loopwright.codegen.artifact import Artifact
@@ -31,12 +31,16 @@ _CHECKED = 1  # requests beyond those being built and run: one is checked
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Time `artifact` as `plan` says, on inputs made from `seed`; with its outputs, if wanted."""
+    """Time `artifact` as `plan` says, on inputs made from `seed`; with its outputs, if wanted.
+
+    `on_doubt` is that of `MeasureRequest`.
+    """
 
     artifact: Artifact
     plan: MeasurePlan
     seed: int
     want_output: bool
+    on_doubt: Callable[[], None] | None = field(default=None, compare=False)
 
 
 class Devices(Protocol):
@@ -216,7 +220,13 @@ class Pipeline:
 
     def _run(self, trial: _Trial) -> Run:
         request = trial.request
-        return Run(trial.artifact, request.plan, self._seed, want_output=request.check)
+        return Run(
+            trial.artifact,
+            request.plan,
+            self._seed,
+            want_output=request.check,
+            on_doubt=request.on_doubt,
+        )
 
     def _ran(self, trial: _Trial, done: Future[RunResult]) -> None:
         """A device is done with a candidate; runs in the devices' thread."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol, Self
@@ -17,12 +18,17 @@ class MeasureRequest:
 
     With `check` the output is compared with the oracle, and a wrong one is
     `Failed(CHECK, WRONG_OUTPUT)`.
+
+    `on_doubt` is called, in any thread and at most once, when the device that measured it turned
+    out to have been too slow since before then: the outcome, which may have been given already, is
+    worth measuring again.
     """
 
     task: Task
     config: Config
     plan: MeasurePlan = field(default_factory=MeasurePlan)
     check: bool = False
+    on_doubt: Callable[[], None] | None = field(default=None, compare=False)
 
 
 class Runner(Protocol):

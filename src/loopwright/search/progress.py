@@ -34,6 +34,8 @@ class TaskProgress:
         self.best: Best | None = None
         self.failures: Counter[FailureKind] = Counter()
         self._claims: list[tuple[float, int, Config]] = []
+        self._doubted: dict[int, Config] = {}  # trials to measure again, in their order
+        self._was_doubted: set[int] = set()
         self._crowned: list[tuple[int, float]] = []
         self._row: dict[int, int] = {}  # trial -> its place among those that came back
         self._ns: list[float] = []
@@ -63,21 +65,50 @@ class TaskProgress:
         self._fastest.append(min(self.fastest_ns, ns))
         if isinstance(outcome, Failed):
             self.failures[outcome.kind] += 1
-        elif outcome.checked or not self.check:
-            self.crown(trial, config, outcome)
         else:
-            self._claims.append((ns, trial, config))
+            self._claim(trial, config, outcome)
+
+    def doubted(self, trial: int, config: Config) -> None:
+        """Have a trial measured again, since its device was too slow; once is enough."""
+        if trial not in self._was_doubted:
+            self._was_doubted.add(trial)
+            self._doubted[trial] = config
+
+    def next_doubted(self) -> tuple[int, Config] | None:
+        """A trial that came back and is to be measured again, which then counts as taken."""
+        for trial, config in self._doubted.items():
+            if trial in self._row:
+                del self._doubted[trial]
+                return trial, config
+        return None
 
     def confirmed(self, trial: int, config: Config, outcome: Outcome) -> None:
-        """Take in the second, checked measurement of a `config` that claimed to be the best."""
+        """Take in another measurement of `config`: it claimed to be the best, or was doubted.
+
+        Of two times the shorter counts: a device may be too slow, never too fast.
+        """
         self._claims = [claim for claim in self._claims if claim[1] != trial]
         if isinstance(outcome, Timed):
-            self.crown(trial, config, outcome)
+            self._correct(trial, min(outcome.best_ns, self._ns_of(trial)))
+            self._claim(trial, config, outcome)
             return
         self.failures[outcome.kind] += 1
-        if outcome.blames_candidate and trial in self._row:
-            self._ns[self._row[trial]] = math.inf  # its time was of a wrong program
+        if outcome.blames_candidate:
+            self._correct(trial, math.inf)  # its time was of a wrong program
+
+    def _ns_of(self, trial: int) -> float:
+        return self._ns[self._row[trial]] if trial in self._row else math.inf
+
+    def _correct(self, trial: int, ns: float) -> None:
+        if trial in self._row and ns != self._ns_of(trial):
+            self._ns[self._row[trial]] = ns
             self._fastest = list(itertools.accumulate(self._ns, min))
+
+    def _claim(self, trial: int, config: Config, outcome: Timed) -> None:
+        if outcome.checked or not self.check:
+            self.crown(trial, config, outcome)
+        else:
+            self._claims.append((outcome.best_ns, trial, config))
 
     def known(self, config: Config, outcome: Outcome) -> None:
         """Take in a measurement that is no trial of this run: as if before the first one."""

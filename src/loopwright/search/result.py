@@ -63,7 +63,8 @@ class TaskResumed:
 class TrialDone:
     """One trial came back. `best` is the task's best checked config after it.
 
-    `n` is how many trials the task has had; `recheck` marks the second measurement of a new best.
+    `n` is how many trials the task has had; `recheck` marks another measurement of an earlier one:
+    a new best, or one whose device was too slow.
     """
 
     index: int

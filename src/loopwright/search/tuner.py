@@ -6,6 +6,7 @@ choosing, while they are built and measured.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import queue
 import time
@@ -54,13 +55,22 @@ class TuneOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Flight:
-    """One request in flight; `recheck` when it is the second measurement of a claim."""
+    """One request in flight; `recheck` when it is not the first measurement of its trial."""
 
     index: int
     trial: int
     config: Config
     recheck: bool
     future: Future[Outcome]
+
+
+@dataclass(frozen=True, slots=True)
+class _Doubt:
+    """A trial whose device was too slow, as it turned out later."""
+
+    index: int
+    trial: int
+    config: Config
 
 
 def tune_tasks(
@@ -124,7 +134,7 @@ class _Tuner:
         self._options = options
         self._rng = np.random.default_rng([seed, 1])  # which trials are checked
         self._begin = clock()
-        self._done: queue.SimpleQueue[_Flight] = queue.SimpleQueue()
+        self._done: queue.SimpleQueue[_Flight | _Doubt] = queue.SimpleQueue()
         self._flying = 0
         each = budget.trials
         self._limit = None if each is None else each * len(tasks)
@@ -137,7 +147,11 @@ class _Tuner:
                 self._resume(index)
             self._fill()
             while self._flying:
-                self._take(self._done.get())
+                match self._done.get():
+                    case _Doubt(index, trial, config):
+                        self._tasks[index].doubted(trial, config)
+                    case _Flight() as flight:
+                        self._take(flight)
                 self._fill()
         except KeyboardInterrupt:
             interrupted = True
@@ -172,9 +186,12 @@ class _Tuner:
         self._tell(TaskResumed(index, progress.task, progress.trials, known, progress.best))
 
     def _fill(self) -> None:
-        """Bring as many requests in flight as the runner likes; claims to be best go first."""
+        """Bring as many requests in flight as the runner likes.
+
+        Claims to be best go first, then what has to be measured again, as long as there is time.
+        """
         while self._flying < self._runner.slots:
-            if not (self._submit_claim() or self._submit_next()):
+            if not (self._submit_claim() or self._submit_doubted() or self._submit_next()):
                 return
 
     def _submit_claim(self) -> bool:
@@ -182,6 +199,16 @@ class _Tuner:
             claim = progress.next_claim()
             if claim is not None:
                 self._submit(index, *claim, check=True, recheck=True)
+                return True
+        return False
+
+    def _submit_doubted(self) -> bool:
+        if not self._in_time():
+            return False
+        for index, progress in enumerate(self._tasks):
+            doubted = progress.next_doubted()
+            if doubted is not None:
+                self._submit(index, *doubted, check=False, recheck=True)
                 return True
         return False
 
@@ -211,10 +238,12 @@ class _Tuner:
         progress = self._tasks[index]
         fastest = progress.fastest_ns
         plan = self._options.plan
-        # A time that may be the best is not cut short when it is measured again.
-        if self._options.abandon is not None and np.isfinite(fastest) and not recheck:
+        claims = recheck and check  # a time that may be the best is not cut short
+        if self._options.abandon is not None and np.isfinite(fastest) and not claims:
             plan = replace(plan, abandon_ns=self._options.abandon * fastest)
-        future = self._runner.submit(MeasureRequest(progress.task, config, plan, check))
+        doubt = functools.partial(self._done.put, _Doubt(index, trial, config))
+        request = MeasureRequest(progress.task, config, plan, check, doubt)
+        future = self._runner.submit(request)
         flight = _Flight(index, trial, config, recheck, future)
         self._flying += 1
         future.add_done_callback(lambda _: self._done.put(flight))
@@ -246,9 +275,12 @@ class _Tuner:
             )
         )
 
-    def _in_budget(self) -> bool:
+    def _in_time(self) -> bool:
         seconds = self._budget.seconds
-        if seconds is not None and self._clock() - self._begin >= seconds:
+        return seconds is None or self._clock() - self._begin < seconds
+
+    def _in_budget(self) -> bool:
+        if not self._in_time():
             return False
         done = sum(progress.trials + progress.in_flight for progress in self._tasks)
         return self._limit is None or done < self._limit

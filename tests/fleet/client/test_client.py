@@ -22,11 +22,12 @@ from loopwright.errors import (
     QueueTimeoutError,
     UnknownNameError,
 )
+from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.client import control
 from loopwright.fleet.client.aio import Wish
 from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.control import failure_of
-from loopwright.fleet.client.session import Blob, SessionConfig
+from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.simulated import Crash, timed
 from loopwright.fleet.wire.messages import Acquire, Result, RunItem
@@ -323,3 +324,51 @@ def test_what_the_tracker_would_not_read_is_not_said_again(
     assert [found.id for found in fleet.leases()] == [lease.id]
     assert fleet.aio.control.connections == 3
     lease.close()
+
+
+def test_an_upload_that_is_refused_in_the_middle_disturbs_nothing_else(lab: Lab) -> None:
+    """The device answers each piece of it, also those that were on their way."""
+    agent = lab.agents["a"]
+    agent.devices["a/0"].blobs.largest = 1 << 20
+    held = asyncio.Event()
+
+    async def hold(_: str, item: RunItem, __: bytes) -> Result:
+        await held.wait()
+        return timed(item, 2000.0)
+
+    async def scenario(session: DeviceSession) -> str:
+        first, behind = (session.start(run(text), Blob.of(text.encode()).digest) for text in "ab")
+        with pytest.raises(FleetError, match="the limit is 1048576"):
+            await session.upload([Blob.of(bytes(8 << 20))])
+        await session.upload([Blob.of(b"c")])  # by now each piece was answered
+        held.set()
+        return (await first).result.status + (await behind).result.status
+
+    agent.behave = hold
+    with lab.client().lease() as lease, lease.session() as session:
+        session.upload([b"a", b"b"])
+        assert lab.run(scenario(session.aio)) == "okok"
+
+
+def test_of_batches_only_the_one_that_is_refused_fails(lab: Lab) -> None:
+    agent = lab.agents["a"]
+    agent.devices["a/0"].limits = Limits(batch=1)
+    held = asyncio.Event()
+
+    async def hold(_: str, item: RunItem, __: bytes) -> Result:
+        await held.wait()
+        return timed(item, 2000.0)
+
+    async def scenario(session: DeviceSession) -> str:
+        digest = Blob.of(b"good").digest
+        alone = session.start(run("good"), digest)
+        for refused in session.start_batch([(run("good"), digest)] * 2):
+            with pytest.raises(FleetError, match="a batch of 2 items, the limit is 1"):
+                await refused
+        held.set()
+        return (await alone).result.status
+
+    agent.behave = hold
+    with lab.client().lease() as lease, lease.session() as session:
+        session.upload([b"good"])
+        assert lab.run(scenario(session.aio)) == "ok"

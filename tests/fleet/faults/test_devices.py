@@ -111,12 +111,15 @@ def test_a_device_that_slows_down_marks_its_results_and_cools_down(
             canary = device.canary = Scripted()
             client = await connect(agent, ticket(agent, 1))
             await client.upload(code)
-            before = [(await client.run(item(code, "double")))[0].status for _ in range(5)]
-            assert before == ["ok"] * 5
+            before = [(await client.run(item(code, "double")))[0] for _ in range(5)]
+            assert [result.status for result in before] == ["ok"] * 5
+            assert before[-1].good == before[-1].canary
             canary.ns = 1500.0
             after = [(await client.run(item(code, "double")))[0] for _ in range(8)]
             assert after[-1].status == "drift"
             assert after[-1].drift == pytest.approx(0.5)
+            (good,) = {result.good for result in after}  # the last before it was slow
+            assert before[-1].good <= good < after[-1].canary
             assert "the canary is off by +50.0%" in after[-1].detail
             assert device.report().health == "drift"
             await client.close()

@@ -139,6 +139,10 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         "test_a_device_that_slows_down_marks_its_results_and_cools_down",
         "fleet/client/test_leased_devices.py::"
         "test_what_is_nobodys_fault_is_run_once_more_elsewhere_and_blames_nobody",
+        "fleet/client/test_leased_devices.py::"
+        "test_what_ran_since_the_last_good_canary_is_doubted_once",
+        "fleet/client/test_leased_devices.py::"
+        "test_a_tuner_measures_again_what_a_device_said_that_turned_out_to_be_slow",
     ),
     "builder worker dies": (
         "measure/test_executors.py::"

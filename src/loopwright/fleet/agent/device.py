@@ -409,6 +409,7 @@ class Device:
             temperature_c=self._heat.celsius(),
             drift=self.canary.drift,
             canary=self.canary.runs,
+            good=self.canary.good,
         )
         return Ran(told, memoryview(b"") if output is None else output)  # it will be released
 
@@ -418,10 +419,11 @@ class Device:
         self._lost[item.code] = losses
         if len(self._lost) > _LOSSES:
             self._lost.popitem(last=False)
-        if losses == 1:
-            return runs.failed(item, RunStatus.INFRA, f"the measuring process was lost: {error}")
-        detail = f"the measuring process was lost {losses} times while it ran this candidate"
-        return runs.failed(item, RunStatus.CRASH, detail)
+        status, detail = RunStatus.INFRA, f"the measuring process was lost: {error}"
+        if losses > 1:
+            status = RunStatus.CRASH
+            detail = f"the measuring process was lost {losses} times while it ran this candidate"
+        return msgspec.structs.replace(runs.failed(item, status, detail), lost=losses)
 
     @property
     def _song_due(self) -> bool:

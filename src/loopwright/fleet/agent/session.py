@@ -118,14 +118,10 @@ class Session:
                 case _:
                     detail = f"a {type(message).__name__} is not for a session"
                     link.send(Error("unexpected", detail, fatal=False))
-        except BlobError as error:
-            link.send(Error(error.code, str(error), fatal=False))
         except LinkClosed:
             raise
-        except AuthError as error:
-            link.send(Error("auth", str(error), fatal=False))
         except FleetError as error:
-            link.send(Error("refused", str(error), fatal=False))
+            link.send(_refusal(message, error))
 
     def _enqueue(self, items: tuple[RunItem, ...]) -> None:
         limits = self._host.limits
@@ -164,6 +160,20 @@ class Session:
                 await self._link.send_data(OutputHead(item.id, at, len(output)), piece)
         self._link.send(ran.result)
         await self._link.drain()
+
+
+def _refusal(message: Incoming, error: FleetError) -> Error:
+    """The answer to what a session does not do, which says what that was."""
+    code = "auth" if isinstance(error, AuthError) else "refused"
+    if isinstance(error, BlobError):
+        code = error.code
+    digest, item = b"", 0
+    match message:
+        case Data(PutHead() as head):
+            digest = head.digest
+        case RunBatch(items) if items:
+            item = items[0].id
+    return Error(code, str(error), fatal=False, digest=digest, item=item)
 
 
 def _why(task: asyncio.Task[None]) -> EndReason:

@@ -4,6 +4,9 @@ A worker task a lease: acquire, open, keep `in_flight` runs on the device, relea
 without blame for the candidate is run once more, on another device where there is one. The
 candidate that was running when a device or its measuring process was lost is remembered: the
 second time it is to blame, and is never run again.
+
+A device whose canary is off is given back, so that it can cool down. What it ran since its last
+good canary was answered already; whoever asked for it is told of the doubt (`Run.on_doubt`).
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from loopwright.measure.types import Failed, FailureKind, Provenance, Stage, Tim
 
 _TRIES = 2
 _REFUSALS = 3  # leases in a row that no device would open, before that is an error
-_WORKER_LOST = "the measuring process was lost"  # what an agent says of it
+_UNSURE = 4096  # results of a lease that no canary vouched for: so many are remembered
 _LOST_KINDS = {
     RunStatus.DEVICE_LOST: FailureKind.DEVICE_LOST,
     RunStatus.REVOKED: FailureKind.REVOKED,
@@ -48,6 +51,8 @@ _TAKEN_AWAY = frozenset(
     {EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED, EndReason.CANCELLED}
 )
 """Ends of a lease that nobody who ran on the device is to blame for."""
+_SLOWED = frozenset({RunStatus.OK, RunStatus.TIMEOUT})
+"""What may be otherwise on a device that is not too slow."""
 
 
 class Lessor(Protocol):
@@ -82,12 +87,16 @@ class DevicesConfig:
 
 @dataclass(slots=True, eq=False)
 class _Entry:
-    """A run on its way; until `avoid_until` it does not go to the device `avoid`."""
+    """A run on its way; until `avoid_until` it does not go to the device `avoid`.
+
+    `failed` is what came of its first try.
+    """
 
     run: Run
     blob: Blob
     future: Future[RunResult]
     tries: int = 0
+    failed: Failed | None = None
     avoid: str = ""
     avoid_until: float = 0.0
     begun: bool = False
@@ -95,11 +104,20 @@ class _Entry:
 
 @dataclass(slots=True)
 class _Slot:
-    """One lease and what is on its device, in order."""
+    """One lease and what is on its device, in order.
+
+    `unsure` is what was answered since the last good canary: after which canary it ran, and whom
+    to tell if the next one is off. `canary` is the last one heard of.
+    """
 
     lease: HeldLease
     session: DeviceSession
     on_device: deque[_Entry] = field(default_factory=deque)
+    canary: int = 0
+    unsure: deque[tuple[int, Callable[[], None]]] = field(
+        default_factory=lambda: deque(maxlen=_UNSURE)
+    )
+    drifted: bool = False
 
     @property
     def name(self) -> str:
@@ -138,6 +156,7 @@ class LeasedDevices:
         self._have: set[str] = set()  # devices leased now
         self._waiting = 0  # workers that wait for a device
         self._workers: list[asyncio.Task[None]] = []
+        self._leaving: dict[asyncio.Task[None], _Slot] = {}  # being given back
         thread.run(self._start())
 
     @property
@@ -186,6 +205,9 @@ class LeasedDevices:
         for worker in self._workers:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
+        for slot in self._leaving.values():
+            slot.session.abort("the runner was closed", EndReason.RELEASED)
+        await asyncio.gather(*self._leaving, return_exceptions=True)
         for entry in self._queue:
             entry.future.cancel()
         self._queue.clear()
@@ -271,28 +293,33 @@ class LeasedDevices:
         return _Slot(lease, session)
 
     async def _use(self, slot: _Slot) -> None:
-        """Run what there is on a device until it is lost, wanted back, or not needed."""
+        """Run what there is on a device until it is lost, off, wanted back, or not needed."""
         self._have.add(slot.name)
         self._wake()  # others may have waited for another device to avoid, or for this one
         slot.lease.on_end(lambda: self._lease_ended(slot))
         reason = EndReason.RELEASED
         try:
             await self._feed(slot)
+            self._take_back(slot)
         except DeviceLostError as error:
             reason = self._lost(slot, error)
-        except FleetError as error:  # an upload was refused
-            self._refused(slot, error)
         finally:
             self._have.discard(slot.name)
             closed = Failed(Stage.RUN, FailureKind.WORKER_LOST, "the runner was closed")
             for entry in slot.on_device:
                 _finish(entry, RunResult(closed))
             self._wake()
-            if self._closed:
-                slot.session.abort("the runner was closed", EndReason.RELEASED)
-            else:
-                await slot.session.close()
-            await slot.lease.release(reason)
+            leaving = asyncio.create_task(self._give_back(slot, reason))
+            self._leaving[leaving] = slot
+            leaving.add_done_callback(lambda task: self._leaving.pop(task))
+            await asyncio.shield(leaving)  # when this is cancelled, `_stop` waits for it
+
+    async def _give_back(self, slot: _Slot, reason: EndReason) -> None:
+        if self._closed:
+            slot.session.abort("the runner was closed", EndReason.RELEASED)
+        else:
+            await slot.session.close()
+        await slot.lease.release(reason)
 
     def _lease_ended(self, slot: _Slot) -> None:
         if slot.lease.reason is not EndReason.RELEASED:
@@ -301,17 +328,22 @@ class LeasedDevices:
     async def _feed(self, slot: _Slot) -> None:
         """Keep runs on the device.
 
-        Raises: SessionLost when the device is lost; FleetError for an upload that was refused.
+        Raises: SessionLost when the device is lost.
         """
         answers: deque[asyncio.Future[Ran]] = deque()
-        while True:
-            while len(slot.on_device) < self._config.in_flight and not self._yielding(slot):
+        while not slot.drifted:
+            while self._has_room(slot):
                 entry = self._take(slot.name)
                 if entry is None:
                     break
                 slot.on_device.append(entry)
-                await slot.session.upload((entry.blob,), ahead=True)
-                answers.append(slot.session.start(entry.run, entry.blob.digest))
+                try:
+                    await slot.session.upload((entry.blob,), ahead=True)
+                    answers.append(slot.session.start(entry.run, entry.blob.digest))
+                except DeviceLostError:
+                    raise
+                except FleetError as error:
+                    self._refused(slot, slot.on_device.pop(), error)
             if not answers:
                 if self._yielding(slot) or not await self._until_wanted(self._config.idle_s):
                     return
@@ -323,14 +355,23 @@ class LeasedDevices:
     async def _next_answer(self, slot: _Slot, answers: deque[asyncio.Future[Ran]]) -> None:
         """Take the first answer, or return when there is room and something to fill it."""
         first = answers[0]
-        room = len(slot.on_device) < self._config.in_flight and not self._yielding(slot)
-        if room and not first.done():
+        if self._has_room(slot) and not first.done():
             await asyncio.wait((first, self._change), return_when=asyncio.FIRST_COMPLETED)
             if not first.done():
                 return
-        ran = await first
+        try:
+            ran = await first
+        except DeviceLostError:
+            raise
+        except FleetError as error:
+            answers.popleft()
+            self._refused(slot, slot.on_device.popleft(), error)
+            return
         answers.popleft()
         self._ran(slot, slot.on_device.popleft(), ran)
+
+    def _has_room(self, slot: _Slot) -> bool:
+        return len(slot.on_device) < self._config.in_flight and not self._yielding(slot)
 
     @staticmethod
     def _yielding(slot: _Slot) -> bool:
@@ -346,6 +387,7 @@ class LeasedDevices:
         result = ran.result
         where = provenance(slot.lease, result)
         status = status_of(result)
+        self._judge(slot, entry, result, status)
         if status is RunStatus.OK:
             if result.ns:
                 timed = Timed(result.ns, min(result.ns), run_s=result.run_s, where=where)
@@ -354,14 +396,31 @@ class LeasedDevices:
             status = RunStatus.INFRA
         failed = failed_of(result, status, where)
         if status in BLAMES_CANDIDATE:
-            if _worker_died(result):  # again, on a device that remembers
+            if result.lost:  # again, on a device that remembers
                 self._poison(slot, entry.blob.digest)
             _finish(entry, RunResult(failed))
         elif status is RunStatus.INFRA:
             slot.session.forget(entry.blob.digest)
-            self._again(slot, entry, failed, died=_worker_died(result))
+            self._again(slot, entry, failed, died=bool(result.lost))
         else:
             self._again(slot, entry, failed, died=False)
+
+    @staticmethod
+    def _judge(slot: _Slot, entry: _Entry, result: Result, status: RunStatus) -> None:
+        """Have canaries vouch for what ran before them, or doubt it when the device drifted."""
+        unsure = slot.unsure
+        if result.canary < slot.canary:  # the device began to count anew: nobody can say
+            unsure.clear()
+        slot.canary = result.canary
+        while unsure and unsure[0][0] < result.good:
+            unsure.popleft()
+        doubt = entry.run.on_doubt
+        if status is RunStatus.DRIFT:
+            slot.drifted = True
+            while unsure:
+                unsure.popleft()[1]()
+        elif result.good and doubt is not None and status in _SLOWED:
+            unsure.append((result.canary, doubt))
 
     def _deliver(self, slot: _Slot, entry: _Entry, timed: Timed, output: bytes) -> None:
         if not entry.run.want_output:
@@ -378,6 +437,7 @@ class LeasedDevices:
     def _again(self, slot: _Slot, entry: _Entry, failed: Failed, *, died: bool) -> None:
         """Run it once more, on another device if possible; the second time is the last."""
         entry.tries += 1
+        entry.failed = failed
         digest = entry.blob.digest
         if died and self._poison(slot, digest):
             _finish(entry, RunResult(self._verdict(digest, failed.where)))
@@ -403,6 +463,11 @@ class LeasedDevices:
         entry.avoid, entry.avoid_until = slot.name, self._clock() + self._config.other_s
         self._queue.appendleft(entry)
 
+    def _take_back(self, slot: _Slot) -> None:
+        """What the device has not answered is run again anywhere, and charged with nothing."""
+        while slot.on_device:
+            self._queue.appendleft(slot.on_device.pop())
+
     def _verdict(self, digest: bytes, where: Provenance | None = None) -> Failed:
         names = list(dict.fromkeys(self._killed[digest]))
         lost = f"of {names[0]}" if len(names) == 1 else f"of {' and of '.join(names)}"
@@ -423,29 +488,38 @@ class LeasedDevices:
         lease = slot.lease
         where = Provenance(slot.name, lease.id, lease.grant.epoch, slot.session.opened.tier)
         failed = Failed(Stage.RUN, kind, _line(str(error)), where)
-        on_device = list(slot.on_device)
-        slot.on_device.clear()
-        for entry in reversed(on_device[1:]):
-            self._put_back(slot, entry)
-        if on_device:
-            self._again(slot, on_device[0], failed, died=not taken and not self._closed)
+        first = slot.on_device.popleft() if slot.on_device else None
+        self._take_back(slot)
+        if first is not None:
+            self._again(slot, first, failed, died=not taken and not self._closed)
         self._wake()
         return EndReason.DEVICE_LOST if reason is None else reason
 
-    def _refused(self, slot: _Slot, error: FleetError) -> None:
-        """The device would not take an upload: its candidate goes elsewhere, once."""
-        on_device = list(slot.on_device)
-        slot.on_device.clear()
+    def _refused(self, slot: _Slot, entry: _Entry, error: FleetError) -> None:
+        """The device would not take an upload or a run: that candidate goes elsewhere, once.
+
+        What it refuses for who asks, as code that none of its builders signed, is no candidate's
+        failure: whoever waits for it is told.
+        """
+        if isinstance(error, AuthError):
+            with contextlib.suppress(InvalidStateError):
+                entry.future.set_exception(error)
+            return
         failed = Failed(Stage.RUN, FailureKind.WORKER_LOST, _line(str(error)))
-        for entry in reversed(on_device):
-            self._again(slot, entry, failed, died=False)
+        self._again(slot, entry, failed, died=False)
 
     def _fail_all(self, error: LoopwrightError) -> None:
-        """There is no device, and there will be none: say so to everybody who waits."""
+        """There is no device, and there will be none: say so to everybody who waits.
+
+        Of a run that was tried once it is said what came of that.
+        """
         if self._have or self._waiting:
             return
         queue, self._queue = self._queue, deque()
         for entry in queue:
+            if entry.failed is not None:
+                _finish(entry, RunResult(entry.failed))
+                continue
             with contextlib.suppress(InvalidStateError):
                 entry.future.set_exception(error)
 
@@ -483,11 +557,6 @@ def status_of(result: Result) -> RunStatus:
         return RunStatus(result.status)
     except ValueError:
         return RunStatus.INFRA
-
-
-def _worker_died(result: Result) -> bool:
-    """Whether the measuring process went away while it ran the candidate."""
-    return _WORKER_LOST in result.detail
 
 
 def _line(text: str) -> str:

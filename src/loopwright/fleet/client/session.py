@@ -113,6 +113,7 @@ class DeviceSession:
         self._configured: deque[asyncio.Future[Configured]] = deque()
         self._stored: dict[bytes, asyncio.Future[None]] = {}
         self._running: dict[int, asyncio.Future[Ran]] = {}
+        self._batches: dict[int, int] = {}  # items that run -> the first item of their batch
         self._outputs: dict[int, bytearray] = {}
         self._uploading = asyncio.Lock()
         self._numbers = 0
@@ -281,12 +282,13 @@ class DeviceSession:
             items.append(item_of(self._numbers, run, digest, self._builder))
             future: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
             self._running[self._numbers] = future
+            self._batches[self._numbers] = items[0].id
             futures.append(future)
         try:
             self._send(RunBatch(tuple(items)))
         except FleetError:
             for item in items:
-                self._running.pop(item.id, None)
+                self._taken(item.id)
             raise
         return futures
 
@@ -334,7 +336,7 @@ class DeviceSession:
         self._heard_at = self._clock()
         match message:
             case Result():
-                future = self._running.pop(message.id, None)
+                future = self._taken(message.id)
                 output = bytes(self._outputs.pop(message.id, b""))
                 if future is not None and not future.done():
                     future.set_result(Ran(message, output))
@@ -348,6 +350,11 @@ class DeviceSession:
                 self._link.close(said)
             case _:
                 self._other(message)
+
+    def _taken(self, number: int) -> asyncio.Future[Ran] | None:
+        """What waits for item `number`, which runs no more."""
+        self._batches.pop(number, None)
+        return self._running.pop(number, None)
 
     def _other(self, message: Incoming) -> None:
         match message:
@@ -386,13 +393,24 @@ class DeviceSession:
             self._end(SessionLost(str(error), EndReason.DEVICE_LOST))
             return
         waiting: list[asyncio.Future[None]] = [f for f in self._stored.values() if not f.done()]
-        if waiting:
-            waiting[0].set_exception(error)
+        if message.digest:  # each piece of an upload that was refused is answered
+            stored = self._stored.get(message.digest)
+            if stored is not None:
+                _fail(stored, error)
+        elif message.item:
+            batch = [n for n, first in self._batches.items() if first == message.item]
+            self._refuse(batch, error)
+        elif waiting:
+            _fail(waiting[0], error)
         elif self._configured:
             _fail(self._configured.popleft(), error)
         else:
-            running, self._running = self._running, {}
-            for future in running.values():
+            self._refuse(list(self._running), error)
+
+    def _refuse(self, items: Iterable[int], error: FleetError) -> None:
+        for number in items:
+            future = self._taken(number)
+            if future is not None:
                 _fail(future, error)
 
     def _closed(self, why: str) -> None:
@@ -415,6 +433,7 @@ class DeviceSession:
         for configured in self._configured:
             _fail(configured, error)
         self._running.clear()
+        self._batches.clear()
         self._outputs.clear()
         calls, self._on_end = self._on_end, []
         for call in calls:

@@ -122,6 +122,8 @@ class Error(Message, frozen=True):
     detail: Text
     retry_after_ms: Milliseconds = 0
     fatal: bool = True
+    digest: Key = b""  # of the upload that a session refused
+    item: Count = 0  # the first of the batch that it refused
 
 
 class Ping(Message, frozen=True):
@@ -464,8 +466,7 @@ class OutputHead(Message, frozen=True):
 class Result(Message, frozen=True):
     """What came of an item. `status` is a `words.RunStatus`; `ns` one figure a repeat.
 
-    `stage`, `kind` and `detail` are those of a `measure.types.Failed`. `run_s` is wall time on the
-    device; `canary` counts canary runs so far, so that results between two can be judged.
+    `stage`, `kind` and `detail` are those of a `measure.types.Failed`.
     """
 
     id: Count
@@ -474,11 +475,13 @@ class Result(Message, frozen=True):
     stage: Word = ""
     kind: Word = ""
     detail: Text = ""
-    run_s: Seconds = 0.0
+    run_s: Seconds = 0.0  # wall time on the device
     tier: Small = 0
     temperature_c: Celsius | None = None
     drift: Share = 0.0
-    canary: Count = 0
+    canary: Count = 0  # canary runs so far
+    good: Count = 0  # the last of them that was as it should be: it vouches for what ran before it
+    lost: Count = 0  # if the measuring process went away: how often it did so with this code
 
 
 class Close(Message, frozen=True):
@@ -589,9 +592,7 @@ def from_frame(frame: Frame) -> Incoming:
         length = int.from_bytes(frame.body[:_HEAD_LENGTH], "little")
         end = _HEAD_LENGTH + length
         if length > DATA_HEAD_BYTES or end > len(frame.body):
-            raise FrameError(
-                f"a data frame's head of {length} bytes does not fit", Fault.BAD_MESSAGE
-            )
+            raise FrameError(f"a data head of {length} bytes does not fit", Fault.BAD_MESSAGE)
         head: PutHead | OutputHead = decoder.decode(frame.body[_HEAD_LENGTH:end])
         return Data(head, frame.body[end:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
