@@ -23,7 +23,7 @@ from loopwright.errors import FleetError, InternalError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
 from loopwright.fleet.tracker.config import TrackerConfig
-from loopwright.fleet.tracker.serve import ServeOptions, Serving, serve
+from loopwright.fleet.tracker.serve import ServeOptions, Serving, run, serve
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -318,7 +318,7 @@ def main(arguments: Sequence[str]) -> None:
     """Be one of the processes."""
     match list(arguments):
         case ["tracker", store, address]:
-            asyncio.run(run_tracker(store, address))
+            run(run_tracker(store, address))
         case ["agents", address, agents, devices]:
             asyncio.run(run_agents(address, int(agents), int(devices)))
         case ["clients", address, clients, seconds, hold_s, selector]:

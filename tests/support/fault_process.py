@@ -57,7 +57,7 @@ def tracker(orders: TrackerOrders) -> None:
     import numpy as np
 
     from loopwright.fleet.tracker.config import TrackerConfig
-    from loopwright.fleet.tracker.serve import ServeOptions, Serving, serve
+    from loopwright.fleet.tracker.serve import ServeOptions, Serving, run, serve
 
     def ready(serving: Serving) -> None:
         for address in serving.addresses:
@@ -66,7 +66,7 @@ def tracker(orders: TrackerOrders) -> None:
 
     config = msgspec.convert(orders.config, TrackerConfig)
     options = ServeOptions(orders.listen, orders.store, config, token_file=Path(orders.token_file))
-    asyncio.run(serve(options, rng=np.random.default_rng(0), log=sys.stderr, ready=ready))
+    run(serve(options, rng=np.random.default_rng(0), log=sys.stderr, ready=ready))
 
 
 def agent(orders: AgentOrders) -> int:

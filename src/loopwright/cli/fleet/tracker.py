@@ -102,11 +102,11 @@ def _own(context: typer.Context) -> str:
 
 
 def _run(options: ServeOptions, http: str | None, log: Path | None) -> None:
-    import asyncio
     import contextlib
 
     import numpy as np
 
+    from loopwright.fleet.tracker.serve import run
     from loopwright.fleet.tracker.serve import serve as serve_tracker
 
     with contextlib.ExitStack() as stack:
@@ -125,7 +125,7 @@ def _run(options: ServeOptions, http: str | None, log: Path | None) -> None:
                 front.start(serving.tracker)
                 typer.echo(f"dashboard, JSON and metrics: {front.address}", err=True)
 
-        async def run() -> None:
+        async def work() -> None:
             try:
                 rng = np.random.default_rng()
                 await serve_tracker(options, rng=rng, log=lines, ready=ready)
@@ -133,7 +133,7 @@ def _run(options: ServeOptions, http: str | None, log: Path | None) -> None:
                 if front is not None:
                     await front.stop()
 
-        asyncio.run(run())
+        run(work())
 
 
 def _open(log: Path) -> TextIO:
