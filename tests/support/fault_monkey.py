@@ -43,19 +43,22 @@ class Tuner:
 
     def look(self) -> None:
         """See to it that it runs. One that ended must have measured everything, once."""
-        if self._process is not None:
-            status = self._process.poll()
-            if status is None:
+        ended = self._process
+        if ended is not None:
+            if ended.poll() is None:
                 return
-            assert status in (0, -signal.SIGKILL), f"tuner ended with {status}"
-            if status == 0:
+            if ended.returncode == 0:
                 self.books[-1].check(TRIALS)
                 self.done += 1
+            elif ended.returncode != -signal.SIGKILL:  # the tracker was away when it began
+                assert "cannot be reached" in self.site.tuner_said(ended)
         if self.done == len(self.books):
             folder = self.folder / str(self.done)
             folder.mkdir(parents=True)
             self.books.append(Book.at(folder))
-        self._process = self.site.tuner("kind=cpu", self.books[-1], TRIALS, TTL_S, SILENT_S)
+        salt = 1 + int(self.folder.name) + 2 * self.done  # codes of its own
+        orders = ("kind=cpu", self.books[-1], TRIALS, TTL_S, SILENT_S, salt)
+        self._process = self.site.tuner(*orders)
 
     @property
     def process(self) -> subprocess.Popen[bytes]:
@@ -70,10 +73,13 @@ class Tuner:
         return [record for book in self.books for record in book.read()]
 
     def begun(self) -> tuple[int, int]:
-        """Which of its books it is at, and how many trials of that it may have begun."""
+        """Which of its books it is at, and how many trials of that may be hit.
+
+        Those in flight, and as many that it begins before it hears of a fault.
+        """
         self.look()
         trials = [record.trial for record in self.books[-1].read()]
-        return len(self.books) - 1, min(TRIALS, max(trials, default=-1) + 1 + _IN_FLIGHT)
+        return len(self.books) - 1, min(TRIALS, max(trials, default=-1) + 1 + 2 * _IN_FLIGHT)
 
     def has(self, begun: tuple[int, int]) -> bool:
         """Whether all those are recorded."""
@@ -204,8 +210,9 @@ class Monkey:
 
     def _kill_warden(self) -> str:
         name = self._agent()
-        _, warden, *_ = processes_below(self._site.agents[name].pid)
-        os.kill(warden, signal.SIGKILL)
+        agent = self._site.agents[name].pid
+        self._until(lambda: len(processes_below(agent)) > 1, "a warden")
+        os.kill(processes_below(agent)[1], signal.SIGKILL)
         return f"kill warden {name}"
 
     def _session(self) -> tuple[str, int]:

@@ -64,7 +64,10 @@ OTHER_S = 0.5
 
 
 class Orders(msgspec.Struct):
-    """What a tuner's process is to do; it waits after `first` trials for the file `go`."""
+    """What a tuner's process is to do; it waits after `first` trials for the file `go`.
+
+    Tuners with another `salt` have other candidates, which are not blamed for theirs.
+    """
 
     tracker: str
     token: str
@@ -75,6 +78,7 @@ class Orders(msgspec.Struct):
     silent_s: float
     first: int
     go: str
+    salt: int = 0
 
 
 def _space(work: Workload, machine: Target) -> Space:  # noqa: ARG001  # the signature of a template
@@ -90,10 +94,11 @@ def task() -> Task:
     return make(kernels.double_workload(), Template("alike", 1, _space, _schedule), target.host())
 
 
-def build(task: Task, config: Config) -> Artifact:  # noqa: ARG001  # the signature of a build
-    """`double`, on a few elements less."""
+def build(task: Task, config: Config, salt: int = 0) -> Artifact:  # noqa: ARG001  # of a build
+    """`double`, on a few elements less; with another `salt` it is other code."""
     n = kernels.N - int(str(config["n"]))
     text = kernels.function("double").replace(f"%k.next, {kernels.N}", f"%k.next, {n}")
+    text += f"@salt = constant i32 {salt}\n"
     return kernels.artifact(kernels.compile_here(text), "double")
 
 
@@ -200,11 +205,18 @@ class _TwoAtOnce:
 
 
 def tune(
-    fleet: Fleet, selector: str, records: str, trials: int, ttl_s: float, gate: Gate | None = None
+    fleet: Fleet,
+    selector: str,
+    records: str,
+    trials: int,
+    ttl_s: float,
+    gate: Gate | None = None,
+    salt: int = 0,
 ) -> None:
     """Measure `trials` candidates on a device of the fleet, those that `records` has not."""
     devices = device_class(fleet, selector)
-    builders = ExecutorBuilders(InlineExecutor(), build, 1, confine=False)
+    made = functools.partial(build, salt=salt)
+    builders = ExecutorBuilders(InlineExecutor(), made, 1, confine=False)
     options = FleetOptions(devices=1, in_flight=2, ttl=ttl_s, max_wait=WAIT_S)
     with (
         SqlStore(records) as store,
@@ -336,7 +348,8 @@ def main() -> None:
     with connect(orders.tracker, orders.token, silent_s=orders.silent_s) as fleet:
         gate = Gate(orders.first)
         threading.Thread(target=_open_when, args=(gate, Path(orders.go)), daemon=True).start()
-        tune(fleet, orders.selector, orders.records, orders.trials, orders.ttl_s, gate)
+        what = (orders.selector, orders.records, orders.trials, orders.ttl_s)
+        tune(fleet, *what, gate, orders.salt)
 
 
 def _open_when(gate: Gate, go: Path) -> None:

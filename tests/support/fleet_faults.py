@@ -287,7 +287,13 @@ class Site(Processes):
         self.begin_agent(name, *options)
 
     def tuner(
-        self, selector: str, records: Book, trials: int, ttl_s: float, silent_s: float = SILENT_S
+        self,
+        selector: str,
+        records: Book,
+        trials: int,
+        ttl_s: float,
+        silent_s: float = SILENT_S,
+        salt: int = 0,
     ) -> subprocess.Popen[bytes]:
         """A tuner in a process of its own, which waits as `Tuning` does, until `release_tuners`."""
         orders = Orders(
@@ -300,12 +306,17 @@ class Site(Processes):
             silent_s,
             SOME + 1,
             str(self._go),
+            salt,
         )
         program = str(Path(__file__).with_name("fault_tuner.py"))
         command = [sys.executable, program, msgspec.json.encode(orders).decode()]
         made = self._start(command, self._log(f"tuner{len(self._tuners)}"))
         self._tuners.append(made)
         return made
+
+    def tuner_said(self, tuner: subprocess.Popen[bytes]) -> str:
+        """What a tuner's process has written."""
+        return self.said(f"tuner{self._tuners.index(tuner)}")
 
     def release_tuners(self) -> None:
         """Let tuners with processes of their own go on."""
