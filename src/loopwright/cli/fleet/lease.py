@@ -117,7 +117,7 @@ def explain(
     async def question(control: Control) -> ExplanationView | None:
         from loopwright.fleet.client.views import ExplanationView
 
-        (body,) = await control.ask("explain", name=name)
+        body, _ = await control.page("explain", name=name)
         return msgspec.json.decode(body, type=ExplanationView | None)
 
     found = ask(where(context, fleet, token, ca), question)

@@ -21,32 +21,24 @@ async def devices_of(
 
     Raises: ConfigError for a selector that is none.
     """
-    import msgspec
-
     from loopwright.fleet.client.views import DeviceView
     from loopwright.fleet.selector import parse
 
-    pages = await control.ask("devices", selector=str(parse(selector)), name=name)
-    decoder = msgspec.json.Decoder(list[DeviceView])
-    return tuple(view for page in pages for view in decoder.decode(page))
+    return await control.rows("devices", DeviceView, selector=str(parse(selector)), name=name)
 
 
 async def leases_of(control: Control, name: str = "") -> tuple[LeaseView, ...]:
     """The leases that live and the requests that wait, or the one called `name`."""
-    import msgspec
-
     from loopwright.fleet.client.views import LeaseView
 
-    decoder = msgspec.json.Decoder(list[LeaseView])
-    pages = await control.ask("leases", name=name)
-    return tuple(view for page in pages for view in decoder.decode(page))
+    return await control.rows("leases", LeaseView, name=name)
 
 
 async def status_of(control: Control) -> Status:
     """The tracker's figures by name."""
     import msgspec
 
-    (body,) = await control.ask("status")
+    body, _ = await control.page("status")
     return msgspec.json.decode(body, type=dict[str, object])
 
 

@@ -7,7 +7,7 @@ import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import TypeAlias
 
 import msgspec
 
@@ -32,7 +32,6 @@ from loopwright.fleet.words import RUNTIME, Priority
 
 DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
 _MOST_S = MAX_MS / 1000
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,18 +211,18 @@ class AsyncFleet:
 
         Raises: ConfigError for a selector that is none.
         """
-        return _join(await self.control.ask("devices", selector=str(parse(selector))), DeviceView)
+        return await self.control.rows("devices", DeviceView, selector=str(parse(selector)))
 
     async def leases(self) -> tuple[LeaseView, ...]:
         """The leases that live and the requests that wait."""
-        return _join(await self.control.ask("leases"), LeaseView)
+        return await self.control.rows("leases", LeaseView)
 
     async def explain(self, name: str) -> ExplanationView:
         """Why a lease or request is where it is.
 
         Raises: UnknownNameError.
         """
-        (body,) = await self.control.ask("explain", name=name)
+        body, _ = await self.control.page("explain", name=name)
         found = msgspec.json.decode(body, type=ExplanationView | None)
         if found is None:
             raise UnknownNameError(f"no lease or request {name!r} lives; see `loopwright lease ls`")
@@ -231,7 +230,7 @@ class AsyncFleet:
 
     async def status(self) -> dict[str, object]:
         """How the tracker is: its figures by name."""
-        (body,) = await self.control.ask("status")
+        body, _ = await self.control.page("status")
         return msgspec.json.decode(body, type=dict[str, object])
 
     async def events(self, after: int = 0) -> tuple[EventView, ...]:
@@ -255,10 +254,3 @@ def _end_with(lease: HeldLease, session: DeviceSession) -> None:
     if session.over is None:
         reason = "" if lease.reason is None else lease.reason.value
         session.abort(f"the lease is over, {reason}: {lease.detail}", lease.reason)
-
-
-def _join(pages: Sequence[bytes], kind: type[_T]) -> tuple[_T, ...]:
-    rows: list[_T] = []
-    for page in pages:
-        rows += msgspec.json.decode(page, type=list[kind])  # type: ignore[valid-type]
-    return tuple(rows)

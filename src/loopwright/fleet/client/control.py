@@ -12,7 +12,9 @@ import contextlib
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
+
+import msgspec
 
 from loopwright.errors import (
     AuthError,
@@ -50,6 +52,7 @@ from loopwright.fleet.wire.messages import (
 from loopwright.fleet.wire.sendable import require_sendable
 from loopwright.fleet.words import EndReason, Refusal
 
+_T = TypeVar("_T")
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
 OnQueued: TypeAlias = Callable[[int, str], None]
 OnEnded: TypeAlias = Callable[[str], None]
@@ -279,25 +282,37 @@ class Control:
 
     # --- questions ---
 
-    async def ask(self, what: str, *, selector: str = "", name: str = "") -> list[bytes]:
-        """The pages of an answer, each JSON text.
+    async def rows(
+        self, what: str, kind: type[_T], *, selector: str = "", name: str = ""
+    ) -> tuple[_T, ...]:
+        """All rows of an answer. The tracker makes the next page while one is read here.
 
         Raises: FleetError, ConfigError.
         """
-        pages: list[bytes] = []
-        after = ""
-        while True:
-            self._numbers += 1
-            answer = await self._question(Ask(self._numbers, what, selector, name, after))
-            pages.append(answer.body)
-            after = answer.more if isinstance(answer, Answer) else ""
-            if not after:
-                return pages
+        decode = msgspec.json.Decoder(list[kind]).decode  # type: ignore[valid-type]  # at run time
+        body, after = await self.page(what, "", selector=selector, name=name)
+        found: list[_T] = []
+        while after:
+            asked = self.page(what, after, selector=selector, name=name)
+            coming = asyncio.get_running_loop().create_task(asked)
+            await asyncio.sleep(0)  # it goes out now
+            try:
+                found += decode(body)
+            except BaseException:
+                coming.cancel()
+                raise
+            body, after = await coming
+        return (*found, *decode(body))
 
-    async def page(self, what: str, after: str) -> tuple[bytes, str]:
-        """One page of an answer, and what to ask for next."""
+    async def page(
+        self, what: str, after: str = "", *, selector: str = "", name: str = ""
+    ) -> tuple[bytes, str]:
+        """One page of an answer, JSON text, and what to ask for next: empty at the end.
+
+        Raises: FleetError, ConfigError.
+        """
         self._numbers += 1
-        answer = await self._question(Ask(self._numbers, what, after=after))
+        answer = await self._question(Ask(self._numbers, what, selector, name, after))
         return answer.body, answer.more if isinstance(answer, Answer) else ""
 
     async def command(self, what: str, arguments: dict[str, str]) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class DeviceView(msgspec.Struct, frozen=True):
+class DeviceView(msgspec.Struct, frozen=True, gc=False):
     """A device of the fleet. `kept` says why it cannot be had now, `why` is an operator's reason.
 
     `flapping`: two agents take it from each other. `target` is a target string; `device` the
@@ -36,7 +36,7 @@ class DeviceView(msgspec.Struct, frozen=True):
     flapping: bool = False
 
 
-class LeaseView(msgspec.Struct, frozen=True):
+class LeaseView(msgspec.Struct, frozen=True, gc=False):
     """A lease, or a request that waits (state `queued`). Times are seconds from now."""
 
     id: str
@@ -60,7 +60,7 @@ class LeaseView(msgspec.Struct, frozen=True):
     over_quota: bool = False
 
 
-class EventView(msgspec.Struct, frozen=True):
+class EventView(msgspec.Struct, frozen=True, gc=False):
     """A line of the tracker's log; `at` is seconds since 1970 UTC."""
 
     id: int
@@ -71,7 +71,7 @@ class EventView(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-class ExplanationView(msgspec.Struct, frozen=True):
+class ExplanationView(msgspec.Struct, frozen=True, gc=False):
     """Why a lease or request is where it is: `text` is a sentence, the rest are its figures."""
 
     subject: str
