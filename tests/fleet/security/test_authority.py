@@ -55,6 +55,29 @@ def test_messages_cross_tls_and_both_ends_know_it(folder: Path) -> None:
     run(work())
 
 
+def test_a_link_over_tls_may_be_closed_again(folder: Path) -> None:
+    whys: list[str] = []
+
+    async def twice(link: Link) -> None:
+        await link.receive()
+        link.close("once")
+        link.close("again")
+        await link.wait_closed()
+        whys.append(link.why)
+
+    async def work() -> None:
+        context = authority.server_context(folder)
+        trust = authority.client_context(folder)
+        async with served(twice, TLS, tls=context, trust=trust) as (_, link):
+            link.send(Ping(1))
+            link.close()
+            link.close()
+            await link.wait_closed()
+
+    run(work())
+    assert whys == ["once"]
+
+
 def test_a_client_with_a_certificate_is_known_by_its_name(folder: Path) -> None:
     names: list[str] = []
 

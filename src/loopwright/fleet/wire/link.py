@@ -327,6 +327,8 @@ class Link(asyncio.BufferedProtocol):
             self._finish(self._transport)
 
     def _finish(self, transport: asyncio.Transport) -> None:
+        if transport.is_closing():
+            return  # to be closed twice breaks a TLS transport
         transport.close()
         if not self._lost.done() and transport.get_write_buffer_size():
             self._loop.call_later(self._limits.linger_s, transport.abort)

@@ -144,7 +144,7 @@ class Listener:
         self._wait_for_first()
         links = tuple(self._links)
         for link in links:
-            _close(link, "the listener closes")
+            link.close("the listener closes")
         tasks = [task for task in self._tasks if task is not asyncio.current_task()]
         for task in tasks:
             task.cancel()
@@ -266,15 +266,15 @@ class Listener:
         try:
             await self._handler(link)
         except (FleetError, TimeoutError) as error:
-            _close(link, str(error))  # refused and counted where it was found
+            link.close(str(error))  # refused and counted where it was found
         except Exception as error:  # noqa: BLE001  # the boundary of a connection: others go on
             self._loop.call_exception_handler(
                 {"message": f"serving {link.peer.address} failed", "exception": error}
             )
-            _close(link, "internal error")
+            link.close("internal error")
         finally:
             if not link.callback_mode:
-                _close(link, "served")
+                link.close("served")
 
     def _made(self, link: Link) -> None:
         self._links.add(link)
@@ -287,12 +287,6 @@ class Listener:
     def _link_lost(self, link: Link) -> None:
         self._established(link)
         self._links.discard(link)
-
-
-def _close(link: Link, why: str) -> None:
-    """Close a link that is not closed: a TLS transport breaks when that is said twice."""
-    if not link.closed:
-        link.close(why)
 
 
 async def _bind_tcp(where: Address) -> list[socket.socket]:
