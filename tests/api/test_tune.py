@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import Executor, Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import loopwright as lw
+from loopwright.api import tune
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.errors import ConfigError
+from loopwright.measure.build import BuildFunction, ExecutorBuilders
+from loopwright.measure.executors import ExecutorSpec, InlineExecutor, Workshop
+from loopwright.measure.offload import Offload
 from loopwright.records.store import SqlStore
 from loopwright.search.result import Budget, Event, TaskResumed, TrialDone
 
@@ -63,3 +70,26 @@ def test_what_cannot_be_tuned_is_refused_before_anything_runs(
 def test_no_tasks_have_no_results() -> None:
     with SqlStore("sqlite://") as store:
         assert tune_many([], TuneSettings(Budget(1)), store) == ()
+
+
+def test_what_a_policy_learns_is_computed_where_candidates_are_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    class Cluster(Executor):
+        def submit(self, fn: Callable[..., Any], /, *args: object, **named: object) -> Future[Any]:
+            done.append(fn.__name__)
+            return InlineExecutor().submit(fn, *args, **named)
+
+    def workshop(_: ExecutorSpec, build: BuildFunction, *__: object) -> Workshop:
+        cluster = Cluster()
+        return Workshop(ExecutorBuilders(cluster, build, 1, confine=False), Offload(cluster))
+
+    monkeypatch.setattr(tune, "open_workshop", workshop)
+    with SqlStore(f"sqlite:///{tmp_path / 'r.db'}") as store:
+        settings = TuneSettings(Budget(20), "model", 1, peak_gflops=100.0)
+        (result,) = tune_many([lw.task("matmul", a=(64, 64), b=(64, 64))], settings, store)
+
+    assert result.trials == 20
+    assert set(done) == {"build_packed", "featurize_packed", "train_text"}

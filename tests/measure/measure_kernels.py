@@ -255,3 +255,10 @@ def compile_here(text: str) -> bytes:
     module = llvm.parse_assembly(text)
     module.verify()
     return bytes(machine.emit_object(module))
+
+
+def ends_elsewhere(pid: int) -> str:
+    """`here` in the process `pid`, and the end of any other."""
+    if os.getpid() != pid:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "here"

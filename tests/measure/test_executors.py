@@ -12,10 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import measure_kernels as kernels
+import numpy as np
 import pytest
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure
+from loopwright.learn.dataset import Observations, collect
+from loopwright.learn.features import features_of, featurize
+from loopwright.learn.gbt import GbtModel
 from loopwright.measure.build import Builders
 from loopwright.measure.executors import (
     DaskExecutor,
@@ -23,10 +27,19 @@ from loopwright.measure.executors import (
     ExecutorSpec,
     InlineExecutor,
     RayExecutor,
-    open_builders,
+    Workshop,
+    open_workshop,
     parse_executor,
 )
-from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage
+from loopwright.measure.offload import Offload
+from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.ops.registry import build
+from loopwright.search.policies import make_policy
+from loopwright.search.policy import Trial
+from loopwright.target import parse
+from loopwright.templates.registry import template_for
+from loopwright.templates.task import Task, make
+from operators import OPERATORS
 
 WAIT_S = 120.0
 PLAN = MeasurePlan(build_memory=1 << 30)
@@ -37,10 +50,86 @@ def pid() -> int:
     return os.getpid()
 
 
+def layer() -> Task:
+    workload = build("conv2d", **OPERATORS["conv2d"]["3x3"])
+    return make(workload, template_for("conv2d", workload), parse("x86-64-avx2"))
+
+
+def learned(offload: Offload, task: Task, trials: int) -> list[str]:
+    """What the learned policy asks for, on times that are made of the features."""
+    featurizer = offload.featurizer(task)
+    rng = np.random.default_rng(3)
+    policy = make_policy("model", task.space, rng, featurizer, offload.trainer)
+    asked: list[str] = []
+    while len(asked) < trials:
+        (config,) = policy.ask(1)
+        asked.append(config.key)
+        ns = 1e6 * float(1 + np.abs(np.sin(features_of(task, config))).sum())
+        policy.tell([Trial(config, Timed((ns,), ns))])
+    return asked
+
+
 class Conformance:
-    """Needs the fixture `new_builders`; `survives` says whether a compiler may die."""
+    """Needs the fixture `new_shop`; `survives` says whether a compiler may die, `away` whether
+    features and training are somewhere else.
+    """
 
     survives = True
+    away = False
+
+    @pytest.fixture
+    def new_builders(self, new_shop: Callable[[], Workshop]) -> Callable[[], Builders]:
+        return lambda: new_shop().builders
+
+    def test_features_and_trained_trees_are_the_same_to_the_bit(
+        self, new_shop: Callable[[], Workshop]
+    ) -> None:
+        task = layer()
+        points = task.space.sample(np.random.default_rng(1), 200)
+        other = task.space.sample(np.random.default_rng(2), 200)
+        shop = new_shop()
+        found = shop.offload.featurizer(task)(points)
+        data = collect([Observations("w", found, 1e3 + found.sum(axis=1, dtype=np.float64))])
+        scores = []
+        for trainer in (shop.offload.trainer, None):
+            model = GbtModel("rank", 7, trainer=trainer)
+            model.fit(data)
+            scores.append(model.predict(featurize(task, other)))
+        shop.builders.close()
+
+        assert shop.offload.here != self.away
+        np.testing.assert_array_equal(found, featurize(task, points))
+        np.testing.assert_array_equal(*scores)
+
+    def test_a_search_goes_the_same_way(self, new_shop: Callable[[], Workshop]) -> None:
+        shop = new_shop()
+        asked = learned(shop.offload, layer(), 28)
+        shop.builders.close()
+
+        assert asked == learned(Offload(), layer(), 28)
+
+    def test_what_is_learned_is_learned_here_when_the_worker_dies_of_it(
+        self, new_shop: Callable[[], Workshop]
+    ) -> None:
+        shop = new_shop()
+        found = shop.offload.do(kernels.ends_elsewhere, os.getpid())
+        again = shop.offload.do(pid)
+        shop.builders.close()
+
+        assert found == "here"
+        assert (again != os.getpid()) == self.away
+
+    def test_after_closing_everything_is_done_here(self, new_shop: Callable[[], Workshop]) -> None:
+        shop = new_shop()
+        shop.builders.close()
+
+        assert shop.offload.do(pid) == os.getpid()
+
+    def test_what_a_person_has_to_mend_is_raised(self, new_shop: Callable[[], Workshop]) -> None:
+        shop = new_shop()
+        with pytest.raises(ConfigError, match="is not one of"):
+            shop.offload.do(parse_executor, "threads")
+        shop.builders.close()
 
     def test_a_candidate_is_built(self, new_builders: Callable[[], Builders]) -> None:
         builders = new_builders()
@@ -119,14 +208,14 @@ class TestInline(Conformance):
     survives = False
 
     @pytest.fixture
-    def new_builders(self) -> Callable[[], Builders]:
-        return lambda: open_builders(ExecutorSpec(Engine.INLINE), kernels.build, 1)
+    def new_shop(self) -> Callable[[], Workshop]:
+        return lambda: open_workshop(ExecutorSpec(Engine.INLINE), kernels.build, 1)
 
 
 class TestProcesses(Conformance):
     @pytest.fixture
-    def new_builders(self) -> Callable[[], Builders]:
-        return lambda: open_builders(ExecutorSpec(Engine.PROCESSES), kernels.build, 1)
+    def new_shop(self) -> Callable[[], Workshop]:
+        return lambda: open_workshop(ExecutorSpec(Engine.PROCESSES), kernels.build, 1)
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +266,11 @@ def check_that_it_is_a_guest(executor: Executor, again: Callable[[], Executor]) 
     importlib.util.find_spec("distributed") is None, reason="Dask is not installed ([dask])"
 )
 class TestDask(Conformance):
+    away = True
+
     @pytest.fixture
-    def new_builders(self, scheduler: str) -> Callable[[], Builders]:
-        return lambda: open_builders(parse_executor(f"dask://{scheduler}"), kernels.build, 1)
+    def new_shop(self, scheduler: str) -> Callable[[], Workshop]:
+        return lambda: open_workshop(parse_executor(f"dask://{scheduler}"), kernels.build, 1)
 
     def test_it_is_a_guest_of_the_cluster(self, scheduler: str) -> None:
         check_that_it_is_a_guest(DaskExecutor(scheduler), lambda: DaskExecutor(scheduler))
@@ -205,10 +296,12 @@ class TestDask(Conformance):
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="Ray is not installed ([ray])")
 class TestRay(Conformance):
+    away = True
+
     @pytest.fixture
-    def new_builders(self, cluster: object) -> Callable[[], Builders]:
+    def new_shop(self, cluster: object) -> Callable[[], Workshop]:
         del cluster
-        return lambda: open_builders(parse_executor("ray://auto"), kernels.build, 1)
+        return lambda: open_workshop(parse_executor("ray://auto"), kernels.build, 1)
 
     def test_it_is_a_guest_of_the_cluster(self, cluster: Any) -> None:  # noqa: ANN401  # Ray has no types
         check_that_it_is_a_guest(RayExecutor("auto"), lambda: RayExecutor("auto"))
@@ -249,7 +342,7 @@ def test_an_engine_that_is_not_installed_says_what_to_install(
         monkeypatch.setitem(sys.modules, name, None)
     spec = parse_executor(engine)
     with pytest.raises(EnvironmentFailure, match=rf"loopwright\[{spec.engine.value}\]"):
-        open_builders(spec, kernels.build, 1)
+        open_workshop(spec, kernels.build, 1)
 
 
 def test_the_inline_executor_carries_exceptions() -> None:

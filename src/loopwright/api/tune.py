@@ -16,9 +16,9 @@ from loopwright.errors import ConfigError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import DeviceClass, FleetOptions, FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
-from loopwright.learn.features import featurize
 from loopwright.measure.check import Checker, Oracle
-from loopwright.measure.executors import Engine, ExecutorSpec, open_builders, parse_executor
+from loopwright.measure.executors import Engine, ExecutorSpec, open_workshop, parse_executor
+from loopwright.measure.offload import Offload
 from loopwright.measure.request import Runner
 from loopwright.measure.types import MeasurePlan
 from loopwright.records.device import fingerprint
@@ -44,7 +44,8 @@ ORACLE = Oracle(evaluate, compare)
 class TuneSettings:
     """How to tune. `peak_gflops` is what the machine can do, measured when None.
 
-    `executor` is where candidates are built, see `measure.executors`.
+    `executor` is where candidates are built and, on a cluster, where features are computed and
+    cost models trained; see `measure.executors`.
     """
 
     budget: Budget
@@ -86,7 +87,8 @@ def tune(
         policy: random, grid, genetic, model or autotvm.
         fleet: whose devices to measure on, or its tracker's URL; this machine when None.
         device: which devices of the fleet, as `board=rpi4`; all that are like the best of them.
-        executor: where candidates are built: processes, dask://HOST:PORT or ray://HOST:PORT.
+        executor: where candidates are built: processes, dask://HOST:PORT or ray://HOST:PORT; a
+            cluster computes features and trains cost models too.
 
     Raises: ConfigError for an unknown policy, or a task for another machine; RecordsError;
         FleetError.
@@ -131,11 +133,11 @@ def tune_many(
     else:
         device = remote.devices.device
     journal = Journal(store, device, settings.policy, settings.seed, software())
-    with _runner(settings, threads, remote) as runner:
+    with _runner(settings, threads, remote) as (runner, offload):
         return tune_tasks(
             tasks,
             runner,
-            functools.partial(_policy, settings.policy),
+            functools.partial(_policy, settings.policy, offload),
             budget=settings.budget,
             counts=counts,
             journal=journal,
@@ -146,27 +148,29 @@ def tune_many(
 
 
 @contextlib.contextmanager
-def _runner(settings: TuneSettings, threads: int, remote: Remote | None) -> Iterator[Runner]:
-    """The runner of a tuning run."""
+def _runner(
+    settings: TuneSettings, threads: int, remote: Remote | None
+) -> Iterator[tuple[Runner, Offload]]:
+    """The runner of a tuning run, and where its policies compute."""
     checker = Checker(ORACLE, settings.seed)
     allowed = sorted(os.sched_getaffinity(0))
     if remote is None:
         cores = tuple(allowed[: len(allowed) - threads]) or None  # see LocalRunner.background_cores
         workers = max(1, len(allowed) - threads)
-        builders = open_builders(settings.executor, compile_config, workers, cores)
-        with LocalRunner(builders=builders, threads=threads, checker=checker) as local:
-            yield local
+        shop = open_workshop(settings.executor, compile_config, workers, cores)
+        with LocalRunner(builders=shop.builders, threads=threads, checker=checker) as local:
+            yield local, shop.offload
         return
-    builders = open_builders(settings.executor, compile_config, len(allowed))
+    shop = open_workshop(settings.executor, compile_config, len(allowed))
     with FleetRunner(
         remote.fleet,
         remote.devices,
-        builders,
+        shop.builders,
         threads=threads,
         checker=checker,
         options=remote.options,
     ) as runner:
-        yield runner
+        yield runner, shop.offload
 
 
 def software() -> str:
@@ -174,8 +178,8 @@ def software() -> str:
     return f"loopwright {__version__}, llvmlite {importlib.metadata.version('llvmlite')}"
 
 
-def _policy(name: str, task: Task, rng: np.random.Generator) -> Policy:
-    return make_policy(name, task.space, rng, functools.partial(featurize, task))
+def _policy(name: str, offload: Offload, task: Task, rng: np.random.Generator) -> Policy:
+    return make_policy(name, task.space, rng, offload.featurizer(task), offload.trainer)
 
 
 def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> int:

@@ -89,7 +89,8 @@ ExecutorOption = Annotated[
     str,
     typer.Option(
         "--executor",
-        help="Where candidates are built: processes, dask://HOST:PORT, ray://HOST:PORT.",
+        help="Where candidates are built, and learned from: processes, dask://HOST:PORT, "
+        "ray://HOST:PORT.",
     ),
 ]
 CompareOption = Annotated[

@@ -1,12 +1,14 @@
 """Gradient-boosted trees that order candidates by speed (LightGBM, one thread, deterministic).
 
 Once trees have been trained in a process it must not fork: LightGBM's thread pool does not
-survive it.
+survive it. Trees that were trained elsewhere come back as text, and score the same.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Literal, TypeAlias, final
 
 import numpy as np
@@ -35,10 +37,47 @@ class TreeOptions:
     pairs: int = 8
 
 
+@dataclass(frozen=True, slots=True)
+class Training:
+    """How a model is trained: all there is to know beside the data."""
+
+    objective: Objective = "rank"
+    seed: int = 0
+    threads: int = 1
+    options: TreeOptions = field(default_factory=TreeOptions)
+
+
+Trainer: TypeAlias = Callable[[Training, Dataset], str]
+"""Trains trees somewhere; the text that `train_text` gives."""
+
+
+def train(training: Training, dataset: Dataset) -> lightgbm.Booster:
+    """Trees that learned from `dataset`.
+
+    Raises: EnvironmentFailure when lightgbm is not installed.
+    """
+    gbm = _lightgbm()
+    params = _params(training)
+    label = dataset.throughput
+    if training.objective == "rank":
+        pairs = max(2, min(training.options.pairs, _PAIRS // len(dataset)))
+        objective = PairwiseLogistic(dataset, pairs, np.random.default_rng(training.seed))
+        params["objective"] = objective
+        label = np.zeros(len(dataset))
+    rows = gbm.Dataset(dataset.features, label=label, params=params, free_raw_data=True)
+    booster: lightgbm.Booster = gbm.train(params, rows, num_boost_round=training.options.rounds)
+    return booster
+
+
+def train_text(training: Training, dataset: Dataset) -> str:
+    """The trees of `train` as text, which loses nothing of them."""
+    return str(train(training, dataset).model_to_string())
+
+
 @final
 class GbtModel:
     """A `CostModel` of trees; `rank` learns the order within a workload, `regression` the
-    throughput.
+    throughput. `trainer` trains them somewhere else than here.
 
     Raises: EnvironmentFailure on the first fit when lightgbm is not installed.
     """
@@ -49,31 +88,20 @@ class GbtModel:
         seed: int = 0,
         threads: int = 1,
         options: TreeOptions = TreeOptions(),
+        *,
+        trainer: Trainer | None = None,
     ) -> None:
-        self.objective = objective
-        self.seed = seed
-        self.threads = threads
-        self.options = options
+        self.training = Training(objective, seed, threads, options)
+        self._trainer = trainer
         self._booster: lightgbm.Booster | None = None
 
     def fit(self, dataset: Dataset) -> None:
         """Learn from `dataset` anew."""
-        try:
-            import lightgbm
-        except ImportError as error:
-            raise EnvironmentFailure(
-                "the learned cost model needs lightgbm, which is not installed; "
-                "pip install 'loopwright[learn]', or use --policy genetic"
-            ) from error
-        params = self._params()
-        label = dataset.throughput
-        if self.objective == "rank":
-            pairs = max(2, min(self.options.pairs, _PAIRS // len(dataset)))
-            objective = PairwiseLogistic(dataset, pairs, np.random.default_rng(self.seed))
-            params["objective"] = objective
-            label = np.zeros(len(dataset))
-        rows = lightgbm.Dataset(dataset.features, label=label, params=params, free_raw_data=True)
-        self._booster = lightgbm.train(params, rows, num_boost_round=self.options.rounds)
+        if self._trainer is None:
+            self._booster = train(self.training, dataset)
+        else:
+            gbm = _lightgbm()  # to score with
+            self._booster = gbm.Booster(model_str=self._trainer(self.training, dataset))
 
     def predict(self, features: FeatureMatrix) -> Floats:
         """Scores [N], higher is faster.
@@ -84,28 +112,41 @@ class GbtModel:
             raise InternalError("a cost model was asked before it was fitted")
         if not len(features):
             return np.zeros(0)
-        scores = self._booster.predict(features, raw_score=True, num_threads=self.threads)
+        threads = self.training.threads
+        scores = self._booster.predict(features, raw_score=True, num_threads=threads)
         return np.asarray(scores, dtype=np.float64)
 
-    def _params(self) -> dict[str, object]:
-        o = self.options
-        return {
-            "objective": "regression",
-            "num_leaves": o.leaves,
-            "learning_rate": o.learning_rate,
-            "min_data_in_leaf": o.min_rows,
-            "min_sum_hessian_in_leaf": 1e-3,
-            "min_data_in_bin": 1,
-            "max_bin": o.bins,
-            "feature_fraction_bynode": o.column_share,
-            "lambda_l2": o.l2,
-            "seed": self.seed,
-            "num_threads": self.threads,
-            "deterministic": True,
-            "force_col_wise": True,
-            "feature_pre_filter": False,
-            "verbosity": -1,
-        }
+
+def _lightgbm() -> ModuleType:
+    try:
+        import lightgbm
+    except ImportError as error:
+        raise EnvironmentFailure(
+            "the learned cost model needs lightgbm, which is not installed; "
+            "pip install 'loopwright[learn]', or use --policy genetic"
+        ) from error
+    return lightgbm
+
+
+def _params(training: Training) -> dict[str, object]:
+    o = training.options
+    return {
+        "objective": "regression",
+        "num_leaves": o.leaves,
+        "learning_rate": o.learning_rate,
+        "min_data_in_leaf": o.min_rows,
+        "min_sum_hessian_in_leaf": 1e-3,
+        "min_data_in_bin": 1,
+        "max_bin": o.bins,
+        "feature_fraction_bynode": o.column_share,
+        "lambda_l2": o.l2,
+        "seed": training.seed,
+        "num_threads": training.threads,
+        "deterministic": True,
+        "force_col_wise": True,
+        "feature_pre_filter": False,
+        "verbosity": -1,
+    }
 
 
 class PairwiseLogistic:

@@ -1,4 +1,4 @@
-"""Executors to build on: this process, processes of our own, or a Dask or Ray cluster.
+"""Executors to build and to learn on: this process, processes of our own, a Dask or Ray cluster.
 
 All are `concurrent.futures.Executor`s, and what a cluster raises when a worker dies of a task is a
 `BrokenExecutor`, as it is for a pool of processes. Clusters belong to somebody else: shutting down
@@ -26,6 +26,7 @@ from typing import Any, ParamSpec, TypeVar, final
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.measure.build import Builders, BuildFunction, ExecutorBuilders
 from loopwright.measure.builders import BuilderPool
+from loopwright.measure.offload import Offload
 
 _CONNECT_S = 10.0
 _TRIES = 2  # of a task whose worker died
@@ -77,24 +78,43 @@ def parse_executor(text: str) -> ExecutorSpec:
     return ExecutorSpec(engine, address)
 
 
-def open_builders(
-    spec: ExecutorSpec, build: BuildFunction, workers: int, cores: tuple[int, ...] | None = None
-) -> Builders:
-    """Builders on `spec`; `workers` of them on `cores` where they are processes of our own.
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """Where candidates are built, and where what the tuner learns is computed.
 
+    Closing the builders closes the executor of both; afterwards `offload` does everything here.
+    """
+
+    builders: Builders
+    offload: Offload
+
+
+def open_workshop(
+    spec: ExecutorSpec, build: BuildFunction, workers: int, cores: tuple[int, ...] | None = None
+) -> Workshop:
+    """A workshop on `spec`; `workers` builders on `cores` where they are processes of our own.
+
+    Features and training are done in this process unless there is a cluster.
     Raises: EnvironmentFailure when an engine is not installed, or its cluster does not answer.
     """
     match spec.engine:
         case Engine.PROCESSES:
-            return BuilderPool(build, workers, cores)
+            return Workshop(BuilderPool(build, workers, cores), Offload())
         case Engine.INLINE:
-            return ExecutorBuilders(InlineExecutor(), build, 1, confine=False)
-        case Engine.DASK:
-            dask = DaskExecutor(spec.address)
-            return ExecutorBuilders(dask, build, dask.workers, on_close=dask.shutdown)
-        case Engine.RAY:
-            ray = RayExecutor(spec.address)
-            return ExecutorBuilders(ray, build, ray.workers, on_close=ray.shutdown)
+            inline = ExecutorBuilders(InlineExecutor(), build, 1, confine=False)
+            return Workshop(inline, Offload())
+        case Engine.DASK | Engine.RAY:
+            dask = spec.engine is Engine.DASK
+            cluster = DaskExecutor(spec.address) if dask else RayExecutor(spec.address)
+            builders = ExecutorBuilders(cluster, build, cluster.workers, on_close=cluster.shutdown)
+            return Workshop(builders, Offload(cluster))
+
+
+def open_builders(
+    spec: ExecutorSpec, build: BuildFunction, workers: int, cores: tuple[int, ...] | None = None
+) -> Builders:
+    """The builders of `open_workshop`."""
+    return open_workshop(spec, build, workers, cores).builders
 
 
 @final

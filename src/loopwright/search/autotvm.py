@@ -21,7 +21,7 @@ from typing import final
 import numpy as np
 
 from loopwright.learn.dataset import CostModel, Floats, Observations, collect
-from loopwright.learn.gbt import GbtModel, TreeOptions
+from loopwright.learn.gbt import GbtModel, Trainer, TreeOptions
 from loopwright.sched.extent import IntArray
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policy import Featurizer, Ledger, Trial
@@ -55,12 +55,16 @@ class AutotvmPolicy:
         featurize: Featurizer,
         model: CostModel | None = None,
         options: AutotvmOptions = AutotvmOptions(),
+        *,
+        trainer: Trainer | None = None,
     ) -> None:
         self._space = space
         self._rng = rng
         self._features = FeatureTable(space, featurize)
         seed = int(rng.integers(1 << 30))
-        self._model = GbtModel("rank", seed, options=TREES) if model is None else model
+        if model is None:
+            model = GbtModel("rank", seed, options=TREES, trainer=trainer)
+        self._model = model
         self._options = options
         self._ledger = Ledger(space)
         self._chains = np.empty((0, len(space.knobs)), dtype=np.int64)

@@ -8,7 +8,7 @@ from typing import TypeAlias
 import numpy as np
 
 from loopwright.errors import ConfigError
-from loopwright.learn.gbt import GbtModel
+from loopwright.learn.gbt import GbtModel, Trainer
 from loopwright.search.autotvm import AutotvmPolicy
 from loopwright.search.genetic import GeneticPolicy
 from loopwright.search.grid import GridPolicy
@@ -17,28 +17,44 @@ from loopwright.search.policy import Featurizer, Policy
 from loopwright.search.random_search import RandomPolicy
 from loopwright.space.space import Space
 
-_Maker: TypeAlias = Callable[[Space, np.random.Generator, Featurizer], Policy]
+_Maker: TypeAlias = Callable[[Space, np.random.Generator, Featurizer, Trainer | None], Policy]
 
 
-def _model(space: Space, rng: np.random.Generator, featurize: Featurizer) -> Policy:
-    return ModelPolicy(space, rng, featurize, GbtModel("rank", int(rng.integers(1 << 30))))
+def _model(
+    space: Space, rng: np.random.Generator, featurize: Featurizer, trainer: Trainer | None
+) -> Policy:
+    model = GbtModel("rank", int(rng.integers(1 << 30)), trainer=trainer)
+    return ModelPolicy(space, rng, featurize, model)
+
+
+def _autotvm(
+    space: Space, rng: np.random.Generator, featurize: Featurizer, trainer: Trainer | None
+) -> Policy:
+    return AutotvmPolicy(space, rng, featurize, trainer=trainer)
 
 
 _MAKERS: Mapping[str, _Maker] = {
     "model": _model,
-    "genetic": lambda space, rng, _: GeneticPolicy(space, rng),
-    "random": lambda space, rng, _: RandomPolicy(space, rng),
-    "grid": lambda space, _rng, _: GridPolicy(space),
-    "autotvm": AutotvmPolicy,
+    "genetic": lambda space, rng, _, __: GeneticPolicy(space, rng),
+    "random": lambda space, rng, _, __: RandomPolicy(space, rng),
+    "grid": lambda space, _rng, _, __: GridPolicy(space),
+    "autotvm": _autotvm,
 }
 NAMES = tuple(_MAKERS)
 
 
-def make_policy(name: str, space: Space, rng: np.random.Generator, featurize: Featurizer) -> Policy:
+def make_policy(
+    name: str,
+    space: Space,
+    rng: np.random.Generator,
+    featurize: Featurizer,
+    trainer: Trainer | None = None,
+) -> Policy:
     """The policy called `name` over `space`; those that do not learn leave `featurize` alone.
 
+    `trainer` trains cost models somewhere else than here.
     Raises: ConfigError for an unknown name, or a space that the policy cannot take.
     """
     if name not in _MAKERS:
         raise ConfigError(f"unknown policy {name!r}; use one of {', '.join(NAMES)}")
-    return _MAKERS[name](space, rng, featurize)
+    return _MAKERS[name](space, rng, featurize, trainer)
