@@ -11,7 +11,9 @@ from workloads import chains, convolutions, pipelines, products, reductions
 from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
 from loopwright.runtime.cpu import CpuDevice
+from loopwright.sched.schedule import create_schedule
 from loopwright.target import parse
+from loopwright.te import language as te
 
 QUICK = settings(deadline=None, suppress_health_check=[*HealthCheck])
 STRATEGIES = {
@@ -69,3 +71,23 @@ def test_the_kernel_is_well_formed_after_each_pass(case: Case) -> None:
 @given(cases())
 def test_flat_loops_compute_the_same(case: Case) -> None:
     check_interpreted(case.schedule, flat=True)
+
+
+@pytest.mark.parametrize("name", ["row", "lane", "fold"])
+def test_parts_of_a_reduction_are_folded_in_parts(name: str) -> None:
+    a = te.placeholder((2, 7), "float32", "A")
+    k = te.reduce_axis(7, "k")
+    sums = te.compute(
+        (2,),
+        {
+            "row": lambda row: te.sum(a[row, k], axis=k),
+            "lane": lambda lane: te.sum(a[lane, k], axis=k),
+            "fold": lambda fold: te.sum(a[fold, k], axis=k),
+        }[name],
+        name="sums",
+    )
+    schedule = create_schedule(te.workload((sums,), name="sums"))
+    schedule.split_reduction("sums", 2)
+    schedule.split_reduction("sums.parts", 2)
+    check_interpreted(schedule)
+    check_interpreted(schedule, flat=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Collection
 from dataclasses import replace
 
 from loopwright.errors import InternalError
@@ -32,7 +34,8 @@ def parts(tensor: Tensor, lanes: int, name: str) -> Tensor:
     op, reduce = _reduction(tensor)
     total = math.prod(axis.extent for axis in reduce.axes)
     axes = tuple(Var(f"{name}.{v.name.rpartition('.')[2]}") for v in op.axes)
-    lane, fold = Var(f"{name}.lane"), Var(f"{name}.fold")
+    taken = {axis.name for axis in axes}  # one of them may be the lanes of an earlier split
+    lane, fold = (_unlike(taken, f"{name}.{word}") for word in ("lane", "fold"))
     flat = Binary(Op.ADD, Binary(Op.MUL, fold, const(lanes)), lane)
     mapping: dict[str, Expr] = {v.name: a for v, a in zip(op.axes, axes, strict=True)}
     mapping |= _unflattened(reduce.axes, flat)
@@ -63,6 +66,12 @@ def _reduction(tensor: Tensor) -> tuple[Compute, Reduce]:
     if not isinstance(op, Compute) or not isinstance(op.body, Reduce):
         raise InternalError(f"{tensor.name} is no reduction")
     return op, op.body
+
+
+def _unlike(taken: Collection[str], name: str) -> Var:
+    """A variable called `name`, with a number behind where that name is taken."""
+    numbers = (f"{name}{number}" for number in itertools.count(2))
+    return Var(next(other for other in itertools.chain((name,), numbers) if other not in taken))
 
 
 def _unflattened(axes: tuple[ReduceAxis, ...], flat: Expr) -> dict[str, Expr]:
