@@ -28,6 +28,11 @@ def test_every_command_is_in_the_help(run: Run) -> None:
         assert f"\n  {command} " in help_text
 
 
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_help_before_a_command_is_of_all(run: Run, flag: str) -> None:
+    assert run(flag, "tune").out == run("--help").out
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; from loopwright.cli.main import main; main(['--help']); heavy = {'numpy', "

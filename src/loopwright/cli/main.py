@@ -18,6 +18,7 @@ from loopwright.cli.common import Session
 from loopwright.errors import InternalError, LoopwrightError
 from loopwright.version import __version__
 
+_HELP = ("-h", "--help")
 _COMMANDS = {
     "tasks": ("tasks", "tasks"),
     "tune": ("tune", "tune"),
@@ -55,7 +56,7 @@ def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
         add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        context_settings={"help_option_names": list(_HELP)},
         callback=options,
     )
     for name in names:
@@ -70,8 +71,12 @@ def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
 
 def _named(arguments: Sequence[str]) -> Iterable[str]:
     """The command that is meant, alone; all, when help or a mistake may need them."""
-    first = next((word for word in arguments if not word.startswith("-")), "")
-    return (first,) if first in _COMMANDS else _COMMANDS
+    for word in arguments:
+        if word in _HELP:
+            break
+        if not word.startswith("-"):
+            return (word,) if word in _COMMANDS else _COMMANDS
+    return _COMMANDS
 
 
 def _version(*, wanted: bool) -> None:
