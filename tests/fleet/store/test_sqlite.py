@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -103,6 +104,24 @@ def test_a_commit_that_would_not_wait_is_refused_while_another_process_writes(pa
     other.close()
     store.commit(Batch([leased(0)]), wait=False)  # it need not be reopened
     assert [row.lease for row in store.load().leases] == ["l1.0"]
+    store.close()
+
+
+def test_the_log_goes_into_the_file_when_another_process_has_written(path: Path) -> None:
+    store = SqlTrackerStore(url_of(path))
+    store.begin()
+    number = 0
+    while store.pace(Batch()) is Pace.PROMPT:
+        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
+        number += 1000
+    other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    rest = threading.Timer(0.1, other.execute, ["ROLLBACK"])
+    rest.start()
+    store.commit(Batch([leased(number)]))
+    rest.join()
+    other.close()
+    assert len(store.load().leases) == number + 1
     store.close()
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.pool import NullPool
 from loopwright.errors import ConfigError
 from loopwright.fleet.store import tables
 from loopwright.fleet.store.database import (
+    Cursor,
     Raw,
     check_ours,
     check_version,
@@ -89,15 +90,19 @@ class Sqlite:
         if careful is not self._careful:
             cursor.execute(f"PRAGMA synchronous={'FULL' if careful else 'NORMAL'}")
             self._careful = careful
-        if wait is not self._wait:
-            cursor.execute(f"PRAGMA busy_timeout={int(self._busy_s * 1000) if wait else 0}")
-            self._wait = wait
+        self._be_patient(cursor, wait=wait)
         try:
             cursor.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if wait or error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
                 raise
             raise StoreBusyError(f"store {self.shown}: another process writes") from error
+
+    def _be_patient(self, cursor: Cursor, *, wait: bool) -> None:
+        """Wait for another process that writes, or do not."""
+        if wait is not self._wait:
+            cursor.execute(f"PRAGMA busy_timeout={int(self._busy_s * 1000) if wait else 0}")
+            self._wait = wait
 
     def finish(self, raw: Raw) -> None:
         """Commit what was begun."""
@@ -110,6 +115,7 @@ class Sqlite:
     def tidy(self, raw: Raw) -> None:
         """Write the log into the file, and begin it anew: both wait for the disk."""
         cursor = raw.cursor()
+        self._be_patient(cursor, wait=True)
         cursor.execute("PRAGMA wal_checkpoint(PASSIVE)")
         cursor.execute(f"UPDATE {tables.meta.name} SET value = value + 1 WHERE name = 'tidied'")
 
