@@ -7,13 +7,13 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from fleet_tracker import ADDRESS, QUICK, Client, FakeAgent, Site, run, site, until
+from fleet_tracker import ADDRESS, QUICK, Client, FakeAgent, FlakyStore, Site, run, site, until
 
 from loopwright.fleet.book.config import BookConfig, TenantConfig
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.security.tickets import session_key, unseal
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
-from loopwright.fleet.store.rows import TrackerStore
+from loopwright.fleet.store.rows import Pace, TrackerStore
 from loopwright.fleet.store.sql import SqlTrackerStore
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -102,6 +102,20 @@ def test_those_who_ask_are_served_before_releases_of_the_same_turn() -> None:
             return told[1:]
 
     assert run(work()) == ["lease.grant", "lease.end"]
+
+
+def test_a_release_is_heard_while_commits_follow_each_other() -> None:
+    async def work() -> None:
+        async with site(store=FlakyStore(kind=Pace.PROMPT)) as here:
+            _, client = await ready(here)
+            grant = await client.acquire()
+            client.link.send(Release(grant.lease, grant.epoch))
+            for _ in range(1000):
+                here.tracker.committer.save(())  # as grants to others in each turn of the loop
+                await asyncio.sleep(0)
+            assert here.tracker.book.counts.leases == 0
+
+    run(work())
 
 
 def test_what_one_client_says_is_heard_in_its_order() -> None:

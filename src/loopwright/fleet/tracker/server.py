@@ -225,8 +225,8 @@ class Tracker:
             asyncio.get_running_loop().call_soon(self._served)
 
     def _served(self) -> None:
-        if self._later and self.committer.imminent:
-            asyncio.get_running_loop().call_soon(self._served)
+        if self._later and self.committer.imminent:  # those of the next turn do not go before too
+            asyncio.get_running_loop().call_soon(self.catch_up)
         else:
             self.catch_up()
 
