@@ -6,6 +6,7 @@ import contextlib
 import importlib.util
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor
 from pathlib import Path
@@ -274,6 +275,16 @@ class TestDask(Conformance):
 
     def test_it_is_a_guest_of_the_cluster(self, scheduler: str) -> None:
         check_that_it_is_a_guest(DaskExecutor(scheduler), lambda: DaskExecutor(scheduler))
+
+    def test_what_a_cluster_would_not_take_is_not_waited_for(self, scheduler: str) -> None:
+        executor = DaskExecutor(scheduler)
+        executor._client.close()
+        with pytest.raises(Exception, match=r"[Cc]los"):
+            executor.submit(pid)
+        end = threading.Thread(target=executor.shutdown, daemon=True)
+        end.start()
+        end.join(WAIT_S / 8)
+        assert not end.is_alive()
 
     def test_a_scheduler_that_lets_one_task_end_many_workers_is_told(self, scheduler: str) -> None:
         def allow(failures: int) -> None:

@@ -17,7 +17,7 @@ import enum
 import importlib
 import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, InvalidStateError
 from dataclasses import dataclass
 from types import ModuleType
@@ -174,11 +174,18 @@ class _Open:
         self._futures: set[Future[Any]] = set()
         self._closed = False
 
-    def add(self, future: Future[Any]) -> None:
+    @contextlib.contextmanager
+    def owing(self, future: Future[Any]) -> Iterator[None]:
+        """From now on the cluster owes `future`, unless what is done within raises."""
         with self._lock:
             if self._closed:
                 raise EnvironmentFailure("the executor was shut down")
             self._futures.add(future)
+        try:
+            yield
+        except BaseException:
+            self._drop(future)
+            raise
         future.add_done_callback(self._drop)
 
     def _drop(self, future: Future[Any]) -> None:
@@ -241,8 +248,8 @@ class DaskExecutor(Executor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """The future of `fn(...)` on a worker."""
         future: _Remote[_T] = _Remote()
-        self._open.add(future)
-        inner = self._client.submit(fn, *args, **kwargs, pure=False)
+        with self._open.owing(future):
+            inner = self._client.submit(fn, *args, **kwargs, pure=False)
         future.stop = inner.cancel
         inner.add_done_callback(lambda done: self._done(done, future))
         return future
@@ -300,9 +307,9 @@ class RayExecutor(Executor):
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         """The future of `fn(...)` on a worker; a worker that dies is replaced once."""
         future: _Remote[_T] = _Remote()
-        self._open.add(future)
-        remote = self._ray.remote(_call).options(max_retries=_TRIES - 1, num_cpus=1)
-        reference = remote.remote(fn, args, kwargs)
+        with self._open.owing(future):
+            remote = self._ray.remote(_call).options(max_retries=_TRIES - 1, num_cpus=1)
+            reference = remote.remote(fn, args, kwargs)
         future.stop = lambda: self._ray.cancel(reference)  # force would end a worker of others
         reference.future().add_done_callback(lambda done: self._done(done, future))
         return future
