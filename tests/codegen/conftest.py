@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+import aarch64
 import numpy as np
 import pytest
+from machines import presets_to_run, runs_here
 
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm import emit
@@ -17,10 +20,12 @@ from loopwright.ir.expr import Buffer, Expr, Load, Var
 from loopwright.ir.stmt import For, If, Kernel, LoopKind, Stmt, Store
 from loopwright.layout import Layout
 from loopwright.runtime.cpu import CpuDevice, aligned_copy
-from loopwright.target import Target, host
+from loopwright.runtime.native import SYMBOLS, runtime_object
+from loopwright.target import PRESETS, Target, host
 
 Compile = Callable[..., Artifact]
 Run = Callable[..., tuple[np.ndarray, ...]]
+Mapped = Callable[..., list[np.ndarray]]
 
 
 @pytest.fixture(scope="session")
@@ -48,13 +53,43 @@ def devices() -> Iterator[dict[int, CpuDevice]]:
 
 
 @pytest.fixture(scope="session")
-def run(compile_kernel: Compile, devices: dict[int, CpuDevice]) -> Run:
+def emulated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[aarch64.Emulated]:
+    """A process that runs AArch64 code; for tests that are marked with `needs_emulator`."""
+    found = aarch64.Emulated(tmp_path_factory.mktemp("emulated"))
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="session")
+def run_emulated(
+    emulated: aarch64.Emulated, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., tuple[np.ndarray, ...]]:
+    """The outputs of an artifact for AArch64 on `arrays`, linked with the native runtime."""
+    runtime = runtime_object(tmp_path_factory.mktemp("cache"), "aarch64")
+
+    def run_emulated(
+        artifact: Artifact, arrays: Sequence[np.ndarray], *, threads: int = 1, spin: int = 2000
+    ) -> tuple[np.ndarray, ...]:
+        with emulated.link([artifact.code, runtime], (artifact.entry, *SYMBOLS)) as code:
+            return emulated.run(code, artifact, arrays, threads=threads, spin=spin)
+
+    return run_emulated
+
+
+@pytest.fixture(scope="session")
+def run(
+    compile_kernel: Compile, devices: dict[int, CpuDevice], request: pytest.FixtureRequest
+) -> Run:
     """The outputs of a kernel on `arrays`: its inputs, then what its outputs hold before."""
 
     def run(
         kernel: Kernel, *arrays: np.ndarray, target: Target | None = None, threads: int = 1
     ) -> tuple[np.ndarray, ...]:
-        module = devices[threads].load(compile_kernel(kernel, target))
+        artifact = compile_kernel(kernel, target)
+        if target is aarch64.TARGET and not runs_here(aarch64.PRESET):
+            emulate: Run = request.getfixturevalue("run_emulated")
+            return emulate(artifact, arrays, threads=threads)
+        module = devices[threads].load(artifact)
         copies = [aligned_copy(np.array(a)) for a in arrays]
         module.call(*copies)
         return tuple(copies[len(copies) - kernel.n_outputs :])
@@ -62,11 +97,18 @@ def run(compile_kernel: Compile, devices: dict[int, CpuDevice]) -> Run:
     return run
 
 
+@pytest.fixture(params=presets_to_run("cpu", aarch64.PRESET))
+def mapped(mapped_for: Mapped, request: pytest.FixtureRequest) -> Mapped:
+    """`mapped_for` this machine, and for one of the other architecture."""
+    target = None if request.param == "cpu" else PRESETS[request.param]
+    return functools.partial(mapped_for, target=target)
+
+
 @pytest.fixture(scope="session")
-def mapped(run: Run) -> Callable[..., list[np.ndarray]]:
+def mapped_for(run: Run) -> Mapped:
     """`fn` of the elements of some arrays, by a scalar loop and by masked vectors of 16 lanes."""
 
-    def mapped(
+    def mapped_for(
         fn: Callable[..., Expr],
         *arrays: np.ndarray,
         out: dt.DType = dt.F32,
@@ -91,7 +133,7 @@ def mapped(run: Run) -> Callable[..., list[np.ndarray]]:
             found += run(kernel, *arrays, empty, target=target)
         return found
 
-    return mapped
+    return mapped_for
 
 
 def _dtype(array: np.ndarray) -> dt.DType:

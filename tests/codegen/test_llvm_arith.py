@@ -122,31 +122,31 @@ def test_casts_as_numpy(mapped: Mapped, source: dt.DType) -> None:
             np.testing.assert_array_equal(got, want, err_msg=f"{source} -> {wanted}")
 
 
-@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2"))
+@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2", "aarch64-neon"))
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16], ids=["float16", "bfloat16"])
 def test_every_half_converts_exactly_on_every_target(
-    mapped: Mapped, preset: str, dtype: type
+    mapped_for: Mapped, preset: str, dtype: type
 ) -> None:
     halves = np.arange(1 << 16, dtype=np.uint16).view(dtype)
     name = dt.F16 if dtype is np.float16 else dt.BF16
     want = halves.astype(np.float32)
-    for got in mapped(lambda x: Cast(dt.F32, x), halves, target=PRESETS[preset]):
+    for got in mapped_for(lambda x: Cast(dt.F32, x), halves, target=PRESETS[preset]):
         np.testing.assert_array_equal(got, want)
-    for got in mapped(lambda x: Cast(name, x), want, out=name, target=PRESETS[preset]):
+    for got in mapped_for(lambda x: Cast(name, x), want, out=name, target=PRESETS[preset]):
         same = (got.view(np.uint16) == halves.view(np.uint16)) | np.isnan(want)
         assert same.all()
         assert np.isnan(got.astype(np.float32)[np.isnan(want)]).all()
 
 
-@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2", "x86-64-avx512"))
-def test_floats_round_to_the_nearest_half(mapped: Mapped, preset: str) -> None:
+@pytest.mark.parametrize("preset", presets_to_run(*PRESETS))
+def test_floats_round_to_the_nearest_half(mapped_for: Mapped, preset: str) -> None:
     rng = np.random.default_rng(8)
     bits = rng.integers(0x30000000, 0x48000000, 4000, dtype=np.uint32)
     edges = np.array([65519.996, 65520.0, 6e-8, 2.98e-8, 2.99e-8, 6.1e-5, 1e-30, 3e38], np.float32)
     a = np.concatenate([bits.view(np.float32), edges, -edges])
     with np.errstate(over="ignore"):
         want = a.astype(np.float16)
-    for got in mapped(lambda x: Cast(dt.F16, x), a, out=dt.F16, target=PRESETS[preset]):
+    for got in mapped_for(lambda x: Cast(dt.F16, x), a, out=dt.F16, target=PRESETS[preset]):
         np.testing.assert_array_equal(got, want)
 
 
@@ -156,17 +156,17 @@ def test_select_by_lane(mapped: Mapped) -> None:
         np.testing.assert_array_equal(got, np.where(a < b, a * 2, b))
 
 
-def test_products_are_contracted_where_the_target_can(mapped: Mapped) -> None:
+def test_products_are_contracted_where_the_target_can(mapped_for: Mapped) -> None:
     a = np.full(16, 1 + 2**-12, np.float32)
     c = np.full(16, -1.0, np.float32)
     fused = np.float32(np.float64(a[0]) * np.float64(a[0]) - 1.0)
     apart = np.float32(a[0] * a[0]) - np.float32(1.0)
     assert fused != apart
-    for got in mapped(lambda x, z: x * x + z, a, c, target=PRESETS["x86-64-avx2"]):
+    for got in mapped_for(lambda x, z: x * x + z, a, c, target=PRESETS["x86-64-avx2"]):
         np.testing.assert_array_equal(got, fused)
-    for got in mapped(lambda x, z: x * x + z, a, c, target=PRESETS["x86-64-sse4"]):
+    for got in mapped_for(lambda x, z: x * x + z, a, c, target=PRESETS["x86-64-sse4"]):
         np.testing.assert_array_equal(got, apart)
-    for got in mapped(lambda x, z: -z - x * x, a, c, target=PRESETS["x86-64-avx2"]):
+    for got in mapped_for(lambda x, z: -z - x * x, a, c, target=PRESETS["x86-64-avx2"]):
         np.testing.assert_array_equal(got, -fused)
 
 

@@ -18,7 +18,7 @@ from loopwright.target import PRESETS
 
 Run = Callable[..., tuple[np.ndarray, ...]]
 
-PRESET_NAMES = [name for name in PRESETS if name.startswith("x86")]
+PRESET_NAMES = tuple(PRESETS)
 S, P, V, U = LoopKind.SERIAL, LoopKind.PARALLEL, LoopKind.VECTORIZED, LoopKind.UNROLLED
 
 

@@ -70,10 +70,10 @@ def test_float32_functions_are_within_two_ulps(mapped: Mapped, fn: Fn) -> None:
 
 
 @pytest.mark.parametrize("fn", [Fn.EXP, Fn.LOG, Fn.TANH, Fn.ERF])
-def test_functions_work_without_fused_multiply_add(mapped: Mapped, fn: Fn) -> None:
+def test_functions_work_without_fused_multiply_add(mapped_for: Mapped, fn: Fn) -> None:
     a = np.linspace(0.01, 10, 200).astype(np.float32)
     want = EXACT[fn](a.astype(np.float64))
-    for got in mapped(lambda x: Call(fn, (x,)), a, target=PRESETS["x86-64-sse4"]):
+    for got in mapped_for(lambda x: Call(fn, (x,)), a, target=PRESETS["x86-64-sse4"]):
         np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-7)
 
 

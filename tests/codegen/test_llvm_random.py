@@ -11,7 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from machines import runs_here
+from machines import can_run
 
 from loopwright.ir import printer
 from loopwright.ir.dtype import F32, I64
@@ -22,9 +22,7 @@ from loopwright.target import PRESETS
 SIZE = 24
 A = Buffer("A", F32, (SIZE,))
 KINDS = tuple(LoopKind)
-TARGETS = [
-    PRESETS[name] for name in ("x86-64-avx512", "x86-64-avx2", "x86-64-sse4") if runs_here(name)
-]
+TARGETS = [PRESETS[name] for name in PRESETS if can_run(name)]
 OPS: dict[Op, Callable[..., object]] = {
     Op.ADD: operator.add,
     Op.SUB: operator.sub,

@@ -71,7 +71,7 @@ def matmul(
     )
 
 
-@pytest.mark.parametrize("preset", presets_to_run("x86-64-sse4", "x86-64-avx2", "x86-64-avx512"))
+@pytest.mark.parametrize("preset", presets_to_run(*PRESETS))
 @pytest.mark.parametrize(
     ("shape", "tile", "tail"),
     [

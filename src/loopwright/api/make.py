@@ -143,8 +143,8 @@ def compile_graph(
             options.target,
             options.threads,
             lambda chosen: _compile_all(pool, chosen, known),
-            lambda text: compile_ir(text, options.target.features),
-            runtime=runtime_object(),
+            lambda text: compile_ir(text, options.target.features, options.target.arch),
+            runtime=runtime_object(arch=options.target.arch),
             software=software(),
             device=fingerprint(options.target),
         )
