@@ -451,6 +451,29 @@ def test_a_trial_whose_device_was_too_slow_is_measured_again_once_and_is_no_othe
     assert result.best.ns == min(ns_of(scape, request) for request in runner.requests)
 
 
+def test_a_wrong_program_is_not_measured_again_however_slow_its_device_was(
+    scape: Landscape,
+) -> None:
+    def wrongly(request: MeasureRequest, outcome: Outcome) -> Outcome:
+        wrong = request.check and 4 <= runner.requests.index(request) < 12
+        return Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, "off by 3") if wrong else outcome
+
+    store = Memory()
+    runner = Doubting(scape, slots=1, change=wrongly)
+    tune_tasks(
+        [task(scape)],
+        runner,
+        factory("random"),
+        budget=Budget(40),
+        journal=journal(store),
+        options=TuneOptions(check_share=1.0),
+    )
+    wrong = [request.config for request in runner.requests[4:12]]
+
+    assert len(store.records) == len(runner.requests) == 40
+    assert all(record.best_ns is None for record in store.records if record.config in wrong)
+
+
 def test_a_doubted_time_that_becomes_the_best_is_checked_first(scape: Landscape) -> None:
     best = min(float(ns) for ns in scape.ns if np.isfinite(ns))
 

@@ -35,7 +35,7 @@ class TaskProgress:
         self.failures: Counter[FailureKind] = Counter()
         self._claims: list[tuple[float, int, Config]] = []
         self._doubted: dict[int, Config] = {}  # trials to measure again, in their order
-        self._was_doubted: set[int] = set()
+        self._settled: set[int] = set()  # no doubt has them measured again: they were, or are wrong
         self._crowned: list[tuple[int, float]] = []
         self._row: dict[int, int] = {}  # trial -> its place among those that came back
         self._ns: list[float] = []
@@ -64,14 +64,17 @@ class TaskProgress:
         self._ns.append(ns)
         self._fastest.append(min(self.fastest_ns, ns))
         if isinstance(outcome, Failed):
-            self.failures[outcome.kind] += 1
+            self._failed(trial, outcome)
         else:
             self._claim(trial, config, outcome)
 
     def doubted(self, trial: int, config: Config) -> None:
-        """Have a trial measured again, since its device was too slow; once is enough."""
-        if trial not in self._was_doubted:
-            self._was_doubted.add(trial)
+        """Have a trial measured again, since its device was too slow; once is enough.
+
+        A wrong program is not: unchecked, it would count as one that is right.
+        """
+        if trial not in self._settled:
+            self._settled.add(trial)
             self._doubted[trial] = config
 
     def next_doubted(self) -> tuple[int, Config] | None:
@@ -92,9 +95,15 @@ class TaskProgress:
             self._correct(trial, min(outcome.best_ns, self._ns_of(trial)))
             self._claim(trial, config, outcome)
             return
-        self.failures[outcome.kind] += 1
+        self._failed(trial, outcome)
         if outcome.blames_candidate:
             self._correct(trial, math.inf)  # its time was of a wrong program
+
+    def _failed(self, trial: int, outcome: Failed) -> None:
+        self.failures[outcome.kind] += 1
+        if outcome.kind is FailureKind.WRONG_OUTPUT:
+            self._settled.add(trial)
+            self._doubted.pop(trial, None)
 
     def _ns_of(self, trial: int) -> float:
         return self._ns[self._row[trial]] if trial in self._row else math.inf
