@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import faulthandler
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from agents import KEY, WAIT_S, Client, gone, item, processes_below, until
 
 import hostile_kernels
 from loopwright.errors import FleetError
-from loopwright.fleet.agent import main
+from loopwright.fleet.agent import watchdog
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
 from loopwright.fleet.wire.link import dial
@@ -166,32 +166,63 @@ def test_an_agent_that_hangs_is_ended_by_its_watchdog(machine_dir: Path, tier: s
 
     assert done.returncode == 1
     assert '"event":"started"' in done.stdout
-    assert "Timeout (0:00:00.500000)!" in done.stderr
+    assert "loopwright agent: it hangs for 0.5 s and ends itself" in done.stderr
     assert "run_once" in done.stderr
 
 
-@pytest.mark.parametrize("limit_s", [0.01, 0.0])
-def test_a_watchdog_is_put_off_as_long_as_the_loop_turns(
-    monkeypatch: pytest.MonkeyPatch, limit_s: float
-) -> None:
-    calls: list[object] = []
+def looks(*turns: bool) -> bool:
+    """What a watchdog finds that sees the loop turn, or not, between its looks."""
+    left, turned = list(turns), threading.Event()
 
-    def later(timeout: float, *, exit: bool) -> None:  # noqa: A002  # its name
-        calls.append((timeout, exit))
+    def wait() -> bool:
+        if left and left.pop(0):
+            turned.set()
+        return not left
 
-    monkeypatch.setattr(faulthandler, "dump_traceback_later", later)
-    monkeypatch.setattr(faulthandler, "cancel_dump_traceback_later", lambda: calls.append("off"))
+    return watchdog._hangs(wait, turned)
 
+
+def test_a_watchdog_is_put_off_as_long_as_the_loop_turns() -> None:
+    almost = (*[False] * (watchdog._LOOKS - 1), True)
+
+    assert not looks(*almost * 3)
+    assert looks(*almost, *[False] * (watchdog._LOOKS + 1))
+
+
+def test_no_watchdog_looks_without_a_limit() -> None:
+    before = threading.active_count()
+    asyncio.run(watchdog.watch(0.0))
+    assert threading.active_count() == before
+
+
+def test_a_watchdog_ends_with_what_it_watches() -> None:
     async def scenario() -> None:
-        task = asyncio.create_task(main._watch(limit_s))
-        await until(lambda: task.done() or len(calls) > 5)
+        task = asyncio.create_task(watchdog.watch(0.01))
+        await until(lambda: any(thread.name == "watchdog" for thread in threading.enumerate()))
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+        await until(lambda: all(thread.name != "watchdog" for thread in threading.enumerate()))
 
     asyncio.run(scenario())
-    *armed, last = calls
-    assert last == "off"
-    assert set(armed) == ({(limit_s, True)} if limit_s else set())
+
+
+def test_an_agent_that_was_stopped_for_longer_than_its_watchdog_goes_on(
+    machine_dir: Path, tmp_path: Path
+) -> None:
+    with started(machine_dir, tmp_path, "--watchdog", "0.5") as agent:
+        pid = agent.process.pid
+        os.kill(pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, pid, os.WSTOPPED)
+        with pytest.raises(subprocess.TimeoutExpired):
+            agent.process.wait(0.8)
+        os.kill(pid, signal.SIGCONT)
+
+        async def scenario() -> None:
+            client = await agent.open()
+            await client.close()
+
+        asyncio.run(scenario())
+        assert agent.process.poll() is None
 
 
 def test_a_key_of_another_length_is_refused(tmp_path: Path) -> None:

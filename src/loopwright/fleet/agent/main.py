@@ -27,7 +27,7 @@ import msgspec
 
 from loopwright import settings
 from loopwright.errors import ConfigError, LoopwrightError
-from loopwright.fleet.agent import keyfile
+from loopwright.fleet.agent import keyfile, watchdog
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import (
     CANDIDATE_UID,
@@ -215,25 +215,11 @@ async def serve(command: Command) -> None:
         async with agent:
             _keep_off(command.devices)
             _say("started", agent, devices=list(agent.devices))
-            watching = asyncio.create_task(_watch(command.watchdog_s))
+            watching = asyncio.create_task(watchdog.watch(command.watchdog_s))
             try:
                 await _until(stop, agent, command.tracker, trust)
             finally:
                 watching.cancel()
-
-
-async def _watch(limit_s: float) -> None:
-    """Until cancelled, end this process when its loop has not turned for `limit_s`; 0: never.
-
-    Where it hangs is printed. Whoever looks after the process starts it anew; the kernel has ended
-    what it had started.
-    """
-    try:
-        while limit_s:
-            faulthandler.dump_traceback_later(limit_s, exit=True)
-            await asyncio.sleep(limit_s / 4)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 async def _until(
