@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +70,25 @@ def test_an_idle_warden_that_is_stopped_is_noticed_and_replaced(
             await replaced(agent, pid)
             assert "the warden was lost: it does not answer" in seen[0]
             await works(agent, 1, code)
+
+    asyncio.run(scenario())
+
+
+def test_a_warden_that_was_stopped_with_its_agent_gets_time_to_answer(
+    machine_dir: Path, code: bytes
+) -> None:
+    async def scenario() -> None:
+        async with running(told(machine_dir)) as agent:
+            warden = agent.devices[DEVICE]._keeper.warden
+            assert warden is not None
+            pid = stop_warden(agent)
+            now = time.monotonic()
+            warden.beat(now)
+            warden.beat(now + 3600.0)  # the machine was stopped meanwhile
+            os.kill(pid, signal.SIGCONT)
+            await until(lambda: warden._asked_at is None)
+            await works(agent, 1, code)
+            assert agent.devices[DEVICE].warden_pid == pid
 
     asyncio.run(scenario())
 

@@ -49,6 +49,7 @@ _HELLO_S = 20.0
 _END_S = 2.0  # a warden that is well ends as soon as nobody talks to it
 _SWEEP_S = 0.01
 _LADDER_S = POLITE_S + PATIENT_S  # what a warden takes to end a session, at most
+_LOOKS = 4  # without an answer, at least: time passes for a machine that was stopped too
 _LENGTH_BYTES = 4
 _PROCESSES = 512  # of a session, threads included
 _TOLD = msgspec.msgpack.Decoder(Told)
@@ -221,6 +222,7 @@ class Warden:
         self._is_ready: asyncio.Future[None] = self._loop.create_future()
         self._numbers = 0
         self._asked_at: float | None = None  # when it was asked whether it is there
+        self._looks = 0  # for the answer
         self._strays: list[int] = []  # pidfds of processes that are not known to have ended
         self._bubbled = False
         self._cgroup: cgroup.Cgroup | None = None
@@ -362,9 +364,11 @@ class Warden:
         if self.ready is None:
             return
         if self._asked_at is None:
-            self._asked_at = now
+            self._asked_at, self._looks = now, 0
             self.send(Beat())
-        elif now > self._asked_at + self.limit_s:
+            return
+        self._looks += 1
+        if now > self._asked_at + self.limit_s and self._looks > _LOOKS:
             self.give_up(f"it does not answer for {now - self._asked_at:.0f} s")
 
     def send(self, order: Order) -> None:
