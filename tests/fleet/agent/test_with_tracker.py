@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from agents import DEVICE, KEY, WAIT_S, connect, idle, options, running, ticket, until
 
@@ -218,6 +220,29 @@ def test_a_lost_tracker_is_dialled_again_while_a_session_goes_on(
         await idle(agent)
 
     talking(machine_dir, scenario)
+
+
+def test_an_agent_says_when_a_tracker_has_let_it_in_and_when_there_is_none(tmp_path: Path) -> None:
+    said: list[str] = []
+
+    async def main() -> None:
+        plain = options(tmp_path, key=b"")
+        quick = replace(plain, timers=replace(plain.timers, reconnect_s=0.01))
+        agent = Agent(
+            quick, (), time.monotonic, np.random.default_rng(5),
+            on_away=lambda _: said.append("away"), on_here=lambda: said.append("here"),
+        )  # fmt: skip
+        async with agent:
+            tracker = FakeTracker()
+            task = asyncio.create_task(agent.run(tracker.connect))
+            await until(lambda: said)
+            tracker.links[-1].close("it ends")
+            await until(lambda: len(said) > 1)
+            task.cancel()
+            await asyncio.gather(task, *tracker.tasks, return_exceptions=True)
+
+    asyncio.run(main())
+    assert said[:2] == ["here", "away"]
 
 
 def test_a_superseded_agent_ends_its_session_and_stops(machine_dir: Path) -> None:

@@ -62,6 +62,7 @@ class Agent:
         rng: for jitter.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
         on_away: told why there is no tracker, once until there is one or the reason is another.
+        on_here: called when a tracker has let this agent in.
         on_note: told of a device, by its name, what its operator should know.
     """
 
@@ -73,6 +74,7 @@ class Agent:
         rng: Chance,
         blobs: BlobCache | None = None,
         on_away: Callable[[str], None] = lambda _: None,
+        on_here: Callable[[], None] = lambda: None,
         on_note: Callable[[str, str], None] = lambda *_: None,
     ) -> None:
         _check_devices(devices)
@@ -88,6 +90,7 @@ class Agent:
         self._blobs = blobs
         self._join = options.join
         self._on_away = on_away
+        self._on_here = on_here
         self._on_note = on_note
         self._away = ""  # why there is no tracker, as it was told
         self._changed = asyncio.Event()
@@ -245,6 +248,7 @@ class Agent:
             if welcome.device_key:
                 self._keep_key(welcome.device_key)
             self._away = ""
+            self._on_here()
             self._sync_s = welcome.sync_ms / 1000
             self._register(link)
             listening = asyncio.create_task(self._listen(link))

@@ -201,6 +201,7 @@ async def serve(command: Command) -> None:
         time.monotonic,
         secrets.SystemRandom(),
         on_away=lambda why: _say("no tracker", agent, why=why),
+        on_here=lambda: _say("tracker", agent, url=command.tracker),
         on_note=lambda device, what: _say("note", agent, device=device, words=what),
     )
     trust = _client_context(command.ca)
