@@ -137,6 +137,22 @@ def test_revoking_a_token_closes_its_connections_at_once() -> None:
     assert "revoked" in run(work())
 
 
+def test_a_token_that_expires_closes_its_connections() -> None:
+    async def work() -> str:
+        async with site() as here:
+            boss = await admin(here)
+            made = await boss.command("token.issue", name="bob", ttl_s="0.01")
+            lasts = await here.client(ByToken(await token(here)))
+            bob = await here.client(ByToken(made["token"]))
+            await bob.link.wait_closed()
+            assert lasts.link.closed is False
+            await until(lambda: "has expired" in here.log.getvalue())
+            here.wall.now += 1
+            return await refusal(here, ByToken(made["token"]))
+
+    assert "expired" in run(work())
+
+
 def test_a_clock_that_jumps_changes_no_lease() -> None:
     async def work() -> None:
         async with site() as here:

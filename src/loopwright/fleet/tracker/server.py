@@ -87,6 +87,7 @@ class Tracker:
         self.infos = Infos(self._owner)
         self.agents: dict[str, AgentSession] = {}
         self.clients: dict[str, ClientSession] = {}
+        self._expiries: dict[str, asyncio.TimerHandle] = {}  # of clients' tokens
         self.link_tally = Tally()
         self.fenced: StoreFencedError | None = None
         self.asks = Asks(self)
@@ -193,6 +194,7 @@ class Tracker:
             trace = came.hello.trace
             session = ClientSession(self, link, came.principal, number, trace, came.token)
             self.clients[session.id] = session
+            self._expect_expiry(session)
         self.log.write(
             "connected",
             role=came.hello.role,
@@ -381,6 +383,9 @@ class Tracker:
         """The connection of a client is gone."""
         self.log.write("client.left", client=session.id, detail=why)
         del self.clients[session.id]
+        expiry = self._expiries.pop(session.id, None)
+        if expiry is not None:
+            expiry.cancel()
         session.gone()
 
     def slow_down(self, link: Link, wait_s: float) -> None:
@@ -414,6 +419,15 @@ class Tracker:
         for client in found:
             client.link.close(why)
         return len(found)
+
+    def _expect_expiry(self, client: ClientSession) -> None:
+        """Close the connection of `client` when its token expires, however clocks are set."""
+        row = self.directory.tokens.get(client.token)
+        if row is not None and row.expires_at is not None:
+            left_s = max(0.0, row.expires_at - self.wall())
+            self._expiries[client.id] = asyncio.get_running_loop().call_later(
+                left_s, client.link.close, f"token {client.token} has expired"
+            )
 
     def close_agent(self, name: str, why: str) -> None:
         """Close the connections of an agent."""
