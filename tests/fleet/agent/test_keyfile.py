@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import stat
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -67,6 +69,22 @@ def test_a_full_disk_leaves_what_was_there_and_says_so(
 
     assert path.read_bytes() == OLD
     assert names(tmp_path) == ["agent.key"]
+
+
+def test_a_file_system_that_syncs_no_folders_keeps_keys_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fsync(handle: int, real: Callable[[int], None] = os.fsync) -> None:
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        real(handle)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    path = tmp_path / "agent.key"
+
+    keyfile.keep(path, KEY)
+
+    assert keyfile.read(path) == KEY
 
 
 def test_no_key_is_an_empty_one_and_half_a_key_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 
 _KEY_BYTES = 32
 _MODE = 0o600
+_NO_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP})  # of file systems that sync no folders
 
 
 def read(path: Path) -> bytes:
@@ -85,9 +87,12 @@ def _write(path: Path, key: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """See to it that the new name is on the disk too."""
+    """See to it that the new name is on the disk too, where the file system can be asked."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
     finally:
         os.close(handle)
