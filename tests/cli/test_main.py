@@ -107,3 +107,13 @@ def test_the_traceback_is_shown_when_asked_for(
     assert result.code == 2
     assert "Traceback (most recent call last)" in result.err
     assert result.err.splitlines()[-1].startswith("loopwright: records ")
+
+
+def test_the_package_is_the_command() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "loopwright", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout == f"loopwright {loopwright.__version__}\n"

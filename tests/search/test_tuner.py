@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 
@@ -17,7 +17,7 @@ from loopwright.records.record import Record
 from loopwright.records.store import Query, SqlStore
 from loopwright.search.journal import Journal
 from loopwright.search.policies import make_policy
-from loopwright.search.policy import Policy
+from loopwright.search.policy import Policy, Trial
 from loopwright.search.result import Budget, Event, TaskResumed, TrialDone, TuneResult
 from loopwright.search.tuner import PolicyFactory, TuneOptions, tune_tasks
 from loopwright.templates.task import Task
@@ -449,6 +449,48 @@ def test_a_trial_whose_device_was_too_slow_is_measured_again_once_and_is_no_othe
             assert first.best_ns == 2 * second.best_ns  # type: ignore[operator]  # timed too
     assert result.best is not None
     assert result.best.ns == min(ns_of(scape, request) for request in runner.requests)
+
+
+def test_a_time_stands_although_the_second_measurement_took_too_long(scape: Landscape) -> None:
+    def late(request: MeasureRequest, outcome: Outcome) -> Outcome:
+        if sum(other.config == request.config for other in runner.requests) > 1:
+            return Failed(Stage.RUN, FailureKind.RUN_TIMEOUT, "its device was slow")
+        return outcome
+
+    def spied(told: list[Trial]) -> PolicyFactory:
+        def make(task: Task, rng: np.random.Generator) -> Policy:
+            policy = factory("random")(task, rng)
+            tell = policy.tell
+
+            def spy(trials: Sequence[Trial]) -> None:
+                told.extend(trials)
+                tell(trials)
+
+            monkey.setattr(policy, "tell", spy)
+            return policy
+
+        return make
+
+    runner, store = Doubting(scape, change=late), Memory()
+    options = TuneOptions(check=False)
+    told, resumed = list[Trial](), list[Trial]()
+    with pytest.MonkeyPatch.context() as monkey:
+        for heard in (told, resumed):
+            (result,) = tune_tasks(
+                [task(scape)],
+                runner,
+                spied(heard),
+                budget=Budget(20),
+                journal=journal(store),
+                options=options,
+            )
+            assert result.best is not None
+            assert result.best.ns == min(ns_of(scape, request) for request in runner.requests)
+    timed = {trial.config.key for trial in told if isinstance(trial.outcome, Timed)}
+    late_keys = {trial.config.key for trial in told if isinstance(trial.outcome, Failed)}
+    assert len(runner.requests) == 28
+    assert not timed & late_keys
+    assert resumed == told
 
 
 def test_a_wrong_program_is_not_measured_again_however_slow_its_device_was(

@@ -95,9 +95,19 @@ class TaskProgress:
             self._correct(trial, min(outcome.best_ns, self._ns_of(trial)))
             self._claim(trial, config, outcome)
             return
-        self._failed(trial, outcome)
-        if outcome.blames_candidate:
+        if not self.teaches_nothing(trial, outcome):
             self._correct(trial, math.inf)  # its time was of a wrong program
+        self._failed(trial, outcome)
+
+    def teaches_nothing(self, trial: int, outcome: Outcome) -> bool:
+        """Whether another measurement of a trial says nothing of it, but of its device.
+
+        That is a failure of the device, or too long a run of what was timed before.
+        """
+        if not isinstance(outcome, Failed):
+            return False
+        late = outcome.kind is FailureKind.RUN_TIMEOUT and math.isfinite(self._ns_of(trial))
+        return late or not outcome.blames_candidate
 
     def _failed(self, trial: int, outcome: Failed) -> None:
         self.failures[outcome.kind] += 1

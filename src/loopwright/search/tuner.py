@@ -19,7 +19,7 @@ import numpy as np
 
 from loopwright.errors import ConfigError
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.measure.types import Failed, MeasurePlan, Outcome
+from loopwright.measure.types import MeasurePlan, Outcome
 from loopwright.search.allocator import next_task
 from loopwright.search.journal import Journal
 from loopwright.search.policy import Policy, Trial
@@ -169,15 +169,18 @@ class _Tuner:
                 progress.task.space.encode(record.config)
             except ConfigError:
                 continue
-            trials.append(Trial(record.config, record.outcome))
+            taught = True
             if not self._journal.own(record):
                 progress.known(record.config, record.outcome)
             elif record.config.key in seen:
+                taught = not progress.teaches_nothing(record.trial, record.outcome)
                 progress.confirmed(record.trial, record.config, record.outcome)
             else:
                 seen.add(record.config.key)
                 progress.trial_done(record.trial, record.config, record.outcome)
                 progress.next_trial = max(progress.next_trial, record.trial + 1)
+            if taught:
+                trials.append(Trial(record.config, record.outcome))
         if not trials:
             return
         progress.policy.tell(trials)
@@ -255,12 +258,13 @@ class _Tuner:
         progress = self._tasks[flight.index]
         if self._journal is not None:
             self._journal.write(progress.task, flight.trial, flight.config, outcome)
+        taught = not (flight.recheck and progress.teaches_nothing(flight.trial, outcome))
         if flight.recheck:
             progress.confirmed(flight.trial, flight.config, outcome)
         else:
             progress.in_flight -= 1
             progress.trial_done(flight.trial, flight.config, outcome)
-        if not (flight.recheck and isinstance(outcome, Failed) and not outcome.blames_candidate):
+        if taught:
             progress.policy.tell([Trial(flight.config, outcome)])
         self._tell(
             TrialDone(
