@@ -5,6 +5,7 @@ import os
 import socket
 import stat
 import time
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -43,6 +44,41 @@ def test_a_silent_connection_is_closed_at_its_deadline(address: str, tmp_path: P
             assert await gone(sock)
             assert listener.tally.of(Fault.HANDSHAKE_TIMEOUT) == 1
             assert listener.half_open == 0
+
+    run(work())
+
+
+class Mute(asyncio.Transport):
+    """A transport that never says that it is gone."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__({"socket": sock, "peername": sock.getpeername()})
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None: ...
+
+    def is_closing(self) -> bool:
+        return True
+
+    def abort(self) -> None: ...
+
+
+def test_one_that_is_thrown_out_while_it_is_taken_up_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def connect(
+        factory: Callable[[], asyncio.BaseProtocol], sock: socket.socket, **_: object
+    ) -> None:
+        factory().connection_made(Mute(sock))
+        await asyncio.Event().wait()
+
+    async def work() -> None:
+        loop = asyncio.get_running_loop()
+        listener = Listener(LOOPBACK, one_pong, limits=QUICK)
+        async with listener, raw(listener) as sock:
+            monkeypatch.setattr(loop, "connect_accepted_socket", connect)
+            await loop.sock_sendall(sock, b"L")
+            await until(lambda: listener.tally.of(Fault.HANDSHAKE_TIMEOUT) == 1)
+        assert not listener.links
 
     run(work())
 

@@ -259,6 +259,7 @@ class Listener:
             return
         except asyncio.CancelledError:
             guest.sock.close()
+            link.connection_lost(None)  # which not every event loop says of one that it gave up
             raise
         await self._handle(link)
 
