@@ -41,7 +41,8 @@ PARTS: dict[str, Callable[[bool], Part]] = {
 }
 ABSENT = (
     "apache-tvm was not measured. In an environment of its own: python -m venv tvm && "
-    "tvm/bin/pip install apache-tvm apache-tvm-ffi==0.1.14.post0 tornado psutil cloudpickle; then --tvm-python tvm/bin/python"
+    "tvm/bin/pip install apache-tvm apache-tvm-ffi==0.1.14.post0 tornado psutil cloudpickle; "
+    "then --tvm-python tvm/bin/python"
 )
 _TVM_S = 900.0
 
