@@ -102,9 +102,10 @@ def processes_below(pid: int) -> tuple[int, ...]:
         return ()
     found = [pid]
     for one in found:
-        for thread in Path(f"/proc/{one}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # it is gone
-                found += [int(word) for word in thread.read_text().split()]
+        with contextlib.suppress(OSError):  # it is gone
+            for thread in Path(f"/proc/{one}/task").iterdir():
+                with contextlib.suppress(OSError):
+                    found += [int(w) for w in (thread / "children").read_text().split()]
     return tuple(found)
 
 
