@@ -47,7 +47,7 @@ _COMMANDS = {
 def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
     """The command `loopwright` with the commands `names`.
 
-    Importing and describing all of them takes longer than most take to run.
+    Given one, it imports and describes no other.
     """
     app = typer.Typer(
         name="loopwright",

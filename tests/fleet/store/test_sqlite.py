@@ -64,6 +64,15 @@ def leased(number: int) -> SaveLease:
     )
 
 
+def filled(store: SqlTrackerStore) -> int:
+    """How many leases were committed until the log is to go into the file."""
+    number = 0
+    while store.pace(Batch()) is Pace.PROMPT:
+        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
+        number += 1000
+    return number
+
+
 def test_only_what_must_survive_a_loss_of_power_waits_for_the_disk(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
@@ -76,10 +85,7 @@ def test_only_what_must_survive_a_loss_of_power_waits_for_the_disk(path: Path) -
 def test_the_log_goes_into_the_file_now_and_then(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    number = 0
-    while store.pace(Batch()) is Pace.PROMPT:
-        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
-        number += 1000
+    number = filled(store)
     before = path.stat().st_size
     store.commit(Batch([leased(number)]))
     assert path.stat().st_size > before + 40 * number
@@ -110,10 +116,7 @@ def test_a_commit_that_would_not_wait_is_refused_while_another_process_writes(pa
 def test_the_log_goes_into_the_file_when_another_process_has_written(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    number = 0
-    while store.pace(Batch()) is Pace.PROMPT:
-        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
-        number += 1000
+    number = filled(store)
     other = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     other.execute("BEGIN IMMEDIATE")
     rest = threading.Timer(0.1, other.execute, ["ROLLBACK"])

@@ -295,8 +295,8 @@ class Control:
         while after:
             asked = self.page(what, after, selector=selector, name=name)
             coming = asyncio.get_running_loop().create_task(asked)
-            await asyncio.sleep(0)  # it goes out now
             try:
+                await asyncio.sleep(0)  # it goes out now
                 found += decode(body)
             except BaseException:
                 coming.cancel()

@@ -1,10 +1,11 @@
 """The tracker's store in a database: `sqlite:///FILE` or `postgresql://USER@HOST/NAME`.
 
-One connection writes, and only the thread that commits uses it. A commit waits for the disk when
-it has epochs or anything about who may do what; leases alone are with the operating system
-(SQLite) or the server (PostgreSQL) when it returns: a killed tracker loses none of them, only a
-loss of power can take the last few, and the devices say what is true of those. In SQLite such a
-commit waits for nothing (`Pace.PROMPT`), unless another process holds the lock.
+One connection writes, in the event loop or in the thread that commits, never in both at once: the
+`Committer` makes one commit after the other. A commit waits for the disk when it has epochs or
+anything about who may do what; leases alone are with the operating system (SQLite) or the server
+(PostgreSQL) when it returns: a killed tracker loses none of them, only a loss of power can take the
+last few, and the devices say what is true of those. In SQLite such a commit waits for nothing
+(`Pace.PROMPT`), unless another process holds the lock.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from loopwright.fleet.words import Admin
 
 KEEP_EVENTS = 100_000
 _PRUNE_EVERY = 5_000
-_TIDY_EVERY = 8_000  # rows and commits: SQLite's log has some ten megabytes then
+_TIDY_EVERY = 8_000  # rows and commits, so that SQLite's log stays small
 _BUSY_S = 10.0
 
 

@@ -1,7 +1,7 @@
 """Group commit: what many events want durable goes into one transaction.
 
 A commit that waits for nothing (`Pace.PROMPT`: leases and the log, in SQLite) is made in the event
-loop, after all that came in one turn of it: handing it to a thread costs more than the commit.
+loop, after all that came in one turn of it, which saves the way to a thread and back.
 All others are made in a thread of its own, and so is a prompt one that finds the store locked, or
 any for a while after one has taken long. A kept disk that stops answering can thus hold up the loop
 once, which looks like a pause of the process: agents' silence meanwhile counts for nothing.

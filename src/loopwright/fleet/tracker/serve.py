@@ -58,10 +58,7 @@ class Serving:
 
 
 def run(serving: Coroutine[Any, Any, None]) -> None:
-    """Run `serve` in an event loop: uvloop's where it is installed (extra `server`).
-
-    A grant then takes a tenth less time; nothing else differs.
-    """
+    """Run `serve` in an event loop: uvloop's where it is installed (extra `server`)."""
     try:
         import uvloop
     except ImportError:

@@ -88,7 +88,7 @@ class LinkHooks:
 class _Arrivals(threading.local):
     """Where bytes arrive: one buffer for all links of a thread, which take them out at once.
 
-    Having the transport make a fresh object for each read costs more than the read.
+    So no object of the size that a read may have is made for each message.
     """
 
     def __init__(self) -> None:
