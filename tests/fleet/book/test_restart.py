@@ -67,14 +67,32 @@ class TestDeviceIsTheTruth:
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
 
-    def test_a_device_whose_session_is_over_ends_its_lease_and_is_free(self) -> None:
+    def test_a_lease_whose_session_is_over_is_its_holders_to_give_back(self) -> None:
+        # The session closed while the tracker was away; its agent is back before its client.
         bench = restarted(row())
         bench.up("a", "a/0")
         waits = bench.want("board=x")
         bench.report("a/0", last=7)
-        assert bench.ended == [("old1", EndReason.EXPIRED)]
+        assert bench.ended == []
+        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        assert bench.renew(given) is Verdict.OK  # it may open another
+        bench.give_back(given)
+        assert bench.ended == [("old1", EndReason.RELEASED)]
+        bench.report("a/0", last=7)
         assert bench.granted == [waits]
         assert bench.given[0].epoch == 1001
+
+    def test_a_lease_whose_session_is_over_ends_in_time_without_its_holder(self) -> None:
+        bench = restarted(row())
+        bench.up("a", "a/0")
+        waits = bench.want("board=x")
+        bench.report("a/0", last=7)
+        bench.wait(29.0)
+        assert bench.ended == []
+        bench.wait(2.0)
+        assert bench.ended == [("old1", EndReason.EXPIRED)]
+        bench.wait(10.0)
+        assert bench.granted == [waits]
 
     def test_a_lease_that_was_not_opened_yet_has_time_to_be(self) -> None:
         bench = restarted(row())

@@ -165,7 +165,7 @@ class TestPlantedMistakes:
     )
     def test_the_checker_finds_it(self, book: type[LeaseBook], caught: str) -> None:
         found: list[str] = []
-        for seed in range(12):
+        for seed in range(24):
             found += simulate(seed, 6_000, variant(seed), book).violations
             if any(caught in violation for violation in found):
                 return

@@ -43,7 +43,11 @@ def report(state: State, device: Device, told: Report) -> None:
 
 
 def _adopt(state: State, device: Device, lease: Lease, told: Report) -> None:
-    """What a report says about the lease that the book has for the device."""
+    """What a report says about the lease that the book has for the device.
+
+    Of a lease whose session is over nothing follows, not even when the tracker was away meanwhile:
+    its holder may open another, or is about to say that it gives it back.
+    """
     top = max(told.epoch, told.last_epoch)
     at_work = told.occupancy in _AT_WORK
     if top > lease.epoch:
@@ -53,14 +57,8 @@ def _adopt(state: State, device: Device, lease: Lease, told: Report) -> None:
         if at_work:
             device.ending_since = state.now
             state.arm(device, state.now + cleaning_limit(state, device))
-    elif top == lease.epoch:
-        if lease.state is LeaseState.GRANTED:
-            lease.state = LeaseState.ACTIVE
-        if lease.restored and not at_work:
-            end(state, lease, EndReason.EXPIRED, "its session was over when the tracker was back")
-            device.ending_since = NEVER
-            released(state, device)
-    lease.restored = False
+    elif top == lease.epoch and lease.state is LeaseState.GRANTED:
+        lease.state = LeaseState.ACTIVE
 
 
 def _health(state: State, device: Device, told: Report) -> None:

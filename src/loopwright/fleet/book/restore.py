@@ -97,7 +97,6 @@ def _lease(state: State, row: LeaseRow, device: Device) -> None:
         now,
         now + row.ttl_s,
         now + max(config.open_s, config.settle_s),
-        restored=True,
         charged_at=now,
     )
     device.lease = lease

@@ -96,7 +96,6 @@ class Lease:
     open_by: float
     state: LeaseState = LeaseState.GRANTED
     reason: EndReason | None = None
-    restored: bool = False
     charged_at: float = 0.0
     yield_by: float = NEVER
     yield_for: Request | None = None
