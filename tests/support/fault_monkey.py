@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections import Counter
@@ -29,6 +30,8 @@ from loopwright.records.record import Record
 TRIALS = 50
 TTL_S, SILENT_S = 1.5, 1.0
 _IN_FLIGHT = 2
+_AWAY = re.compile(r"^loopwright\S*\.(FleetError|LinkClosed): ", re.MULTILINE)
+"""How a tuner ends that finds no tracker, or one that is stopped, or killed while it comes in."""
 
 
 @dataclass
@@ -50,8 +53,10 @@ class Tuner:
             if ended.returncode == 0:
                 self.books[-1].check(TRIALS)
                 self.done += 1
-            elif ended.returncode != -signal.SIGKILL:  # the tracker was away when it began
-                assert "cannot be reached" in self.site.tuner_said(ended)
+            elif ended.returncode != -signal.SIGKILL:
+                said = self.site.tuner_said(ended)  # the tracker was away when it began
+                assert "await fleet.start()" in said, said
+                assert _AWAY.search(said), said
         if self.done == len(self.books):
             folder = self.folder / str(self.done)
             folder.mkdir(parents=True)
