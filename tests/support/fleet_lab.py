@@ -120,6 +120,12 @@ class Lab:
         await agent.registered.wait()
         return agent
 
+    async def leave(self, name: str) -> None:
+        """An agent goes away."""
+        run = self._runs.pop(name)
+        run.cancel()
+        await asyncio.gather(run, return_exceptions=True)
+
     def client(self, *, sessions: SessionConfig = SessionConfig()) -> Fleet:  # noqa: B008  # frozen
         """Another client of the fleet, on this lab's loop; close its `aio`, not it."""
         return self.run(self._client(sessions))  # type: ignore[no-any-return]

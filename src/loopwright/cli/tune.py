@@ -242,10 +242,15 @@ def _remote(settings: Settings, where: _Where, stack: ExitStack) -> Remote | Non
     from loopwright.fleet.client.runner import device_class
 
     found = stack.enter_context(connect(where.fleet, settings=settings))
-    devices = device_class(found, where.device or "", where.threads)
+    err = console(stderr=True)
+
+    def waits(left_s: float) -> None:
+        err.print(f"the tracker was just started; it waits {left_s:.0f} s at most for its devices")
+
+    devices = device_class(found, where.device or "", where.threads, on_wait=waits)
     said = f"{len(devices.names)} x {devices.device} ({devices.target.name})"
     other = f"; {len(devices.others)} others are not like them" if devices.others else ""
-    console(stderr=True).print(f"devices: {said}{other}", markup=False)
+    err.print(f"devices: {said}{other}", markup=False)
     return Remote(found, devices, options)
 
 

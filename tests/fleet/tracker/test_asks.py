@@ -115,6 +115,7 @@ def test_status_counts_everything() -> None:
     assert status["ended"]["released"] == 1
     assert status["by_health"] == {"good": 3}
     assert status["read_only"] == ""
+    assert status["settling_s"] == 0.0
 
 
 @pytest.mark.parametrize(

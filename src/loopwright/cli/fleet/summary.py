@@ -17,9 +17,11 @@ Figures = Mapping[str, object]
 def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:
     """Names and values of what `tracker status` shows."""
     read_only = status.get("read_only")
+    settling_s = _number(status.get("settling_s"))
+    awaited = f", devices of before are awaited for {settling_s:.0f} s yet" if settling_s else ""
     return [
         ("tracker", f"{status.get('tracker', '')} at {url}, epoch {count(status, 'epoch')}"),
-        ("up", duration(_number(status.get("up_s")))),
+        ("up", duration(_number(status.get("up_s"))) + awaited),
         ("store", f"READ-ONLY: {read_only}; nothing new is granted" if read_only else "writable"),
         ("agents", f"{count(status, 'agents')} connected"),
         ("devices", devices_line(status)),

@@ -122,6 +122,11 @@ class LeaseBook:
         return self._state.read_only
 
     @property
+    def settling_s(self) -> float:
+        """For how long, in seconds, devices of before the last start may still come back."""
+        return self._state.settling_s
+
+    @property
     def counts(self) -> Counts:
         """How many there are of everything."""
         return counts(self._state)

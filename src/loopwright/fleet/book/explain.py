@@ -243,8 +243,8 @@ def _limits(state: State, request: Request) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
     if state.settling and match is not None and len(match.devices) < request.count:
-        left = state.settling_until - state.now
-        parts += f"; the tracker has just started, devices may be back within {left:.0f} s"
+        within = f"{state.settling_s:.0f} s"
+        parts += f"; the tracker has just started, devices may be back within {within}"
     if state.read_only:
         parts += f"; the tracker grants nothing now: {state.read_only}"
     if queue.blocked(tenant, request.count):

@@ -300,6 +300,11 @@ class State:
         """Whether devices of before a restart may still come back."""
         return self.now < self.settling_until
 
+    @property
+    def settling_s(self) -> float:
+        """For how long, in seconds, they may still; 0 when they are here or given up."""
+        return max(0.0, self.settling_until - self.now)
+
     def returned(self) -> None:
         """An agent of before may be back with its devices: look whether all are."""
         if self.settling and not self.expected and not self.absent:

@@ -29,6 +29,7 @@ from loopwright.target import Target
 
 _MAX_NAMES = 48  # in a selector
 _OTHER_S = 10.0
+_LOOK_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,23 @@ class DeviceClass:
     selector: str
 
 
-def device_class(fleet: Fleet, selector: str, threads: int = 1) -> DeviceClass:
+def device_class(
+    fleet: Fleet,
+    selector: str,
+    threads: int = 1,
+    *,
+    on_wait: Callable[[float], None] = lambda _: None,
+) -> DeviceClass:
     """The devices that match `selector` and can run `threads` threads: the largest class of them.
+
+    A tracker that was just started is waited for until it has heard of the devices that it had.
+
+    Args:
+        on_wait: called once, where one has to wait, with the seconds that it takes at most.
 
     Raises: NoDeviceError when there is none; ConfigError for a selector that is none.
     """
+    _await_settled(fleet, on_wait)
     views = fleet.devices(selector)
     able = [view for view in views if view.target and len(view.cores) >= threads]
     if not able:
@@ -65,6 +78,20 @@ def device_class(fleet: Fleet, selector: str, threads: int = 1) -> DeviceClass:
         listed = ",".join(names[:_MAX_NAMES])
         pinned = ", ".join(part for part in (selector.strip(), f"name in ({listed})") if part)
     return DeviceClass(targets.parse(chosen[0].target), chosen[0].device, names, others, pinned)
+
+
+def _await_settled(fleet: Fleet, on_wait: Callable[[float], None]) -> None:
+    """Wait until the tracker knows which of its devices are there; it does not wait for ever."""
+    left = _settling_s(fleet)
+    if left:
+        on_wait(left)
+    while left := _settling_s(fleet):
+        time.sleep(min(left, _LOOK_S))
+
+
+def _settling_s(fleet: Fleet) -> float:
+    found = fleet.status().get("settling_s")  # trackers of before have none
+    return float(found) if isinstance(found, int | float) else 0.0
 
 
 def _worth(views: Sequence[DeviceView]) -> tuple[int, int, str]:

@@ -37,6 +37,7 @@ class _Family:
 _FAMILIES = (
     _Family("up_s", "uptime_seconds", "gauge", "Seconds since the tracker started."),
     _Family("epoch", "tracker_epoch", "gauge", "Starts of a tracker on this store."),
+    _Family("settling_s", "settling_seconds", "gauge", "Seconds devices are still awaited."),
     _Family("read_only", "read_only", "gauge", "1 while the store cannot be written."),
     _Family("agents", "agents", "gauge", "Agents that are connected."),
     _Family("clients", "clients", "gauge", "Clients that are connected."),

@@ -468,6 +468,7 @@ class Tracker:
             "tracker": self.config.name,
             "epoch": self.epoch,
             "up_s": round(self.clock() - self._started_at, 3),
+            "settling_s": round(self.book.settling_s, 3),
             "read_only": self.book.read_only,
             "agents": len(self.agents),
             "clients": len(self.clients),
