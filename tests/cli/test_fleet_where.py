@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet_site import Town, town
 
+from loopwright.cli.fleet.summary import status_pairs
 from loopwright.cli.fleet.text import duration, parse_days
 from loopwright.errors import ConfigError
 
@@ -98,6 +99,14 @@ def test_the_status_is_text_or_json(run: Run, fleet: Town) -> None:
     assert "store    writable\n" in text
     found = json.loads(run("tracker", "status", "--fleet", fleet.url, "-o", "json").out)
     assert (found["fleet"], found["free"]) == (fleet.url, 1)
+
+
+@pytest.mark.parametrize(
+    ("settling_s", "said"), [(0.0, "3.2s"), (11.7, "3.2s, waits 12 s at most for its devices")]
+)
+def test_the_status_says_whether_devices_may_still_come_back(settling_s: float, said: str) -> None:
+    shown = dict(status_pairs("tcp://t:1", {"up_s": 3.2, "settling_s": settling_s}))
+    assert shown["up"] == said
 
 
 def test_top_writes_a_line_a_look_where_there_is_no_terminal(run: Run, fleet: Town) -> None:

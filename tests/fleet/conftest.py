@@ -1,11 +1,20 @@
-"""A PostgreSQL server for all tests of the fleet that want one."""
+"""What tests of the fleet share: a fleet in this process, a PostgreSQL server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import postgres_server
 import pytest
+from fleet_lab import Lab
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Lab]:
+    """A fleet without agents."""
+    with Lab(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

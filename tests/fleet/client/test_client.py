@@ -6,7 +6,6 @@ import asyncio
 import hashlib
 import math
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,10 +47,9 @@ async def behave(device: str, item: RunItem, code: bytes) -> Result:
 
 
 @pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as made:
-        made.agent("a", behave)
-        yield made
+def lab(lab: Lab) -> Lab:
+    lab.agent("a", behave)
+    return lab
 
 
 def run(text: str) -> Run:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
-from fleet_lab import Lab
+from fleet_lab import Lab, well
 
 from loopwright.errors import NoDeviceError
 from loopwright.fleet.client.runner import device_class
-from loopwright.fleet.simulated import timed
-from loopwright.fleet.wire.messages import Result, RunItem
-
-
-async def behave(device: str, item: RunItem, code: bytes) -> Result:
-    del device, code
-    return timed(item, 1000.0)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as made:
-        yield made
 
 
 def test_devices_that_a_tracker_had_before_it_was_started_are_waited_for(lab: Lab) -> None:
-    lab.agent("h0", behave, devices=2)
+    lab.agent("h0", well, devices=2)
     fleet = lab.client()
     lab.run(lab.leave("h0"))
     lab.run(lab.end())
@@ -35,7 +19,7 @@ def test_devices_that_a_tracker_had_before_it_was_started_are_waited_for(lab: La
 
     def comes_back(left_s: float) -> None:
         waits.append(left_s)
-        lab.agent("h0", behave, devices=2)
+        lab.agent("h0", well, devices=2)
 
     found = device_class(fleet, "board=sim", on_wait=comes_back)
     assert found.names == ("h0/0", "h0/1")
@@ -44,7 +28,7 @@ def test_devices_that_a_tracker_had_before_it_was_started_are_waited_for(lab: La
 
 
 def test_nobody_is_waited_for_where_all_are_there(lab: Lab) -> None:
-    lab.agent("h0", behave)
+    lab.agent("h0", well)
     fleet = lab.client()
 
     def waits(left_s: float) -> None:

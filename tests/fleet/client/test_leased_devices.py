@@ -6,9 +6,8 @@ import asyncio
 import functools
 import hashlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 
 import measure_kernels as kernels
 import msgspec
@@ -41,12 +40,6 @@ from loopwright.templates.task import make
 from loopwright.templates.template import Configuration, Template
 
 PLAN = MeasurePlan(repeats=2)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as made:
-        yield made
 
 
 class Script:

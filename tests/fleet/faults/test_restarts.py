@@ -3,38 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-import pytest
 from fault_tuner import Book, Tuning, leases_of
 from fleet_faults import Site, until
-from fleet_lab import WAIT_S, Lab
+from fleet_lab import WAIT_S, Lab, well
 
 from loopwright.fleet.client.aio import Wish
-from loopwright.fleet.simulated import timed
-from loopwright.fleet.wire.messages import Result, RunItem
 
 TRIALS = 8
 HOSTS, DEVICES = 20, 50
 HELD, LATE = 20, 60
 
 
-async def behave(device: str, item: RunItem, code: bytes) -> Result:
-    del device, code
-    return timed(item, 1000.0)
-
-
-@pytest.fixture
-def lab(tmp_path: Path) -> Iterator[Lab]:
-    with Lab(tmp_path) as made:
-        yield made
-
-
 def test_a_thousand_devices_are_granted_again_when_the_tracker_is_back(lab: Lab) -> None:
     for number in range(HOSTS):
-        lab.agent(f"h{number}", behave, devices=DEVICES)
+        lab.agent(f"h{number}", well, devices=DEVICES)
     fleet = lab.client()
     until(lambda: fleet.status()["free"] == HOSTS * DEVICES, "a thousand devices")
     held = [fleet.lease("board=sim", ttl=120.0) for _ in range(HELD)]

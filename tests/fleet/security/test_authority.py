@@ -78,7 +78,10 @@ def test_a_link_over_tls_may_be_closed_again(folder: Path) -> None:
     assert whys == ["once"]
 
 
-def test_a_client_with_a_certificate_is_known_by_its_name(folder: Path) -> None:
+@pytest.mark.parametrize("name", ["ada", ""])
+def test_a_client_is_known_by_the_name_in_its_certificate_if_it_has_one(
+    folder: Path, name: str
+) -> None:
     names: list[str] = []
 
     async def note(link: Link) -> None:
@@ -87,32 +90,14 @@ def test_a_client_with_a_certificate_is_known_by_its_name(folder: Path) -> None:
 
     async def work() -> None:
         context = authority.server_context(folder, clients=folder / "ca.crt")
-        own = authority.files_of(folder, "ada")
-        trust = authority.client_context(folder / "ca.crt", own)
+        own = authority.files_of(folder, name) if name else None
+        trust = authority.client_context(folder, own)
         async with served(note, TLS, tls=context, trust=trust) as (_, link):
             link.send(Ping(4))
             assert await link.receive(5) == Pong(4)
 
     run(work())
-    assert names == ["ada"]
-
-
-def test_a_client_without_a_certificate_has_no_name(folder: Path) -> None:
-    names: list[str] = []
-
-    async def note(link: Link) -> None:
-        names.append(link.peer.certificate)
-        await pong(link)
-
-    async def work() -> None:
-        context = authority.server_context(folder, clients=folder / "ca.crt")
-        trust = authority.client_context(folder)
-        async with served(note, TLS, tls=context, trust=trust) as (_, link):
-            link.send(Ping(4))
-            assert await link.receive(5) == Pong(4)
-
-    run(work())
-    assert names == [""]
+    assert names == [name]
 
 
 @pytest.mark.parametrize("whose", ["another authority's", "a server's"])

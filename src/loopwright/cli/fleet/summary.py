@@ -18,7 +18,7 @@ def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:
     """Names and values of what `tracker status` shows."""
     read_only = status.get("read_only")
     settling_s = _number(status.get("settling_s"))
-    awaited = f", devices of before are awaited for {settling_s:.0f} s yet" if settling_s else ""
+    awaited = f", waits {settling_s:.0f} s at most for its devices" if settling_s else ""
     return [
         ("tracker", f"{status.get('tracker', '')} at {url}, epoch {count(status, 'epoch')}"),
         ("up", duration(_number(status.get("up_s"))) + awaited),

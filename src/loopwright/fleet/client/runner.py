@@ -85,8 +85,9 @@ def _await_settled(fleet: Fleet, on_wait: Callable[[float], None]) -> None:
     left = _settling_s(fleet)
     if left:
         on_wait(left)
-    while left := _settling_s(fleet):
+    while left:
         time.sleep(min(left, _LOOK_S))
+        left = _settling_s(fleet)
 
 
 def _settling_s(fleet: Fleet) -> float:
