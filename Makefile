@@ -30,7 +30,7 @@ fuzz: $(VENV)/.dev
 # Builders on a Ray cluster: its wheel is large, so that the other targets go without.
 ray: $(VENV)/.dev
 	$(PIP) --editable '.[ray]'
-	$(PY) -m pytest -q tests/measure/test_executors.py -k TestRay
+	$(PY) -m pytest -q tests/build/test_executors.py -k TestRay
 
 check: $(VENV)/.dev
 	tools/check $(PY)

@@ -22,14 +22,15 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.codegen.artifact import Param
-from loopwright.codegen.llvm import emit
-from loopwright.codegen.object_code import OPT_LEVEL, assemble, object_bytes
-from loopwright.codegen.probes import fma_probe
+from loopwright.codegen.llvm.emit import emit
+from loopwright.codegen.llvm.object_code import OPT_LEVEL, assemble, object_bytes
+from loopwright.codegen.llvm.probes import fma_probe
 from loopwright.ir.dtype import F32
 from loopwright.ir.expr import Buffer, Const, Expr, Load, Scope, Var
 from loopwright.ir.stmt import Alloc, For, Kernel, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
-from loopwright.target import Target, host
+from loopwright.target.host import host
+from loopwright.target.union import Target
 
 Array = npt.NDArray[np.float32]
 

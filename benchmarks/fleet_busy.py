@@ -28,26 +28,26 @@ import harness
 import resnet18
 from fleet_part import Part, Row, run_alone
 from harness import figure
+from loopwright.build.candidate import Built
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import InternalError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.runner import FleetOptions, FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
-from loopwright.fleet.simulated import SimulatedAgent, SimulatedDevice, timed
+from loopwright.fleet.sim.devices import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import Result, RunItem
-from loopwright.measure.build import Built
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import MeasurePlan, Timed
-from loopwright.runtime.canary import ENTRY, canary
-from loopwright.runtime.native import default_cache_dir
+from loopwright.outcome import MeasurePlan, Timed
+from loopwright.runtime.cpu.canary import ENTRY, canary
+from loopwright.runtime.cpu.native import default_cache_dir
 from loopwright.space.config import Config
-from loopwright.target import host
+from loopwright.target.host import host
 from loopwright.templates.task import Task
 
 RUN_S, BUILD_S, BUILDERS = 0.050, 0.025, 4

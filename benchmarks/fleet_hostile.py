@@ -43,7 +43,7 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health, Occupancy, RunStatus, Tier
 from loopwright.measure.run import cores_for
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
 
 GOAL_MS = 500.0
 KEY = bytes(32)

@@ -27,9 +27,9 @@ from loopwright.errors import InternalError, UnsupportedError
 from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
 from loopwright.fleet.words import Tier
 from loopwright.measure.run import cores_for
-from loopwright.measure.wire import RunRequest, WireParam
-from loopwright.runtime.canary import ENTRY, canary
-from loopwright.runtime.native import object_code, runtime_object
+from loopwright.runtime.cpu.canary import ENTRY, canary
+from loopwright.runtime.cpu.native import object_code, runtime_object
+from loopwright.sandbox.wire import RunRequest, WireParam
 
 GOAL_MS, GOAL_SHARE = 1.0, 0.005
 FLOATS = 4 << 20

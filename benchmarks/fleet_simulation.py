@@ -18,9 +18,9 @@ import harness
 from fleet_part import Part
 from fleet_part import Row as Line
 from harness import Figure, figure
-from loopwright.fleet.book import sim_load
-from loopwright.fleet.book.sim_load import Load
-from loopwright.fleet.book.simulate import simulate, variant
+from loopwright.fleet.sim import load as sim_load
+from loopwright.fleet.sim.load import Load
+from loopwright.fleet.sim.simulate import simulate, variant
 from loopwright.fleet.words import EndReason
 
 

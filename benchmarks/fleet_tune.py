@@ -21,12 +21,12 @@ from fleet_part import Part, Row, run_alone
 from fleet_roles import real_fleet
 from harness import figure
 from loopwright.api.tune import tune
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.errors import InternalError
 from loopwright.fleet.local import LocalRunner
 from loopwright.measure.request import MeasureRequest
 from loopwright.measure.run import cores_for
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 

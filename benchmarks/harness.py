@@ -26,9 +26,9 @@ from loopwright.cli.common import console, table
 from loopwright.errors import LoopwrightError, UnsupportedError
 from loopwright.peers.peer import missing
 from loopwright.records.device import fingerprint
-from loopwright.runtime import machine
+from loopwright.runtime.cpu import machine
 from loopwright.runtime.facts import facts
-from loopwright.target import host
+from loopwright.target.host import host
 from loopwright.version import __version__
 
 RowT = TypeVar("RowT")

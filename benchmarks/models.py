@@ -22,13 +22,13 @@ from rich.table import Table
 
 import harness
 from harness import Figure, figure
-from loopwright.api.compare import OURS, ModelComparison, compare_model
-from loopwright.api.optimize import optimize
 from loopwright.cli.common import parse_duration
+from loopwright.deploy.optimize import optimize
 from loopwright.errors import ConfigError
-from loopwright.graph.models import bundled
+from loopwright.frontends.onnx.bundled import bundled
 from loopwright.measure.run import cores_for
 from loopwright.peers.peer import MODEL_PEERS
+from loopwright.report.compare import OURS, ModelComparison, compare_model
 
 GOALS = {
     "resnet18": 1.5,

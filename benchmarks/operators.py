@@ -23,7 +23,7 @@ from loopwright.api.program import example_inputs
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on
 from loopwright.peers.peer import OPERATOR_PEERS
 from loopwright.peers.wire import OpSpec
-from loopwright.runtime.machine import FmaBurst, fed_fma_burst, fma_burst, measure_fma_peak
+from loopwright.runtime.cpu.machine import FmaBurst, fed_fma_burst, fma_burst, measure_fma_peak
 
 PEAK, FED = "fma peak", "fed fma"
 _Peaks: TypeAlias = tuple[float, float, float | None]

@@ -20,8 +20,8 @@ import harness
 from fleet_part import Beside
 from harness import Figure, Machine
 from loopwright import jsonio
-from loopwright.api.compare import OURS
 from loopwright.errors import UserError
+from loopwright.report.compare import OURS
 from models import RATIO_NAME, ModelRow
 from operators import OperatorRow
 

@@ -23,12 +23,12 @@ import numpy.typing as npt
 import harness
 from harness import Figure, figure
 from loopwright.api.replay import recorded_task
-from loopwright.cli.figure import Line, Panel, draw
 from loopwright.errors import ConfigError
 from loopwright.learn.features import featurize
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
+from loopwright.report.figure import Line, Panel, draw
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policies import make_policy
 from loopwright.search.policy import Featurizer, Policy

@@ -26,10 +26,10 @@ import harness
 import loopwright as lw
 import resnet18
 from harness import figure
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
+from loopwright.build.pool import BuilderPool
 from loopwright.errors import InternalError
-from loopwright.measure.builders import BuilderPool
-from loopwright.measure.types import Failed, MeasurePlan, Timed
+from loopwright.outcome import Failed, MeasurePlan, Timed
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
 

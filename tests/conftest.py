@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 
 # A gate that anyone can run again: the same examples each time. `make hunt` draws new ones.
 hypothesis.settings.register_profile("same", derandomize=True)
@@ -34,6 +34,12 @@ def golden(request: pytest.FixtureRequest) -> Callable[[str, str], None]:
         assert text == path.read_text()
 
     return compare
+
+
+@pytest.fixture(scope="session")
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What processes of all tests keep between them: the native runtime is compiled once."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="session")

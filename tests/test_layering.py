@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "loopwright"
 # Lowest first. A package imports rows below its own, and nothing beside it in its row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("settings", "jsonio", "layout", "weights"),
+    ("settings", "jsonio", "layout", "weights", "outcome"),
     ("trace",),
     ("ir",),
     ("target",),
@@ -24,12 +24,18 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("lower",),
     ("codegen", "learn"),
     ("runtime",),
+    ("sandbox", "records"),
+    ("build",),
     ("measure",),
-    ("records", "fleet"),
+    ("fleet",),
     ("search",),
     ("graph",),
+    ("frontends",),
     ("peers",),
     ("api",),
+    ("deploy",),
+    ("export",),
+    ("report",),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -22,12 +22,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from loopwright.api.compile import compile as compile_model
+from loopwright.deploy.compile import compile as compile_model
 from loopwright.errors import LoopwrightError
+from loopwright.frontends.onnx.importer import has_body, import_onnx_model
+from loopwright.frontends.onnx.rules.table import RULES
 from loopwright.graph.evaluate import evaluate
-from loopwright.graph.import_onnx import has_body, import_onnx_model
 from loopwright.graph.ir import Array, Graph
-from loopwright.graph.onnx_rules.table import RULES
 from loopwright.graph.passes.pipeline import simplify
 from loopwright.jsonio import dumps
 

@@ -19,7 +19,7 @@ import numpy as np
 from loopwright.api.replay import origin_of
 from loopwright.api.task import task_of
 from loopwright.api.tune import ORACLE, software
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.errors import LoopwrightError
 from loopwright.fleet.local import LocalRunner
 from loopwright.measure.check import Checker
@@ -34,7 +34,7 @@ from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.knobs import KnobValue, narrowed
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.templates.task import Task
 
 _PADDED = {"padding": (1, 1, 1, 1)}

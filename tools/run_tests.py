@@ -14,7 +14,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROCESSES = ("tests/fleet", "tests/measure", "tests/cli")
+PROCESSES = ("tests/fleet", "tests/measure", "tests/build", "tests/sandbox", "tests/cli")
 
 
 def main(arguments: list[str]) -> int:

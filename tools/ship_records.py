@@ -14,15 +14,15 @@ from __future__ import annotations
 import argparse
 import sys
 
-from loopwright.api.choose import Options, tasks
-from loopwright.api.compile import import_graph
+from loopwright.deploy.choose import Options, tasks
+from loopwright.deploy.compile import import_graph
+from loopwright.frontends.onnx.bundled import bundled
 from loopwright.graph.fuse import fuse
-from loopwright.graph.models import bundled
 from loopwright.records import shipped
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query, SqlStore
-from loopwright.target import host
+from loopwright.target.host import host
 from loopwright.templates.task import Task
 
 _MANY = 64

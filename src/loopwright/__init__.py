@@ -17,19 +17,19 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from loopwright.api.compile import compile as compile  # noqa: A004  # the field's name for it
-    from loopwright.api.export import export_c as export_c
-    from loopwright.api.optimize import optimize as optimize
     from loopwright.api.program import Program as Program
     from loopwright.api.program import build as build
     from loopwright.api.task import task as task
     from loopwright.api.tune import tune as tune
+    from loopwright.deploy.compile import compile as compile  # noqa: A004  # the field's name for it
+    from loopwright.deploy.optimize import optimize as optimize
+    from loopwright.export.library import export_c as export_c
     from loopwright.fleet.client import api as fleet
     from loopwright.fleet.client.runner import FleetRunner as FleetRunner
-    from loopwright.graph.import_torch import from_torch as from_torch
+    from loopwright.frontends.torch.importer import from_torch as from_torch
     from loopwright.lower.pipeline import lower as lower
-    from loopwright.runtime.model import Model as Model
-    from loopwright.runtime.model import load_model as load
+    from loopwright.runtime.cpu.model import Model as Model
+    from loopwright.runtime.cpu.model import load_model as load
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
     from loopwright.space.constraints import Constraint as Constraint
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from loopwright.space.knobs import Reorder as Reorder
     from loopwright.space.knobs import Split as Split
     from loopwright.space.space import Space as Space
-    from loopwright.target import Target as Target
+    from loopwright.target.union import Target as Target
     from loopwright.te import language as te
     from loopwright.te.workload import Workload as Workload
     from loopwright.te.workload import workload as workload
@@ -48,12 +48,12 @@ if TYPE_CHECKING:
     from loopwright.version import __version__ as __version__
 
 _LAZY = {
-    "compile": "loopwright.api.compile",
-    "from_torch": "loopwright.graph.import_torch",
-    "load": "loopwright.runtime.model",
-    "export_c": "loopwright.api.export",
-    "optimize": "loopwright.api.optimize",
-    "Model": "loopwright.runtime.model",
+    "compile": "loopwright.deploy.compile",
+    "from_torch": "loopwright.frontends.torch.importer",
+    "load": "loopwright.runtime.cpu.model",
+    "export_c": "loopwright.export.library",
+    "optimize": "loopwright.deploy.optimize",
+    "Model": "loopwright.runtime.cpu.model",
     "Program": "loopwright.api.program",
     "build": "loopwright.api.program",
     "task": "loopwright.api.task",

@@ -19,7 +19,7 @@ from loopwright.api.task import task_of
 from loopwright.api.tune import TuneSettings, tune_many
 from loopwright.records.store import SqlStore
 from loopwright.search.result import Budget, TrialDone
-from loopwright.target import parse
+from loopwright.target.parse import parse
 
 
 def told(event):

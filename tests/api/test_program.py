@@ -10,13 +10,13 @@ import pytest
 import loopwright as lw
 from loopwright.api.program import Program, build, example_inputs
 from loopwright.errors import ConfigError, RecordsError, ScheduleError, ShapeError, TemplateError
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
-from loopwright.target import host
+from loopwright.target.host import host
 
 
 def product(**options: object) -> lw.Task:

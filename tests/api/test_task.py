@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 import loopwright as lw
-from loopwright.api.model import load_model
+from loopwright.deploy.model import load_model
 from loopwright.errors import ConfigError, ShapeError, UnsupportedError
 from loopwright.templates import derived
 

@@ -10,10 +10,10 @@ import pytest
 import loopwright as lw
 from loopwright.api import tune
 from loopwright.api.tune import TuneSettings, tune_many
+from loopwright.build.candidate import BuildFunction, ExecutorBuilders
+from loopwright.build.executors import ExecutorSpec, InlineExecutor, Workshop
+from loopwright.build.offload import Offload
 from loopwright.errors import ConfigError
-from loopwright.measure.build import BuildFunction, ExecutorBuilders
-from loopwright.measure.executors import ExecutorSpec, InlineExecutor, Workshop
-from loopwright.measure.offload import Offload
 from loopwright.records.store import SqlStore
 from loopwright.search.result import Budget, Event, TaskResumed, TrialDone
 

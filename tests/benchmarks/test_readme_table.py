@@ -9,7 +9,7 @@ import pytest
 
 from loopwright import jsonio
 from loopwright.errors import UnsupportedError, UserError
-from loopwright.graph.models import bundled
+from loopwright.frontends.onnx.bundled import bundled
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
 from loopwright.peers.interleave import Timing
 

@@ -16,7 +16,7 @@ from loopwright.api.replay import origin_of, recorded_task
 from loopwright.errors import RecordsError
 from loopwright.learn.features import featurize
 from loopwright.measure.landscape import Landscape, landscape, load, save
-from loopwright.measure.types import Outcome, Timed
+from loopwright.outcome import Outcome, Timed
 from loopwright.space.config import Config
 
 SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "search.py"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loopwright.cli.main import main
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet_site import Town, town
 
-from loopwright import target
 from loopwright.fleet.book.events import Event, Wanted
 from loopwright.fleet.security.tickets import DeviceState
-from loopwright.fleet.simulated import SimulatedAgent, SimulatedDevice, timed
+from loopwright.fleet.sim.devices import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import Result, RunItem
 from loopwright.fleet.words import Priority
 from loopwright.records.store import SqlStore
+from loopwright.target.host import host
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -59,7 +59,7 @@ def late_agent(fleet: Town, folder: Path) -> Iterator[Late]:
         return await dial(fleet.url)
 
     async def begin() -> tuple[Late, Listener, asyncio.Task[None]]:
-        device = SimulatedDevice(DEVICE, str(target.host()), "a-device")
+        device = SimulatedDevice(DEVICE, str(host()), "a-device")
         agent = Late("sim", [device], behave, folder, time.monotonic)
         agent.fleet = fleet
         listener = Listener("tcp://127.0.0.1:0", agent.serve_session)

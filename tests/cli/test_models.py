@@ -15,7 +15,7 @@ from graphs import Sketch
 import loopwright as lw
 from loopwright.cli.model_summary import lines
 from loopwright.runtime import model_file
-from loopwright.target import host
+from loopwright.target.host import host
 
 if TYPE_CHECKING:
     from conftest import Run

@@ -7,10 +7,10 @@ from rich.console import Console
 
 from loopwright.cli.board import Board, TaskState
 from loopwright.cli.progress import Lines, LiveBoard, show_duration, summary
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.search.result import Best, TaskResumed, TrialDone
 from loopwright.space.config import Config
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 from loopwright.te import language as te
 from loopwright.templates import derived
 from loopwright.templates.task import Task, make

@@ -6,12 +6,12 @@ import pytest
 from rich.console import Console
 
 from loopwright import jsonio
-from loopwright.api.model import Part
 from loopwright.cli.bench import Row
 from loopwright.cli.report import as_json, as_table
+from loopwright.deploy.model import Part
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
 from loopwright.peers.interleave import Timing
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 from loopwright.te import language as te
 from loopwright.templates import derived
 from loopwright.templates.task import make

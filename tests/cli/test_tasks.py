@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loopwright.graph.models import bundled
+from loopwright.frontends.onnx.bundled import bundled
 
 if TYPE_CHECKING:
     from conftest import Run

@@ -13,15 +13,17 @@ import pytest
 from machines import presets_to_run, runs_here
 
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.llvm import emit
-from loopwright.codegen.object_code import assemble
+from loopwright.codegen.llvm.emit import emit
+from loopwright.codegen.llvm.object_code import assemble
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Buffer, Expr, Load, Var
 from loopwright.ir.stmt import For, If, Kernel, LoopKind, Stmt, Store
 from loopwright.layout import Layout
-from loopwright.runtime.cpu import CpuDevice, aligned_copy
-from loopwright.runtime.native import SYMBOLS, runtime_object
-from loopwright.target import PRESETS, Target, host
+from loopwright.runtime.cpu.kernel import CpuDevice, aligned_copy
+from loopwright.runtime.cpu.native import SYMBOLS, runtime_object
+from loopwright.target.host import host
+from loopwright.target.presets import PRESETS
+from loopwright.target.union import Target
 
 Compile = Callable[..., Artifact]
 Run = Callable[..., tuple[np.ndarray, ...]]

@@ -18,12 +18,13 @@ import pytest
 from graphs import Sketch, example
 from running import differences, random_inputs
 
-from loopwright.api import c_text, export
-from loopwright.api.choose import Chooser, Options
-from loopwright.api.make import compile_graph
+from loopwright.build.compile import compile_config, compile_schedule
 from loopwright.codegen.artifact import Artifact
-from loopwright.codegen.compile import compile_config, compile_schedule
-from loopwright.graph.assemble import Assembled
+from loopwright.deploy.assemble import Assembled
+from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.make import compile_graph
+from loopwright.export import c_text
+from loopwright.export import library as export
 from loopwright.graph.evaluate import evaluate as evaluate_graph
 from loopwright.graph.ir import Graph
 from loopwright.ir.dtype import F32, I32
@@ -31,9 +32,10 @@ from loopwright.ir.expr import Buffer, Cast, Load, Var
 from loopwright.ir.stmt import For, Kernel, LoopKind, Store
 from loopwright.layout import Array
 from loopwright.ops.registry import build
-from loopwright.runtime import elf, native
-from loopwright.runtime.model import CONSTANTS
-from loopwright.runtime.native import SYMBOLS, runtime_object
+from loopwright.runtime.cpu import native
+from loopwright.runtime.cpu.model import CONSTANTS
+from loopwright.runtime.cpu.native import SYMBOLS, runtime_object
+from loopwright.runtime.object import elf
 from loopwright.te.reference import evaluate
 from loopwright.templates.apply import scheduled
 from loopwright.templates.registry import template_for

@@ -9,7 +9,7 @@ from machines import presets_to_run
 
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Binary, Call, Cast, Expr, Fn, Op, Select, const
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 Mapped = Callable[..., list[np.ndarray]]
 

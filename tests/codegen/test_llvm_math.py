@@ -8,7 +8,7 @@ import pytest
 
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Call, Fn
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 Mapped = Callable[..., list[np.ndarray]]
 

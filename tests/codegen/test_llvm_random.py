@@ -17,7 +17,7 @@ from loopwright.ir import printer
 from loopwright.ir.dtype import F32, I64
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Select, Var
 from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store, block
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 SIZE = 24
 A = Buffer("A", F32, (SIZE,))

@@ -6,11 +6,12 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 import pytest
 
-from loopwright.codegen.object_code import assembly, object_bytes
-from loopwright.codegen.probes import fma_probe, stream_probe
-from loopwright.runtime.cpu import aligned_copy
-from loopwright.runtime.link import link
-from loopwright.target import PRESETS, host
+from loopwright.codegen.llvm.object_code import assembly, object_bytes
+from loopwright.codegen.llvm.probes import fma_probe, stream_probe
+from loopwright.runtime.cpu.kernel import aligned_copy
+from loopwright.runtime.object.link import link
+from loopwright.target.host import host
+from loopwright.target.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import itertools
 
-from loopwright.codegen.builder import FunctionText
-from loopwright.codegen.reuse import LEAST, SLACK, ReuseWindow
+from loopwright.codegen.llvm.builder import FunctionText
+from loopwright.codegen.llvm.reuse import LEAST, SLACK, ReuseWindow
 
 
 def test_the_least_recently_used_value_goes_first() -> None:

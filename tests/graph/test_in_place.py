@@ -10,17 +10,17 @@ from graphs import Sketch, example
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loopwright.api.accuracy import Errors
-from loopwright.api.choose import Chooser, Options
-from loopwright.api.finish import difference
-from loopwright.api.make import compile_graph
-from loopwright.codegen.compile import compile_config, kernel_name
+from loopwright.build.compile import compile_config, kernel_name
+from loopwright.deploy.accuracy import Errors
+from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.finish import difference
+from loopwright.deploy.make import compile_graph
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.fuse import fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen
 from loopwright.ops.registry import build
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.templates.apply import good_config
 from loopwright.templates.registry import template_for
 from loopwright.templates.task import Task, make

@@ -11,7 +11,7 @@ from graphs import Sketch, networks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopwright.api.choose import Chooser, Options
+from loopwright.deploy.choose import Chooser, Options
 from loopwright.graph.fuse import fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Graph, Value
@@ -28,7 +28,7 @@ from loopwright.graph.layouts import place as place_values
 from loopwright.graph.plan import Plan, Slot, Space, plan
 from loopwright.ir.dtype import F32
 from loopwright.layout import Array, Layout
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 TARGET = PRESETS["x86-64-avx2"]
 ALIGNMENT = 32

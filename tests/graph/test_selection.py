@@ -10,14 +10,14 @@ from graphs import Sketch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopwright.api.choose import Chooser, Options, tasks
+from loopwright.deploy.choose import Chooser, Options, tasks
 from loopwright.graph.fuse import Kernel, fuse
 from loopwright.graph.ir import Graph, Value
 from loopwright.graph.layouts import Call, Chosen, place
 from loopwright.graph.selection import select
 from loopwright.layout import Layout
 from loopwright.space.config import Config
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 OPTIONS = Options(PRESETS["x86-64-avx512"], winograd=False)
 CHOOSER = Chooser(OPTIONS, use_records=False)

@@ -9,7 +9,7 @@ from loopwright.learn.features import NAMES, features, features_of, featurize
 from loopwright.ops.registry import build
 from loopwright.sched.nest import nest
 from loopwright.sched.schedule import Schedule, create_schedule
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 from loopwright.templates import derived

@@ -10,9 +10,9 @@ from workloads import chains, convolutions, pipelines, products, reductions
 
 from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import create_schedule
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.te import language as te
 
 QUICK = settings(deadline=None, suppress_health_check=[*HealthCheck])

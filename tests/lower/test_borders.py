@@ -11,7 +11,7 @@ from loopwright.ir.expr import Select
 from loopwright.ir.stmt import If, LoopKind
 from loopwright.lower import borders
 from loopwright.lower.pipeline import finish, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
 from loopwright.te.workload import Workload

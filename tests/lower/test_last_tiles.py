@@ -8,7 +8,7 @@ from running import check_compiled, check_interpreted
 from loopwright.ir import walk
 from loopwright.ir.stmt import If, LoopKind
 from loopwright.lower.pipeline import finish, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
 from loopwright.te.workload import Workload

@@ -10,7 +10,7 @@ from loopwright.ir import walk
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import If
 from loopwright.lower.pipeline import finish, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
 from loopwright.te.tensor import Tensor

@@ -10,7 +10,7 @@ from loopwright.ir.expr import Select
 from loopwright.ir.stmt import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 from loopwright.templates.apply import scheduled
 from loopwright.templates.registry import task_for
 

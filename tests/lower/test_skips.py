@@ -16,7 +16,7 @@ from loopwright.ir.printer import show_kernel
 from loopwright.ir.stmt import If
 from loopwright.lower.pipeline import finish, lower
 from loopwright.lower.skips import skip_zero_products
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
 from loopwright.te.workload import Workload

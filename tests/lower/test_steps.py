@@ -10,7 +10,7 @@ from running import check_compiled, differences, interpreted, random_inputs
 
 from loopwright.ir.printer import show_kernel
 from loopwright.lower.pipeline import finish, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
 from loopwright.te.reference import evaluate

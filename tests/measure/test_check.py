@@ -13,8 +13,8 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.ir.dtype import F32
 from loopwright.layout import Array, Layout
 from loopwright.measure.check import Checker, Oracle
-from loopwright.measure.inputs import generate
-from loopwright.measure.types import Failed, FailureKind
+from loopwright.outcome import Failed, FailureKind
+from loopwright.sandbox.inputs import generate
 from loopwright.te import language as te
 from loopwright.te.workload import Workload, workload
 

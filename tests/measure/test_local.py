@@ -25,7 +25,7 @@ from loopwright.fleet.local import LocalRunner, keep_to
 from loopwright.layout import Array
 from loopwright.measure.check import Checker, Oracle
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
 from loopwright.te.workload import Workload
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)

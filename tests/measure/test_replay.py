@@ -17,7 +17,7 @@ from loopwright.measure.landscape import Landscape, landscape, load, save
 from loopwright.measure.replay import ReplayRunner
 from loopwright.measure.request import MeasureRequest, Runner
 from loopwright.measure.synthetic import synthetic, synthetic_features, synthetic_space
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.space.config import Config
 
 SCAPE = synthetic(0)

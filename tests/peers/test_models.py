@@ -8,13 +8,13 @@ import pytest
 from onnx import TensorProto, helper, load, numpy_helper, save
 
 import loopwright as lw
-from loopwright.api.compare import OURS, compare_model
 from loopwright.errors import ModelError, UnsupportedError
 from loopwright.peers.interleave import interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.models import make_model_engine
 from loopwright.peers.peer import Peer
 from loopwright.peers.wire import ModelSpec, Ready
+from loopwright.report.compare import OURS, compare_model
 from loopwright.runtime.model_file import Port
 
 

@@ -5,8 +5,8 @@ import functools
 import numpy as np
 import pytest
 
-from loopwright.api.model import load_model
 from loopwright.api.program import Program, build, example_inputs
+from loopwright.deploy.model import load_model
 from loopwright.peers.compare import KERNEL, PLAIN, Plan, compare, peers_on
 from loopwright.peers.wire import OpSpec
 from loopwright.templates.task import Task

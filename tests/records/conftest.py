@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config

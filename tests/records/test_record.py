@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import RecordsError
-from loopwright.measure.types import Failed, FailureKind, Provenance, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, TaskKey, from_line, to_line
 from loopwright.space.config import Config
-from loopwright.target import PRESETS
+from loopwright.target.presets import PRESETS
 
 if TYPE_CHECKING:
     from conftest import MakeRecord

@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 
 from loopwright.errors import RecordsError
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.records.record import Record, to_line
 from loopwright.records.store import Query, SqlStore
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from loopwright import target
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
-from loopwright.runtime.native import Native, native, object_code
+from loopwright.runtime.cpu.native import Native, native, object_code
+from loopwright.target.host import host
 
 # `scale` computes y = 2 x on n floats in a parallel loop, through the workspace of its thread.
 # `count` adds to counts[thread] how many iterations it got, and to seen[i] one for each i.
@@ -121,6 +121,6 @@ def scale(code: bytes) -> Callable[[Layout, Layout], Artifact]:
 
     def make(x: Layout, y: Layout) -> Artifact:
         params = (Param("x", F32, (2, 12), x), Param("y", F32, (2, 12), y))
-        return Artifact(code, "scale", params, 1, 0, 64, target.host().key)
+        return Artifact(code, "scale", params, 1, 0, 64, host().key)
 
     return make

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from loopwright import target
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure, ShapeError
 from loopwright.layout import Array, Layout
-from loopwright.runtime.cpu import CpuDevice, Module, aligned_copy, aligned_empty
-from loopwright.runtime.loader import load, runnable_keys
+from loopwright.runtime.cpu.kernel import CpuDevice, Module, aligned_copy, aligned_empty
+from loopwright.runtime.cpu.loader import load, runnable_keys
+from loopwright.target.host import host
+from loopwright.target.presets import PRESETS
 
 PLAIN = Layout.plain(2)
 BLOCKED = Layout.parse("AB4b", "AB")
@@ -187,15 +188,15 @@ def test_a_kernel_for_another_target_is_refused(scale: Make) -> None:
 
 
 def test_a_kernel_for_a_smaller_instruction_set_is_taken() -> None:
-    host = target.host()
+    here = host()
     smaller = {
         p.key
-        for p in target.PRESETS.values()
-        if p.arch == host.arch and set(p.features) <= set(host.features)
+        for p in PRESETS.values()
+        if p.arch == here.arch and set(p.features) <= set(here.features)
     }
 
     assert smaller <= runnable_keys()
-    assert host.key in runnable_keys()
+    assert here.key in runnable_keys()
 
 
 @pytest.mark.parametrize("broken", [b"", b"garbage", None])

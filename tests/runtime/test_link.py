@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.errors import EnvironmentFailure
-from loopwright.runtime import elf, native
-from loopwright.runtime.link import link, link_all
-from loopwright.runtime.relocate import rule
+from loopwright.runtime.cpu import native
+from loopwright.runtime.object import elf
+from loopwright.runtime.object.link import link, link_all
+from loopwright.runtime.object.relocate import rule
 
 TEXT = """
 @table = internal constant [4 x i64] [i64 3, i64 5, i64 7, i64 11]
@@ -163,7 +164,7 @@ def test_a_branch_that_is_too_far_is_refused() -> None:
 def test_running_a_model_needs_no_compiler(tmp_path: Path) -> None:
     script = tmp_path / "imports.py"
     script.write_text(
-        "import sys\nimport loopwright.runtime.model\n"
+        "import sys\nimport loopwright.runtime.cpu.model\n"
         "print([m for m in ('llvmlite', 'sqlalchemy', 'onnx', 'lightgbm') if m in sys.modules])\n"
     )
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.runtime import machine
+from loopwright.runtime.cpu import machine
 from loopwright.runtime.facts import facts
 
 

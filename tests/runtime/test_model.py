@@ -12,13 +12,13 @@ import pytest
 from graphs import Sketch, example
 
 import loopwright as lw
-from loopwright.api.finish import difference
+from loopwright.deploy.finish import difference
 from loopwright.errors import ConfigError, ModelError, ShapeError
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Graph
 from loopwright.layout import Array
 from loopwright.runtime import model_file
-from loopwright.runtime.model import RUNTIME, Model
+from loopwright.runtime.cpu.model import RUNTIME, Model
 
 THREADS = 2
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from loopwright.errors import ConfigError, ModelError
 from loopwright.runtime import model_file
-from loopwright.runtime.model import load_model
+from loopwright.runtime.cpu.model import load_model
 from loopwright.runtime.model_file import CallInfo, Manifest, Port
 
 HEAD = struct.calcsize("<8sIQ32s")

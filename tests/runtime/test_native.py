@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from loopwright.errors import EnvironmentFailure
-from loopwright.runtime import native
-from loopwright.runtime.link import link
+from loopwright.runtime.cpu import native
+from loopwright.runtime.object.link import link
 
 TEXT = "define i64 @seven() {\n  ret i64 7\n}\n"
 

@@ -15,10 +15,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.errors import ConfigError
-from loopwright.runtime import native_ir
-from loopwright.runtime.link import Linked, link
-from loopwright.runtime.native import Native
-from loopwright.runtime.pool import ThreadPool
+from loopwright.runtime.cpu import native_ir
+from loopwright.runtime.cpu.native import Native
+from loopwright.runtime.cpu.pool import ThreadPool
+from loopwright.runtime.object.link import Linked, link
 
 SLOTS = 64
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.runtime.region import measure_region
+from loopwright.runtime.cpu.region import measure_region
 
 
 @pytest.mark.parametrize("threads", [1, 2])

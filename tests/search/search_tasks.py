@@ -14,7 +14,8 @@ from loopwright.measure.synthetic import synthetic_features
 from loopwright.sched.schedule import Schedule
 from loopwright.search.policy import Policy, Trial
 from loopwright.space.space import Space
-from loopwright.target import Target, parse
+from loopwright.target.parse import parse
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload, workload
 from loopwright.templates.task import Task
 from loopwright.templates.template import Configuration, Template

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.measure.synthetic import synthetic_space
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.search.anneal import AnnealOptions, anneal
 from loopwright.search.diversity import pick
 from loopwright.search.feature_table import FeatureTable

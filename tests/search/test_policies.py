@@ -9,7 +9,7 @@ from search_tasks import best_so_far, featurizer
 from loopwright.errors import ConfigError
 from loopwright.measure.landscape import Landscape
 from loopwright.measure.synthetic import synthetic, synthetic_space
-from loopwright.measure.types import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy, Trial
 from loopwright.space.knobs import Choice, Split

@@ -12,7 +12,7 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.measure.landscape import Landscape
 from loopwright.measure.replay import ReplayRunner
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
 from loopwright.records.record import Record
 from loopwright.records.store import Query, SqlStore
 from loopwright.search.journal import Journal

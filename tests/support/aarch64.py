@@ -17,9 +17,10 @@ import pytest
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import EnvironmentFailure
 from loopwright.layout import Array
-from loopwright.runtime import elf, native_ir
-from loopwright.runtime.image import Image
-from loopwright.target import PRESETS
+from loopwright.runtime.cpu import native_ir
+from loopwright.runtime.object import elf
+from loopwright.runtime.object.image import Image
+from loopwright.target.presets import PRESETS
 
 PRESET = "aarch64-neon"
 TARGET = PRESETS[PRESET]
@@ -73,7 +74,7 @@ class Emulated:
 
     @contextmanager
     def link(self, objects: Sequence[bytes], symbols: Sequence[str]) -> Iterator[Code]:
-        """`objects` in memory, linked as `runtime/link.py` does on a machine like that."""
+        """`objects` in memory, linked as `runtime/object/link.py` does on a machine like that."""
         image = Image([elf.parse(code) for code in objects])
         assert image.machine == elf.AARCH64
         image.require(symbols)

@@ -198,7 +198,7 @@ class Client:
 
     async def doubles(self, code: bytes) -> None:
         """The session still measures, and gets it right."""
-        from loopwright.measure.inputs import generate
+        from loopwright.sandbox.inputs import generate
 
         await self.upload(code)
         self.link.send(RunBatch((item(code, "double", 77, want_output=True),)))

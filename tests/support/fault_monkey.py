@@ -25,7 +25,7 @@ from agents import processes_below
 from fault_tuner import Book, devices_of, leases_of
 from fleet_faults import NAMES, Site, sessions_of, until
 
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.records.record import Record
 
 TRIALS = 50

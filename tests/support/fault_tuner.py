@@ -21,7 +21,8 @@ import measure_kernels as kernels
 import msgspec
 import numpy as np
 
-from loopwright import target
+from loopwright.build.candidate import ExecutorBuilders
+from loopwright.build.executors import InlineExecutor
 from loopwright.codegen.artifact import Artifact
 from loopwright.fleet.client import runner as fleet_runner
 from loopwright.fleet.client.aio import AsyncFleet
@@ -32,9 +33,7 @@ from loopwright.fleet.client.runner import FleetOptions, FleetRunner, device_cla
 from loopwright.fleet.client.session import SessionConfig
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.wire.link import dial
-from loopwright.measure.build import ExecutorBuilders
-from loopwright.measure.executors import InlineExecutor
-from loopwright.measure.types import MeasurePlan, Timed
+from loopwright.outcome import MeasurePlan, Timed
 from loopwright.records.record import Record
 from loopwright.records.store import Query, SqlStore
 from loopwright.sched.schedule import Schedule
@@ -46,7 +45,8 @@ from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.host import host
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.task import Task, make
 from loopwright.templates.template import Configuration, Template
@@ -91,7 +91,7 @@ def _schedule(s: Schedule, config: Configuration) -> None:
 
 def task() -> Task:
     """A task whose configs are as many candidates that are alike."""
-    return make(kernels.double_workload(), Template("alike", 1, _space, _schedule), target.host())
+    return make(kernels.double_workload(), Template("alike", 1, _space, _schedule), host())
 
 
 def build(task: Task, config: Config, salt: int = 0) -> Artifact:  # noqa: ARG001  # of a build

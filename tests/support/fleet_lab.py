@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from loopwright import target as targets
+from loopwright.build.candidate import Built
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import FleetError
 from loopwright.fleet.client.aio import AsyncFleet
@@ -21,7 +21,7 @@ from loopwright.fleet.client.control import Control, ControlConfig
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.session import SessionConfig
 from loopwright.fleet.security.handshake import Anonymous
-from loopwright.fleet.simulated import Behaviour, SimulatedAgent, SimulatedDevice, timed
+from loopwright.fleet.sim.devices import Behaviour, SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
@@ -29,9 +29,9 @@ from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.wire.messages import Result, RunItem
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
-from loopwright.measure.build import Built
-from loopwright.measure.types import MeasurePlan
+from loopwright.outcome import MeasurePlan
 from loopwright.space.config import Config
+from loopwright.target.host import host
 from loopwright.templates.task import Task
 
 WAIT_S = 30.0
@@ -110,9 +110,9 @@ class Lab:
         self, name: str, behave: Behaviour, devices: int = 1, **labels: str
     ) -> SimulatedAgent:
         """An agent with `devices`, named `name/0` and so on, once the tracker knows them."""
-        host = str(targets.host())
+        here = str(host())
         specs = [
-            SimulatedDevice(f"{name}/{i}", host, CLASS, {"board": "sim", **labels}, (0, 1))
+            SimulatedDevice(f"{name}/{i}", here, CLASS, {"board": "sim", **labels}, (0, 1))
             for i in range(devices)
         ]
         return self.run(self._agent(name, behave, specs))  # type: ignore[no-any-return]
@@ -167,4 +167,4 @@ class TextBuilders:
 def artifact(text: str) -> Artifact:
     """An artifact whose object code is `text`."""
     params = (Param("x", F32, (4,), Layout.plain(1)), Param("y", F32, (4,), Layout.plain(1)))
-    return Artifact(text.encode(), "k", params, 1, 0, 0, targets.host().key)
+    return Artifact(text.encode(), "k", params, 1, 0, 0, host().key)

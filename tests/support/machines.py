@@ -5,8 +5,8 @@ from __future__ import annotations
 import aarch64
 import pytest
 
-from loopwright.runtime.loader import runnable_keys
-from loopwright.target import PRESETS
+from loopwright.runtime.cpu.loader import runnable_keys
+from loopwright.target.presets import PRESETS
 
 
 def runs_here(preset: str) -> bool:

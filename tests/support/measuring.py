@@ -15,8 +15,8 @@ from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.session import item_of, outputs_of
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult, cores_for
-from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Stage, Timed
-from loopwright.runtime.native import runtime_object
+from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.runtime.cpu.native import runtime_object
 
 _LIFE_S = 3600.0
 _WAIT_S = 60.0

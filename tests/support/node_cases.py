@@ -10,12 +10,12 @@ from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 import loopwright as lw
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.ir.dtype import parse
 from loopwright.layout import Array
 from loopwright.ops.nodes.attributes import NodeAttr
 from loopwright.ops.nodes.registry import define
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.te.reference import compare, evaluate
 from loopwright.te.tensor import placeholder
 from loopwright.te.workload import Workload

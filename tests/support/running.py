@@ -6,13 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from loopwright.codegen.compile import compile_schedule
+from loopwright.build.compile import compile_schedule
 from loopwright.ir import interp
 from loopwright.layout import Array
 from loopwright.lower.pipeline import finish, lower
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
-from loopwright.target import Target, host
+from loopwright.target.host import host
+from loopwright.target.union import Target
 from loopwright.te.reference import compare, evaluate
 from loopwright.te.workload import Workload
 

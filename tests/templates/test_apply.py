@@ -8,7 +8,8 @@ from loopwright.learn.features import features_of, featurize
 from loopwright.sched.schedule import Schedule
 from loopwright.space.knobs import Choice, Split
 from loopwright.space.space import Space
-from loopwright.target import Target, parse
+from loopwright.target.parse import parse
+from loopwright.target.union import Target
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 from loopwright.templates.apply import scheduled

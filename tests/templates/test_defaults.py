@@ -12,9 +12,10 @@ from running import compiled, differences, random_inputs
 
 from loopwright.layout import Layout
 from loopwright.ops.registry import build
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.space.config import Config
-from loopwright.target import PRESETS, parse
+from loopwright.target.parse import parse
+from loopwright.target.presets import PRESETS
 from loopwright.te.reference import evaluate
 from loopwright.templates.apply import scheduled
 from loopwright.templates.registry import template_for

@@ -9,8 +9,8 @@ from running import check_compiled, check_interpreted
 from workloads import workloads
 
 from loopwright.learn.features import features_of, featurize
-from loopwright.runtime.cpu import CpuDevice
-from loopwright.target import parse
+from loopwright.runtime.cpu.kernel import CpuDevice
+from loopwright.target.parse import parse
 from loopwright.te.workload import Workload
 from loopwright.templates import derived
 from loopwright.templates.apply import scheduled

@@ -11,11 +11,12 @@ from hypothesis.strategies import DrawFn
 from running import compiled, differences, random_inputs
 from workloads import workloads
 
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.layout import Layout
 from loopwright.ops.nodes.registry import define
-from loopwright.runtime.cpu import CpuDevice
-from loopwright.target import host, parse
+from loopwright.runtime.cpu.kernel import CpuDevice
+from loopwright.target.host import host
+from loopwright.target.parse import parse
 from loopwright.te import language as te
 from loopwright.te.reference import evaluate
 from loopwright.te.tensor import Tensor

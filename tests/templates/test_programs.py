@@ -8,9 +8,9 @@ from machines import presets_to_run
 from running import check_interpreted, compiled, differences, random_inputs
 
 from loopwright.ops.registry import build
-from loopwright.runtime.cpu import CpuDevice
-from loopwright.runtime.loader import runnable_keys
-from loopwright.target import parse
+from loopwright.runtime.cpu.kernel import CpuDevice
+from loopwright.runtime.cpu.loader import runnable_keys
+from loopwright.target.parse import parse
 from loopwright.te.reference import evaluate
 from loopwright.templates import derived
 from loopwright.templates.apply import scheduled

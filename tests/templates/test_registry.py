@@ -7,7 +7,7 @@ import pytest
 
 from loopwright.errors import TemplateError
 from loopwright.ops.registry import build
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 from loopwright.templates import derived

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.ir import dtype as dt
 from loopwright.layout import Array, Layout
-from loopwright.runtime.cpu import CpuDevice, Module, aligned_empty
+from loopwright.runtime.cpu.kernel import CpuDevice, Module, aligned_empty
 from loopwright.space.config import Config
-from loopwright.target import host
+from loopwright.target.host import host
 from loopwright.templates.cpu import relayout
 from loopwright.templates.task import Task, make
 

@@ -14,12 +14,14 @@ from running import check_interpreted, compiled, differences, random_inputs
 
 from loopwright.learn.features import features_of, featurize
 from loopwright.ops.registry import build
-from loopwright.runtime.cpu import CpuDevice
-from loopwright.runtime.loader import runnable_keys
+from loopwright.runtime.cpu.kernel import CpuDevice
+from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
 from loopwright.space.space import Space
-from loopwright.target import PRESETS, host, parse
+from loopwright.target.host import host
+from loopwright.target.parse import parse
+from loopwright.target.presets import PRESETS
 from loopwright.te.reference import evaluate
 from loopwright.templates.apply import scheduled
 from loopwright.templates.cpu import conv2d_direct

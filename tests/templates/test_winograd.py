@@ -11,15 +11,15 @@ from hypothesis import strategies as st
 from running import compiled, interpreted, random_inputs
 
 from loopwright import weights
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
 from loopwright.errors import ConfigError, TemplateError
 from loopwright.ir.expr import Binary, Expr, Op
 from loopwright.layout import Layout
 from loopwright.learn.features import features_of, featurize
 from loopwright.ops.registry import build
-from loopwright.runtime.cpu import CpuDevice
+from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.space.config import Config
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.te import language as te
 from loopwright.te.reference import compare, compare_scaled, evaluate, scale_error
 from loopwright.te.workload import Workload

@@ -13,8 +13,10 @@ import numpy.typing as npt
 
 from loopwright import weights
 from loopwright.api.relayout import Relayout, relayouts
+from loopwright.build.candidate import Built
+from loopwright.build.compile import compile_config
+from loopwright.build.pool import BuilderPool
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.compile import compile_config
 from loopwright.errors import (
     CodegenError,
     EnvironmentFailure,
@@ -23,15 +25,13 @@ from loopwright.errors import (
     TemplateError,
 )
 from loopwright.layout import Array
-from loopwright.measure.build import Built
-from loopwright.measure.builders import BuilderPool
-from loopwright.measure.inputs import generate
-from loopwright.measure.types import Failed, FailureKind, MeasurePlan
+from loopwright.outcome import Failed, FailureKind, MeasurePlan
 from loopwright.records.best import lookup
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import RecordStore, SqlStore
-from loopwright.runtime.cpu import BoundCall, CpuDevice, Module, aligned_copy, aligned_empty
+from loopwright.runtime.cpu.kernel import BoundCall, CpuDevice, Module, aligned_copy, aligned_empty
+from loopwright.sandbox.inputs import generate
 from loopwright.settings import from_environment
 from loopwright.space.config import Config
 from loopwright.templates.task import Task

@@ -10,9 +10,9 @@ import numpy as np
 
 from loopwright.codegen.artifact import Param
 from loopwright.layout import Array, Layout
-from loopwright.runtime.cpu import BoundCall, Module, aligned_copy
+from loopwright.runtime.cpu.kernel import BoundCall, Module, aligned_copy
 from loopwright.space.config import Config
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.templates.cpu import relayout
 from loopwright.templates.task import Task, make
 

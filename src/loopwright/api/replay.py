@@ -7,7 +7,7 @@ from dataclasses import replace
 from loopwright.api.task import task_of
 from loopwright.errors import RecordsError
 from loopwright.measure.landscape import Landscape, Origin
-from loopwright.target import parse
+from loopwright.target.parse import parse
 from loopwright.templates.task import Task
 
 

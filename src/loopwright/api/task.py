@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from loopwright.errors import ConfigError
 from loopwright.ops import registry
 from loopwright.ops.attrs import AttrValue
-from loopwright.target import Target, parse
+from loopwright.target.parse import parse
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.registry import template_for
 from loopwright.templates.task import Task, make

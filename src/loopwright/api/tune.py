@@ -11,27 +11,27 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from loopwright.codegen.compile import compile_config
+from loopwright.build.compile import compile_config
+from loopwright.build.executors import Engine, ExecutorSpec, open_workshop, parse_executor
+from loopwright.build.offload import Offload
 from loopwright.errors import ConfigError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import DeviceClass, FleetOptions, FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
 from loopwright.measure.check import Checker, Oracle
-from loopwright.measure.executors import Engine, ExecutorSpec, open_workshop, parse_executor
-from loopwright.measure.offload import Offload
 from loopwright.measure.request import Runner
-from loopwright.measure.types import MeasurePlan
+from loopwright.outcome import MeasurePlan
 from loopwright.records.device import fingerprint
 from loopwright.records.store import RecordStore, SqlStore
-from loopwright.runtime.loader import keys_for
-from loopwright.runtime.machine import measure_fma_peak
+from loopwright.runtime.cpu.loader import keys_for
+from loopwright.runtime.cpu.machine import measure_fma_peak
 from loopwright.search.journal import Journal
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.settings import from_environment
-from loopwright.target import host
+from loopwright.target.host import host
 from loopwright.te.reference import compare, evaluate
 from loopwright.templates.task import Task
 from loopwright.version import __version__

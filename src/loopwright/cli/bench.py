@@ -29,7 +29,7 @@ from loopwright.errors import ConfigError, RecordsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from loopwright.api.model import Part
+    from loopwright.deploy.model import Part
     from loopwright.peers.compare import Comparison, Plan
 
 
@@ -71,8 +71,8 @@ def bench(
         bench_model(model, source, plan, parse_shapes(shape), output)
         return
     engines, threads = known_engines(compare), threads or 1
-    from loopwright.api.model import load_model
     from loopwright.cli.report import as_json, as_table
+    from loopwright.deploy.model import load_model
     from loopwright.peers.compare import Plan
 
     found = load_model(model, threads=threads, shapes=parse_shapes(shape))
@@ -111,9 +111,9 @@ def bench_model(
     import tempfile
     from pathlib import Path
 
-    from loopwright.api.compare import compare_model
-    from loopwright.api.compile import compile as compile_model
     from loopwright.cli.models_report import models_json, models_table
+    from loopwright.deploy.compile import compile as compile_model
+    from loopwright.report.compare import compare_model
     from loopwright.runtime.model_file import is_model_file, read_manifest
 
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +146,7 @@ def source_of(model: str, name: str, engines: Sequence[str]) -> str | None:
 
     Raises: ConfigError if `engines` need it.
     """
-    from loopwright.graph.models import bundled
+    from loopwright.frontends.onnx.bundled import bundled
 
     if name in bundled():
         return name

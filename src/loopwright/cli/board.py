@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from loopwright.measure.types import Failed
+from loopwright.outcome import Failed
 from loopwright.search.result import Best, Event, TaskResumed, TrialDone
 
 

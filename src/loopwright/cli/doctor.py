@@ -102,10 +102,10 @@ def _show_machine(context: typer.Context, output: Output) -> None:
 def measure() -> Machine:
     """This machine, measured now; it takes about a second."""
     from loopwright.records.device import fingerprint
-    from loopwright.runtime import machine
+    from loopwright.runtime.cpu import machine
+    from loopwright.runtime.cpu.region import measure_region
     from loopwright.runtime.facts import facts
-    from loopwright.runtime.region import measure_region
-    from loopwright.target import host
+    from loopwright.target.host import host
 
     target, found = host(), facts()
     bandwidth = machine.measure_bandwidth()

@@ -31,7 +31,7 @@ def export(
     compiler: CompilerOption = None,
 ) -> None:
     """Write a tuned model as a library that runs without Python."""
-    from loopwright.api.export import export_c
+    from loopwright.export.library import export_c
 
     if not as_c:
         raise ConfigError("say what to export the model to: --c for a C library")

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from loopwright.api.compare import OURS, ModelComparison, show_ratio
 from loopwright.cli.common import show_ns, table
 from loopwright.cli.report import Json
+from loopwright.report.compare import OURS, ModelComparison, show_ratio
 
 
 def models_table(rows: Sequence[ModelComparison], title: str = "") -> Table:

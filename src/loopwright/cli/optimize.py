@@ -31,10 +31,10 @@ from loopwright.cli.tune import INTERRUPTED, PolicyOption, SeedOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loopwright.api.model import Part
-    from loopwright.api.optimize import Optimized, TuneOptions
     from loopwright.cli.progress import View
     from loopwright.cli.report import Json
+    from loopwright.deploy.model import Part
+    from loopwright.deploy.optimize import Optimized, TuneOptions
     from loopwright.runtime.model_file import Manifest
     from loopwright.search.result import Event
 
@@ -81,8 +81,8 @@ def optimize(
     Every trial is recorded; the same command again goes on. Ctrl-C ends the tuning, and the model
     is written with what was found so far.
     """
-    from loopwright.api.optimize import optimize as run
-    from loopwright.api.optimize import require_output
+    from loopwright.deploy.optimize import optimize as run
+    from loopwright.deploy.optimize import require_output
 
     path = out or Path(f"{Path(model).stem}.lw")
     require_output(path)

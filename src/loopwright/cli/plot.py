@@ -24,8 +24,8 @@ from loopwright.errors import RecordsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loopwright.cli.figure import Panel
     from loopwright.records.curve import Curve
+    from loopwright.report.figure import Panel
 
 
 def plot(
@@ -44,9 +44,9 @@ def plot(
     the peer's speed, measured now, is the base line.
     """
     engines = known_engines(compare)
-    from loopwright.cli.figure import draw
     from loopwright.records.curve import curves
     from loopwright.records.store import Query, SqlStore
+    from loopwright.report.figure import draw
 
     url = records_url(context, records)
     with SqlStore(url, create=False) as store:
@@ -67,7 +67,7 @@ def plot(
 
 def _panel(curves: list[Curve], engines: Sequence[str]) -> Panel:
     """What is drawn of one task."""
-    from loopwright.cli.figure import Line, Panel
+    from loopwright.report.figure import Line, Panel
 
     first = curves[0]
     lines = [

@@ -45,10 +45,10 @@ def report(
 
     The page is one file that needs nothing else. With --compare it says what others take.
     """
-    from loopwright.api.report import gather
-    from loopwright.api.report_page import page
     from loopwright.peers.peer import MODEL_PEERS
     from loopwright.records.store import SqlStore
+    from loopwright.report.page import page
+    from loopwright.report.report import gather
 
     engines = known_engines(compare, MODEL_PEERS)
     if out.is_dir() or not out.parent.is_dir():
@@ -75,7 +75,7 @@ def peers(
     """Milliseconds of a call of each engine that can run the model, and of ours, in turns."""
     if not engines:
         return {}
-    from loopwright.api.compare import compare_model
+    from loopwright.report.compare import compare_model
     from loopwright.runtime.model_file import read_manifest
 
     manifest = read_manifest(model)

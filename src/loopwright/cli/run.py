@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from loopwright.layout import Array
-    from loopwright.runtime.model import KernelTime, Model
+    from loopwright.runtime.cpu.model import KernelTime, Model
 
 
 def _file(path: Path) -> Path:
     """`path`, which must be there where it is the name of a model that is not tuned yet."""
-    from loopwright.graph.models import bundled
+    from loopwright.frontends.onnx.bundled import bundled
 
     if not path.exists() and path.name.removesuffix(".onnx") in bundled():
         name = path.name.removesuffix(".onnx")
@@ -62,7 +62,7 @@ def run(
     """Run a tuned model and say how long it takes."""
     import numpy as np
 
-    from loopwright.runtime.model import load_model
+    from loopwright.runtime.cpu.model import load_model
 
     start = time.perf_counter()
     with load_model(model, threads) as loaded:
@@ -113,8 +113,8 @@ def profile(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the time of every kernel of a tuned model."""
-    from loopwright.api.names import short
-    from loopwright.runtime.model import load_model
+    from loopwright.report.names import short
+    from loopwright.runtime.cpu.model import load_model
 
     with load_model(model, threads) as loaded:
         found = loaded.profile(read_inputs(loaded, given), runs)
@@ -163,7 +163,7 @@ def read_inputs(model: Model, given: Sequence[str] | None) -> dict[str, Array]:
     """
     import numpy as np
 
-    from loopwright.api.finish import example_inputs
+    from loopwright.deploy.finish import example_inputs
 
     inputs = example_inputs(model.inputs)
     named: set[str] = set()

@@ -25,7 +25,7 @@ def tasks(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show what there is to tune in MODEL."""
-    from loopwright.api.model import load_model
+    from loopwright.deploy.model import load_model
 
     found = load_model(model, target=target, threads=threads, shapes=parse_shapes(shape))
     total = found.flops

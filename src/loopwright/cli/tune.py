@@ -39,10 +39,10 @@ from loopwright.errors import ConfigError, UnsupportedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loopwright.api.model import Part
     from loopwright.api.tune import Remote, TuneSettings
     from loopwright.cli.bench import Row
     from loopwright.cli.tuned import TuneRun
+    from loopwright.deploy.model import Part
     from loopwright.fleet.client.runner import FleetOptions
     from loopwright.fleet.words import Priority
     from loopwright.search.result import Event
@@ -122,7 +122,7 @@ def tune(
     if engines and where.remote:
         raise ConfigError("--compare times on this machine, not on a fleet: leave one of the two")
     from loopwright.api.tune import TuneSettings
-    from loopwright.measure.executors import parse_executor
+    from loopwright.build.executors import parse_executor
     from loopwright.search.result import Budget
 
     budget, spec = Budget(trials, seconds), parse_executor(executor)
@@ -210,8 +210,8 @@ def _prepare(
     stack: ExitStack,
 ) -> _Prepared:
     """The model's tasks for the machine or the devices that it is tuned on."""
-    from loopwright.api.model import load_model
-    from loopwright.runtime.machine import measure_fma_peak
+    from loopwright.deploy.model import load_model
+    from loopwright.runtime.cpu.machine import measure_fma_peak
     from loopwright.trace import open_tracer
 
     remote = _remote(settings, where, stack)
@@ -296,7 +296,7 @@ def _run(job: _Prepared, settings: TuneSettings, url: str) -> TuneRun:
 
 def _trace(tracer: Tracer, event: Event) -> None:
     """Write `event` as a line of the trace."""
-    from loopwright.measure.types import Timed
+    from loopwright.outcome import Timed
     from loopwright.search.result import TaskResumed
 
     best_ns = None if event.best is None else event.best.ns

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.table import Table
 
-from loopwright.api.model import Part
 from loopwright.api.tune import TuneSettings
 from loopwright.cli.bench import Row
 from loopwright.cli.common import describe, show_ns, table
 from loopwright.cli.report import Json, as_json, as_table
+from loopwright.deploy.model import Part
 from loopwright.search.result import TuneResult
 
 

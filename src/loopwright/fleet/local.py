@@ -18,19 +18,19 @@ from typing import Self, final
 
 import numpy as np
 
+from loopwright.build.candidate import Builders, BuildFunction
+from loopwright.build.pool import BuilderPool
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
-from loopwright.measure.build import Builders, BuildFunction
-from loopwright.measure.builders import BuilderPool
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
 from loopwright.measure.run import cores_for
-from loopwright.measure.types import Outcome
-from loopwright.runtime.loader import runnable_keys
-from loopwright.runtime.native import default_cache_dir, native
+from loopwright.outcome import Outcome
+from loopwright.runtime.cpu.loader import runnable_keys
+from loopwright.runtime.cpu.native import default_cache_dir, native
 
 _IN_FLIGHT = 2  # one is measured, the next is there already
 

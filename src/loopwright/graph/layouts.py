@@ -16,7 +16,7 @@ from loopwright.graph.fuse import Fused, Join, Kernel, View
 from loopwright.graph.ir import Value
 from loopwright.layout import Layout
 from loopwright.space.config import Config
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
 from loopwright.templates.apply import scheduled
 from loopwright.templates.cpu import relayout

@@ -20,7 +20,7 @@ from loopwright.learn.loop_context import READS, TILE_KINDS, Column, StageView
 from loopwright.sched.extent import IntArray
 from loopwright.sched.nest import Nest, nest
 from loopwright.space.config import Config
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
 

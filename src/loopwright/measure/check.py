@@ -10,8 +10,8 @@ from typing import TypeAlias
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.layout import Array
-from loopwright.measure.inputs import generate
-from loopwright.measure.types import Failed, FailureKind, Stage
+from loopwright.outcome import Failed, FailureKind, Stage
+from loopwright.sandbox.inputs import generate
 from loopwright.te.reference import compare_scaled
 from loopwright.te.workload import Workload
 

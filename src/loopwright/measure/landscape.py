@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from loopwright import jsonio
 from loopwright.errors import ConfigError, RecordsError
-from loopwright.measure.types import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
 from loopwright.sched.extent import IntArray
 from loopwright.space.config import Config
 from loopwright.space.knobs import Annotate, Choice, Knob, Reorder, Split, narrowed

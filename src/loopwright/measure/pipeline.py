@@ -17,14 +17,14 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol, Self, final
 
+from loopwright.build.candidate import Builders, Built
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
-from loopwright.measure.build import Builders, Built
 from loopwright.measure.check import Checker
 from loopwright.measure.request import MeasureRequest
 from loopwright.measure.run import RunResult
-from loopwright.measure.types import Failed, MeasurePlan, Outcome, Timed
+from loopwright.outcome import Failed, MeasurePlan, Outcome, Timed
 
 _CHECKED = 1  # requests beyond those being built and run: one is checked
 

@@ -8,7 +8,7 @@ from typing import Self, final
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.measure.landscape import Landscape
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import Outcome
+from loopwright.outcome import Outcome
 
 
 @final

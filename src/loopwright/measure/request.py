@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol, Self
 
-from loopwright.measure.types import MeasurePlan, Outcome
+from loopwright.outcome import MeasurePlan, Outcome
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loopwright.errors import ConfigError
 from loopwright.layout import Array
-from loopwright.measure.types import Outcome
+from loopwright.outcome import Outcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.measure.landscape import Landscape, Origin
-from loopwright.measure.types import FailureKind
+from loopwright.outcome import FailureKind
 from loopwright.sched.extent import IntArray
 from loopwright.space.constraints import product_at_most
 from loopwright.space.knobs import Annotate, Choice, Reorder, Split

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loopwright.graph.onnx_file import parse
+from loopwright.frontends.onnx.file import parse
 from loopwright.ir import dtype as dt
 from loopwright.layout import Array
 from loopwright.runtime.model_file import Port

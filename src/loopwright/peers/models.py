@@ -128,7 +128,7 @@ class _Loopwright:
     """A tuned model."""
 
     def __init__(self, threads: int) -> None:
-        from loopwright.runtime.model import load_model
+        from loopwright.runtime.cpu.model import load_model
 
         self._load = load_model
         self._threads = threads

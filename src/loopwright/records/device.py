@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from loopwright.runtime.facts import facts
-from loopwright.target import Target
+from loopwright.target.union import Target
 
 
 def fingerprint(target: Target) -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from loopwright.records.record import Record, from_line, to_line
 from loopwright.records.store import Query
-from loopwright.target import Target
+from loopwright.target.union import Target
 
 FOLDER = Path(str(resources.files("loopwright"))) / "tuned"
 

@@ -21,7 +21,7 @@ from sqlalchemy.pool import StaticPool
 from sqlalchemy.schema import CreateIndex, CreateTable
 
 from loopwright.errors import EnvironmentFailure, RecordsError
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.records.record import Record, TaskKey, from_line, to_line
 
 SCHEMA = 1

@@ -9,8 +9,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from loopwright import target as targets
-from loopwright.target import Target
+from loopwright.target.host import host
+from loopwright.target.union import Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class MachineFacts:
 
 def facts(target: Target | None = None) -> MachineFacts:
     """What this machine is."""
-    features = (targets.host() if target is None else target).features
+    features = (host() if target is None else target).features
     return MachineFacts(
         model=_model(),
         cores=os.cpu_count() or 1,

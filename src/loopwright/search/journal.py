@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from loopwright.measure.types import Outcome
+from loopwright.outcome import Outcome
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query
 from loopwright.space.config import Config

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.learn.dataset import FeatureMatrix, Floats
-from loopwright.measure.types import Failed, Outcome, Timed
+from loopwright.outcome import Failed, Outcome, Timed
 from loopwright.sched.extent import IntArray
 from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray

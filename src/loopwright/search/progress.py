@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from typing import final
 
-from loopwright.measure.types import Failed, FailureKind, Outcome, Timed
+from loopwright.outcome import Failed, FailureKind, Outcome, Timed
 from loopwright.search.allocator import Progress
 from loopwright.search.policy import Policy
 from loopwright.search.result import Best, TuneResult

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from loopwright.errors import ConfigError
-from loopwright.measure.types import FailureKind, Outcome
+from loopwright.outcome import FailureKind, Outcome
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from loopwright.errors import ConfigError
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.measure.types import MeasurePlan, Outcome
+from loopwright.outcome import MeasurePlan, Outcome
 from loopwright.search.allocator import next_task
 from loopwright.search.journal import Journal
 from loopwright.search.policy import Policy, Trial

@@ -13,7 +13,7 @@ from loopwright.sched.schedule import Schedule
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.template import Configuration, Template

@@ -15,7 +15,7 @@ from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.nests import Wishes, nest_root

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loopwright.ops import registry as ops
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 from loopwright.templates import derived, task
 from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul, separable

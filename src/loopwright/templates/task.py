@@ -12,7 +12,7 @@ from loopwright.ops.attrs import AttrValue
 from loopwright.space.config import Config
 from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.template import Template, errors_named
 

@@ -11,7 +11,7 @@ from loopwright.errors import LoopwrightError, TemplateError, UserError
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config, ConfigBatch
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 
 Configuration: TypeAlias = Config | ConfigBatch

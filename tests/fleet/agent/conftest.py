@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "measure"))
 # Behind tests/support, which has an `operators` of its own.
 sys.path.append(str(Path(__file__).parents[3] / "benchmarks"))
 
 import measure_kernels as kernels
 
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
 
 
 @pytest.fixture(scope="session")

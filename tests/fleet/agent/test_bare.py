@@ -30,12 +30,12 @@ from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import Configure, Configured, Error, Opened
 from loopwright.fleet.words import NO_RUNTIME, RUNTIME
-from loopwright.measure.inputs import generate
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import cores_for
-from loopwright.measure.types import MeasurePlan
-from loopwright.runtime import elf
-from loopwright.runtime.native import runtime_object
+from loopwright.outcome import MeasurePlan
+from loopwright.runtime.cpu.native import runtime_object
+from loopwright.runtime.object import elf
+from loopwright.sandbox.inputs import generate
 
 LIMIT_S = 60.0
 PLAN = MeasurePlan(warmup=1, repeats=3, min_repeat_s=0.0005)

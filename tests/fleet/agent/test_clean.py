@@ -127,7 +127,7 @@ def test_no_module_of_the_agent_reaches_the_compiler() -> None:
 
 
 def test_the_check_would_find_one() -> None:
-    assert any(forbidden(name) for name in reached({"loopwright.measure.server"}))
+    assert any(forbidden(name) for name in reached({"loopwright.sandbox.server"}))
 
 
 def test_a_started_agent_has_not_imported_the_compiler(machine_dir: Path) -> None:

@@ -20,9 +20,9 @@ from loopwright.fleet.agent.options import AgentOptions
 from loopwright.fleet.agent.wardens import Worker
 from loopwright.fleet.wire.messages import Configure, Configured
 from loopwright.fleet.words import RUNTIME, Health
-from loopwright.measure.orders import Over
-from loopwright.measure.wire import RunReply, RunRequest
-from loopwright.runtime.native import runtime_object
+from loopwright.runtime.cpu.native import runtime_object
+from loopwright.sandbox.orders import Over
+from loopwright.sandbox.wire import RunReply, RunRequest
 
 
 class Stuck:

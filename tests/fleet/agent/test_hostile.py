@@ -16,8 +16,8 @@ from hostile_kernels import Hostile
 from loopwright.fleet.agent import bubble
 from loopwright.fleet.wire.messages import RunBatch
 from loopwright.fleet.words import BLAMES_CANDIDATE, RunStatus, Tier
-from loopwright.measure.inputs import generate
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
+from loopwright.sandbox.inputs import generate
 
 KINDS = hostile_kernels.hostile()[1]
 PROBES = hostile_kernels.probes("/victim", "/folder")

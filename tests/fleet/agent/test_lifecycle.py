@@ -44,8 +44,8 @@ from loopwright.fleet.wire.messages import (
     RunBatch,
 )
 from loopwright.fleet.words import Health, Occupancy
-from loopwright.measure.sandbox import children
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
+from loopwright.sandbox.privileges import children
 
 
 @pytest.fixture(scope="module")

@@ -19,8 +19,8 @@ from loopwright.fleet.agent.options import DeviceOptions
 from loopwright.fleet.agent.power import PowerHook
 from loopwright.fleet.agent.wardens import Worker
 from loopwright.fleet.words import Health
-from loopwright.measure.orders import Over
 from loopwright.measure.run import cores_for
+from loopwright.sandbox.orders import Over
 
 TELL = """
 import os, sys

@@ -25,7 +25,7 @@ from loopwright.fleet.security.tickets import Ticket, seal, session_key
 from loopwright.fleet.wire.link import dial
 from loopwright.fleet.wire.messages import RunBatch
 from loopwright.measure.run import cores_for
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
 
 START_CPU_S = 0.6
 """Twice what a start may take: machines are busy. benchmarks/fleet_start.py has the goal."""

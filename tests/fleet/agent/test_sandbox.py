@@ -14,13 +14,13 @@ from agents import options, running
 
 from loopwright.fleet.agent import bubble
 from loopwright.fleet.words import Tier
-from loopwright.measure import cgroup, landlock, seccomp
-from loopwright.measure.layers import BUBBLE, ESSENTIAL, USUAL, Layer, missing, tier_of
+from loopwright.sandbox import cgroup, landlock, seccomp
+from loopwright.sandbox.layers import BUBBLE, ESSENTIAL, USUAL, Layer, missing, tier_of
 
 # Run by a process that is not the superuser: which layers are found, in force, and told at the end.
 UNPRIVILEGED = """
 import ctypes, json, os, sys
-from loopwright.measure.confine import Cage, Plan
+from loopwright.sandbox.confine import Cage, Plan
 if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)

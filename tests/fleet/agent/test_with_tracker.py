@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from agents import DEVICE, KEY, WAIT_S, connect, idle, options, running, ticket, until
 
-from loopwright import target
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.wire.link import Link, LinkClosed, pair
@@ -31,6 +30,8 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health
 from loopwright.records.device import fingerprint
+from loopwright.target.host import host
+from loopwright.target.parse import parse
 
 
 @dataclass
@@ -108,8 +109,8 @@ def test_a_device_is_described_as_records_describe_it(machine_dir: Path) -> None
         assert tracker.hellos[0].role == "agent"
         (device,) = tracker.registered[-1].devices
         assert tracker.registered[-1].incarnation == agent.incarnation
-        assert target.parse(device.target).key == target.host().key
-        assert device.device == fingerprint(target.host())
+        assert parse(device.target).key == host().key
+        assert device.device == fingerprint(host())
         assert device.labels["kind"] == "cpu"
         assert device.labels["name"] == device.name == DEVICE
         assert device.tier == agent.devices[DEVICE].tier

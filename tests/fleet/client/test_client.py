@@ -28,11 +28,11 @@ from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.control import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.security.handshake import Anonymous, ByToken
-from loopwright.fleet.simulated import Crash, timed
+from loopwright.fleet.sim.devices import Crash, timed
 from loopwright.fleet.wire.messages import Acquire, Result, RunItem
 from loopwright.fleet.words import EndReason
 from loopwright.measure.pipeline import Run
-from loopwright.measure.types import Failed, MeasurePlan, Timed
+from loopwright.outcome import Failed, MeasurePlan, Timed
 
 PLAN = MeasurePlan(repeats=2)
 

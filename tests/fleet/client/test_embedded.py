@@ -16,16 +16,16 @@ import pytest
 from agents import gone, processes_below
 from runner_contract import WAIT_S, RunnerContract
 
+from loopwright.build.pool import BuilderPool
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.agent import checkup
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
-from loopwright.measure.builders import BuilderPool
 from loopwright.measure.pipeline import Run
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import MeasurePlan, Timed
-from loopwright.measure.wire import RunRequest
+from loopwright.outcome import MeasurePlan, Timed
+from loopwright.sandbox.wire import RunRequest
 from loopwright.settings import Settings, from_environment
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)

@@ -14,18 +14,17 @@ import msgspec
 import pytest
 from fleet_lab import CLASS, WAIT_S, Lab, TextBuilders, artifact
 
-from loopwright import target as targets
 from loopwright.errors import AuthError, ConfigError, FleetError, NoDeviceError
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.runner import FleetOptions, FleetRunner, _Lessor, device_class
 from loopwright.fleet.client.session import Blob, DeviceSession
-from loopwright.fleet.simulated import Crash, timed
+from loopwright.fleet.sim.devices import Crash, timed
 from loopwright.fleet.wire.messages import Result, RunItem
 from loopwright.fleet.words import RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
-from loopwright.measure.types import Failed, FailureKind, MeasurePlan, Timed
+from loopwright.outcome import Failed, FailureKind, MeasurePlan, Timed
 from loopwright.records.store import SqlStore
 from loopwright.sched.schedule import Schedule
 from loopwright.search.grid import GridPolicy
@@ -34,7 +33,8 @@ from loopwright.search.result import Budget
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.knobs import Choice
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.host import host
+from loopwright.target.union import Target
 from loopwright.te.workload import Workload
 from loopwright.templates.task import make
 from loopwright.templates.template import Configuration, Template
@@ -398,7 +398,7 @@ def test_a_tuner_measures_again_what_a_device_said_that_turned_out_to_be_slow(la
     script = Script(**{"2": "drift"})
     script.canary, script.good = 4, 3
     lab.agent("a", script, devices=2)
-    task = make(kernels.double_workload(), Template("t", 1, _alike, _unscheduled), targets.host())
+    task = make(kernels.double_workload(), Template("t", 1, _alike, _unscheduled), host())
     options = FleetOptions(devices=1)
     with (
         SqlStore("sqlite://") as store,

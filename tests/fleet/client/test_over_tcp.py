@@ -14,13 +14,13 @@ from fleet_processes import Processes
 from runner_contract import WAIT_S, RunnerContract
 
 import loopwright as lw
+from loopwright.build.pool import BuilderPool
 from loopwright.cli.main import main
 from loopwright.errors import AuthError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
-from loopwright.measure.builders import BuilderPool
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import MeasurePlan, Timed
+from loopwright.outcome import MeasurePlan, Timed
 from loopwright.records.store import SqlStore
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)

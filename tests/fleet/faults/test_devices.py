@@ -25,7 +25,7 @@ from loopwright.fleet.agent.canary import Canary
 from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.wire.messages import Error, Hello
 from loopwright.fleet.words import Health
-from loopwright.runtime.native import object_code
+from loopwright.runtime.cpu.native import object_code
 
 FREEZER = Path("/sys/fs/cgroup/freezer")
 

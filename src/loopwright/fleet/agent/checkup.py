@@ -9,7 +9,7 @@ from typing import TypeAlias
 from loopwright.fleet.agent import runs
 from loopwright.fleet.agent.canary import Canary
 from loopwright.fleet.words import Health
-from loopwright.measure.wire import RunReply, RunRequest
+from loopwright.sandbox.wire import RunReply, RunRequest
 
 CANARY_S = 10.0
 Asker: TypeAlias = Callable[[RunRequest, float], Awaitable[RunReply]]

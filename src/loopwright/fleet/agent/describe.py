@@ -33,12 +33,12 @@ sys.path.insert(0, sys.argv[1])
 from importlib.util import find_spec
 from pathlib import Path
 import msgspec
-from loopwright import target
+from loopwright.target.host import host
 from loopwright.errors import EnvironmentFailure
 from loopwright.records.device import fingerprint
-from loopwright.runtime.canary import ENTRY
-from loopwright.runtime.native import runtime_object
-host = target.host()
+from loopwright.runtime.cpu.canary import ENTRY
+from loopwright.runtime.cpu.native import runtime_object
+host = host()
 try:
     runtime = runtime_object(Path(sys.argv[2]))
 except EnvironmentFailure:

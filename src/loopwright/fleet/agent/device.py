@@ -37,9 +37,9 @@ from loopwright.fleet.wire.messages import (
     RunItem,
 )
 from loopwright.fleet.words import RUNTIME, EndReason, Health, Occupancy, RunStatus, Tier
-from loopwright.measure.orders import Ready
-from loopwright.measure.types import FailureKind
-from loopwright.measure.wire import RunReply, RunRequest
+from loopwright.outcome import FailureKind
+from loopwright.sandbox.orders import Ready
+from loopwright.sandbox.wire import RunReply, RunRequest
 
 _LOSSES = 4096  # candidates whose losses are remembered
 _PROBE_S = 60.0

@@ -10,7 +10,7 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.options import Chance
 from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker, WorkerLost
 from loopwright.fleet.words import Health
-from loopwright.measure.orders import Ready
+from loopwright.sandbox.orders import Ready
 
 _POLL_S = 0.01
 

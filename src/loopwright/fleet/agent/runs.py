@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.wire.messages import Result, RunItem
 from loopwright.fleet.words import RunStatus
-from loopwright.measure.types import FailureKind, Stage
-from loopwright.measure.wire import RunReply, RunRequest, WireParam
+from loopwright.outcome import FailureKind, Stage
+from loopwright.sandbox.wire import RunReply, RunRequest, WireParam
 
 MAX_REPEATS = 4096
 _STATUS = {

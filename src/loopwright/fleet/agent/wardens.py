@@ -22,10 +22,10 @@ import msgspec
 from loopwright.errors import EnvironmentFailure, FleetError
 from loopwright.fleet.agent import bubble
 from loopwright.fleet.words import Tier
-from loopwright.measure import cgroup
-from loopwright.measure.boot import command
-from loopwright.measure.layers import BUBBLE, USUAL, Plan
-from loopwright.measure.orders import (
+from loopwright.sandbox import cgroup
+from loopwright.sandbox.boot import command
+from loopwright.sandbox.layers import BUBBLE, USUAL, Plan
+from loopwright.sandbox.orders import (
     MAX_PACKET,
     PATIENT_S,
     POLITE_S,
@@ -42,7 +42,7 @@ from loopwright.measure.orders import (
     Ready,
     Told,
 )
-from loopwright.measure.wire import MAX_FRAME, RunReply, RunRequest
+from loopwright.sandbox.wire import MAX_FRAME, RunReply, RunRequest
 
 START_S = 60.0
 _HELLO_S = 20.0

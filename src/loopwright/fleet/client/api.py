@@ -49,7 +49,7 @@ from loopwright.fleet.wire.messages import DeviceInfo
 from loopwright.fleet.words import Priority, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
-from loopwright.measure.types import Timed
+from loopwright.outcome import Timed
 from loopwright.settings import Settings, from_environment
 
 _T = TypeVar("_T")

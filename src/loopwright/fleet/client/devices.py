@@ -36,7 +36,7 @@ from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import BLAMES_CANDIDATE, EndReason, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
-from loopwright.measure.types import Failed, FailureKind, Provenance, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
 
 _TRIES = 2
 _REFUSALS = 3  # leases in a row that no device would open, before that is an error

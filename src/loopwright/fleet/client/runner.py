@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Self, final
 
-from loopwright import target as targets
+from loopwright.build.candidate import Builders
 from loopwright.errors import ConfigError, FleetError, NoDeviceError
 from loopwright.fleet.client.aio import AsyncFleet, Wish
 from loopwright.fleet.client.api import Fleet
@@ -19,13 +19,13 @@ from loopwright.fleet.client.selection import none_matches
 from loopwright.fleet.client.session import DeviceSession
 from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.words import Priority
-from loopwright.measure.build import Builders
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.types import Outcome
-from loopwright.runtime.loader import keys_for
-from loopwright.target import Target
+from loopwright.outcome import Outcome
+from loopwright.runtime.cpu.loader import keys_for
+from loopwright.target.parse import parse
+from loopwright.target.union import Target
 
 _MAX_NAMES = 48  # in a selector
 _OTHER_S = 10.0
@@ -77,7 +77,7 @@ def device_class(
     if others:
         listed = ",".join(names[:_MAX_NAMES])
         pinned = ", ".join(part for part in (selector.strip(), f"name in ({listed})") if part)
-    return DeviceClass(targets.parse(chosen[0].target), chosen[0].device, names, others, pinned)
+    return DeviceClass(parse(chosen[0].target), chosen[0].device, names, others, pinned)
 
 
 def _await_settled(fleet: Fleet, on_wait: Callable[[float], None]) -> None:

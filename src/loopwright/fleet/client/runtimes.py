@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from loopwright import target as targets
 from loopwright.errors import ConfigError, EnvironmentFailure, FleetError, UnsupportedError
 from loopwright.fleet.client.session import Blob
 from loopwright.fleet.wire.messages import Opened
 from loopwright.fleet.words import RUNTIME
-from loopwright.runtime.native import runtime_object
+from loopwright.runtime.cpu.native import runtime_object
+from loopwright.target.parse import parse
 
 
 class Runtimes:
@@ -33,7 +33,7 @@ class Runtimes:
         if there is None:
             return None
         try:
-            blob = await self._blob(targets.parse(opened.device.target).arch)
+            blob = await self._blob(parse(opened.device.target).arch)
         except (ConfigError, EnvironmentFailure, UnsupportedError) as error:
             name = opened.device.name
             raise FleetError(f"no native runtime can be made for {name}: {error}") from error

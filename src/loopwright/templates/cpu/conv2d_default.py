@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.templates.cpu.blocking import (
     imbalance,
     sizes_of,

@@ -24,7 +24,7 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, Split
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default

@@ -22,7 +22,7 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import Choice, Knob, KnobValue, Split
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import (

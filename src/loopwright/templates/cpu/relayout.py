@@ -18,7 +18,7 @@ from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.knobs import Choice
 from loopwright.space.space import Space
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.te.tensor import compute, placeholder
 from loopwright.te.workload import Workload, workload
 from loopwright.templates.task import Task, make

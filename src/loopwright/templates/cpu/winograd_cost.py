@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from loopwright.target import Target
+from loopwright.target.union import Target
 from loopwright.weights import TAPS
 
 _L1_BYTES, _L2_BYTES, _L3_BYTES, _FAR_BYTES = 64.0, 32.0, 10.0, 6.0

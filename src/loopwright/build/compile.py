@@ -1,0 +1,75 @@
+"""From a config to object code: schedule, lower, generate, assemble.
+
+Runs in builder processes only: an error inside LLVM ends the process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+from loopwright import weights
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.llvm.emit import emit
+from loopwright.codegen.llvm.object_code import assemble
+from loopwright.lower.pipeline import finish, lower
+from loopwright.sched.schedule import Schedule
+from loopwright.space.config import Config
+from loopwright.target.union import Target
+from loopwright.templates.apply import scheduled
+from loopwright.templates.task import Task
+
+
+def compile_schedule(
+    schedule: Schedule,
+    target: Target,
+    name: str | None = None,
+    *,
+    any_address: bool = False,
+    alignment: int = 64,
+    in_place: Mapping[str, str] | None = None,
+) -> Artifact:
+    """The object code of a schedule; with `any_address` it takes plain inputs at any address.
+
+    Args:
+        alignment: bytes that the memory of arguments that are no constants is a multiple of.
+        in_place: inputs whose memory is an output's, by name.
+
+    Raises: ScheduleError when it has no meaning as loops.
+    """
+    kernel = finish(lower(schedule, name, in_place))
+    loose = schedule.workload.inputs if any_address else ()
+    transforms = dict(schedule.workload.transforms)
+    params = []
+    for tensor in schedule.workload.args:
+        layout = schedule.layout(tensor.name)
+        fixed = tensor.name in schedule.workload.constants
+        at = 64 if fixed else alignment
+        transform = transforms.get(tensor.name, "")
+        shape = weights.plain_shape(transform, tensor.shape)
+        param = Param(tensor.name, tensor.dtype, shape, layout, at, transform)
+        if layout.is_plain and tensor in loose:
+            param = replace(param, alignment=tensor.dtype.nbytes)
+        params.append(param)
+    return assemble(emit(kernel, tuple(params), target), target)
+
+
+def kernel_name(task: Task, config: Config) -> str:
+    """A name that no other kernel has: kernels of one model are linked together."""
+    text = f"{task.key} {task.target.key} {task.alignment} {config}"
+    if task.in_place:
+        text += f" {task.in_place}"
+    return f"{task.workload.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def compile_config(task: Task, config: Config) -> Artifact:
+    """The object code of one config of a task."""
+    return compile_schedule(
+        scheduled(task, config),
+        task.target,
+        kernel_name(task, config),
+        any_address=task.template.any_address,
+        alignment=task.alignment,
+        in_place=dict(task.in_place),
+    )

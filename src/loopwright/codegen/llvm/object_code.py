@@ -1,0 +1,79 @@
+"""LLVM text to object code, through llvmlite's binding; no optimisation pass runs.
+
+LLVM reports some errors by aborting the process, so this runs where a crash is survived.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import llvmlite.binding as llvm
+
+from loopwright.codegen.artifact import Artifact
+from loopwright.codegen.llvm.source import LlvmSource
+from loopwright.errors import CodegenError
+from loopwright.target.union import Target
+
+OPT_LEVEL = 2
+_NO_SINKING = "-disable-machine-sink"
+
+
+def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> bytes:
+    """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
+
+    With `sinking`, LLVM may move a computation towards its use, behind branches.
+
+    Raises: CodegenError when LLVM cannot read or verify the text.
+    """
+    _set_sinking(allowed=sinking)
+    machine = target_machine(target.triple, target.features, opt)
+    context = llvm.create_context()
+    try:
+        module = llvm.parse_assembly(text, context=context)
+        module.verify()
+    except RuntimeError as error:
+        raise CodegenError(
+            f"LLVM refused the generated text: {' '.join(str(error).split())}"
+        ) from error
+    return bytes(machine.emit_object(module))
+
+
+def assembly(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> str:
+    """The assembly that LLVM makes of `text` for `target`."""
+    _set_sinking(allowed=sinking)
+    machine = target_machine(target.triple, target.features, opt)
+    module = llvm.parse_assembly(text, context=llvm.create_context())
+    return str(machine.emit_assembly(module))
+
+
+@functools.cache
+def target_machine(triple: str, features: tuple[str, ...], opt: int) -> llvm.TargetMachine:
+    """LLVM's code generator for a triple and features, position independent."""
+    llvm.initialize_all_targets()
+    llvm.initialize_all_asmprinters()
+    enabled = ",".join(f"+{name}" for name in features)
+    return llvm.Target.from_triple(triple).create_target_machine(
+        features=enabled, opt=opt, reloc="pic", codemodel="small"
+    )
+
+
+def _set_sinking(*, allowed: bool) -> None:
+    """Switch LLVM's machine sinking, which has no switch of one module; the last setting holds."""
+    llvm.set_option("", f"{_NO_SINKING}={str(not allowed).lower()}")
+
+
+def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifact:
+    """The artifact of `source`: object code with what is needed to call it.
+
+    Multiply-adds of a tile would sink behind branches around a part of it, and keep their factors
+    in registers until then, which spills accumulators: a tile with branches stays as it is written.
+    """
+    return Artifact(
+        code=object_bytes(source.text, target, opt, sinking=not source.branching),
+        entry=source.entry,
+        params=source.params,
+        n_outputs=source.n_outputs,
+        workspace_shared=source.workspace_shared,
+        workspace_per_thread=source.workspace_per_thread,
+        target_key=target.key,
+    )

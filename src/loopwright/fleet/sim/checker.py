@@ -1,0 +1,204 @@
+"""What must hold in a simulated fleet, checked on what devices and the store saw.
+
+The rules: no two live sessions on a device; epochs of a device grow strictly, over restarts of
+everything; each lease ends once, with a reason; a device is not granted while it is leased, nor
+before it reported to this tracker; after each event no free device and no request that it could
+serve stand side by side; and once all faults are healed, each device is free again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from loopwright.fleet.book import queue
+from loopwright.fleet.book.effects import (
+    Effect,
+    EndLease,
+    SaveLease,
+    TellGranted,
+    TellRefused,
+)
+from loopwright.fleet.book.events import Event, LeaseRow, Restored, Synced, Wanted
+from loopwright.fleet.book.standing import grantable
+from loopwright.fleet.book.state import State
+from loopwright.fleet.selector import parse
+from loopwright.fleet.words import Admin, Refusal
+
+if TYPE_CHECKING:
+    from loopwright.fleet.sim.agent import SimDevice
+
+_MAX_KEPT = 20
+
+
+@dataclass(slots=True)
+class Checker:
+    """Notes violations; `checks` counts what was looked at."""
+
+    violations: list[str] = field(default_factory=list)
+    checks: int = 0
+    opens: int = 0
+    top: dict[str, int] = field(default_factory=dict)  # highest epoch ever granted
+    accepted: dict[str, int] = field(default_factory=dict)  # highest ever accepted by the device
+    live: dict[str, tuple[str, int]] = field(default_factory=dict)  # sessions on devices
+    leased: dict[str, str] = field(default_factory=dict)  # device -> lease, as the book says
+    ended: dict[str, str] = field(default_factory=dict)
+    told: dict[tuple[str, int], str] = field(default_factory=dict)  # (device, epoch) -> lease
+    reported: set[tuple[str, str]] = field(default_factory=set)  # device, incarnation
+    met: set[str] = field(default_factory=set)  # leases that devices reported to this tracker
+    now: float = 0.0
+
+    def wrong(self, what: str) -> None:
+        """Note a violation."""
+        if len(self.violations) < _MAX_KEPT:
+            self.violations.append(f"{self.now:.3f} s: {what}")
+
+    # --- the tracker ---
+
+    def restarted(self, kept: Restored) -> None:
+        """Another tracker begins, with what was kept."""
+        self.reported.clear()
+        self.met.clear()
+        self.leased = {row.device: row.lease for row in kept.leases}
+        # An end that was not durable is in no log: what is still known of such a lease ends again.
+        self.ended = {lease: reason.value for lease, reason in kept.ended}
+
+    def applied(self, state: State, event: Event, effects: tuple[Effect, ...]) -> None:
+        """The book answered an event."""
+        if isinstance(event, Synced):
+            boot = state.boots.get((event.agent, event.incarnation))
+            for report in event.reports:
+                self.reported.add((report.device, event.incarnation))
+                device = state.devices.get(report.device)
+                owned = device is not None and device.boot is boot
+                if report.lease and owned and boot is not None and boot.seq == event.seq:
+                    self.met.add(report.lease)
+        for effect in effects:
+            if isinstance(effect, SaveLease):
+                self._saved(effect.row)
+            elif isinstance(effect, EndLease):
+                self._ended(effect)
+
+    def _saved(self, row: LeaseRow) -> None:
+        device = row.device
+        self.checks += 1
+        if row.epoch <= self.top.get(device, 0):
+            self.wrong(f"{device}: epoch {row.epoch} granted after {self.top[device]}")
+        self.top[device] = max(row.epoch, self.top.get(device, 0))
+        if device in self.leased:
+            self.wrong(f"{device}: granted as {row.lease} while leased as {self.leased[device]}")
+        self.leased[device] = row.lease
+        if (device, row.incarnation) not in self.reported:
+            self.wrong(f"{device}: granted before it reported to this tracker")
+        if row.lease in self.ended:
+            self.wrong(f"lease {row.lease} begins after its end")
+
+    def _ended(self, effect: EndLease) -> None:
+        if effect.lease in self.ended:
+            self.wrong(
+                f"lease {effect.lease} ended as {effect.reason.value} "
+                f"after {self.ended[effect.lease]}"
+            )
+        self.ended[effect.lease] = effect.reason.value
+        if self.leased.get(effect.device) == effect.lease:
+            del self.leased[effect.device]
+
+    def no_lost_wakeup(self, state: State) -> None:
+        """No request waits for devices that are there."""
+        if not state.waiting or state.read_only:
+            return
+        able = [device for device in state.devices.values() if grantable(device)]
+        if not able:
+            return
+        self.checks += 1
+        for request in state.waiting:
+            match = request.match
+            if match is None or queue.blocked(request.tenant, request.count):
+                continue
+            fitting = [
+                device
+                for device in able
+                if match.selector.matches(device.labels)
+                and not queue.held_from(state, device, request)
+            ]
+            if len(fitting) >= request.count:
+                self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
+
+    def not_hopeless(
+        self, state: State, event: Event, effects: tuple[Effect, ...], devices: list[SimDevice]
+    ) -> None:
+        """Soon after a start no request is refused that `devices`, there or not, could serve."""
+        for effect in effects:
+            if not isinstance(effect, TellRefused) or effect.code is not Refusal.UNSATISFIABLE:
+                continue
+            self.checks += 1
+            if not isinstance(event, Wanted) or event.request != effect.request:
+                continue  # one that waited: its devices went while it did
+            selector = parse(event.selector)
+            retired = {d.name for d in state.devices.values() if d.admin is Admin.RETIRED}
+            fitting = [
+                device
+                for device in devices
+                if device.name not in retired and selector.matches(device.labels)
+            ]
+            if len(fitting) >= event.count:
+                self.wrong(f"request {effect.request} is refused while devices may come back")
+
+    def whole(self, state: State, expected: int) -> None:
+        """Devices and leases belong together, and none is missing."""
+        self.checks += 1
+        if len(state.devices) != expected:
+            self.wrong(f"{len(state.devices)} devices of {expected} are known")
+        for name in self.met - self.ended.keys() - set(self.leased.values()):
+            self.wrong(f"lease {name} was reported and has no end")
+        self.met.intersection_update(self.leased.values())
+        for device in state.devices.values():
+            if device.free is not grantable(device):
+                self.wrong(f"{device.name}: in the index of free devices: {device.free}")
+            for lease in (device.lease, device.releasing):
+                if lease is not None and state.leases.get(lease.id) is not lease:
+                    self.wrong(f"{device.name}: has lease {lease.id}, which is not known")
+        for lease in state.leases.values():
+            if lease not in (lease.device.lease, lease.device.releasing):
+                self.wrong(f"lease {lease.id} is on no device")
+        for tenant in state.tenants.values():
+            mine = (lease for lease in state.leases.values() if lease.reason is None)
+            live = sum(1 for lease in mine if lease.request.tenant is tenant)
+            if tenant.live != live:
+                self.wrong(f"tenant {tenant.name} holds {live}, counted as {tenant.live}")
+
+    # --- clients and devices ---
+
+    def granted(self, effect: TellGranted) -> None:
+        """A client hears of a grant."""
+        for given in effect.given:
+            before = self.told.setdefault((given.device, given.epoch), given.lease)
+            if before != given.lease:
+                self.wrong(f"{given.device}: epoch {given.epoch} is {before} and {given.lease}")
+
+    def opened(self, device: str, lease: str, epoch: int) -> None:
+        """A device accepted a session."""
+        self.checks += 1
+        self.opens += 1
+        if device in self.live:
+            self.wrong(f"{device}: {lease} opened while {self.live[device][0]} is live")
+        last = self.accepted.get(device, 0)
+        if epoch < last or (epoch == last and self.told.get((device, epoch)) != lease):
+            self.wrong(f"{device}: accepted epoch {epoch} after {last}")
+        self.accepted[device] = max(epoch, last)
+        self.live[device] = (lease, epoch)
+
+    def closed(self, device: str) -> None:
+        """A session on a device ended."""
+        self.live.pop(device, None)
+
+    def healed(self, state: State) -> None:
+        """All faults are over for long and nobody asks: all must be as at the start."""
+        self.checks += 1
+        for device in state.devices.values():
+            if not grantable(device):
+                self.wrong(f"{device.name} did not come back")
+        for request in state.waiting:
+            self.wrong(f"request {request.id} waits for ever")
+        for lease in state.leases:
+            self.wrong(f"lease {lease} lives on")

@@ -1,0 +1,304 @@
+"""ONNX models as graphs of the operators in `ops/nodes`.
+
+Each ONNX operator has a rule (`onnx_rules/`) that says it in operators of graphs. Whatever depends
+on no input is computed on the way: the shape of everything is known, so what models compute from
+shapes becomes constants.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loopwright.errors import ModelError, UnsupportedError
+from loopwright.frontends.onnx.file import (
+    Shapes,
+    import_onnx,
+    one_line,
+    parse,
+    refuse_invalid,
+    set_shapes,
+)
+from loopwright.frontends.onnx.rules.call import Call, OnnxAttr
+from loopwright.frontends.onnx.rules.elementwise import ONNX_DTYPES
+from loopwright.frontends.onnx.rules.table import RULES
+from loopwright.graph.builder import Builder
+from loopwright.graph.ir import Array, Graph, Value
+from loopwright.ir import dtype as dt
+
+if TYPE_CHECKING:
+    import onnx
+
+OLDEST_OPSET = 7
+"""The oldest version of the operators that is read."""
+_DOMAINS = ("", "ai.onnx")
+_MAY_BE_INFINITE = frozenset({"Add", "Where", "Max", "Min", "Clip", "Expand", "Pad", "Identity"})
+"""What reads infinities on purpose: masks of attention are added, bounds are compared."""
+
+
+def import_onnx_model(
+    source: Path | onnx.ModelProto,
+    shapes: Shapes | None = None,
+    weights: Mapping[str, Array] | None = None,
+) -> Graph:
+    """The graph of an ONNX model, a file or one that is loaded.
+
+    Args:
+        shapes: the shapes of inputs, for those whose shape the model leaves open.
+        weights: values for inputs that are weights, which then are no inputs of the graph.
+
+    Raises: UnsupportedError naming all operators that are not supported, or what of an operator is
+        not; ModelError when the model cannot be read, is not valid, leaves an input's shape open,
+        or has weights that are not numbers.
+    """
+    package = import_onnx()
+    if isinstance(source, Path):
+        label, folder = source.name, source.parent
+        model = parse(source)
+    else:
+        label, folder = source.graph.name or "model", Path()
+        model = package.ModelProto()
+        model.CopyFrom(source)
+    model = _expanded(model, label)
+    refuse_invalid(model, label)
+    set_shapes(model, label, shapes or {})
+    name = Path(label).stem if isinstance(source, Path) else label
+    return _Importer(model, label, folder, weights or {}).run(name)
+
+
+def _opset(model: onnx.ModelProto, label: str) -> int:
+    """The version of the default domain's operators. Raises: UnsupportedError outside our range."""
+    versions = [o.version for o in model.opset_import if o.domain in _DOMAINS]
+    newest = int(import_onnx().defs.onnx_opset_version())
+    if not versions:
+        raise ModelError(f"{label} does not say which opset it uses")
+    if not OLDEST_OPSET <= versions[0] <= newest:
+        raise UnsupportedError(
+            f"{label} uses opset {versions[0]}; {OLDEST_OPSET} to {newest} are supported: convert "
+            "it with onnx.version_converter"
+        )
+    return int(versions[0])
+
+
+def _expanded(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
+    """`model` with functions replaced by their bodies, so that each operator has a rule.
+
+    Raises: UnsupportedError naming all operators that have neither rule nor body.
+    """
+    opset = _opset(model, label)
+    if model.functions:
+        model = _inliner().inline_local_functions(model)
+    without = _without_rule(model)
+    bodies = {op for domain, op in without if domain in _DOMAINS and has_body(op, opset)}
+    if bodies:
+        model = _with_bodies(model, bodies)
+        without = _without_rule(model)
+    if without:
+        shown = "; ".join(
+            f"{domain + '.' if domain not in _DOMAINS else ''}{op} in {len(names)} node"
+            f"{'s' if len(names) > 1 else ''}, {'as ' if len(names) > 1 else ''}{names[0]!r}"
+            for (domain, op), names in sorted(without.items())
+        )
+        raise UnsupportedError(f"{label}: operators that are not supported: {shown}")
+    return model
+
+
+def _without_rule(model: onnx.ModelProto) -> dict[tuple[str, str], list[str]]:
+    """The operators that have no rule, by domain and name, with the nodes that use them."""
+    found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for place, node in enumerate(model.graph.node):
+        if node.domain not in _DOMAINS or node.op_type not in RULES:
+            found[node.domain, node.op_type].append(_node_name(node, place))
+    return dict(found)
+
+
+def has_body(op: str, opset: int) -> bool:
+    """Whether ONNX defines `op` by a graph of other operators."""
+    defs = import_onnx().defs
+    if not defs.has(op, opset):
+        return False
+    schema = defs.get_schema(op, opset, "")
+    return bool(schema.has_function or schema.has_context_dependent_function)
+
+
+def _with_bodies(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProto:
+    """`model` with the nodes of `ops` replaced by what ONNX defines them to be."""
+    package = import_onnx()
+    typed = package.shape_inference.infer_shapes(model, data_prop=True)
+    inputs = {value.name for value in model.graph.input}
+    typed.graph.value_info.extend(
+        package.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+        if tensor.name not in inputs
+    )
+    functions = [("", op) for op in sorted(ops)]
+    try:
+        return _inliner().inline_selected_functions(typed, functions, False, True)
+    except RuntimeError:  # a body that depends on types which onnx cannot infer
+        return model
+
+
+def _inliner() -> ModuleType:
+    """The part of onnx that puts the bodies of functions in place; it is not loaded with onnx."""
+    return importlib.import_module("onnx.inliner")
+
+
+def _node_name(node: onnx.NodeProto, place: int) -> str:
+    return node.name or f"{node.op_type}_{place}"
+
+
+class _Importer:
+    """Goes through the nodes of a model once."""
+
+    def __init__(
+        self, model: onnx.ModelProto, label: str, folder: Path, given: Mapping[str, Array]
+    ) -> None:
+        self.given = given
+        self.graph = model.graph
+        self.label = label
+        self.folder = folder
+        self.opset = _opset(model, label)
+        made = [name for node in self.graph.node for name in node.output]
+        inputs = [value.name for value in self.graph.input]
+        weights = [tensor.name for tensor in self.graph.initializer]
+        self.builder = Builder(label, [*made, *inputs, *weights])
+        self.read = {name for node in self.graph.node for name in node.input}
+        self.read.update(value.name for value in self.graph.output)
+        self.names: dict[str, str] = {"": ""}
+
+    def run(self, name: str) -> Graph:
+        self._weights()
+        for value in self.graph.input:
+            if value.name in self.given:
+                array = self.given[value.name]
+                self.names[value.name] = self.builder.named_constant(value.name, array)
+            elif value.name not in self.names:
+                self.names[value.name] = self.builder.input(value.name, self._value(value))
+        for place, node in enumerate(self.graph.node):
+            self._node(node, place)
+        outputs: list[str] = []
+        for value in self.graph.output:
+            outputs.append(self._output(value.name, outputs))
+        return self.builder.graph(name, outputs)
+
+    def _weights(self) -> None:
+        """Make constants of the initializers that something reads."""
+        readers: defaultdict[str, set[str]] = defaultdict(set)
+        for node in self.graph.node:
+            for name in node.input:
+                readers[name].add(node.op_type)
+        if self.graph.sparse_initializer:
+            raise UnsupportedError(f"{self.label}: sparse weights are not supported")
+        for tensor in self.graph.initializer:
+            if tensor.name in self.read:
+                array = self._array(tensor)
+                infinite = readers[tensor.name] <= _MAY_BE_INFINITE
+                _refuse_non_numbers(
+                    array, f"{self.label}: weight {tensor.name!r}", infinite=infinite
+                )
+                self.names[tensor.name] = self.builder.named_constant(tensor.name, array)
+
+    def _array(self, tensor: onnx.TensorProto) -> Array:
+        package = import_onnx()
+        try:
+            if package.external_data_helper.uses_external_data(tensor):
+                package.external_data_helper.load_external_data_for_tensor(tensor, str(self.folder))
+            found: Array = package.numpy_helper.to_array(tensor)
+        except (OSError, ValueError, TypeError, package.checker.ValidationError) as error:
+            raise ModelError(
+                f"{self.label}: weight {tensor.name!r} cannot be read: {one_line(error)}"
+            ) from error
+        return found
+
+    def _value(self, info: onnx.ValueInfoProto) -> Value:
+        kind = info.type.tensor_type
+        where = f"{self.label}: input {info.name!r}"
+        if not info.type.HasField("tensor_type"):
+            raise UnsupportedError(f"{where} is not a tensor")
+        if kind.elem_type not in ONNX_DTYPES:
+            name = import_onnx().TensorProto.DataType.Name(kind.elem_type).lower()
+            raise UnsupportedError(f"{where}: the element type {name} is not supported")
+        if not kind.HasField("shape"):
+            raise ModelError(
+                f"{where} has no shape; fix it, as with --input-shape {info.name}:1x3x224x224"
+            )
+        return Value(
+            tuple(d.dim_value for d in kind.shape.dim), dt.parse(ONNX_DTYPES[kind.elem_type])
+        )
+
+    def _node(self, node: onnx.NodeProto, place: int) -> None:
+        name = _node_name(node, place)
+        missing = [i for i in node.input if i not in self.names]
+        if missing:
+            raise ModelError(
+                f"{self.label}: node {name!r} ({node.op_type}) reads {missing[0]!r}, which nothing "
+                "before it computes"
+            )
+        call = Call(
+            builder=self.builder,
+            label=self.label,
+            op=node.op_type,
+            name=name,
+            opset=self.opset,
+            inputs=tuple(self.names[i] for i in node.input),
+            attrs=_attributes(node),
+            used=tuple(bool(o) and o in self.read for o in node.output),
+            hint=next((o for o in node.output if o), name),
+        )
+        self.builder.settle()
+        results = RULES[node.op_type](call)
+        for output, result in zip(node.output, results, strict=False):
+            if output and result:
+                self.names[output] = self.builder.rename(result, output)
+
+    def _output(self, name: str, others: Collection[str]) -> str:
+        """The value `name`, made one if it is another value's, an input's or a constant's."""
+        value = self.names.get(name)
+        if value is None:
+            raise ModelError(f"{self.label}: nothing computes the output {name!r}")
+        if value == name and name not in others:
+            return name
+        self.builder.settle()
+        (copy,) = self.builder.emit("identity", [value], name=f"{name}.copy")
+        return self.builder.rename(copy, name)
+
+
+def _attributes(node: onnx.NodeProto) -> Mapping[str, OnnxAttr]:
+    """The attributes of a node that are numbers, strings and tensors."""
+    package = import_onnx()
+    found: dict[str, OnnxAttr] = {}
+    for attr in node.attribute:
+        value = package.helper.get_attribute_value(attr)
+        if isinstance(value, bytes):
+            found[attr.name] = value.decode(errors="replace")
+        elif isinstance(value, package.TensorProto):
+            found[attr.name] = package.numpy_helper.to_array(value)
+        elif isinstance(value, int | float):
+            found[attr.name] = value
+        elif attr.type == package.AttributeProto.STRINGS:
+            found[attr.name] = tuple(v.decode(errors="replace") for v in value)
+        elif attr.type in (package.AttributeProto.INTS, package.AttributeProto.FLOATS):
+            found[attr.name] = tuple(value)
+    return found
+
+
+def _refuse_non_numbers(array: Array, what: str, *, infinite: bool) -> None:
+    """Nothing, if every element is a number, or `infinite` and not NaN."""
+    if array.dtype.kind != "f" or not array.size:
+        return
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(array.reshape(-1), dtype=np.float64)):
+            return
+    wrong = np.isnan(array) if infinite else ~np.isfinite(array)
+    if wrong.any():
+        place = [int(i) for i in np.argwhere(wrong)[0]]
+        raise ModelError(
+            f"{what} is {array[tuple(place)]} at {place}, and {np.count_nonzero(wrong)} of its "
+            f"{array.size} elements are no finite numbers; train or export the model again"
+        )

@@ -1,0 +1,193 @@
+"""ONNX operators on elements: functions, activations, arithmetic with broadcasting, casts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.ir import dtype as dt
+
+ONNX_DTYPES: Mapping[int, str] = {
+    1: "float32",
+    2: "uint8",
+    3: "int8",
+    5: "int16",
+    6: "int32",
+    7: "int64",
+    9: "bool",
+    10: "float16",
+    11: "float64",
+    16: "bfloat16",
+}
+"""Element types by their number in ONNX, those that graphs have."""
+
+
+def element_type(call: Call, number: int) -> dt.DType:
+    """The dtype that ONNX calls `number`."""
+    if number not in ONNX_DTYPES:
+        raise call.refuse(f"the element type {number} is not supported")
+    return dt.parse(ONNX_DTYPES[number])
+
+
+def _same(op: str) -> Rule:
+    """The operator `op` of graphs, on the same inputs."""
+    return lambda call: (call.emit(op, *call.inputs),)
+
+
+def _numbers(op: str, **defaults: float) -> Rule:
+    """The operator `op` of graphs, with numbers as attributes."""
+
+    def rule(call: Call) -> tuple[str]:
+        attrs = {name: call.number(name, value) for name, value in defaults.items()}
+        return (call.emit(op, call.x(), **attrs),)
+
+    return rule
+
+
+def _chain(op: str) -> Rule:
+    """Any number of inputs, two at a time."""
+
+    def rule(call: Call) -> tuple[str]:
+        total = call.x(0)
+        for place in range(1, len(call.inputs)):
+            total = call.emit(op, total, call.x(place))
+        return (total,)
+
+    return rule
+
+
+def _mean(call: Call) -> tuple[str]:
+    (total,) = _chain("add")(call)
+    return (call.emit("div", total, call.constant(len(call.inputs), call.dtype())),)
+
+
+def _identity(call: Call) -> tuple[str]:
+    return (call.x(),)
+
+
+def _dropout(call: Call) -> tuple[str, ...]:
+    if call.has(2) and call.scalar(2, "training_mode"):
+        raise call.refuse("training mode is not supported; export the model for inference")
+    if len(call.used) < 2 or not call.used[1]:
+        return (call.x(),)
+    return call.x(), call.constant(np.ones(call.shape(), np.bool_))
+
+
+def _clip(call: Call) -> tuple[str]:
+    """Before opset 11 the bounds are attributes."""
+    value = call.x()
+    bounds = {name: call.number(name) for name in ("min", "max") if name in call.attrs}
+    for place, (name, op) in enumerate((("min", "max"), ("max", "min")), start=1):
+        if not call.has(place):
+            continue
+        constant = call.builder.array(call.x(place))
+        if constant is not None and constant.size == 1 and call.dtype().is_float:
+            bounds[name] = call.scalar(place, name)
+        else:
+            value = call.emit(op, value, call.x(place))
+    return (call.emit("clip", value, **bounds) if bounds else value,)
+
+
+def _cast(call: Call) -> tuple[str]:
+    return (call.cast(call.x(), element_type(call, call.integer("to"))),)
+
+
+def _cast_like(call: Call) -> tuple[str]:
+    return (call.cast(call.x(), call.dtype(1)),)
+
+
+def _is_inf(call: Call) -> tuple[str]:
+    found = call.emit("is_inf", call.x())
+    zero = call.constant(0, call.dtype())
+    positive, negative = call.integer("detect_positive", 1), call.integer("detect_negative", 1)
+    if not positive and not negative:
+        return (call.emit("and", found, call.emit("not", found)),)
+    if not negative:
+        found = call.emit("and", found, call.emit("greater", call.x(), zero))
+    if not positive:
+        found = call.emit("and", found, call.emit("less", call.x(), zero))
+    return (found,)
+
+
+def _gelu(call: Call) -> tuple[str]:
+    return (call.emit("gelu", call.x(), approximate=call.text("approximate", "none")),)
+
+
+def _swish(call: Call) -> tuple[str]:
+    alpha = call.number("alpha", 1.0)
+    if alpha == 1.0:
+        return (call.emit("silu", call.x()),)
+    scaled = call.emit("mul", call.x(), call.constant(alpha, call.dtype()))
+    return (call.emit("mul", call.x(), call.emit("sigmoid", scaled)),)
+
+
+def _mod(call: Call) -> tuple[str]:
+    return (call.emit("mod", call.x(0), call.x(1), fmod=call.integer("fmod", 0)),)
+
+
+def _prelu(call: Call) -> tuple[str]:
+    return (call.emit("prelu", call.x(0), call.x(1)),)
+
+
+def _shrink(call: Call) -> tuple[str]:
+    x, dtype = call.x(), call.dtype()
+    lambd, bias = call.number("lambd", 0.5), call.constant(call.number("bias", 0.0), dtype)
+    low = call.emit("less", x, call.constant(-lambd, dtype))
+    high = call.emit("greater", x, call.constant(lambd, dtype))
+    inner = call.emit("where", high, call.emit("sub", x, bias), call.constant(0, dtype))
+    return (call.emit("where", low, call.emit("add", x, bias), inner),)
+
+
+def _hyperbolic(sign: str) -> Rule:
+    """`(exp(x) + exp(-x)) / 2`, or with a minus."""
+
+    def rule(call: Call) -> tuple[str]:
+        grown, shrunk = call.emit("exp", call.x()), call.emit("exp", call.emit("neg", call.x()))
+        total = call.emit(sign, grown, shrunk)
+        return (call.emit("mul", total, call.constant(0.5, call.dtype())),)
+
+    return rule
+
+
+_UNARY = {
+    "Abs": "abs", "Ceil": "ceil", "Cos": "cos", "Erf": "erf", "Exp": "exp", "Floor": "floor",
+    "HardSwish": "hard_swish", "IsNaN": "is_nan", "Log": "log", "Mish": "mish", "Neg": "neg",
+    "Not": "not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round",
+    "Sigmoid": "sigmoid", "Sign": "sign", "Sin": "sin", "Softplus": "softplus",
+    "Softsign": "softsign", "Sqrt": "sqrt", "Tan": "tan", "Tanh": "tanh",
+}  # fmt: skip
+_BINARY = {
+    "Add": "add", "And": "and", "Div": "div", "Equal": "equal", "Greater": "greater",
+    "GreaterOrEqual": "greater_equal", "Less": "less", "LessOrEqual": "less_equal", "Mul": "mul",
+    "Or": "or", "Pow": "pow", "Sub": "sub", "Where": "where", "Xor": "xor",
+}  # fmt: skip
+_SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
+
+RULES: Mapping[str, Rule] = {
+    **{name: _same(op) for name, op in (_UNARY | _BINARY).items()},
+    "Cast": _cast,
+    "CastLike": _cast_like,
+    "Celu": _numbers("celu", alpha=1.0),
+    "Clip": _clip,
+    "Cosh": _hyperbolic("add"),
+    "Dropout": _dropout,
+    "Elu": _numbers("elu", alpha=1.0),
+    "Gelu": _gelu,
+    "HardSigmoid": _numbers("hard_sigmoid", alpha=0.2, beta=0.5),
+    "Identity": _identity,
+    "IsInf": _is_inf,
+    "LeakyRelu": _numbers("leaky_relu", alpha=0.01),
+    "Max": _chain("max"),
+    "Mean": _mean,
+    "Min": _chain("min"),
+    "Mod": _mod,
+    "PRelu": _prelu,
+    "Selu": _numbers("selu", **_SELU),
+    "Shrink": _shrink,
+    "Sinh": _hyperbolic("sub"),
+    "Sum": _chain("add"),
+    "Swish": _swish,
+    "ThresholdedRelu": _numbers("thresholded_relu", alpha=1.0),
+}

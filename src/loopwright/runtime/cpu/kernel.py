@@ -1,0 +1,219 @@
+"""Kernels on this machine's CPU, called with NumPy arrays.
+
+A `Module` has two faces. `module(*inputs)` takes plain arrays and returns plain outputs; it
+copies only what is not already as the kernel wants it. `module.call(*arguments)` takes every
+argument, outputs too, in its memory layout, and copies nothing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.errors import ShapeError
+from loopwright.runtime.cpu.loader import Loaded, load
+from loopwright.runtime.cpu.native import Entry, native
+from loopwright.runtime.cpu.pool import ThreadPool
+
+Array: TypeAlias = npt.NDArray[np.generic]
+ALIGNMENT = 64
+
+
+def aligned_empty(shape: Sequence[int], dtype: npt.DTypeLike) -> Array:
+    """A contiguous array of `shape` at a 64-byte boundary, contents undefined."""
+    kind = np.dtype(dtype)
+    nbytes = math.prod(shape) * kind.itemsize
+    memory = np.empty(nbytes + ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % ALIGNMENT
+    return memory[start : start + nbytes].view(kind).reshape(tuple(shape))
+
+
+def aligned_copy(array: Array, alignment: int = ALIGNMENT) -> Array:
+    """`array` itself if it is contiguous and aligned, else a copy that is."""
+    if array.flags.c_contiguous and array.ctypes.data % alignment == 0:
+        return array
+    copy = aligned_empty(array.shape, array.dtype)
+    np.copyto(copy, array)
+    return copy
+
+
+class CpuDevice:
+    """This machine's CPU with a pool of `threads` threads; any number of Python threads may call.
+
+    In a forked child kernels run on one thread: the pool stays with the process that made it.
+    """
+
+    def __init__(self, threads: int = 1, cache_dir: Path | None = None) -> None:
+        self.threads = threads
+        self.pool = ThreadPool(threads, native(cache_dir))
+        self._local = threading.local()
+
+    def load(self, artifact: Artifact) -> Module:
+        """`artifact` ready to be called.
+
+        Raises: ConfigError if it was made for another target; EnvironmentFailure if it is broken.
+        """
+        return Module(self, load(artifact))
+
+    def workspace(self, nbytes: int) -> int:
+        """Address of at least `nbytes` that this Python thread alone uses, until its next call."""
+        memory: Array | None = getattr(self._local, "memory", None)
+        if memory is None or memory.nbytes < nbytes:
+            memory = aligned_empty((nbytes,), np.uint8)
+            self._local.memory = memory
+        return int(memory.ctypes.data)
+
+    def close(self) -> None:
+        """End the pool's threads; modules still run, on the calling thread."""
+        self.pool.close()
+
+    def __enter__(self) -> CpuDevice:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class Module:
+    """A loaded kernel. Thread-safe: every calling thread has a workspace of its own."""
+
+    def __init__(self, device: CpuDevice, loaded: Loaded) -> None:
+        artifact = loaded.artifact
+        self.device = device
+        self.artifact = artifact
+        self.inputs = artifact.params[: len(artifact.params) - artifact.n_outputs]
+        self.outputs = artifact.params[len(self.inputs) :]
+        self._loaded = loaded
+        self._entry = Entry(loaded.entry)
+        self._workspace = artifact.workspace_shared + device.threads * artifact.workspace_per_thread
+
+    def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
+        """The outputs (one array, or a tuple) for plain `inputs`.
+
+        Raises: ShapeError if number, shape or dtype of the inputs is not the kernel's.
+        """
+        if len(inputs) != len(self.inputs):
+            raise ShapeError(
+                f"{self._name()}: got {len(inputs)} inputs, takes {len(self.inputs)}: "
+                + ", ".join(_describe(p) for p in self.inputs)
+            )
+        packed = [self.pack(p, a) for p, a in zip(self.inputs, inputs, strict=True)]
+        results = self.empty_outputs()
+        self._run([*packed, *results])
+        plain = tuple(
+            p.layout.unpack(r, p.shape) for p, r in zip(self.outputs, results, strict=True)
+        )
+        return plain[0] if len(plain) == 1 else plain
+
+    def call(self, *arguments: Array) -> None:
+        """Run on `arguments`, inputs then outputs, each in its memory layout; nothing is copied.
+
+        Raises: ShapeError if one has another shape or dtype, is not contiguous or not aligned.
+        """
+        self._run(self._checked(arguments))
+
+    def bind(self, *arguments: Array) -> BoundCall:
+        """`call` with everything looked up ahead, for calling the same arrays many times."""
+        return BoundCall(self, self._checked(arguments))
+
+    def pack(self, param: Param, array: Array) -> Array:
+        """Plain `array` as `param` is in memory; the array itself where that is what it is.
+
+        Raises: ShapeError if its shape or dtype is not the param's.
+        """
+        return aligned_copy(param.pack(self.plain(param, array)), param.alignment)
+
+    def plain(self, param: Param, array: Array) -> Array:
+        """`array`, which is what `param` is in plain layout.
+
+        Raises: ShapeError if its shape or dtype is not the param's.
+        """
+        array = np.asarray(array)
+        if array.shape != param.shape or array.dtype != param.dtype.numpy:
+            raise ShapeError(f"{self._name()}: {_describe(param)} was given {_shown(array)}")
+        return array
+
+    def empty_outputs(self) -> tuple[Array, ...]:
+        """New arrays for the outputs, in their memory layouts."""
+        return tuple(aligned_empty(p.physical_shape, p.dtype.numpy) for p in self.outputs)
+
+    def _checked(self, arguments: Sequence[Array]) -> Sequence[Array]:
+        params = self.artifact.params
+        if len(arguments) != len(params):
+            raise ShapeError(
+                f"{self._name()}: got {len(arguments)} arguments, takes {len(params)}: "
+                + ", ".join(p.name for p in params)
+            )
+        for index, (param, array) in enumerate(zip(params, arguments, strict=True)):
+            reason = _unfit(param, array, writes=index >= len(self.inputs))
+            if reason is not None:
+                raise ShapeError(f"{self._name()}: argument {param.name} {reason}")
+        return arguments
+
+    def _run(self, arrays: Sequence[Array]) -> None:
+        BoundCall(self, arrays)()
+
+    def _name(self) -> str:
+        return f"kernel {self.artifact.entry}"
+
+
+@dataclass(slots=True, init=False)
+class BoundCall:
+    """A kernel with its arguments: calling it runs it. It keeps the arrays alive.
+
+    Only one thread may use it after `redirect`.
+    """
+
+    _arrays: tuple[Array, ...]
+    _pointers: ctypes.Array[ctypes.c_void_p]
+    _module: Module
+    _entry: Callable[[int, int, int, int], None]
+
+    def __init__(self, module: Module, arrays: Sequence[Array]) -> None:
+        self._arrays = tuple(arrays)
+        self._pointers = (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays))
+        self._module = module
+        self._entry = module._entry
+
+    def redirect(self, place: int, array: Array) -> None:
+        """Pass `array` as argument `place` from now on; the caller checks it and keeps it alive."""
+        self._pointers[place] = array.ctypes.data
+
+    def __call__(self) -> None:
+        """Run the kernel once; the calling thread's workspace is used."""
+        device, pool = self._module.device, self._module.device.pool
+        workspace = device.workspace(self._module._workspace)
+        self._entry(ctypes.addressof(self._pointers), workspace, pool.parallel, pool.address)
+
+
+def _unfit(param: Param, array: Array, *, writes: bool) -> str | None:
+    """Why `array` cannot be passed for `param` as it is."""
+    wanted = f"{param.dtype}{list(param.physical_shape)}"
+    if not isinstance(array, np.ndarray):
+        return f"is a {type(array).__name__}, wanted a NumPy array {wanted}"
+    if array.shape != param.physical_shape or array.dtype != param.dtype.numpy:
+        return f"is {_shown(array)}, wanted {wanted} (layout {param.layout})"
+    if not array.flags.c_contiguous:
+        return "is not contiguous: pass np.ascontiguousarray of it"
+    if array.ctypes.data % param.alignment:
+        return f"is not aligned to {param.alignment} bytes: make it with aligned_empty"
+    if writes and not array.flags.writeable:
+        return "is an output and read-only"
+    return None
+
+
+def _describe(param: Param) -> str:
+    return f"{param.name} {param.dtype}{list(param.shape)}"
+
+
+def _shown(array: Array) -> str:
+    return f"{array.dtype}{list(array.shape)}"

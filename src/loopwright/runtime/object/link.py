@@ -1,0 +1,123 @@
+"""Object code into this process: a linker for what our code generator writes, and nothing else.
+
+It is ours and not LLVM's because what runs models and measures candidates shall not carry a
+compiler: it would be in the memory of every process that runs a model, and a board that is measured
+has none. A broken object, a missing symbol or an unknown relocation raises; nothing of an object
+runs while it is linked.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import platform
+from collections.abc import Sequence
+
+from loopwright.errors import EnvironmentFailure
+from loopwright.runtime.object import elf
+from loopwright.runtime.object.elf import AARCH64, X86_64, Object, Symbol
+from loopwright.runtime.object.image import Image
+
+_MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
+_LIBRARIES = (
+    "libm.so.6",
+    "libgcc_s.so.1",
+)  # where the process itself has not what code uses
+
+
+class Linked:
+    """Code in memory; it goes when this goes. `linked[symbol]` is a symbol's address."""
+
+    def __init__(self, memory: mmap.mmap, hold: object, addresses: dict[str, int]) -> None:
+        self._memory = memory
+        self._hold = hold
+        self._addresses = addresses
+
+    def __getitem__(self, symbol: str) -> int:
+        return self._addresses[symbol]
+
+
+def link(code: bytes, symbols: Sequence[str]) -> Linked:
+    """The object `code` in memory with the addresses of `symbols`; it may use libc and libm.
+
+    Raises: EnvironmentFailure if the object is broken, or needs or lacks a symbol.
+    """
+    return link_all([code], symbols)
+
+
+def link_all(objects: Sequence[bytes], symbols: Sequence[str]) -> Linked:
+    """Objects that may use each other in memory, with the addresses of `symbols`.
+
+    Raises: EnvironmentFailure if an object is broken, or needs or lacks a symbol.
+    """
+    try:
+        return _map(Image([_of_this_machine(code) for code in objects]), symbols)
+    except EnvironmentFailure as error:
+        raise EnvironmentFailure(
+            f"cannot link {_size(objects)} for {', '.join(symbols)}: {error}"
+        ) from error
+
+
+def _map(image: Image, symbols: Sequence[str]) -> Linked:
+    """`image` in memory of this process, each region as it is protected."""
+    image.require(symbols)
+    memory = mmap.mmap(-1, image.size)
+    hold = ctypes.c_char.from_buffer(memory)
+    base = ctypes.addressof(hold)
+    view = memoryview(memory)
+    image.write(view, base, _find)
+    view.release()
+    _protect(image, base)
+    return Linked(memory, hold, {name: image.address(name, base) for name in symbols})
+
+
+def _protect(image: Image, base: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    for region in image.regions:
+        size = -(-region.size // mmap.PAGESIZE) * mmap.PAGESIZE
+        address = base + region.start
+        if size and libc.mprotect(
+            ctypes.c_void_p(address), ctypes.c_size_t(size), region.protection
+        ):
+            raise EnvironmentFailure(f"cannot protect {size} bytes of code: {_last_error()}")
+    if image.machine == AARCH64:
+        end = ctypes.c_void_p(base + image.code.start + image.code.size)
+        clear = ctypes.CDLL("libgcc_s.so.1")["__clear_cache"]
+        clear(ctypes.c_void_p(base + image.code.start), end)
+
+
+def _of_this_machine(code: bytes) -> Object:
+    """The object `code`. Raises: EnvironmentFailure if it is broken or for another machine."""
+    found = elf.parse(code)
+    if found.machine != _MACHINES.get(platform.machine()):
+        raise EnvironmentFailure(
+            f"the object code is for machine {found.machine}, not {platform.machine()}"
+        )
+    return found
+
+
+def _find(symbol: Symbol) -> int:
+    """The address of a symbol of the C library.
+
+    Raises: EnvironmentFailure when there is none, which a weak symbol allows.
+    """
+    for library in (None, *_LIBRARIES):
+        try:
+            function = ctypes.CDLL(library)[symbol.name]
+        except (OSError, AttributeError, ValueError):
+            continue
+        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    if symbol.binding == elf.WEAK:
+        return 0
+    raise EnvironmentFailure(f"it needs the symbol {symbol.name}, which is not there")
+
+
+def _last_error() -> str:
+    return os.strerror(ctypes.get_errno())
+
+
+def _size(objects: Sequence[bytes]) -> str:
+    if len(objects) == 1:
+        return f"an object of {len(objects[0])} bytes"
+    return f"{len(objects)} objects of {sum(map(len, objects))} bytes"

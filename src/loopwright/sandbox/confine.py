@@ -1,0 +1,266 @@
+"""What confines a session and its candidates beyond `sandbox`, and what of it is really there.
+
+    warden     a control group
+    session    a namespace of its own for processes and for mounts, with a fresh /proc and an
+               empty folder of memory
+    candidate  no new privileges, a user of its own, no file but those of libraries, and those to
+               be read only (Landlock); the system calls of `seccomp`; limits; the empty folder
+
+Each layer is left out where the kernel or the user's rights do not allow it. What is left is found
+out by a rehearsal, in which a process takes the whole way that a candidate takes and says how far
+it got; from then on a candidate for which a layer fails is not run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from loopwright.sandbox import cgroup, landlock, privileges
+from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, Layer, Plan, missing
+from loopwright.sandbox.libc import LIBC, write_file
+
+_NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000
+_MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
+_MS_RECURSIVE, _MS_PRIVATE = 0x4000, 0x40000
+_FOLDER_BYTES = 16 << 20
+_OPEN_FILES = 64
+_MOST_DESCRIPTORS = 65536
+_SYSTEM = ("/usr/lib", "/lib", "/lib64", "/usr/lib64")
+_OOM_FIRST = "1000"
+_CAPABILITY_VERSION = 0x20080522
+
+
+class ConfinementError(Exception):
+    """A layer that was there when it was rehearsed is not there now."""
+
+
+class Cage:
+    """Confines sessions that this process forks, and their candidates.
+
+    Make it in a process of one thread, before anything is forked: without a superuser's rights it
+    moves into a user namespace of its own, if that is allowed.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        # Now and not for each session: the kernel makes who joins wait for all processors.
+        self._grouped = cgroup.join(plan.doors) and plan.cgroup_limits
+        self._rules = landlock.rules(_readable())
+        self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        self._namespaces = os.geteuid() == 0 or _enter_user_namespace()
+        self._returns = LIBC.setns(self._own_processes, _NEW_PIDS) == 0
+        self.layers = NOTHING
+        found = self._rehearse()
+        if found is None and self._namespaces:
+            self._namespaces = False
+            found = self._rehearse()
+        self.layers = NOTHING if found is None else found
+
+    @property
+    def descriptor(self) -> int:
+        """What a candidate's process must not close before `enter_candidate`; 2 for nothing."""
+        return 2 if self._rules is None else self._rules
+
+    def fork(self) -> int:
+        """`os.fork`, but the child is the first of a process namespace, where that is possible."""
+        if not self._namespaces:
+            return os.fork()
+        if not self._returns:
+            return _fork_through()
+        LIBC.unshare(_NEW_PIDS)
+        pid = os.fork()
+        if pid:
+            LIBC.setns(self._own_processes, _NEW_PIDS)
+        return pid
+
+    def enter_session(self) -> Layer:
+        """Confine this process, forked for a session; the layers that are in force.
+
+        Raises: ConfinementError when that is less than was rehearsed.
+        """
+        layers = self._surroundings()
+        if self._grouped:
+            layers |= Layer.CGROUP
+        if self._namespaces:
+            if os.getpid() == 1:
+                layers |= Layer.PROCESSES
+            if self._mount():
+                layers |= Layer.FOLDER
+        self._check(layers, USUAL & ~ESSENTIAL & ~Layer.USER)
+        return layers
+
+    def enter_candidate(self) -> Layer:
+        """Confine this process, forked for one candidate, but for its system calls."""
+        layers = NOTHING
+        write_file("/proc/self/oom_score_adj", _OOM_FIRST)
+        with contextlib.suppress(OSError):
+            os.chdir(self._plan.folder)
+        _limit()
+        if self._plan.uid and os.geteuid() == 0 and self._become_nobody():
+            layers |= Layer.USER
+        _drop_capabilities()
+        if self._rules is not None and landlock.restrict(self._rules):
+            layers |= Layer.FILES | Layer.NO_NEW_PRIVILEGES
+            os.close(self._rules)
+        self._check(layers, Layer.USER | Layer.FILES)
+        return layers
+
+    def forbid_system_calls(self) -> Layer:
+        """The last step, once all threads are there."""
+        layers = NOTHING
+        if privileges.forbid_system_calls():
+            layers = Layer.SYSTEM_CALLS | Layer.NO_NEW_PRIVILEGES
+        self._check(layers, Layer.SYSTEM_CALLS)
+        return layers
+
+    def _check(self, layers: Layer, those: Layer) -> None:
+        lost = missing(layers, self.layers & those)
+        if lost:
+            raise ConfinementError(f"the sandbox lost {', '.join(lost)}")
+
+    def _become_nobody(self) -> bool:
+        uid = self._plan.uid
+        parent = os.getppid()
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+        except OSError:
+            return False
+        privileges.die_with_parent(parent)  # the kernel forgets it when the user changes
+        return os.getresuid() == (uid, uid, uid)
+
+    def _mount(self) -> bool:
+        """A mount namespace with a /proc of the processes in it and the empty folder."""
+        if LIBC.unshare(_NEW_MOUNTS) != 0:
+            return False
+        none = ctypes.c_char_p(b"none")
+        private = ctypes.c_ulong(_MS_RECURSIVE | _MS_PRIVATE)
+        flags = ctypes.c_ulong(_MS_NOSUID | _MS_NODEV | _MS_NOEXEC)
+        if LIBC.mount(none, b"/", None, private, None) != 0:
+            return False
+        if os.getpid() == 1 and LIBC.mount(b"proc", b"/proc", b"proc", flags, None) != 0:
+            return False
+        size = f"size={_FOLDER_BYTES},mode=0755".encode()
+        folder = os.fsencode(self._plan.folder)
+        return bool(LIBC.mount(b"tmpfs", folder, b"tmpfs", flags, size) == 0)
+
+    def _surroundings(self) -> Layer:
+        """What holds for everything in this process's surroundings."""
+        layers = NOTHING
+        outer = self._plan.outer_network
+        if outer and Path("/proc/self/ns/net").stat().st_ino != outer:
+            layers |= Layer.NETWORK
+        if os.statvfs("/").f_flag & os.ST_RDONLY:
+            layers |= Layer.READ_ONLY_ROOT
+        return layers
+
+    def _rehearse(self) -> Layer | None:
+        """The layers in force at the end of the way that a candidate takes; None if it fails."""
+        return _told_by(self.fork, self._rehearse_session)
+
+    def _rehearse_session(self) -> int:
+        outer = self.enter_session()
+        inner = _told_by(os.fork, self._rehearse_candidate)
+        if inner is None or (Layer.PROCESSES in outer and not _sees_itself()):
+            return 0
+        return int(outer | inner)
+
+    def _rehearse_candidate(self) -> int:
+        return int(self.enter_candidate() | self.forbid_system_calls())
+
+
+def _told_by(fork: Callable[[], int], work: Callable[[], int]) -> Layer | None:
+    """What `work` returns in a process of its own; None if that fails or is 0."""
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reading)
+            os.write(writing, int(work()).to_bytes(4, "little"))
+            status = 0
+        finally:
+            os._exit(status)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as pipe:
+        told = pipe.read(4)
+    os.waitpid(pid, 0)
+    bits = int.from_bytes(told, "little")
+    return Layer(bits) if bits else None
+
+
+def _fork_through() -> int:
+    """`os.fork` by way of a process between, which makes the namespace and waits.
+
+    For a process that could not come back from where its next children are to be.
+    """
+    parent = os.getpid()
+    between = os.fork()
+    if between:
+        return between
+    os.setsid()
+    privileges.die_with_parent(parent)
+    inside = LIBC.unshare(_NEW_PIDS) == 0
+    pid = os.fork()
+    if pid == 0:
+        return 0
+    os.closerange(3, _MOST_DESCRIPTORS)
+    _, status = os.waitpid(pid, 0)
+    code = os.waitstatus_to_exitcode(status) if inside else 1
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _sees_itself() -> bool:
+    """Whether /proc is that of this process's namespace, as finding strays needs."""
+    try:
+        return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115  # the text is wanted
+    except OSError:
+        return False
+
+
+def _enter_user_namespace() -> bool:
+    """Become the superuser of a user namespace, which may have other namespaces."""
+    uid, gid = os.geteuid(), os.getegid()
+    if LIBC.unshare(_NEW_USER) != 0:
+        return False
+    return (
+        write_file("/proc/self/setgroups", "deny")
+        and write_file("/proc/self/uid_map", f"{uid} {uid} 1")
+        and write_file("/proc/self/gid_map", f"{gid} {gid} 1")
+    )
+
+
+def _drop_capabilities() -> None:
+    """Give up what the superuser of a namespace may do."""
+    header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
+    LIBC.capset(header, bytes(24))
+
+
+def _limit() -> None:
+    """Limits beyond those of `privileges.limit`."""
+    for kind, value in (
+        (resource.RLIMIT_NOFILE, _OPEN_FILES),
+        (resource.RLIMIT_MEMLOCK, 0),
+        (resource.RLIMIT_MSGQUEUE, 0),
+        (resource.RLIMIT_RTPRIO, 0),
+    ):
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(kind, (value, value))
+
+
+def _readable() -> tuple[str, ...]:
+    """Folders of libraries: the system's, Python's, those beside NumPy, and this package."""
+    python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
+    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages were put
+    package = str(Path(__file__).resolve().parents[1])
+    return (*_SYSTEM, *sorted(python), package)

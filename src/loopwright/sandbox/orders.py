@@ -1,0 +1,105 @@
+"""What goes between an agent and its warden: one msgpack message a packet, tagged.
+
+The warden is the process that forks one measuring process for each session, watches over it and
+ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TypeAlias
+
+import msgspec
+
+from loopwright.sandbox.layers import Plan
+
+MAX_PACKET = 16 << 10
+POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
+PATIENT_S = 2.0  # from SIGKILL to giving up on a process
+
+
+class Options(msgspec.Struct, frozen=True):
+    """How a warden is started: JSON on its command line.
+
+    `agent` is the process that starts it, 0 where that cannot be seen. Without a `plan` candidates
+    are kept from accidents only. Sessions run on `cores`, which are those that candidates are
+    measured on: a child then begins where it stays. A `bare` machine has no native runtime:
+    sessions get theirs from clients.
+    """
+
+    agent: int
+    cache_dir: str = ""
+    plan: Plan | None = None
+    wanted: int = 0
+    cores: tuple[int, ...] = ()
+    bare: bool = False
+
+
+class Begin(msgspec.Struct, frozen=True, tag="begin"):
+    """Start a measuring process; its socket and its output file come with this packet.
+
+    It is killed at `deadline`, whatever the agent does.
+    """
+
+    session: int
+    deadline: float
+
+
+class Extend(msgspec.Struct, frozen=True, tag="extend"):
+    """Let a session live until `deadline`."""
+
+    session: int
+    deadline: float
+
+
+class End(msgspec.Struct, frozen=True, tag="end"):
+    """End a session with all that it started; the answer is Over."""
+
+    session: int
+
+
+class Beat(msgspec.Struct, frozen=True, tag="beat"):
+    """Are you there? The answer is Alive."""
+
+
+Order: TypeAlias = Begin | Extend | End | Beat
+
+
+class Ready(msgspec.Struct, frozen=True, tag="ready"):
+    """The warden is there; `tier` is what it confines candidates to, `missing` what it cannot."""
+
+    pid: int
+    tier: int
+    missing: tuple[str, ...] = ()
+
+
+class Alive(msgspec.Struct, frozen=True, tag="alive"):
+    """The warden obeys."""
+
+
+class Begun(msgspec.Struct, frozen=True, tag="begun"):
+    """A measuring process was started."""
+
+    session: int
+    pid: int
+
+
+class Ending(enum.Enum):
+    """How a session's process ended."""
+
+    LEFT = "left"  # by itself
+    ASKED = "asked"  # the agent wanted it
+    EXPIRED = "expired"  # at its deadline
+
+
+class Over(msgspec.Struct, frozen=True, tag="over"):
+    """A session's process is gone. Not `clean`: something of it could not be killed."""
+
+    session: int
+    ending: str
+    status: int
+    clean: bool
+    took_s: float = 0.0
+
+
+Told: TypeAlias = Ready | Alive | Begun | Over
