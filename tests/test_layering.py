@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "loopwright"
 # Lowest first. A package imports rows below its own, and nothing beside it in its row.
 ROWS: tuple[tuple[str, ...], ...] = (
     ("errors", "version"),
-    ("settings", "jsonio", "layout", "weights", "outcome"),
+    ("settings", "jsonio", "layout", "weights", "outcome", "plugins"),
     ("trace",),
     ("ir",),
     ("target",),
