@@ -70,7 +70,7 @@ _LAZY = {
     "Reorder": "loopwright.space.knobs",
     "Split": "loopwright.space.knobs",
     "Space": "loopwright.space.space",
-    "Target": "loopwright.target",
+    "Target": "loopwright.target.union",
     "te": "loopwright.te.language",
     "Workload": "loopwright.te.workload",
     "workload": "loopwright.te.workload",
