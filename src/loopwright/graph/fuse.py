@@ -121,11 +121,11 @@ def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) ->
         return FusedKernel(
             last.name,
             tuple(node.name for node in members),
-            found.operator,
-            found.attrs,
-            found.workload,
-            found.inputs,
-            last.outputs,
+            operator=found.operator,
+            attrs=found.attrs,
+            workload=found.workload,
+            inputs=found.inputs,
+            outputs=last.outputs,
             keeps_channels=True,
             has_constant_weight=found.inputs[1] in constants,
         )
@@ -266,11 +266,11 @@ def _composed(graph: Graph, members: Sequence[Node]) -> FusedKernel:
     return FusedKernel(
         members[-1].name,
         tuple(node.name for node in members),
-        "fused",
-        (("ops", "+".join(node.op for node in members)),),
-        made_of,
-        tuple(used),
-        tuple(outputs),
+        operator="fused",
+        attrs=(("ops", "+".join(node.op for node in members)),),
+        workload=made_of,
+        inputs=tuple(used),
+        outputs=tuple(outputs),
         keeps_channels=all(_keeps_channels(graph, node) for node in members),
     )
 

@@ -177,10 +177,10 @@ class _Placer:
                 kernel.name,
                 kernel.nodes,
                 chosen,
-                tuple(inputs),
-                tuple(outputs),
-                frozenset(constants),
-                axis,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+                constants=frozenset(constants),
+                join_axis=axis,
             )
         )
 
@@ -286,7 +286,13 @@ def argument_layouts(
 def change(value: Value, before: Layout, after: Layout, target: Target, threads: int) -> Chosen:
     """How a value is copied from one layout into another."""
     task, config = relayout.task_of(
-        value.shape, value.dtype, before, after, target, threads, alignment(target)
+        value.shape,
+        value.dtype,
+        before,
+        after,
+        target=target,
+        threads=threads,
+        alignment=alignment(target),
     )
     return Chosen(task, config, "copy")
 

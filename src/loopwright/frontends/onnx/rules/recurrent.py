@@ -231,13 +231,13 @@ def _direction(call: OnnxCall, kind: _Kind, n: int, steps: int) -> _Direction:
     return _Direction(
         call,
         hidden,
-        part(1, (size, call.shape(1)[2])),
-        part(2, (size, hidden)),
-        wb,
-        rb,
-        peephole,
-        chosen,
-        tuple(reversed(range(steps))) if backwards else tuple(range(steps)),
+        w=part(1, (size, call.shape(1)[2])),
+        r=part(2, (size, hidden)),
+        wb=wb,
+        rb=rb,
+        peephole=peephole,
+        activations=chosen,
+        order=tuple(reversed(range(steps))) if backwards else tuple(range(steps)),
     )
 
 
