@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from loopwright.ops.attrs import AttrValue
+    from loopwright.ops.attributes import AttrValue
 
 _UNKNOWN_WIDTH, _FILE_WIDTH = 80, 200
 _SHORT = {"strides": ("s", 1), "padding": ("p", 0), "dilation": ("d", 1)}

@@ -20,8 +20,8 @@ import numpy.typing as npt
 from loopwright.errors import ModelError, ShapeError, UnsupportedError
 from loopwright.ir import dtype as dt
 from loopwright.ir.dtype import DType
-from loopwright.ops.nodes.attributes import NodeAttr
-from loopwright.ops.nodes.registry import define
+from loopwright.ops.attributes import NodeAttr
+from loopwright.ops.registry import define
 from loopwright.te.tensor import Tensor, placeholder
 
 Array = npt.NDArray[np.generic]

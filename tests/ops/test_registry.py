@@ -3,13 +3,14 @@ from __future__ import annotations
 import pytest
 
 from loopwright.errors import ShapeError, UnsupportedError
-from loopwright.ops.nodes.registry import NODES, Kind, define, node_def
+from loopwright.ops.opdef import OpKind
+from loopwright.ops.registry import OPS, define, op_def
 from loopwright.te.tensor import placeholder
 
 
 def test_an_unknown_operator_is_named() -> None:
     with pytest.raises(UnsupportedError, match="'transmogrify' is not supported"):
-        node_def("transmogrify")
+        op_def("transmogrify")
 
 
 def test_unknown_attributes_are_refused_with_those_there_are() -> None:
@@ -48,12 +49,12 @@ def test_stages_are_named_after_the_prefix() -> None:
 @pytest.mark.parametrize(
     ("op", "kind"),
     [
-        ("add", Kind.ELEMENTWISE),
-        ("batch_norm", Kind.ELEMENTWISE),
-        ("transpose", Kind.INJECTIVE),
-        ("softmax", Kind.REDUCTION),
-        ("conv", Kind.CONTRACTION),
+        ("add", OpKind.ELEMENTWISE),
+        ("batch_norm", OpKind.ELEMENTWISE),
+        ("transpose", OpKind.MOVE),
+        ("softmax", OpKind.REDUCTION),
+        ("conv", OpKind.CONTRACTION),
     ],
 )
-def test_operators_have_a_kind(op: str, kind: Kind) -> None:
-    assert NODES[op].kind is kind
+def test_operators_have_a_kind(op: str, kind: OpKind) -> None:
+    assert OPS[op].kind is kind
