@@ -4,8 +4,8 @@
     Node  ::= outputs = op(inputs; attrs)
 
 Values go by name. Every value is an input, a constant, or an output of one node, and nodes come
-after what they read. What an operator means is a tensor expression, in `ops/nodes`: the shapes of a
-node's outputs are the shapes of those tensors.
+after what they read. What an operator means is a tensor expression, in `ops`: the shapes of a node's
+outputs are the shapes of those tensors.
 """
 
 from __future__ import annotations
