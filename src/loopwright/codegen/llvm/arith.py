@@ -25,7 +25,7 @@ from loopwright.codegen.llvm.types import (
     vector,
 )
 from loopwright.errors import CodegenError
-from loopwright.ir.dtype import BOOL, F16, F32, DType, Kind
+from loopwright.ir.dtype import BOOL, F16, F32, DType, DTypeKind
 from loopwright.ir.expr import COMPARISONS, Op
 
 _FLOAT = {Op.ADD: "fadd", Op.SUB: "fsub", Op.MUL: "fmul", Op.DIV: "fdiv"}
@@ -166,7 +166,7 @@ class Arithmetic:
         return self.round(self.intrinsic("rint", whole))
 
     def _integer(self, op: Op, lhs: Value, rhs: Value) -> Value:
-        signed = lhs.dtype.kind is Kind.INT
+        signed = lhs.dtype.kind is DTypeKind.INT
         if op in _INT:
             # LLVM's add of i1 is exclusive or; sums and products of truth values are OR and AND.
             if lhs.dtype.is_bool and op in (Op.ADD, Op.MUL):
@@ -196,7 +196,7 @@ class Arithmetic:
             return divisor
         dtype = divisor.dtype
         traps = self.binary(Op.EQ, divisor, literal(0, dtype))
-        if dtype.kind is Kind.INT:
+        if dtype.kind is DTypeKind.INT:
             traps = self.binary(Op.OR, traps, self.binary(Op.EQ, divisor, literal(-1, dtype)))
         return self.select(traps, literal(1, dtype), divisor)
 
@@ -272,8 +272,10 @@ class Arithmetic:
         if source.is_float and dtype.is_float:
             return self._float_cast(value, dtype)
         if source.is_float:
-            return self._convert("fptosi" if dtype.kind is Kind.INT else "fptoui", value, dtype)
-        signed = source.kind is Kind.INT
+            return self._convert(
+                "fptosi" if dtype.kind is DTypeKind.INT else "fptoui", value, dtype
+            )
+        signed = source.kind is DTypeKind.INT
         if dtype.is_float:
             return self.round(self._convert("sitofp" if signed else "uitofp", value, dtype))
         if dtype.bits == source.bits and not source.is_bool:

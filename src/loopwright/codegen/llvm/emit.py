@@ -23,7 +23,8 @@ from loopwright.codegen.llvm.storage import CHUNK_LANES, MAX_LANES, Home, Storag
 from loopwright.codegen.llvm.types import Value
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 from loopwright.target.union import Target
 
 LANE = Idx(0, 1)

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from loopwright.codegen.llvm.arith import Arithmetic
 from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.types import Value, compute_type, literal, value_type
-from loopwright.ir.dtype import F32, F64, I32, Kind
+from loopwright.ir.dtype import F32, F64, I32, DTypeKind
 from loopwright.ir.expr import Fn, Op
 
 _ROUNDING = {Fn.FLOOR: "floor", Fn.CEIL: "ceil", Fn.ROUND: "roundeven"}
@@ -127,7 +127,7 @@ class Functions:
         dtype = value.dtype
         if dtype.is_float:
             return self._arith.intrinsic("fabs", value)
-        if dtype.kind is not Kind.INT:
+        if dtype.kind is not DTypeKind.INT:
             return value
         positive = self._arith.binary(Op.GE, value, literal(0, dtype))
         return self._arith.select(positive, value, self._arith.negate(value))

@@ -14,7 +14,7 @@ from typing import NamedTuple, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from loopwright.ir.dtype import F16, F32, F64, DType, Kind
+from loopwright.ir.dtype import F16, F32, F64, DType, DTypeKind
 
 Number: TypeAlias = int | float | bool
 
@@ -43,7 +43,7 @@ def storage_type(dtype: DType) -> str:
     """The scalar type that values of `dtype` have in memory: `i16` for bfloat16, `i8` for bool."""
     if dtype == F16:
         return "half"
-    if dtype.kind is Kind.BFLOAT:
+    if dtype.kind is DTypeKind.BFLOAT:
         return "i16"
     return "i8" if dtype.is_bool else compute_type(dtype)
 
@@ -75,14 +75,14 @@ def typed(value: Value) -> str:
 def rounded(value: Number, dtype: DType) -> Number:
     """`value` as `dtype` holds it: floats rounded, integers wrapped around."""
     if dtype.is_float:
-        if dtype.kind is Kind.BFLOAT:
+        if dtype.kind is DTypeKind.BFLOAT:
             return float(ml_dtypes.bfloat16(value))
         with np.errstate(over="ignore"):
             return float(dtype.numpy.type(value))
     if dtype.is_bool:
         return bool(value)
     wrapped = int(value) & ((1 << dtype.bits) - 1)
-    if dtype.kind is Kind.INT and wrapped >> (dtype.bits - 1):
+    if dtype.kind is DTypeKind.INT and wrapped >> (dtype.bits - 1):
         wrapped -= 1 << dtype.bits
     return wrapped
 
