@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.wire.address import Address, Scheme, is_loopback, parse
+from loopwright.fleet.wire.address import Address, Scheme, parse
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
@@ -33,6 +33,7 @@ from loopwright.fleet.wire.messages import (
     from_frame,
     to_frame,
 )
+from loopwright.serving.places import is_loopback
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_MS = 15_000
