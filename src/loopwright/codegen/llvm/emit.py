@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
 from loopwright.codegen.artifact import Param
@@ -18,7 +19,6 @@ from loopwright.codegen.llvm.builder import MAX_LINES, FunctionText
 from loopwright.codegen.llvm.cond import Cond
 from loopwright.codegen.llvm.expr import Expressions
 from loopwright.codegen.llvm.index import Binding, Indices
-from loopwright.codegen.llvm.source import LlvmSource
 from loopwright.codegen.llvm.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
 from loopwright.codegen.llvm.types import Value
 from loopwright.errors import CodegenError
@@ -28,6 +28,22 @@ from loopwright.target.union import Target
 
 LANE = Idx(0, 1)
 """The variable of the open vectorized loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlvmSource:
+    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI.
+
+    `branching` says that values of register buffers meet behind branches.
+    """
+
+    text: str
+    entry: str
+    params: tuple[Param, ...]
+    n_outputs: int
+    workspace_shared: int
+    workspace_per_thread: int
+    branching: bool = False
 
 
 def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSource:
