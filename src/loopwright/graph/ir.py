@@ -4,7 +4,7 @@
     Node  ::= outputs = op(inputs; attrs)
 
 Values go by name. Every value is an input, a constant, or an output of one node, and nodes come
-after what they read. What an operator means is a tensor expression, in `ops`: the shapes of a node's
+after what they read. What an operator means is a tensor expression (`ops`): the shapes of a node's
 outputs are the shapes of those tensors.
 """
 

@@ -52,7 +52,7 @@ def _sign(x: Expr, _: NodeAttrs) -> Expr:
 
 
 def _minus_one(x: Expr) -> Expr:
-    unsigned = x.dtype.kind is dt.Kind.UINT
+    unsigned = x.dtype.kind is dt.DTypeKind.UINT
     return const(0 if unsigned else -1, x.dtype)
 
 
@@ -153,7 +153,7 @@ def _mod(a: Expr, b: Expr, attrs: NodeAttrs) -> Expr:
         raise ShapeError(f"the dtypes {a.dtype} and {b.dtype} differ")
     truncated = integer(attrs, "fmod", 0)
     if a.dtype.is_int:
-        return a - (a / b) * b if truncated and a.dtype.kind is dt.Kind.INT else a % b
+        return a - (a / b) * b if truncated and a.dtype.kind is dt.DTypeKind.INT else a % b
     wide, by = a.astype(dt.F64), b.astype(dt.F64)
     quotient = trunc(wide / by)
     # 0 * inf is not a number: what has no whole quotient is its own remainder.
@@ -322,7 +322,7 @@ OPS: tuple[OpDef, ...] = (
     _row("neg", _plain(lambda x: -x), ("Neg", "neg")),
     _row(
         "abs",
-        _plain(lambda x: x if x.dtype.kind is dt.Kind.UINT else te.abs(x)),
+        _plain(lambda x: x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x)),
         ("Abs", "abs"),
     ),
     _row(
