@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 
 from loopwright.errors import AuthError, FleetError
-from loopwright.fleet.agent.blobs import BlobCache
+from loopwright.fleet.agent.blobs import BlobCache, BlobError
 from loopwright.fleet.words import NO_RUNTIME, RUNTIME
 
 _MAX_RUNTIME_BYTES = 1 << 20
@@ -41,7 +41,7 @@ class Modules:
         return self._digests.get(RUNTIME, self.own)
 
     @property
-    def hopeless(self) -> bool:
+    def unusable(self) -> bool:
         """Whether there is no runtime, and none may be brought."""
         return self._locked and not self.own
 
@@ -52,7 +52,15 @@ class Modules:
 
     def in_place(self) -> dict[str, str]:
         """The digests of what is in place."""
-        return {**({RUNTIME: self.own} if self.own else {}), **self._there()}
+        return {**self.at_begin(), **self._there()}
+
+    def configured(self) -> dict[str, str]:
+        """The digests of what sessions are to have, whether or not it can be had any more."""
+        return {**self.at_begin(), **self._digests}
+
+    def at_begin(self) -> dict[str, str]:
+        """Those of them that each session begins with."""
+        return {RUNTIME: self.own} if self.own else {}
 
     def shown(self) -> dict[str, str]:
         """What is in place, for clients; the runtime is left out where it is not theirs to set."""
@@ -60,14 +68,17 @@ class Modules:
             return self._there()
         return {RUNTIME: self.own or NO_RUNTIME, **self._there()}
 
-    def runtime_code(self) -> bytes:
-        """The object code of the runtime in place.
+    def code(self, kind: str) -> bytes:
+        """What the module of a kind that is in place consists of.
 
-        Raises: BlobError when there is none, or it is no longer what it was.
+        Raises: BlobError when it cannot be had, or is no longer what it was.
         """
-        if not self.foreign:
+        if kind == RUNTIME and not self.foreign:
             return self._own_code
-        return self._blobs.read(bytes.fromhex(self.runtime))
+        try:
+            return self._blobs.read(bytes.fromhex(self._digests[kind]))
+        except BlobError as error:
+            raise BlobError(error.code, f"the module {kind} in place: {error}") from error
 
     def begin_session(self) -> None:
         """Another session begins: what has lost its blob is no longer in place."""

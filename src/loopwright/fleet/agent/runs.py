@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Result, RunItem
 from loopwright.fleet.words import RunStatus
 from loopwright.outcome import FailureKind, Stage
@@ -22,10 +22,10 @@ _STATUS = {
 }
 
 
-def excess(item: RunItem, limits: Limits, cores: Sequence[int]) -> str | None:
+def excess(item: RunItem, limits: SessionLimits, cores: Sequence[int]) -> str | None:
     """A sentence about what an item asks for beyond what the device allows, or None."""
     pairs = (
-        ("threads", item.threads, len(cores)),
+        ("threads", item.threads, max(1, len(cores))),
         ("repeats", item.repeats, MAX_REPEATS),
         ("ms of run time", item.run_timeout_ms, int(limits.wall_s * 1000)),
         ("bytes of memory", item.run_memory, limits.memory),
@@ -61,6 +61,29 @@ def request_of(item: RunItem, code: bytes, cores: Sequence[int]) -> RunRequest:
     )
 
 
+def canary_request(
+    runtime: bytes, entry: str, cores: Sequence[int], run_timeout_s: float
+) -> RunRequest:
+    """A run of the canary `entry` of a native runtime, on the last core of a device."""
+    return RunRequest(
+        code=runtime,
+        entry=entry,
+        params=(),
+        n_outputs=0,
+        workspace=0,
+        threads=1,
+        cores=tuple(cores[-1:]),
+        seed=0,
+        want_output=False,
+        warmup=1,
+        repeats=3,
+        min_repeat_s=0.001,
+        run_timeout_s=run_timeout_s,
+        run_memory=64 << 20,
+        abandon_ns=None,
+    )
+
+
 def result_of(item: RunItem, reply: RunReply, wall_s: float) -> Result:
     """What came of an item, of which the agent saw that it took `wall_s`."""
     if reply.kind:
@@ -89,7 +112,7 @@ def failed(item: RunItem, status: RunStatus, detail: str) -> Result:
 def untrue(reply: RunReply, wall_s: float) -> str | None:
     """A sentence when times cannot be what the clock of this process says they are, or None."""
     if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
-        return "the times are no times"
+        return "the times are not valid"
     told = sum(reply.ns) / 1e9
     if told > reply.timed_s or reply.timed_s > reply.run_s or reply.run_s > wall_s:
         return f"times of {told:.6f} s in all do not fit into a run of {wall_s:.6f} s"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.driver import ItemOutcome
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
@@ -25,7 +25,6 @@ from loopwright.fleet.wire.messages import (
     Ping,
     Pong,
     PutHead,
-    Result,
     RunBatch,
     RunItem,
     Stored,
@@ -35,21 +34,13 @@ from loopwright.fleet.words import EndReason
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of an item; `output` is empty unless it was wanted."""
-
-    result: Result
-    output: memoryview
-
-
-class Host(Protocol):
+class SessionHost(Protocol):
     """What a session needs of its device."""
 
-    limits: Limits
+    limits: SessionLimits
     blobs: BlobCache
 
-    async def run(self, item: RunItem) -> Ran:
+    async def run(self, item: RunItem) -> ItemOutcome:
         """Run one item; never raises for what the candidate does."""
         ...
 
@@ -58,7 +49,7 @@ class Host(Protocol):
         ...
 
     def allow(self, item: RunItem) -> None:
-        """Nothing if the code of an item may run here. Raises: AuthError."""
+        """Return if the code of an item may run here. Raises: AuthError."""
         ...
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
@@ -66,10 +57,10 @@ class Host(Protocol):
         ...
 
 
-class Session:
+class ServedSession:
     """Serves one client until it closes, goes away or is ended."""
 
-    def __init__(self, link: Link, host: Host) -> None:
+    def __init__(self, link: Link, host: SessionHost) -> None:
         self._link = link
         self._host = host
         self._uploads = Uploads(host.blobs)
@@ -93,11 +84,11 @@ class Session:
             self._uploads.close()
 
     async def _listen(self) -> None:
-        """Obey messages until Close."""
+        """Take messages until Close."""
         while not isinstance(message := await self._link.receive(), Close):
-            self._obey(message)
+            self._take(message)
 
-    def _obey(self, message: Incoming) -> None:
+    def _take(self, message: Incoming) -> None:
         link = self._link
         try:
             match message:
@@ -150,15 +141,15 @@ class Session:
 
     async def _run(self, item: RunItem) -> None:
         try:
-            ran = await self._host.run(item)
+            outcome = await self._host.run(item)
         finally:
             self._host.blobs.unpin(item.code)
         self.items += 1
-        with ran.output as output:
+        with outcome.output as output:
             for at in range(0, len(output), _CHUNK_BYTES):
                 piece = output[at : at + _CHUNK_BYTES]
                 await self._link.send_data(OutputHead(item.id, at, len(output)), piece)
-        self._link.send(ran.result)
+        self._link.send(outcome.result)
         await self._link.drain()
 
 
