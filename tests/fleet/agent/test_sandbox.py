@@ -70,12 +70,12 @@ def test_the_superuser_gets_all_of_the_first_tier(machine_dir: Path) -> None:
     async def scenario() -> None:
         async with running(options(machine_dir)) as agent:
             (device,) = agent.devices.values()
-            assert device.tier is Tier.T1
+            assert device.prober.tier is Tier.T1
             made = cgroup.create("test", 1 << 30, 10)
             if made is not None:
                 made.remove()
             grouped = made is not None and made.limits
-            assert device.unconfined == (() if grouped else ("cgroup",))
+            assert device.prober.unconfined == (() if grouped else ("cgroup",))
 
     asyncio.run(scenario())
 
