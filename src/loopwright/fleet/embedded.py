@@ -76,7 +76,7 @@ class Embedded:
             [DeviceOptions(DEVICE, options.cores)],
             clock,
             rng,
-            MemoryBlobs(_BLOB_BYTES),
+            blobs=MemoryBlobs(_BLOB_BYTES),
         )
         control = Control(self._to_tracker, Anonymous(), clock, rng.random)
         self.fleet = AsyncFleet(control, self._to_device, clock)

@@ -47,11 +47,11 @@ from loopwright.fleet.wire.messages import (
     Ping,
     Pong,
     Register,
-    RunItem,
     Superseded,
     Sync,
 )
 from loopwright.fleet.words import Health
+from loopwright.kernel_call import KernelCall
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
 _Known: TypeAlias = tuple[DeviceInfo, dict[str, str]]
@@ -68,6 +68,7 @@ class Agent:
             device only. Each kind has its driver, which is made here: ConfigError without one.
         clock: seconds of a monotonic clock, which must be CLOCK_MONOTONIC.
         rng: for jitter.
+        drivers: makes the driver of a device.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
         on_away: told why there is no tracker, once until there is one or the reason is another.
         on_here: called when a tracker has let this agent in.
@@ -80,6 +81,8 @@ class Agent:
         devices: Sequence[DeviceOptions],
         clock: Callable[[], float],
         rng: Chance,
+        *,
+        drivers: Callable[[DeviceOptions, DriverContext], Driver] = driver_of,
         blobs: BlobCache | None = None,
         on_away: Callable[[str], None] = lambda _: None,
         on_here: Callable[[], None] = lambda: None,
@@ -94,7 +97,7 @@ class Agent:
         self.synced = 0  # answers of a tracker so far
         self._options = options
         context = DriverContext(options, clock, rng)
-        self._drivers = tuple((spec, driver_of(spec, context)) for spec in devices)
+        self._drivers = tuple((spec, drivers(spec, context)) for spec in devices)
         self._clock = clock
         self._rng = rng
         self._blobs = blobs
@@ -217,7 +220,7 @@ class Agent:
         known = self.devices.get(device)
         return None if known is None else known.standing.state
 
-    def _allow(self, item: RunItem) -> None:
+    def _allow(self, item: KernelCall) -> None:
         """Return if the code of an item may run, as far as signatures go. Raises: AuthError."""
         if not self._options.signed_only:
             return

@@ -10,8 +10,8 @@ from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.agent.driver import Driver, DriverFacts
 from loopwright.fleet.agent.modules import Modules
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions
-from loopwright.fleet.wire.messages import RunItem
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class AgentContext:
     incarnation: str
     clock: Callable[[], float]
     changed: Callable[[], None]
-    allow: Callable[[RunItem], None]
+    allow: Callable[[KernelCall], None]
     addresses: Callable[[], tuple[str, ...]]
     note: Callable[[str, str], None]
 

@@ -22,8 +22,8 @@ from loopwright.fleet.agent.driver import (
 from loopwright.fleet.agent.keeper import Keeper
 from loopwright.fleet.agent.options import DeviceOptions
 from loopwright.fleet.agent.wardens import WardenOptions, Worker
-from loopwright.fleet.wire.messages import RunItem
 from loopwright.fleet.words import RUNTIME, RunStatus
+from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind
 from loopwright.sandbox.wire import RunReply, RunRequest
 
@@ -143,7 +143,7 @@ class CpuDriver:
             raise DriverError(f"processors take no module {kind}")
         self._runtime, self._brought = code, True
 
-    async def run(self, item: RunItem, code: bytes, limit_s: float) -> ItemOutcome:
+    async def run(self, item: KernelCall, code: bytes, limit_s: float) -> ItemOutcome:
         """Run a kernel. Raises: WorkerLost."""
         start = self._clock()
         reply, worker = await self._ask(runs.request_of(item, code, self._spec.cores), limit_s)

@@ -26,8 +26,12 @@ class AgentDevice:
     def __init__(
         self, spec: DeviceOptions, driver: Driver, facts: DriverFacts, agent: AgentContext
     ) -> None:
-        locked = agent.options.signed_only and RUNTIME in facts.takes
-        modules = Modules(agent.blobs, facts.modules.get(RUNTIME, b""), locked=locked)
+        modules = Modules(
+            agent.blobs,
+            facts.modules.get(RUNTIME, b""),
+            locked=agent.options.signed_only,
+            native=RUNTIME in facts.takes,
+        )
         self.spec = spec
         self.facts = facts
         self.driver = driver

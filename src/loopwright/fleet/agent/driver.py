@@ -13,8 +13,9 @@ from typing import Protocol
 
 from loopwright.errors import FleetError, LoopwrightError
 from loopwright.fleet.agent.options import AgentOptions, Chance
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import Health, Tier
+from loopwright.kernel_call import KernelCall
 
 
 class DriverError(FleetError):
@@ -106,7 +107,7 @@ class Driver(Protocol):
         """Bring a module to the device, for the rest of the session: a bitstream, a runtime."""
         ...
 
-    async def run(self, item: RunItem, code: bytes, limit_s: float) -> ItemOutcome:
+    async def run(self, item: KernelCall, code: bytes, limit_s: float) -> ItemOutcome:
         """What comes of an item, whose artifact is `code`, within `limit_s`.
 
         Raises: DriverError when the candidate has taken along what runs it: it is to blame when

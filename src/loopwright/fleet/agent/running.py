@@ -14,8 +14,9 @@ from loopwright.fleet.agent.context import DeviceContext
 from loopwright.fleet.agent.driver import DriverError, DriverFault, ItemOutcome, calling
 from loopwright.fleet.agent.probing import Prober
 from loopwright.fleet.agent.standing import Standing
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import Health, RunStatus
+from loopwright.kernel_call import KernelCall
 
 _LOSSES = 4096  # candidates whose losses are remembered
 _LATE_S = 5.0  # a driver is given up so long after it should have answered
@@ -79,7 +80,7 @@ class ItemRunner:
 
     # --- what a session wants of its host ---
 
-    async def run(self, item: RunItem) -> ItemOutcome:
+    async def run(self, item: KernelCall) -> ItemOutcome:
         """Run one item; never raises for what the candidate or the driver does."""
         sentence = runs.excess(item, self.limits, self._facts.cores)
         if sentence is not None:
@@ -101,9 +102,9 @@ class ItemRunner:
             return self._completed(ItemOutcome(self._blame(item, error)))
         return self._completed(outcome)
 
-    async def _run(self, item: RunItem, code: bytes) -> ItemOutcome:
+    async def _run(self, item: KernelCall, code: bytes) -> ItemOutcome:
         """What comes of an item, within its time. Raises: DriverError."""
-        limit_s = item.run_timeout_ms / 1e3 + self._context.agent.options.timers.grace_s
+        limit_s = item.run_timeout_s + self._context.agent.options.timers.grace_s
         try:
             async with asyncio.timeout(limit_s + _LATE_S):
                 with calling(self._facts.kind, "run a kernel"):
@@ -140,7 +141,7 @@ class ItemRunner:
         )
         return ItemOutcome(told, outcome.output)
 
-    def _blame(self, item: RunItem, error: DriverError) -> Result:
+    def _blame(self, item: KernelCall, error: DriverError) -> Result:
         """What runs candidates was lost: once may be chance, twice is the candidate."""
         losses = self._losses.pop(item.code, 0) + 1
         self._losses[item.code] = losses
@@ -163,7 +164,7 @@ class ItemRunner:
         except (BlobError, DriverError) as error:
             await self._failed(error)
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Return if the code of an item may run here. Raises: AuthError."""
         self._context.agent.allow(item)
 
@@ -176,6 +177,6 @@ class ItemRunner:
         return changed
 
 
-def _infra(item: RunItem, detail: str) -> ItemOutcome:
+def _infra(item: KernelCall, detail: str) -> ItemOutcome:
     """An item that was not run, for which it is not to blame."""
     return ItemOutcome(runs.failed(item, RunStatus.INFRA, detail))

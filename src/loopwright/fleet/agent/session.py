@@ -26,10 +26,10 @@ from loopwright.fleet.wire.messages import (
     Pong,
     PutHead,
     RunBatch,
-    RunItem,
     Stored,
 )
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 
 _CHUNK_BYTES = 1 << 20
 
@@ -40,7 +40,7 @@ class SessionHost(Protocol):
     limits: SessionLimits
     blobs: BlobCache
 
-    async def run(self, item: RunItem) -> ItemOutcome:
+    async def run(self, item: KernelCall) -> ItemOutcome:
         """Run one item; never raises for what the candidate does."""
         ...
 
@@ -48,7 +48,7 @@ class SessionHost(Protocol):
         """A batch is done: time for canaries."""
         ...
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Return if the code of an item may run here. Raises: AuthError."""
         ...
 
@@ -64,7 +64,7 @@ class ServedSession:
         self._link = link
         self._host = host
         self._uploads = Uploads(host.blobs)
-        self._waiting: deque[RunItem | None] = deque()  # None ends a batch
+        self._waiting: deque[KernelCall | None] = deque()  # None ends a batch
         self._more = asyncio.Event()
         self.items = 0
 
@@ -114,7 +114,7 @@ class ServedSession:
         except FleetError as error:
             link.send(_refusal(message, error))
 
-    def _enqueue(self, items: tuple[RunItem, ...]) -> None:
+    def _enqueue(self, items: tuple[KernelCall, ...]) -> None:
         limits = self._host.limits
         if len(items) > limits.batch:
             raise FleetError(f"a batch of {len(items)} items, the limit is {limits.batch}")
@@ -139,7 +139,7 @@ class ServedSession:
                     await self._run(item)
             self._more.clear()
 
-    async def _run(self, item: RunItem) -> None:
+    async def _run(self, item: KernelCall) -> None:
         try:
             outcome = await self._host.run(item)
         finally:
