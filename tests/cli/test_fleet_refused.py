@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet_site import Town, town
 
-from loopwright.fleet.book.events import Event, Wanted
+from loopwright.fleet.book.events import Event, Requested
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.sim.devices import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.wire.link import Link, dial
@@ -113,7 +113,7 @@ def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
     tracker, happened, priorities = fleet.here.tracker, fleet.here.tracker.happened, set()
 
     def note(event: Event) -> None:
-        if isinstance(event, Wanted):
+        if isinstance(event, Requested):
             priorities.add(event.priority)
         happened(event)
 

@@ -22,13 +22,13 @@ from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
 from loopwright.fleet.wire.frame import Flags, FrameError, header
-from loopwright.fleet.wire.link import Link, Peer
+from loopwright.fleet.wire.link import Link, LinkPeer
 from loopwright.fleet.wire.messages import Challenge, Message, to_frame
 from loopwright.fleet.words import Role
 
 Assault = Callable[[Tally], Awaitable[None]]
 FACTS = Facts("tracker-1", 1, 1000)
-FAR = Peer("tcp://192.0.2.7:1", host="192.0.2.7")
+FAR = LinkPeer("tcp://192.0.2.7:1", host="192.0.2.7")
 TOKEN, EXPIRED, REVOKED, VIEWER, CODE, OLD_CODE = (
     make_token(),
     make_token(),

@@ -16,11 +16,11 @@ import numpy as np
 from loopwright.fleet.security.handshake import Anonymous, Credential, greet
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.store.rows import (
-    Batch,
-    Kept,
+    ChangeBatch,
     Logged,
     Pace,
     StoreBusyError,
+    StoreContents,
     StoreError,
     TrackerStore,
 )
@@ -106,7 +106,7 @@ class FlakyStore:
 
     inner: TrackerStore = field(default_factory=MemoryStore)
     broken: str = ""
-    commits: list[Batch] = field(default_factory=list)
+    commits: list[ChangeBatch] = field(default_factory=list)
     kind: Pace = Pace.SLOW
     busy: bool = False
     threads: list[str] = field(default_factory=list)
@@ -116,13 +116,13 @@ class FlakyStore:
     def begin(self) -> int:
         return self.inner.begin()
 
-    def load(self) -> Kept:
+    def load(self) -> StoreContents:
         return self.inner.load()
 
-    def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
+    def pace(self, batch: ChangeBatch) -> Pace:  # noqa: ARG002  # of the protocol
         return self.kind
 
-    def commit(self, batch: Batch, *, wait: bool = True) -> None:
+    def commit(self, batch: ChangeBatch, *, wait: bool = True) -> None:
         if self.busy and not wait:
             raise StoreBusyError("another process writes")
         if self.hang is not None:

@@ -15,7 +15,7 @@ NO_RUNTIME = "none"
 """In place of a digest: the device has no native runtime, a client is to bring one."""
 
 
-class Link(enum.Enum):
+class LinkState(enum.Enum):
     """Whether the tracker hears of a device."""
 
     UP = "up"
@@ -95,7 +95,7 @@ class Verdict(enum.Enum):
 
 
 class RunStatus(enum.Enum):
-    """How one run on a device ended. `BLAMES_CANDIDATE` says which may train a cost model."""
+    """How one run on a device ended. `CONCLUSIVE` says which may train a cost model."""
 
     OK = "ok"
     LOAD_ERROR = "load-error"
@@ -111,7 +111,7 @@ class RunStatus(enum.Enum):
     INFRA = "infra"
 
 
-BLAMES_CANDIDATE = frozenset(
+CONCLUSIVE = frozenset(
     {
         RunStatus.OK,
         RunStatus.LOAD_ERROR,

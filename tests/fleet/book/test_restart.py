@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import (
     EndLease,
-    Given,
+    GrantedLease,
     Note,
     ReserveEpochs,
     SaveDevice,
@@ -25,7 +25,15 @@ from loopwright.fleet.book.events import (
     Renewal,
     Restored,
 )
-from loopwright.fleet.words import Admin, EndReason, LeaseState, Link, Occupancy, Refusal, Verdict
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    LeaseState,
+    LinkState,
+    Occupancy,
+    Refusal,
+    Verdict,
+)
 
 
 def row(
@@ -62,7 +70,7 @@ class TestDeviceIsTheTruth:
         (lease,) = bench.book.leases()
         assert lease.state is LeaseState.ACTIVE
         assert dict(lease.tags) == {"k": "v"}
-        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease("old1", "a/0", "a", "1", 7, 30.0)
         assert bench.renew(given) is Verdict.OK
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
@@ -74,7 +82,7 @@ class TestDeviceIsTheTruth:
         waits = bench.want("board=x")
         bench.report("a/0", last=7)
         assert bench.ended == []
-        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease("old1", "a/0", "a", "1", 7, 30.0)
         assert bench.renew(given) is Verdict.OK  # it may open another
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
@@ -415,10 +423,10 @@ class TestBrokenRows:
 def test_the_link_of_a_device_of_before_is_suspect_until_it_is_heard_of() -> None:
     bench = restarted(row())
     (view,) = bench.book.devices()
-    assert view.link is Link.SUSPECT
+    assert view.link is LinkState.SUSPECT
     bench.up("a", "a/0")
     view = bench.book.devices()[0]
-    assert view.link is Link.UP
+    assert view.link is LinkState.UP
     assert not view.grantable
 
 

@@ -33,11 +33,11 @@ from loopwright.fleet.security.handshake import (
 from loopwright.fleet.security.tickets import Ticket
 from loopwright.fleet.security.tokens import CodeRow, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault
-from loopwright.fleet.wire.link import Link, Peer, pair
+from loopwright.fleet.wire.link import Link, LinkPeer, pair
 from loopwright.fleet.wire.messages import PROTOCOL, Error, Hello, Ping, Pong, Welcome
 
 FACTS = Facts("tracker-1", 3, 2000)
-FAR = Peer("tcp://192.0.2.7:1", host="192.0.2.7")
+FAR = LinkPeer("tcp://192.0.2.7:1", host="192.0.2.7")
 TOKEN, CODE = make_token(), make_code()
 
 

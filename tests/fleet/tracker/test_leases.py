@@ -27,7 +27,7 @@ from loopwright.fleet.wire.messages import (
     Renewed,
     Superseded,
 )
-from loopwright.fleet.words import Link
+from loopwright.fleet.words import LinkState
 
 
 async def ready(here: Site, *devices: str) -> tuple[FakeAgent, Client]:
@@ -420,7 +420,7 @@ def test_an_older_agent_that_gets_its_device_back_is_reached_at_its_own_address(
             newer = await here.agent(incarnation="boot-2", address="tcp://127.0.0.1:2")
             await until(lambda: any(isinstance(m, Superseded) for m in older.heard))
             newer.link.abort()
-            await until(lambda: here.tracker.book.counts.by_link[Link.LOST] == 1)
+            await until(lambda: here.tracker.book.counts.by_link[LinkState.LOST] == 1)
             older.sync()
             await here.free(1)
             grant = await client.acquire()

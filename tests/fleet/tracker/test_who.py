@@ -12,7 +12,7 @@ from fleet_tracker import QUICK, Client, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
-from loopwright.fleet.wire.link import LinkClosed, Peer, dial, pair
+from loopwright.fleet.wire.link import LinkClosed, LinkPeer, dial, pair
 from loopwright.fleet.wire.listener import ListenLimits
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
@@ -235,15 +235,15 @@ def test_a_wrong_key_is_refused_like_an_unknown_agent() -> None:
 @pytest.mark.parametrize(
     ("peer", "given"),
     [
-        (Peer("unix", os.getuid(), local=True, host="unix"), True),
-        (Peer("unix", 0, local=True, host="unix"), True),  # root reads the store anyway
-        (Peer("unix", os.getuid() + 1, local=True, host="unix"), False),
-        (Peer("unix", None, local=True, host="unix"), False),
-        (Peer("tcp", local=True, host="127.0.0.1"), False),
+        (LinkPeer("unix", os.getuid(), local=True, host="unix"), True),
+        (LinkPeer("unix", 0, local=True, host="unix"), True),  # root reads the store anyway
+        (LinkPeer("unix", os.getuid() + 1, local=True, host="unix"), False),
+        (LinkPeer("unix", None, local=True, host="unix"), False),
+        (LinkPeer("tcp", local=True, host="127.0.0.1"), False),
     ],
 )
 def test_the_key_of_an_agent_is_told_again_only_to_the_user_of_the_tracker(
-    peer: Peer, *, given: bool
+    peer: LinkPeer, *, given: bool
 ) -> None:
     async def work() -> None:
         async with site(OPEN) as here:

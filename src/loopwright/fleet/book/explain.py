@@ -8,16 +8,16 @@ from dataclasses import dataclass, field
 
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.state import (
-    Device,
-    Lease,
-    Request,
-    State,
+    BookState,
+    DeviceRecord,
+    LeaseRecord,
+    RequestRecord,
     health_of,
     link_of,
     occupancy_of,
 )
 from loopwright.fleet.selector import Operator, Selector
-from loopwright.fleet.words import Admin, Health, LeaseState, Link, Occupancy, Refusal
+from loopwright.fleet.words import Admin, Health, LeaseState, LinkState, Occupancy, Refusal
 
 _FEW = 16
 _LABELS_SHOWN = 12
@@ -70,7 +70,7 @@ class _Tally:
         reasons.append(why)
 
 
-def explain(state: State, subject: str) -> Explanation | None:
+def explain(state: BookState, subject: str) -> Explanation | None:
     """What there is to say about a lease or a request; None for an unknown one."""
     lease = state.leases.get(subject)
     if lease is not None:
@@ -92,7 +92,7 @@ def explain(state: State, subject: str) -> Explanation | None:
     return None
 
 
-def waiting_why(state: State, request: Request) -> str:
+def waiting_why(state: BookState, request: RequestRecord) -> str:
     """Why a request waits, in the time that a busy tracker has for it."""
     match = request.match
     if match is None:
@@ -104,7 +104,7 @@ def waiting_why(state: State, request: Request) -> str:
     return f"{len(match.devices)} match, {free or 'none'} free{limits}"
 
 
-def refusal_of(state: State, request: Request) -> str:
+def refusal_of(state: BookState, request: RequestRecord) -> str:
     """Why no device could ever serve a request."""
     match = request.match
     if match is None:
@@ -128,7 +128,7 @@ def refusal_of(state: State, request: Request) -> str:
     return f"no device matches all of {selector.text!r}, though each term alone matches some"
 
 
-def _values_of(state: State, key: str) -> str:
+def _values_of(state: BookState, key: str) -> str:
     values = sorted(value for name, value in state.index.by_label if name == key and value)
     if not values:
         return ""
@@ -136,7 +136,7 @@ def _values_of(state: State, key: str) -> str:
     return f"; {key} is {', '.join(values[:_LABELS_SHOWN])}{more}"
 
 
-def _of_lease(state: State, lease: Lease) -> Explanation:
+def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
     device, left = lease.device.name, lease.expires - state.now
     if lease.reason is not None:
         text = f"ended: {lease.reason.value}; {device} is not clean yet"
@@ -151,7 +151,7 @@ def _of_lease(state: State, lease: Lease) -> Explanation:
     return Explanation(lease.id, lease.state, text, free_within_s=left)
 
 
-def _of_waiting(state: State, request: Request) -> Explanation:
+def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
     match = request.match
     devices = match.devices if match is not None else {}
     tally = _tally(state, devices)
@@ -168,7 +168,7 @@ def _of_waiting(state: State, request: Request) -> Explanation:
     )
 
 
-def _ahead(request: Request) -> int:
+def _ahead(request: RequestRecord) -> int:
     """How many that wait for the same devices are of a higher class, or older in the same."""
     if request.match is None or request.line is None:
         return 0
@@ -180,7 +180,7 @@ def _ahead(request: Request) -> int:
     )
 
 
-def _tally(state: State, devices: Iterable[Device]) -> _Tally:
+def _tally(state: BookState, devices: Iterable[DeviceRecord]) -> _Tally:
     tally = _Tally()
     for device in devices:
         if device.flapping:
@@ -197,14 +197,14 @@ def _tally(state: State, devices: Iterable[Device]) -> _Tally:
     return tally
 
 
-def kept_because(state: State, device: Device) -> tuple[str, str]:
+def kept_because(state: BookState, device: DeviceRecord) -> tuple[str, str]:
     """What keeps a device without a lease from being granted, in a word and a reason."""
     link, health = link_of(device), health_of(device)
     named = _ADMIN.get(device.admin)
     if named is not None:
         return named, device.why
-    if link is not Link.UP:
-        return ("lost", "") if link is Link.LOST else ("silent", "")
+    if link is not LinkState.UP:
+        return ("lost", "") if link is LinkState.LOST else ("silent", "")
     if not device.synced:
         return "not reported yet", ""
     if device.stuck:
@@ -220,7 +220,7 @@ def kept_because(state: State, device: Device) -> tuple[str, str]:
     return "short of epochs", state.read_only or "the store is asked for more"
 
 
-def _sentence(state: State, request: Request, tally: _Tally) -> str:
+def _sentence(state: BookState, request: RequestRecord, tally: _Tally) -> str:
     match = request.match
     n = len(match.devices) if match is not None else 0
     parts = [f"{n} {'matches' if n == 1 else 'match'}"]
@@ -239,7 +239,7 @@ def _sentence(state: State, request: Request, tally: _Tally) -> str:
     return ", ".join(parts) + _limits(state, request)
 
 
-def _limits(state: State, request: Request) -> str:
+def _limits(state: BookState, request: RequestRecord) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
     if state.settling and match is not None and len(match.devices) < request.count:
@@ -251,7 +251,7 @@ def _limits(state: State, request: Request) -> str:
         parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
     if request.count > 1:
         parts += f"; {request.count} are wanted at once"
-    hoarder = state.hoarder
+    hoarder = state.held_for
     if hoarder is not None and hoarder is not request and match is not None:
         held = sum(1 for device in match.free if queue.held_from(state, device, request))
         if held:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from loopwright.fleet.book.agents import new_boot
 from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
-from loopwright.fleet.book.state import Boot, Device, Lease, Request, State
-from loopwright.fleet.words import Admin, EndReason, Link
+from loopwright.fleet.book.state import BookState, Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.words import Admin, EndReason, LinkState
 
 
-def restored(state: State, event: Restored) -> None:
+def restored(state: BookState, event: Restored) -> None:
     """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
 
     All epochs that were reserved count as used. Devices of before may take `settle_s` to come
@@ -45,7 +45,7 @@ def restored(state: State, event: Restored) -> None:
         state.settling_until = state.now + state.config.settle_s
 
 
-def _device(state: State, name: str) -> Device:
+def _device(state: BookState, name: str) -> DeviceRecord:
     device = state.device(name)
     if not device.labels:
         device.labels = {"name": name}
@@ -53,18 +53,18 @@ def _device(state: State, name: str) -> Device:
     return device
 
 
-def _boot(state: State, row: LeaseRow) -> Boot:
+def _boot(state: BookState, row: LeaseRow) -> Boot:
     """The process that had the lease: it has `lost_s` to be heard of."""
     boot = state.boots.get((row.agent, row.incarnation))
     if boot is None:
         boot = new_boot(state, row.agent, row.incarnation)
-        boot.link, boot.connected = Link.SUSPECT, False
+        boot.link, boot.connected = LinkState.SUSPECT, False
         boot.heard = state.now
         state.arm(boot, state.now + state.config.lost_s)
     return boot
 
 
-def _lease(state: State, row: LeaseRow, device: Device) -> None:
+def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
     boot, config, now = _boot(state, row), state.config, state.now
     if device.boot is None:
         device.boot = boot
@@ -72,7 +72,7 @@ def _lease(state: State, row: LeaseRow, device: Device) -> None:
     tenant = state.tenant(row.tenant)
     request = state.requests.get(row.request)
     if request is None:
-        request = Request(
+        request = RequestRecord(
             row.request,
             row.client,
             tenant,
@@ -87,7 +87,7 @@ def _lease(state: State, row: LeaseRow, device: Device) -> None:
             now,
         )
         state.requests[row.request] = request
-    lease = Lease(
+    lease = LeaseRecord(
         row.lease,
         request,
         device,

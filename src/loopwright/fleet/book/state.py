@@ -13,10 +13,18 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from loopwright.fleet.book.config import BookConfig
-from loopwright.fleet.book.effects import Effect, Note, Order, SaveDevice
+from loopwright.fleet.book.effects import DesiredState, Effect, Note, SaveDevice
 from loopwright.fleet.book.events import DeviceRow, DeviceSpec, LeaseRow
 from loopwright.fleet.book.matching import Index, Match
-from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    Health,
+    LeaseState,
+    LinkState,
+    Occupancy,
+    Refusal,
+)
 
 NEVER = math.inf
 _TENANTS = 1024
@@ -28,19 +36,19 @@ class Boot:
 
     agent: str
     incarnation: str
-    link: Link = Link.UP
+    link: LinkState = LinkState.UP
     connected: bool = True
     heard: float = 0.0
     down_at: float = NEVER  # when its connection closed
     seq: int = -1
     period: float = 0.0  # how often it was told to report
     specs: dict[str, DeviceSpec] = field(default_factory=dict)
-    devices: dict[str, Device] = field(default_factory=dict)  # those it owns
+    devices: dict[str, DeviceRecord] = field(default_factory=dict)  # those it owns
     timer: float = NEVER
 
 
 @dataclass(slots=True, eq=False)
-class Device:
+class DeviceRecord:
     """A device, whether it is there or not.
 
     `top` is the highest epoch given out or reported, `reserved` how far epochs are durable,
@@ -62,8 +70,8 @@ class Device:
     busy: bool = False  # reported a session or cleaning that no lease accounts for
     stuck: bool = False  # did not get clean in time
     session: int = 0  # epoch of the session it reported last
-    lease: Lease | None = None
-    releasing: Lease | None = None
+    lease: LeaseRecord | None = None
+    releasing: LeaseRecord | None = None
     over: str = ""  # the lease that ended on it last
     ending_since: float = NEVER  # when the session began to end
     told_since: bool = False  # it reported after that
@@ -77,17 +85,17 @@ class Device:
     claims: deque[float] = field(default_factory=deque)  # when it was taken from a live agent
     flapping: bool = False  # two agents have it, and it goes to and fro
     lost_at: float = NEVER
-    calm: Order | None = None  # the order while nothing is wanted of it, made once
+    calm: DesiredState | None = None  # the order while nothing is wanted of it, made once
     timer: float = NEVER
 
 
 @dataclass(slots=True, eq=False)
-class Lease:
+class LeaseRecord:
     """A lease of one device, from the grant on."""
 
     id: str
-    request: Request
-    device: Device
+    request: RequestRecord
+    device: DeviceRecord
     boot: Boot
     epoch: int
     client: str
@@ -98,12 +106,12 @@ class Lease:
     reason: EndReason | None = None
     charged_at: float = 0.0
     yield_by: float = NEVER
-    yield_for: Request | None = None
+    yield_for: RequestRecord | None = None
     timer: float = NEVER
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class RequestRecord:
     """A request for devices: it waits in `line`, or has `leases`, or is over."""
 
     id: str
@@ -119,10 +127,10 @@ class Request:
     seq: int = 0
     since: float = 0.0
     give_up: float = NEVER
-    line: Line | None = None
-    leases: list[Lease] = field(default_factory=list)
+    line: QueueLine | None = None
+    leases: list[LeaseRecord] = field(default_factory=list)
     owed: bool = False  # its client is not told of the leases before their agents are back
-    asked: list[Lease] = field(default_factory=list)  # leases that were asked to yield to it
+    asked: list[LeaseRecord] = field(default_factory=list)  # leases that were asked to yield to it
     timer: float = NEVER
 
 
@@ -138,11 +146,13 @@ class Tenant:
     live: int = 0
     queued: int = 0
     passed: float = 0.0
-    parked: dict[Line, None] = field(default_factory=dict)  # lines that its quota keeps it out of
+    parked: dict[QueueLine, None] = field(
+        default_factory=dict
+    )  # lines that its quota keeps it out of
 
 
 @dataclass(slots=True, eq=False)
-class Line:
+class QueueLine:
     """Requests that wait for `count` devices of one selector in one class, by tenant.
 
     `heap` has (key, tenant's number) of each tenant in `queues` that is not parked; keys only
@@ -152,12 +162,12 @@ class Line:
     match: Match
     rank: int
     count: int
-    queues: dict[int, list[tuple[int, Request]]] = field(default_factory=dict)
+    queues: dict[int, list[tuple[int, RequestRecord]]] = field(default_factory=dict)
     heap: list[tuple[float, int]] = field(default_factory=list)
     listed: set[int] = field(default_factory=set)
 
 
-Timed: TypeAlias = Boot | Device | Lease | Request
+Timed: TypeAlias = Boot | DeviceRecord | LeaseRecord | RequestRecord
 
 
 @dataclass(slots=True)
@@ -173,7 +183,7 @@ class Totals:
 
 
 @dataclass(slots=True)
-class State:
+class BookState:
     """All of a book. `freed` and `reopened` are looked at when an event is done."""
 
     config: BookConfig
@@ -183,15 +193,17 @@ class State:
     settling_until: float = -NEVER
     expected: set[str] = field(default_factory=set)  # devices of before that did not come back yet
     absent: set[str] = field(default_factory=set)  # agents of before that did not connect yet
-    devices: dict[str, Device] = field(default_factory=dict)
+    devices: dict[str, DeviceRecord] = field(default_factory=dict)
     forgotten: dict[str, DeviceRow] = field(default_factory=dict)  # their epochs must not go back
     boots: dict[tuple[str, str], Boot] = field(default_factory=dict)
     agents: dict[str, Boot] = field(default_factory=dict)  # the newest of each
     history: dict[str, list[Boot]] = field(default_factory=dict)  # of each, oldest first
-    leases: dict[str, Lease] = field(default_factory=dict)  # living and releasing
-    requests: dict[str, Request] = field(default_factory=dict)  # waiting or with living leases
-    waiting: dict[Request, None] = field(default_factory=dict)
-    by_client: dict[str, dict[Request, None]] = field(default_factory=dict)  # those that wait
+    leases: dict[str, LeaseRecord] = field(default_factory=dict)  # living and releasing
+    requests: dict[str, RequestRecord] = field(
+        default_factory=dict
+    )  # waiting or with living leases
+    waiting: dict[RequestRecord, None] = field(default_factory=dict)
+    by_client: dict[str, dict[RequestRecord, None]] = field(default_factory=dict)  # those that wait
     tenants: dict[str, Tenant] = field(default_factory=dict)
     tenant_of: dict[int, Tenant] = field(default_factory=dict)
     tenants_limit: int = _TENANTS  # with so many, those who have nothing are forgotten
@@ -201,13 +213,15 @@ class State:
     totals: Totals = field(default_factory=Totals)
     vtime: float = 0.0
     counter: int = 0
-    freed: dict[Device, None] = field(default_factory=dict)
+    freed: dict[DeviceRecord, None] = field(default_factory=dict)
     reopened: dict[Match, None] = field(default_factory=dict)
     shrunk: dict[Match, None] = field(default_factory=dict)
-    gangs: list[tuple[int, Request]] = field(default_factory=list)  # overdue ones, oldest first
-    hoarder: Request | None = None  # the gang that devices are held for
+    gangs: list[tuple[int, RequestRecord]] = field(
+        default_factory=list
+    )  # overdue ones, oldest first
+    held_for: RequestRecord | None = None  # the gang that devices are held for
     out: list[Effect] = field(default_factory=list)
-    orders: dict[Boot, dict[Device, None]] = field(default_factory=dict)
+    orders: dict[Boot, dict[DeviceRecord, None]] = field(default_factory=dict)
     timers: list[tuple[float, int, Timed]] = field(default_factory=list)
     stale: int = 0
 
@@ -244,7 +258,7 @@ class State:
             self.stale -= 1
         return timers[0][0] if timers else NEVER
 
-    def tell(self, device: Device) -> None:
+    def tell(self, device: DeviceRecord) -> None:
         """Have the device's agent told what is wanted of it when this event is done."""
         boot = device.boot
         if boot is not None:
@@ -260,11 +274,11 @@ class State:
         if len(self.ended) > self.config.remembered:
             self.ended.popitem(last=False)
 
-    def device(self, name: str) -> Device:
+    def device(self, name: str) -> DeviceRecord:
         """The device of this name, made when it is new; one that was forgotten goes on."""
         device = self.devices.get(name)
         if device is None:
-            device = Device(name, lost_at=self.now)
+            device = DeviceRecord(name, lost_at=self.now)
             self.devices[name] = device
             kept = self.forgotten.pop(name, None)
             if kept is not None:
@@ -320,17 +334,17 @@ class State:
                 self.shrunk[match] = None
 
 
-def link_of(device: Device) -> Link:
+def link_of(device: DeviceRecord) -> LinkState:
     """Whether the book hears of a device."""
-    return Link.LOST if device.boot is None else device.boot.link
+    return LinkState.LOST if device.boot is None else device.boot.link
 
 
-def health_of(device: Device) -> Health:
+def health_of(device: DeviceRecord) -> Health:
     """How well a device is: what it says, unless it did not get clean in time."""
     return Health.BAD if device.stuck else device.health
 
 
-def occupancy_of(device: Device) -> Occupancy:
+def occupancy_of(device: DeviceRecord) -> Occupancy:
     """What a device is doing, as far as grants go."""
     if device.lease is not None:
         opened = device.lease.state is LeaseState.ACTIVE
@@ -340,7 +354,7 @@ def occupancy_of(device: Device) -> Occupancy:
     return Occupancy.IDLE
 
 
-def row_of(lease: Lease) -> LeaseRow:
+def row_of(lease: LeaseRecord) -> LeaseRow:
     """A lease as the store keeps it."""
     request, boot = lease.request, lease.boot
     return LeaseRow(

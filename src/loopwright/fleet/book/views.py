@@ -11,10 +11,10 @@ import msgspec
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.explain import kept_because
 from loopwright.fleet.book.state import (
-    Device,
-    Lease,
-    Request,
-    State,
+    BookState,
+    DeviceRecord,
+    LeaseRecord,
+    RequestRecord,
     health_of,
     link_of,
     occupancy_of,
@@ -24,7 +24,7 @@ from loopwright.fleet.words import (
     EndReason,
     Health,
     LeaseState,
-    Link,
+    LinkState,
     Occupancy,
     Refusal,
 )
@@ -38,7 +38,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     modules: Mapping[str, str]
     agent: str
     incarnation: str
-    link: Link
+    link: LinkState
     health: Health
     admin: Admin
     occupancy: Occupancy
@@ -110,7 +110,7 @@ class Counts:
 
     devices: int
     free: int
-    by_link: Mapping[Link, int]
+    by_link: Mapping[LinkState, int]
     by_health: Mapping[Health, int]
     by_admin: Mapping[Admin, int]
     by_occupancy: Mapping[Occupancy, int]
@@ -125,9 +125,9 @@ class Counts:
     refused: Mapping[Refusal, int]
 
 
-def device_view(state: State, device: Device) -> DeviceView:
+def device_view(state: BookState, device: DeviceRecord) -> DeviceView:
     """A copy of a device."""
-    boot, lease, hoarder = device.boot, device.lease, state.hoarder
+    boot, lease, hoarder = device.boot, device.lease, state.held_for
     held = hoarder is not None and device.free and hoarder.match in device.matches
     return DeviceView(
         device.name,
@@ -153,14 +153,14 @@ def device_view(state: State, device: Device) -> DeviceView:
     )
 
 
-def _kept(state: State, device: Device) -> str:
+def _kept(state: BookState, device: DeviceRecord) -> str:
     if device.free or device.lease is not None:
         return ""
     kind, why = kept_because(state, device)
     return f"{kind}: {why}" if why else kind
 
 
-def lease_view(lease: Lease) -> LeaseView:
+def lease_view(lease: LeaseRecord) -> LeaseView:
     """A copy of a lease."""
     request = lease.request
     return LeaseView(
@@ -183,7 +183,7 @@ def lease_view(lease: Lease) -> LeaseView:
     )
 
 
-def request_view(request: Request) -> RequestView:
+def request_view(request: RequestRecord) -> RequestView:
     """A copy of a request that waits."""
     return RequestView(
         request.id,
@@ -200,7 +200,7 @@ def request_view(request: Request) -> RequestView:
     )
 
 
-def tenant_views(state: State, most: int) -> tuple[TenantView, ...]:
+def tenant_views(state: BookState, most: int) -> tuple[TenantView, ...]:
     """Tenants that hold or want something, and those with a quota of their own: at most `most`."""
     here = {name for name, tenant in state.tenants.items() if tenant.live or tenant.queued}
     views: list[TenantView] = []
@@ -212,7 +212,7 @@ def tenant_views(state: State, most: int) -> tuple[TenantView, ...]:
     return tuple(sorted(views[:most], key=lambda view: view.name))
 
 
-def counts(state: State) -> Counts:
+def counts(state: BookState) -> Counts:
     """All the counts; takes time in proportion to the devices."""
     devices = state.devices.values()
     totals = state.totals

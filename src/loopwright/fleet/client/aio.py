@@ -35,7 +35,7 @@ _MOST_S = MAX_MS / 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class LeaseRequest:
     """What is to be leased: `count` devices that match `selector`, all or none.
 
     Args:
@@ -125,7 +125,7 @@ class AsyncFleet:
     # --- leases and sessions ---
 
     async def acquire(
-        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> tuple[HeldLease, ...]:
         """Leases on the devices of `wish`, renewed until they are released.
 
@@ -147,7 +147,7 @@ class AsyncFleet:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> AsyncIterator[tuple[HeldLease, ...]]:
         """`acquire`, released at the end."""
         held = await self.acquire(wish, on_queued)

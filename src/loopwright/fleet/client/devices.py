@@ -31,9 +31,15 @@ from loopwright.errors import (
 )
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.client.session import Blob, DeviceSession, Ran, SessionLost, outputs_of
+from loopwright.fleet.client.session import (
+    Blob,
+    DeviceSession,
+    RemoteResult,
+    SessionLost,
+    outputs_of,
+)
 from loopwright.fleet.wire.messages import Result
-from loopwright.fleet.words import BLAMES_CANDIDATE, EndReason, RunStatus
+from loopwright.fleet.words import CONCLUSIVE, EndReason, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
 from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
@@ -330,7 +336,7 @@ class LeasedDevices:
 
         Raises: SessionLost when the device is lost.
         """
-        answers: deque[asyncio.Future[Ran]] = deque()
+        answers: deque[asyncio.Future[RemoteResult]] = deque()
         while not slot.drifted:
             while self._has_room(slot):
                 entry = self._take(slot.name)
@@ -352,7 +358,7 @@ class LeasedDevices:
                 continue
             await self._next_answer(slot, answers)
 
-    async def _next_answer(self, slot: _Slot, answers: deque[asyncio.Future[Ran]]) -> None:
+    async def _next_answer(self, slot: _Slot, answers: deque[asyncio.Future[RemoteResult]]) -> None:
         """Take the first answer, or return when there is room and something to fill it."""
         first = answers[0]
         if self._has_room(slot) and not first.done():
@@ -382,7 +388,7 @@ class LeasedDevices:
 
     # --- what comes back ---
 
-    def _ran(self, slot: _Slot, entry: _Entry, ran: Ran) -> None:
+    def _ran(self, slot: _Slot, entry: _Entry, ran: RemoteResult) -> None:
         """One result."""
         result = ran.result
         where = provenance(slot.lease, result)
@@ -395,7 +401,7 @@ class LeasedDevices:
                 return
             status = RunStatus.INFRA
         failed = failed_of(result, status, where)
-        if status in BLAMES_CANDIDATE:
+        if status in CONCLUSIVE:
             if result.lost:  # again, on a device that remembers
                 self._poison(slot, entry.blob.digest)
             _finish(entry, RunResult(failed))

@@ -11,7 +11,7 @@ from typing import Self, final
 
 from loopwright.build.candidate import Builders
 from loopwright.errors import ConfigError, FleetError, NoDeviceError
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.lease import HeldLease
@@ -205,7 +205,7 @@ class _Lessor:
     async def lease_one(self, wait_s: float) -> HeldLease:
         """Another device. Raises: FleetError; ConfigError when the fleet gives others."""
         options = self._options
-        wish = Wish(
+        wish = LeaseRequest(
             self._devices.selector,
             options.ttl,
             options.priority,

@@ -37,7 +37,7 @@ from loopwright.fleet.book.events import (
     StoreUp,
     Tick,
 )
-from loopwright.fleet.book.state import State
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.sim.checker import Checker
 from loopwright.fleet.words import Admin, EndReason
 
@@ -151,7 +151,7 @@ class World:
         self.registered: set[str] = set()  # devices that this tracker was told of
         self.joined: set[str] = set()  # agents that may connect: the store knows them before it
         self.book: LeaseBook | None = None
-        self.state: State | None = None
+        self.state: BookState | None = None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._counter = 0
         self._tick_at = float("inf")

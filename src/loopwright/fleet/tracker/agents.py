@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from loopwright.errors import FleetError
-from loopwright.fleet.book.effects import Order, TellDesired, TellSuperseded
-from loopwright.fleet.book.events import AgentUp, DeviceSpec, Report, Synced
+from loopwright.fleet.book.effects import DesiredState, TellDesired, TellSuperseded
+from loopwright.fleet.book.events import AgentUp, DeviceSpec, ReportedState, Synced
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
@@ -53,7 +53,7 @@ class AgentSession:
         self._bound = bound  # may have devices under its own name only
         self._arriving: dict[str, DeviceInfo] = {}
         self._modules: dict[str, Mapping[str, str]] = {}
-        self._orders: dict[str, Order] = {}
+        self._orders: dict[str, DesiredState] = {}
         self._leased: set[str] = set()
         self._seq = 0
         self._owes = False  # a report that was not answered yet
@@ -201,14 +201,14 @@ class AgentSession:
             return
 
 
-def _report(told: DeviceReport) -> Report:
+def _report(told: DeviceReport) -> ReportedState:
     occupancy, health = _OCCUPANCIES.get(told.occupancy), _HEALTHS.get(told.health)
     if occupancy is None or health is None:
         raise Denied(
             Fault.BAD_MESSAGE,
             f"device {told.name} reports {told.occupancy!r} and {told.health!r}; update this side",
         )
-    return Report(
+    return ReportedState(
         told.name,
         occupancy,
         health,
@@ -220,7 +220,7 @@ def _report(told: DeviceReport) -> Report:
     )
 
 
-def _order(order: Order) -> DeviceOrder:
+def _order(order: DesiredState) -> DeviceOrder:
     return DeviceOrder(
         order.device,
         order.lease,

@@ -13,9 +13,9 @@ from loopwright.fleet.book.effects import (
     TellReleased,
     TellRenewed,
 )
-from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
+from loopwright.fleet.book.events import Cancelled, ClientDown, GiveBack, Renewal, Requested
 from loopwright.fleet.security.tokens import POOL, Principal, require_role
-from loopwright.fleet.selector import Operator, Term
+from loopwright.fleet.selector import Operator, SelectorTerm
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
@@ -64,7 +64,7 @@ class ClientSession:
         self.link = link
         self.owed = False  # whether a release of it waits until others are served
         self._tracker = tracker
-        self._scope = str(Term(POOL, Operator.IN, tuple(sorted(who.scopes))))
+        self._scope = str(SelectorTerm(POOL, Operator.IN, tuple(sorted(who.scopes))))
         config = tracker.config
         self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
         self._handlers: dict[type[Message], Callable[[Any], None]] = {
@@ -113,7 +113,7 @@ class ClientSession:
         if self.who.scopes:
             selector = f"{self._scope}, {selector}" if selector.strip() else self._scope
         self._tracker.happened(
-            Wanted(
+            Requested(
                 message.request,
                 self.id,
                 self.who.tenant,
@@ -142,7 +142,7 @@ class ClientSession:
         self._tracker.happens_later(self, back)
 
     def _cancel(self, message: Cancel) -> None:
-        self._tracker.happened(Unwanted(message.request, self.id))
+        self._tracker.happened(Cancelled(message.request, self.id))
 
     def _ask(self, message: Ask) -> None:
         self._tracker.asks.ask(self, message)

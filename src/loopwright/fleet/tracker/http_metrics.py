@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from loopwright.fleet.words import Admin, Health, Link, Occupancy
+from loopwright.fleet.words import Admin, Health, LinkState, Occupancy
 
 if TYPE_CHECKING:
     from loopwright.fleet.book.views import DeviceView
@@ -61,7 +61,7 @@ _FAMILIES = (
     _Family("faults", "faults_total", "counter", "What was refused, by fault.", "fault"),
 )
 _WORDS: tuple[tuple[str, type[Enum]], ...] = (
-    ("link", Link),
+    ("link", LinkState),
     ("health", Health),
     ("admin", Admin),
     ("occupancy", Occupancy),

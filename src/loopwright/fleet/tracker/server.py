@@ -39,7 +39,7 @@ from loopwright.fleet.tracker.clients import ClientSession
 from loopwright.fleet.tracker.commands import Commands
 from loopwright.fleet.tracker.commit import CommitHooks, Committer, Tell
 from loopwright.fleet.tracker.config import TrackerConfig
-from loopwright.fleet.tracker.directory import People
+from loopwright.fleet.tracker.directory import AccessDirectory
 from loopwright.fleet.tracker.infos import Infos
 from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.tracker.log import JsonLog
@@ -125,7 +125,9 @@ class Tracker:
         self.book = LeaseBook(replace(self.config.book, prefix=prefix))
         hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
         self.committer = Committer(self.store, self.config, hooks)
-        self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
+        self.directory = AccessDirectory(
+            kept, auth=self.config.auth, wall=self.wall, save=self._save
+        )
         self._tellers: dict[type[Tell], Callable[[Any], None]] = {
             TellDesired: self._tell_desired,
             TellSuperseded: self._tell_superseded,

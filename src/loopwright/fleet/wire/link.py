@@ -53,7 +53,7 @@ class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who er
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class LinkPeer:
     """The other side of a link. `uid` is what the kernel says, of a unix socket only.
 
     `certificate` is the name in the certificate that the other side showed and ours trusts.
@@ -107,7 +107,7 @@ class Link(asyncio.BufferedProtocol):
         tally: Tally | None = None,
         hooks: LinkHooks | None = None,
     ) -> None:
-        self.peer = Peer("nobody yet")
+        self.peer = LinkPeer("nobody yet")
         self.tally = Tally() if tally is None else tally
         self.closed = False
         self.why = ""
@@ -483,21 +483,21 @@ def _said(error: OSError) -> str:
     return error.strerror or str(error) or "the connection was closed at once; is it TLS on both?"
 
 
-def _peer(transport: asyncio.Transport) -> Peer:
+def _peer(transport: asyncio.Transport) -> LinkPeer:
     """Who is there; TCP options are set on the way."""
     sock: socket.socket = transport.get_extra_info("socket")
     shown = transport.get_extra_info("ssl_object")
     tls = shown is not None
     if sock.family == socket.AF_UNIX:
         uid = _uid(sock)
-        return Peer(f"unix socket, uid {uid}", uid, tls=tls, local=True, host="unix")
+        return LinkPeer(f"unix socket, uid {uid}", uid, tls=tls, local=True, host="unix")
     tune(sock)
     name = transport.get_extra_info("peername")
     if not name:
-        return Peer("a connection that is gone", tls=tls)
+        return LinkPeer("a connection that is gone", tls=tls)
     scheme = Scheme.TLS if tls else Scheme.TCP
     host = str(name[0])
-    return Peer(
+    return LinkPeer(
         str(Address(scheme, host, int(name[1]))),
         tls=tls,
         local=is_loopback(host),
@@ -531,4 +531,14 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-__all__ = ["Data", "Incoming", "Link", "LinkClosed", "LinkLimits", "Peer", "dial", "pair", "tune"]
+__all__ = [
+    "Data",
+    "Incoming",
+    "Link",
+    "LinkClosed",
+    "LinkLimits",
+    "LinkPeer",
+    "dial",
+    "pair",
+    "tune",
+]
