@@ -17,7 +17,7 @@ from fleet_links import KEY, STATE, USER, Folk, run
 
 from loopwright.errors import FleetError
 from loopwright.fleet.security.handshake import Facts, accept_session, welcome
-from loopwright.fleet.security.mac import FrameMac
+from loopwright.fleet.security.mac import FrameMac, protect
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
@@ -28,7 +28,7 @@ from loopwright.fleet.words import Role
 
 Assault = Callable[[Tally], Awaitable[None]]
 FACTS = Facts("tracker-1", 1, 1000)
-FAR = LinkPeer("tcp://192.0.2.7:1", host="192.0.2.7")
+FAR = LinkPeer(address="tcp://192.0.2.7:1", host="192.0.2.7")
 TOKEN, EXPIRED, REVOKED, VIEWER, CODE, OLD_CODE = (
     make_token(),
     make_token(),
@@ -97,7 +97,7 @@ def bytes_at(data: bytes, *, key: bytes | None = None) -> Assault:
     async def assault(tally: Tally) -> None:
         link, sock = await victim(tally)
         if key is not None:
-            link.protect(key, dialer=False)
+            protect(link, key, dialer=False)
         try:
             await asyncio.get_running_loop().sock_sendall(sock, data)
             sock.shutdown(socket.SHUT_WR)

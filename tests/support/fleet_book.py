@@ -115,13 +115,25 @@ class Bench:
         """One device of an agent reports."""
         agent = device.partition("/")[0]
         self.seq[agent] += 1
-        told = ReportedState(device, occupancy, health, lease, epoch, max(last, epoch), drift)
+        told = ReportedState(
+            device=device,
+            occupancy=occupancy,
+            health=health,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=max(last, epoch),
+            drift=drift,
+        )
         return self.tell(self.synced(agent, told))
 
     def report_of(self, agent: str, device: str) -> list[Effect]:
         """An agent reports a device that is not named after it."""
         self.seq[agent] += 1
-        return self.tell(self.synced(agent, ReportedState(device, Occupancy.IDLE, Health.GOOD)))
+        return self.tell(
+            self.synced(
+                agent, ReportedState(device=device, occupancy=Occupancy.IDLE, health=Health.GOOD)
+            )
+        )
 
     def ready(self, *devices: str, **labels: str) -> None:
         """Devices that may be granted, each of an agent that is named before the slash."""
@@ -159,15 +171,15 @@ class Bench:
         name = request or f"r{self.asked}"
         self.tell(
             Requested(
-                name,
-                client,
-                tenant,
-                selector,
-                count,
-                ttl,
-                priority,
-                max_wait,
-                {} if modules is None else modules,
+                request=name,
+                client=client,
+                tenant=tenant,
+                selector=selector,
+                count=count,
+                ttl_s=ttl,
+                priority=priority,
+                max_wait_s=max_wait,
+                modules={} if modules is None else modules,
             )
         )
         return name

@@ -185,7 +185,10 @@ class Site:
         link, welcome = await self._come("agent", credential or Anonymous(name), "")
         agent = FakeAgent(link, welcome, incarnation, {})
         infos = tuple(info(device, labels, address) for device in devices)
-        agent.reports = {device.name: DeviceReport(device.name, "idle", "good") for device in infos}
+        agent.reports = {
+            device.name: DeviceReport(name=device.name, occupancy="idle", health="good")
+            for device in infos
+        }
         link.send(Register(incarnation, infos))
         agent.listen()
         if sync:
@@ -211,7 +214,15 @@ class Site:
 
 def info(name: str, labels: Mapping[str, str] | None = None, address: str = ADDRESS) -> DeviceInfo:
     given = {"board": "rpi4", "kind": "cpu"} if labels is None else dict(labels)
-    return DeviceInfo(name, given, "cpu", "a cpu", (0,), (address,), 1)
+    return DeviceInfo(
+        name=name,
+        labels=given,
+        target="cpu",
+        device="a cpu",
+        cores=(0,),
+        addresses=(address,),
+        tier=1,
+    )
 
 
 @dataclass

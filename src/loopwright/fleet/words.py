@@ -94,6 +94,34 @@ class Verdict(enum.Enum):
     GONE = "gone"
 
 
+class ErrorCode(enum.StrEnum):
+    """What kind of failure an Error message tells of. Codes of newer versions read as FAILED."""
+
+    AUTH = "auth"
+    FORBIDDEN = "forbidden"
+    PROTOCOL = "protocol"  # the sender could not read what it got
+    UNEXPECTED = "unexpected"  # a message that has no place here
+    BAD_REQUEST = "bad-request"
+    NO_DEVICE = "no-device"
+    NOT_FOUND = "not-found"
+    STORE = "store"
+    DEVICE = "device"  # it cannot serve now
+    REFUSED = "refused"
+    QUOTA = "quota"
+    NO_BLOB = "no-blob"
+    BAD_UPLOAD = "bad-upload"
+    BAD_DIGEST = "bad-digest"
+    TOO_LARGE = "too-large"
+    DISK = "disk"
+    DISK_FULL = "disk-full"
+    FAILED = "failed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ErrorCode:
+        del value
+        return cls.FAILED
+
+
 class RunStatus(enum.Enum):
     """How one run on a device ended. `CONCLUSIVE` says which may train a cost model."""
 

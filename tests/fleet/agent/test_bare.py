@@ -121,7 +121,7 @@ def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
             async with client_of(here, machine_dir) as fleet:
                 await here.free(1)
                 for _ in range(2):
-                    async with fleet.lease(LeaseRequest("name=pi/cpu0")) as (lease,):
+                    async with fleet.lease(LeaseRequest(selector="name=pi/cpu0")) as (lease,):
                         session = await fleet.open(lease)
                         brought = session.sent_bytes
                         (ran,) = [one async for one in session.run_batch([timed])]

@@ -107,7 +107,11 @@ class TestLink:
         bench.want("name=b/0")
         assert bench.granted == []
         assert bench.renew(given) is Verdict.OK
-        bench.tell(bench.synced("b", ReportedState("b/0", Occupancy.IDLE, Health.GOOD)))
+        bench.tell(
+            bench.synced(
+                "b", ReportedState(device="b/0", occupancy=Occupancy.IDLE, health=Health.GOOD)
+            )
+        )
         assert bench.granted == []  # that seq is known already
         bench.report("b/0")
         assert len(bench.granted) == 1
@@ -181,9 +185,21 @@ class TestReports:
     def test_those_out_of_order_or_doubled_are_ignored(self, bench: Bench) -> None:
         given = bench.get()
         bench.seq["a"] = 10
-        bench.tell(bench.synced("a", ReportedState("a/0", Occupancy.ACTIVE, Health.GOOD, "", 1, 1)))
+        bench.tell(
+            bench.synced(
+                "a",
+                ReportedState(
+                    device="a/0",
+                    occupancy=Occupancy.ACTIVE,
+                    health=Health.GOOD,
+                    lease="",
+                    epoch=1,
+                    last_epoch=1,
+                ),
+            )
+        )
         for seq in (10, 9):
-            old = ReportedState("a/0", Occupancy.IDLE, Health.BAD)
+            old = ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD)
             bench.tell(Synced("a", "1", seq, (old,)))
             assert view(bench).health is Health.GOOD
             assert view(bench).occupancy is Occupancy.ACTIVE
@@ -198,14 +214,24 @@ class TestReports:
     def test_one_answer_covers_all_devices_of_an_agent(self) -> None:
         bench = Bench()
         bench.ready("a/0", "a/1", "a/2")
-        idle = [ReportedState(f"a/{n}", Occupancy.IDLE, Health.GOOD) for n in range(3)]
+        idle = [
+            ReportedState(device=f"a/{n}", occupancy=Occupancy.IDLE, health=Health.GOOD)
+            for n in range(3)
+        ]
         bench.seq["a"] += 1
         bench.tell(bench.synced("a", *idle))
         (told,) = bench.said(TellDesired)
         assert [order.device for order in told.orders] == ["a/0", "a/1", "a/2"]
 
     def test_those_of_an_agent_that_is_not_known_change_nothing(self, bench: Bench) -> None:
-        bench.tell(Synced("x", "1", 1, (ReportedState("a/0", Occupancy.IDLE, Health.BAD),)))
+        bench.tell(
+            Synced(
+                "x",
+                "1",
+                1,
+                (ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD),),
+            )
+        )
         assert notes(bench) == ["unknown-agent"]
         assert view(bench).health is Health.GOOD
 
@@ -359,7 +385,14 @@ class TestIncarnations:
     def test_reports_of_the_old_one_are_refused(self, bench: Bench) -> None:
         bench.up("a", "a/0", incarnation="2")
         bench.report("a/0")
-        bench.tell(Synced("a", "1", 999, (ReportedState("a/0", Occupancy.IDLE, Health.BAD),)))
+        bench.tell(
+            Synced(
+                "a",
+                "1",
+                999,
+                (ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD),),
+            )
+        )
         assert [(s.incarnation, s.device) for s in bench.said(TellSuperseded)] == [("1", "a/0")]
         assert view(bench).health is Health.GOOD
 

@@ -383,7 +383,7 @@ class TestRepeatedRequests:
         given = bench.use(request="r")
         bench.give_back(given)
         bench.report("a/0", last=1)
-        bench.tell(Requested("r", "c", "t", ""))
+        bench.tell(Requested(request="r", client="c", tenant="t", selector=""))
         assert bench.granted == []
         assert [refused.code for refused in bench.refused] == [Refusal.CANCELLED]
         assert "released" in bench.refused[0].detail

@@ -251,7 +251,14 @@ class BookMachine(RuleBasedStateMachine):
             elif device.cleaning:
                 occupancy = Occupancy.CLEANING
             reports.append(
-                ReportedState(device.name, occupancy, device.well, "", device.session, device.last)
+                ReportedState(
+                    device=device.name,
+                    occupancy=occupancy,
+                    health=device.well,
+                    lease="",
+                    epoch=device.session,
+                    last_epoch=device.last,
+                )
             )
             model.told(device, occupancy)
         self.tell(Synced(agent, str(one.incarnation), one.seq, tuple(reports)), ended)
@@ -262,7 +269,7 @@ class BookMachine(RuleBasedStateMachine):
         if one.seq == 0:
             return
         idle = tuple(
-            ReportedState(device.name, Occupancy.IDLE, Health.GOOD)
+            ReportedState(device=device.name, occupancy=Occupancy.IDLE, health=Health.GOOD)
             for device in self.model.devices.values()
             if device.agent == agent
         )
@@ -360,7 +367,16 @@ class BookMachine(RuleBasedStateMachine):
         expected = self._refusal(request)
         if expected is None:
             model.waiting[name] = request
-        event = Requested(name, client, tenant, selector, count, ttl, priority, max_wait)
+        event = Requested(
+            request=name,
+            client=client,
+            tenant=tenant,
+            selector=selector,
+            count=count,
+            ttl_s=ttl,
+            priority=priority,
+            max_wait_s=max_wait,
+        )
         effects = self.tell(event)
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
         assert refused == ([] if expected is None else [expected])
@@ -393,18 +409,25 @@ class BookMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def want_what_was_granted(self, data: st.DataObject) -> None:
         lease = self._lease(data)
-        event = Requested(lease.request, lease.client, lease.tenant, "", 1, lease.ttl)
+        event = Requested(
+            request=lease.request,
+            client=lease.client,
+            tenant=lease.tenant,
+            selector="",
+            count=1,
+            ttl_s=lease.ttl,
+        )
         assert any(isinstance(e, TellGranted) for e in self.tell(event))
 
     def _event(self, request: ModelRequest) -> Requested:
         return Requested(
-            request.id,
-            request.client,
-            request.tenant,
-            request.selector,
-            request.count,
-            request.ttl,
-            request.priority,
+            request=request.id,
+            client=request.client,
+            tenant=request.tenant,
+            selector=request.selector,
+            count=request.count,
+            ttl_s=request.ttl,
+            priority=request.priority,
         )
 
     @precondition(lambda self: self.model.waiting)

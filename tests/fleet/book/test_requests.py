@@ -24,7 +24,14 @@ def bench() -> Bench:
 
 def again(view: LeaseView) -> GrantedLease:
     """A lease as its holder knows it."""
-    return GrantedLease(view.id, view.device, view.agent, view.incarnation, view.epoch, view.ttl_s)
+    return GrantedLease(
+        lease=view.id,
+        device=view.device,
+        agent=view.agent,
+        incarnation=view.incarnation,
+        epoch=view.epoch,
+        ttl_s=view.ttl_s,
+    )
 
 
 def serve(bench: Bench, rounds: int) -> list[TellGranted]:

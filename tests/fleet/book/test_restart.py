@@ -44,7 +44,18 @@ def row(
     request: str = "r-old",
 ) -> LeaseRow:
     return LeaseRow(
-        lease, request, device, "a", incarnation, epoch, "c", "t", "board=x", 30.0, 1, {"k": "v"}
+        lease=lease,
+        request=request,
+        device=device,
+        agent="a",
+        incarnation=incarnation,
+        epoch=epoch,
+        client="c",
+        tenant="t",
+        selector="board=x",
+        ttl_s=30.0,
+        priority=1,
+        tags={"k": "v"},
     )
 
 
@@ -70,7 +81,9 @@ class TestDeviceIsTheTruth:
         (lease,) = bench.book.leases()
         assert lease.state is LeaseState.ACTIVE
         assert dict(lease.tags) == {"k": "v"}
-        given = GrantedLease("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease(
+            lease="old1", device="a/0", agent="a", incarnation="1", epoch=7, ttl_s=30.0
+        )
         assert bench.renew(given) is Verdict.OK
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
@@ -82,7 +95,9 @@ class TestDeviceIsTheTruth:
         waits = bench.want("board=x")
         bench.report("a/0", last=7)
         assert bench.ended == []
-        given = GrantedLease("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease(
+            lease="old1", device="a/0", agent="a", incarnation="1", epoch=7, ttl_s=30.0
+        )
         assert bench.renew(given) is Verdict.OK  # it may open another
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]

@@ -42,7 +42,7 @@ async def behave(device: str, item: RunItem, code: bytes) -> Result:
     if code == b"crash":
         raise Crash
     if code == b"infra":
-        return Result(item.id, "infra", detail="no fault of its own")
+        return Result(id=item.id, status="infra", detail="no fault of its own")
     return timed(item, 2000.0)
 
 
@@ -313,7 +313,7 @@ def test_what_the_tracker_would_not_read_is_not_said_again(
 ) -> None:
     monkeypatch.setattr(control, "require_sendable", lambda _: None)
     fleet = lab.client()
-    wish = Acquire("r1", "board=sim", priority=99)
+    wish = Acquire(request="r1", selector="board=sim", priority=99)
     lease = fleet.lease()
     with pytest.raises(FleetError, match="would not read what was asked: a Acquire that is none"):
         lab.run(fleet.aio.control.acquire(wish, lambda _, __: None))

@@ -38,7 +38,7 @@ from fleet_links import KEY, LOOPBACK, OTHER_KEY, STATE, a_ticket, gone, raw, ru
 from loopwright.errors import FleetError
 from loopwright.fleet.security.handshake import accept_session, welcome
 from loopwright.fleet.security.keys import derive
-from loopwright.fleet.security.mac import FrameMac
+from loopwright.fleet.security.mac import FrameMac, protect
 from loopwright.fleet.security.proofs import Purpose, prove
 from loopwright.fleet.security.tickets import DeviceState, seal
 from loopwright.fleet.security.tokens import (
@@ -76,7 +76,7 @@ def changed(data: bytes, at: int) -> bytes:
 
 
 def ticket(data: bytes, state: DeviceState = STATE) -> Assault:
-    return at_device(Open(data, NONCE), state=state)
+    return at_device(Open(ticket=data, nonce=NONCE), state=state)
 
 
 def resealed(body: bytes) -> bytes:
@@ -158,7 +158,7 @@ def prove_with(make: Callable[[bytes], Proof], nonce: bytes = NONCE) -> Assault:
         link, sock = await victim(tally)
         with sock:
             device = asyncio.create_task(accept_session(link, KEY, lambda _: STATE, timeout_s=2))
-            await say(sock, Open(GOOD, nonce))
+            await say(sock, Open(ticket=GOOD, nonce=nonce))
             await say(sock, make((await hear(sock)).nonce))
             await device
 
@@ -170,7 +170,12 @@ def agent_proves(name: str, make: Callable[[bytes], Proof]) -> Assault:
         link, sock = await victim(tally)
         with sock:
             tracker = asyncio.create_task(welcome(link, town(), FACTS, timeout_s=2))
-            await say(sock, Hello("agent", 1, 1, "x", "key", name))
+            await say(
+                sock,
+                Hello(
+                    role="agent", proto_min=1, proto_max=1, software="x", auth="key", principal=name
+                ),
+            )
             await say(sock, make((await hear(sock)).nonce))
             await tracker
 
@@ -249,7 +254,7 @@ def grown(data: bytes) -> bytes:
 async def reflected(tally: Tally) -> None:
     """Send a frame back to the side that it came from."""
     link, sock = await victim(tally)
-    link.protect(KEY, dialer=False)
+    protect(link, KEY, dialer=False)
     with sock:
         link.send(Pong(1))
         loop = asyncio.get_running_loop()
@@ -294,7 +299,15 @@ FRAMES = [
 
 
 def hello(role: str, auth: str, principal: str = "", secret: str = "") -> Hello:
-    return Hello(role, 1, 1, "attack", auth, principal, secret)
+    return Hello(
+        role=role,
+        proto_min=1,
+        proto_max=1,
+        software="attack",
+        auth=auth,
+        principal=principal,
+        secret=secret,
+    )
 
 
 def used_code() -> Assault:
@@ -324,7 +337,11 @@ CREDENTIALS = [
     Attack("unknown way in", Fault.NO_CREDENTIAL, at_tracker(hello("client", "root"))),
     Attack("role that is none", Fault.PROTOCOL, at_tracker(hello("admin", "token", "", UNKNOWN))),
     Attack("first message is no hello", Fault.UNEXPECTED, at_tracker(Release("lease-1", 1))),
-    Attack("acquire before hello", Fault.UNEXPECTED, at_tracker(Acquire("r", "board=x"))),
+    Attack(
+        "acquire before hello",
+        Fault.UNEXPECTED,
+        at_tracker(Acquire(request="r", selector="board=x")),
+    ),
     Attack("run before open", Fault.UNEXPECTED, at_device(RunBatch(()))),
     Attack("proof before open", Fault.UNEXPECTED, at_device(Proof(bytes(32)))),
     Attack("hello to a device", Fault.UNEXPECTED, at_device(hello("client", "none"))),
@@ -407,12 +424,12 @@ CREDENTIALS = [
     Attack(
         "version apart by more than one",
         Fault.PROTOCOL,
-        at_tracker(Hello("client", 7, 9, "x", "none")),
+        at_tracker(Hello(role="client", proto_min=7, proto_max=9, software="x", auth="none")),
     ),
     Attack(
         "session of a version apart by more than one",
         Fault.PROTOCOL,
-        at_device(Open(GOOD, NONCE, 7, 9)),
+        at_device(Open(ticket=GOOD, nonce=NONCE, proto_min=7, proto_max=9)),
     ),
     Attack(
         "role escalation",
@@ -492,12 +509,12 @@ def test_what_the_attacks_are_made_of_is_good_where_it_should_be() -> None:
         link, sock = await victim(Tally())
         with sock:
             device = asyncio.create_task(accept_session(link, KEY, lambda _: STATE))
-            await say(sock, Open(GOOD, NONCE))
+            await say(sock, Open(ticket=GOOD, nonce=NONCE))
             nonce = (await hear(sock)).nonce
             await say(sock, Proof(prove(GOOD_KEY, Purpose.SESSION, nonce, NONCE)))
             assert await device == a_ticket()
         link, sock = await victim(Tally())
-        link.protect(KEY, dialer=False)
+        protect(link, KEY, dialer=False)
         with sock:
             await asyncio.get_running_loop().sock_sendall(sock, ONE + TWO)
             messages: list[Message] = [await link.receive(1), await link.receive(1)]  # type: ignore[list-item]

@@ -55,12 +55,25 @@ def opener(
 def lease(name: str = "l1", epoch: int = 7) -> LeaseRow:
     tags = {"wl": "conv2d"}
     return LeaseRow(
-        name, "r1", "pi/cpu0", "pi", "inc", epoch, "bob#1.1", "team", "board=rpi4", 30.0, 1, tags
+        lease=name,
+        request="r1",
+        device="pi/cpu0",
+        agent="pi",
+        incarnation="inc",
+        epoch=epoch,
+        client="bob#1.1",
+        tenant="team",
+        selector="board=rpi4",
+        ttl_s=30.0,
+        priority=1,
+        tags=tags,
     )
 
 
 def ended(name: str) -> EndLease:
-    return EndLease(name, "pi/cpu0", "team", 7, EndReason.RELEASED, "")
+    return EndLease(
+        lease=name, device="pi/cpu0", tenant="team", epoch=7, reason=EndReason.RELEASED, detail=""
+    )
 
 
 AGENT = AgentRow("pi", b"\x00k" * 16, {"board": "rpi4"})

@@ -60,7 +60,20 @@ def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
 def leased(number: int) -> SaveLease:
     name = f"l1.{number}"
     return SaveLease(
-        LeaseRow(name, "r", "pi/cpu0", "pi", "boot", number + 1, "c", "t", "kind=cpu", 30.0, 0, {})
+        LeaseRow(
+            lease=name,
+            request="r",
+            device="pi/cpu0",
+            agent="pi",
+            incarnation="boot",
+            epoch=number + 1,
+            client="c",
+            tenant="t",
+            selector="kind=cpu",
+            ttl_s=30.0,
+            priority=0,
+            tags={},
+        )
     )
 
 
@@ -213,12 +226,12 @@ _WRITER = """
 import os, sys
 from loopwright.fleet.book.effects import ReserveEpochs, SaveLease
 from loopwright.fleet.book.events import LeaseRow
-from loopwright.fleet.store.rows import Batch
+from loopwright.fleet.store.rows import ChangeBatch
 from loopwright.fleet.store.sql import SqlTrackerStore
 store = SqlTrackerStore(sys.argv[1])
 store.begin()
 for n in range(1, 10**9):
-    store.commit(Batch([ReserveEpochs("d", n)]))
+    store.commit(ChangeBatch([ReserveEpochs("d", n)]))
     os.write(1, b"%d\\n" % n)
 """
 

@@ -72,7 +72,7 @@ def test_leases_and_waiting_requests_are_listed() -> None:
         async with site() as here:
             client = await three(here)
             await client.acquire("board=zynq", tags={"wl": "conv2d"})
-            client.link.send(Acquire("second", "board=zynq"))
+            client.link.send(Acquire(request="second", selector="board=zynq"))
             assert isinstance(await client.link.receive(5), Queued)
             return list(await client.ask("leases"))
 
@@ -89,7 +89,7 @@ def test_explain_says_why_a_request_waits() -> None:
             client = await three(here)
             await client.command("device.quarantine", device="pi/cpu1", why="canary +11 %")
             await client.acquire("board=rpi4")
-            client.link.send(Acquire("second", "board=rpi4"))
+            client.link.send(Acquire(request="second", selector="board=rpi4"))
             assert isinstance(await client.link.receive(5), Queued)
             return await client.ask("explain", name="second"), await client.ask(
                 "explain", name="nothing"

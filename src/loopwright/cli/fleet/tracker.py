@@ -90,7 +90,14 @@ def serve(
 
     addresses = tuple(listen) if listen else (_own(context),)
     numbers = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
-    options = ServeOptions(addresses, store, numbers, tls_dir, client_ca, token_file)
+    options = ServeOptions(
+        listen=addresses,
+        store=store,
+        config=numbers,
+        ca=tls_dir,
+        client_ca=client_ca,
+        token_file=token_file,
+    )
     _run(options, http, log)
 
 

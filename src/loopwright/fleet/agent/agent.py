@@ -44,7 +44,7 @@ from loopwright.fleet.wire.messages import (
     Superseded,
     Sync,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
 _Known: TypeAlias = tuple[DeviceInfo, dict[str, str]]
@@ -314,8 +314,8 @@ class Agent:
                     raise FleetError(f"another agent has {name}")
             case Ping(seq):
                 link.send(Pong(seq))
-            case Error(code, detail, _, fatal):
-                if code == "auth":
+            case Error(code=code, detail=detail, fatal=fatal):
+                if code == ErrorCode.AUTH:
                     raise AuthError(detail)
                 if fatal:
                     raise LinkClosed(detail)

@@ -30,7 +30,7 @@ from loopwright.fleet.wire.messages import (
     RunItem,
     Stored,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 
 _CHUNK_BYTES = 1 << 20
 
@@ -117,7 +117,7 @@ class Session:
                     pass
                 case _:
                     detail = f"a {type(message).__name__} is not for a session"
-                    link.send(Error("unexpected", detail, fatal=False))
+                    link.send(Error(code=ErrorCode.UNEXPECTED, detail=detail, fatal=False))
         except LinkClosed:
             raise
         except FleetError as error:
@@ -164,7 +164,7 @@ class Session:
 
 def _refusal(message: Incoming, error: FleetError) -> Error:
     """The answer to what a session does not do, which says what that was."""
-    code = "auth" if isinstance(error, AuthError) else "refused"
+    code = ErrorCode.AUTH if isinstance(error, AuthError) else ErrorCode.REFUSED
     if isinstance(error, BlobError):
         code = error.code
     digest, item = b"", 0
@@ -173,7 +173,7 @@ def _refusal(message: Incoming, error: FleetError) -> Error:
             digest = head.digest
         case RunBatch(items) if items:
             item = items[0].id
-    return Error(code, str(error), fatal=False, digest=digest, item=item)
+    return Error(code=code, detail=str(error), fatal=False, digest=digest, item=item)
 
 
 def _why(task: asyncio.Task[None]) -> EndReason:

@@ -11,8 +11,9 @@ from loopwright.fleet.book.devices import calm_due, report
 from loopwright.fleet.book.effects import TellSuperseded
 from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Synced
 from loopwright.fleet.book.leases import end, tell_granted
+from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, link_of
 from loopwright.fleet.book.standing import refresh, released, reserve
-from loopwright.fleet.book.state import NEVER, BookState, Boot, DeviceRecord, link_of
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Admin, EndReason, Health, LinkState
 
 OLD_BOOTS = 8
@@ -58,7 +59,7 @@ def _newest_up(
 
 def new_boot(state: BookState, agent: str, incarnation: str) -> Boot:
     """An incarnation that is the newest of its agent."""
-    boot = Boot(agent, incarnation)
+    boot = Boot(agent=agent, incarnation=incarnation)
     state.boots[(agent, incarnation)] = boot
     state.agents[agent] = boot
     known = state.history.setdefault(agent, [])

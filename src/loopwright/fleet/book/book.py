@@ -28,14 +28,8 @@ from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import Effect, TellDesired
 from loopwright.fleet.book.events import Event
 from loopwright.fleet.book.explain import Explanation, explain
-from loopwright.fleet.book.state import (
-    NEVER,
-    BookState,
-    Boot,
-    DeviceRecord,
-    LeaseRecord,
-    RequestRecord,
-)
+from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.book.views import (
     Counts,
     DeviceView,
@@ -96,7 +90,7 @@ class LeaseBook:
 
     def __init__(self, config: BookConfig = BookConfig()) -> None:  # noqa: B008  # it is frozen
         self.config = config
-        self._state = BookState(config)
+        self._state = BookState(config=config)
 
     def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What must be done about an event at `now`, which never goes back."""

@@ -5,15 +5,9 @@ from __future__ import annotations
 from loopwright.fleet.book.effects import SaveDevice
 from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, ReportedState
 from loopwright.fleet.book.leases import end, end_unknown
+from loopwright.fleet.book.records import NEVER, DeviceRecord, LeaseRecord, health_of, link_of
 from loopwright.fleet.book.standing import refresh, released, reserve
-from loopwright.fleet.book.state import (
-    NEVER,
-    BookState,
-    DeviceRecord,
-    LeaseRecord,
-    health_of,
-    link_of,
-)
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy
 
 _AT_WORK = (Occupancy.ACTIVE, Occupancy.CLEANING)

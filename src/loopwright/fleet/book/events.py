@@ -21,7 +21,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, gc=False):
     modules: Mapping[str, str] = msgspec.field(default_factory=dict)  # kind -> digest, loaded
 
 
-class ReportedState(msgspec.Struct, frozen=True, gc=False):
+class ReportedState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How a device says it is. `epoch` is of its session (0 without), `last_epoch` the highest ever
     accepted in this incarnation.
     """
@@ -65,7 +65,7 @@ class Synced(msgspec.Struct, frozen=True, gc=False):
     period_s: float = 0.0
 
 
-class Requested(msgspec.Struct, frozen=True, gc=False):
+class Requested(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A client wants `count` devices, all or none. The same `request` again is the same request."""
 
     request: str
@@ -157,7 +157,7 @@ class StoreUp(msgspec.Struct, frozen=True, gc=False):
     """The store can be written again."""
 
 
-class LeaseRow(msgspec.Struct, frozen=True, gc=False):
+class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease as the store keeps it across a restart; only the living are restored."""
 
     lease: str

@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loopwright.fleet.book import queue
-from loopwright.fleet.book.state import (
-    BookState,
+from loopwright.fleet.book.records import (
     DeviceRecord,
     LeaseRecord,
     RequestRecord,
@@ -16,6 +15,7 @@ from loopwright.fleet.book.state import (
     link_of,
     occupancy_of,
 )
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import Operator, Selector
 from loopwright.fleet.words import Admin, Health, LeaseState, LinkState, Occupancy, Refusal
 
@@ -35,7 +35,7 @@ _OVER = {
 """What came of a request that waited -> the same for people."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What is known of a lease or request: `text` is a sentence, the rest are its figures.
 
@@ -80,15 +80,15 @@ def explain(state: BookState, subject: str) -> Explanation | None:
         if request in state.waiting:
             return _of_waiting(state, request)
         names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
-        return Explanation(subject, LeaseState.GRANTED, f"granted: {names}")
+        return Explanation(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
     if subject in state.ended:
         reason, detail = state.ended[subject]
         text = f"ended: {reason.value}{', ' + detail if detail else ''}"
-        return Explanation(subject, LeaseState.ENDED, text)
+        return Explanation(subject=subject, state=LeaseState.ENDED, text=text)
     if subject in state.over:
         word = state.over[subject][1]
         more = f", {_OVER[word]}" if word in _OVER else ""
-        return Explanation(subject, LeaseState.ENDED, f"over: {word}{more}")
+        return Explanation(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
     return None
 
 
@@ -148,7 +148,7 @@ def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
         text = f"on {device}, for {left:.0f} s unless renewed"
     if lease.device.flapping:
         text += f"; {device} is flapping: two agents have it"
-    return Explanation(lease.id, lease.state, text, free_within_s=left)
+    return Explanation(subject=lease.id, state=lease.state, text=text, free_within_s=left)
 
 
 def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
@@ -157,14 +157,14 @@ def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
     tally = _tally(state, devices)
     until = tally.until - state.now + state.config.grace_s if tally.leased else None
     return Explanation(
-        request.id,
-        LeaseState.QUEUED,
-        _sentence(state, request, tally),
-        len(devices),
-        tally.free,
-        tally.leased,
-        until,
-        _ahead(request),
+        subject=request.id,
+        state=LeaseState.QUEUED,
+        text=_sentence(state, request, tally),
+        matching=len(devices),
+        free=tally.free,
+        leased=tally.leased,
+        free_within_s=until,
+        ahead=_ahead(request),
     )
 
 
@@ -251,9 +251,9 @@ def _limits(state: BookState, request: RequestRecord) -> str:
         parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
     if request.count > 1:
         parts += f"; {request.count} are wanted at once"
-    hoarder = state.held_for
-    if hoarder is not None and hoarder is not request and match is not None:
+    gang = state.held_for
+    if gang is not None and gang is not request and match is not None:
         held = sum(1 for device in match.free if queue.held_from(state, device, request))
         if held:
-            parts += f"; {held} held for request {hoarder.id}, which waits for longer"
+            parts += f"; {held} held for request {gang.id}, which waits for longer"
     return parts

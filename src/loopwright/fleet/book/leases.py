@@ -14,17 +14,17 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import GiveBack, Renewal
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.standing import refresh, reserve
-from loopwright.fleet.book.state import (
+from loopwright.fleet.book.records import (
     NEVER,
-    BookState,
     DeviceRecord,
     LeaseRecord,
+    Match,
     RequestRecord,
     link_of,
     row_of,
 )
+from loopwright.fleet.book.standing import refresh, reserve
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import EndReason, LeaseState, LinkState, Priority, Refusal, Verdict
 
 _AFFINITY_LOOKS = 64
@@ -40,15 +40,15 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
         state.index.set_free(device, free=False)
         device.top += 1
         lease = LeaseRecord(
-            _new_id(state),
-            request,
-            device,
-            boot,
-            device.top,
-            request.client,
-            now,
-            now + request.ttl_s,
-            now + config.open_s,
+            id=_new_id(state),
+            request=request,
+            device=device,
+            boot=boot,
+            epoch=device.top,
+            client=request.client,
+            granted_at=now,
+            expires=now + request.ttl_s,
+            open_by=now + config.open_s,
             charged_at=now + 1.0,
         )
         device.lease = lease
@@ -87,12 +87,12 @@ def tell_granted(state: BookState, request: RequestRecord) -> None:
         return
     given = tuple(
         GrantedLease(
-            lease.id,
-            lease.device.name,
-            lease.boot.agent,
-            lease.boot.incarnation,
-            lease.epoch,
-            max(0.0, lease.expires - state.now),
+            lease=lease.id,
+            device=lease.device.name,
+            agent=lease.boot.agent,
+            incarnation=lease.boot.incarnation,
+            epoch=lease.epoch,
+            ttl_s=max(0.0, lease.expires - state.now),
         )
         for lease in request.leases
     )
@@ -125,7 +125,16 @@ def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "
     device, request, tenant = lease.device, lease.request, lease.request.tenant
     opened = lease.state is LeaseState.ACTIVE
     lease.reason = reason
-    state.out.append(EndLease(lease.id, device.name, tenant.name, lease.epoch, reason, detail))
+    state.out.append(
+        EndLease(
+            lease=lease.id,
+            device=device.name,
+            tenant=tenant.name,
+            epoch=lease.epoch,
+            reason=reason,
+            detail=detail,
+        )
+    )
     state.out.append(TellReleased(lease.client, lease.id, reason))
     state.totals.ended[reason] += 1
     state.disarm(lease)
@@ -172,7 +181,16 @@ def end_unknown(state: BookState, device: DeviceRecord, lease: str, epoch: int) 
         return
     detail = "the store does not know it: it is an older copy, or has lost its newest rows"
     state.note("lease-unknown", lease, f"reported by {device.name}, epoch {epoch}")
-    state.out.append(EndLease(lease, device.name, "", epoch, EndReason.REVOKED, detail))
+    state.out.append(
+        EndLease(
+            lease=lease,
+            device=device.name,
+            tenant="",
+            epoch=epoch,
+            reason=EndReason.REVOKED,
+            detail=detail,
+        )
+    )
     state.totals.ended[EndReason.REVOKED] += 1
     state.remember(lease, EndReason.REVOKED, detail)
     device.over = lease
@@ -239,12 +257,16 @@ def renewal(state: BookState, event: Renewal) -> None:
     wanted = _wanted(state, lease)
     if wanted is None:
         lease.yield_by = NEVER
-        verdict = TellRenewed(event.client, lease.id, Verdict.OK, request.ttl_s)
+        verdict = TellRenewed(
+            client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.ttl_s
+        )
     else:
         state.totals.yields += 1
         why = f"{_class_of(wanted)} request {wanted.id} waits for this device"
         left = max(0.0, min(lease.expires, lease.yield_by) - now)
-        verdict = TellRenewed(event.client, lease.id, Verdict.YIELD_PLEASE, left, why)
+        verdict = TellRenewed(
+            client=event.client, lease=lease.id, verdict=Verdict.YIELD_PLEASE, ttl_s=left, why=why
+        )
     state.out.append(verdict)
 
 
@@ -252,7 +274,16 @@ def _gone(
     state: BookState, event: Renewal, why: str, ended: tuple[EndReason, str] | None = None
 ) -> None:
     reason = None if ended is None else ended[0]
-    state.out.append(TellRenewed(event.client, event.lease, Verdict.GONE, 0.0, why, reason))
+    state.out.append(
+        TellRenewed(
+            client=event.client,
+            lease=event.lease,
+            verdict=Verdict.GONE,
+            ttl_s=0.0,
+            why=why,
+            reason=reason,
+        )
+    )
 
 
 def _why_ended(state: BookState, lease: str) -> str:

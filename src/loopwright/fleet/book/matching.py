@@ -9,30 +9,16 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from loopwright.fleet.book.records import DeviceRecord, Match
 from loopwright.fleet.selector import Operator, Selector, parse
-
-if TYPE_CHECKING:
-    from loopwright.fleet.book.state import DeviceRecord, QueueLine, RequestRecord
 
 Anchor: TypeAlias = tuple[str, str | None] | None
 """A label, with its value or any, that each device of a match has; None when there is none."""
 
 
-@dataclass(slots=True, eq=False)
-class Match:
-    """A selector in use."""
-
-    selector: Selector
-    devices: dict[DeviceRecord, None] = field(default_factory=dict)
-    free: dict[DeviceRecord, None] = field(default_factory=dict)
-    lines: dict[tuple[int, int], QueueLine] = field(default_factory=dict)  # (rank, count)
-    waiting: dict[RequestRecord, None] = field(default_factory=dict)
-    pressing: dict[int, dict[RequestRecord, None]] = field(default_factory=dict)  # by priority
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Index:
     """All selectors in use and all registered devices."""
 
@@ -134,7 +120,7 @@ class Index:
                     del self.loaded[module]
 
     def _build(self, selector: Selector) -> Match:
-        match = Match(selector)
+        match = Match(selector=selector)
         for device in self._candidates(selector):
             if selector.matches(device.labels):
                 match.devices[device] = None

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import heapq
 
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.state import BookState, DeviceRecord, QueueLine, RequestRecord, Tenant
+from loopwright.fleet.book.records import DeviceRecord, Match, QueueLine, RequestRecord, Tenant
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Priority
 
 TOP = int(max(Priority))
@@ -48,7 +48,7 @@ def join(state: BookState, request: RequestRecord, match: Match) -> None:
     rank = rank_of(state, request)
     line = match.lines.get((rank, request.count))
     if line is None:
-        line = QueueLine(match, rank, request.count)
+        line = QueueLine(match=match, rank=rank, count=request.count)
         match.lines[(rank, request.count)] = line
     request.line = line
     tenant = request.tenant
@@ -154,11 +154,11 @@ def elect(state: BookState) -> None:
 
 def held_from(state: BookState, device: DeviceRecord, request: RequestRecord) -> bool:
     """Whether a device is held for a gang that goes before this request."""
-    hoarder = state.held_for
-    if hoarder is None or hoarder is request or hoarder.match not in device.matches:
+    gang = state.held_for
+    if gang is None or gang is request or gang.match not in device.matches:
         return False
     line = request.line
-    older = line is not None and line.rank == OVERDUE and request.seq < hoarder.seq
+    older = line is not None and line.rank == OVERDUE and request.seq < gang.seq
     return not older
 
 

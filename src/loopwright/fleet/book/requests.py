@@ -10,8 +10,8 @@ from loopwright.fleet.book.effects import TellQueued, TellRefused, TellReleased
 from loopwright.fleet.book.events import Cancelled, ClientDown, Requested, Revoked
 from loopwright.fleet.book.explain import refusal_of, waiting_why
 from loopwright.fleet.book.leases import choose, end, forget_request, grant, tell_granted
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.state import NEVER, BookState, RequestRecord
+from loopwright.fleet.book.records import NEVER, Match, RequestRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import EndReason, Refusal
 
 _MAX_NAME = 128
@@ -41,19 +41,19 @@ def wanted(state: BookState, event: Requested) -> None:
     if tenant.queued == 0:
         tenant.passed = max(tenant.passed, state.vtime)
     request = RequestRecord(
-        event.request,
-        event.client,
-        tenant,
-        match.selector.text,
-        match,
-        event.count,
-        event.ttl_s,
-        event.priority,
-        event.modules,
-        event.tags,
-        state.number(),
-        state.now,
-        state.now + event.max_wait_s,
+        id=event.request,
+        client=event.client,
+        tenant=tenant,
+        selector=match.selector.text,
+        match=match,
+        count=event.count,
+        ttl_s=event.ttl_s,
+        priority=event.priority,
+        modules=event.modules,
+        tags=event.tags,
+        seq=state.number(),
+        since=state.now,
+        give_up=state.now + event.max_wait_s,
     )
     _serve(state, request, match)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loopwright.fleet.book.agents import new_boot
 from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
-from loopwright.fleet.book.state import BookState, Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.book.records import Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Admin, EndReason, LinkState
 
 
@@ -37,7 +38,16 @@ def restored(state: BookState, event: Restored) -> None:
             _lease(state, row, device)
         else:
             detail, reason = f"{row.device} has a newer lease", EndReason.EXPIRED
-            state.out.append(EndLease(row.lease, row.device, row.tenant, row.epoch, reason, detail))
+            state.out.append(
+                EndLease(
+                    lease=row.lease,
+                    device=row.device,
+                    tenant=row.tenant,
+                    epoch=row.epoch,
+                    reason=reason,
+                    detail=detail,
+                )
+            )
             state.totals.ended[reason] += 1
             state.remember(row.lease, reason, detail)
     state.absent.update(event.agents)
@@ -73,30 +83,30 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
     request = state.requests.get(row.request)
     if request is None:
         request = RequestRecord(
-            row.request,
-            row.client,
-            tenant,
-            row.selector,
-            None,
-            1,
-            row.ttl_s,
-            row.priority,
-            {},
-            row.tags,
-            state.number(),
-            now,
+            id=row.request,
+            client=row.client,
+            tenant=tenant,
+            selector=row.selector,
+            match=None,
+            count=1,
+            ttl_s=row.ttl_s,
+            priority=row.priority,
+            modules={},
+            tags=row.tags,
+            seq=state.number(),
+            since=now,
         )
         state.requests[row.request] = request
     lease = LeaseRecord(
-        row.lease,
-        request,
-        device,
-        boot,
-        row.epoch,
-        row.client,
-        now,
-        now + row.ttl_s,
-        now + max(config.open_s, config.settle_s),
+        id=row.lease,
+        request=request,
+        device=device,
+        boot=boot,
+        epoch=row.epoch,
+        client=row.client,
+        granted_at=now,
+        expires=now + row.ttl_s,
+        open_by=now + max(config.open_s, config.settle_s),
         charged_at=now,
     )
     device.lease = lease

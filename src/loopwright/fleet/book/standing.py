@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from loopwright.fleet.book.effects import DesiredState, ReserveEpochs
 from loopwright.fleet.book.events import EpochsReserved
-from loopwright.fleet.book.state import BookState, DeviceRecord
+from loopwright.fleet.book.records import DeviceRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState
 
 
@@ -57,7 +58,12 @@ def order_of(state: BookState, device: DeviceRecord) -> DesiredState:
     if lease is not None:
         left = max(0.0, min(lease.expires, lease.yield_by) - state.now)
         return DesiredState(
-            device.name, lease.id, lease.epoch, left, device.admin, fence=lease.epoch - 1
+            device=device.name,
+            lease=lease.id,
+            epoch=lease.epoch,
+            ttl_s=left,
+            admin=device.admin,
+            fence=lease.epoch - 1,
         )
     calm = device.calm
     probe = device.probe and state.now < device.probe_until
@@ -76,7 +82,17 @@ def order_of(state: BookState, device: DeviceRecord) -> DesiredState:
     why = device.why
     if ending is not None and ending.reason is not None:
         why = ending.reason.value
-    device.calm = DesiredState(device.name, "", 0, 0.0, device.admin, probe, kill, why, device.top)
+    device.calm = DesiredState(
+        device=device.name,
+        lease="",
+        epoch=0,
+        ttl_s=0.0,
+        admin=device.admin,
+        probe=probe,
+        kill=kill,
+        why=why,
+        fence=device.top,
+    )
     return device.calm
 
 

@@ -34,7 +34,7 @@ DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
 _MOST_S = MAX_MS / 1000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeaseRequest:
     """What is to be leased: `count` devices that match `selector`, all or none.
 
@@ -64,14 +64,14 @@ class LeaseRequest:
         _require("a count", self.count, 1, MAX_DEVICES, " devices")
         _require("a priority", int(self.priority), min(Priority), max(Priority))
         return Acquire(
-            new_request_id(),
-            selector,
-            self.count,
-            round(self.ttl * 1000),
-            int(self.priority),
-            round(self.max_wait * 1000),
-            dict(self.modules),
-            dict(self.tags),
+            request=new_request_id(),
+            selector=selector,
+            count=self.count,
+            ttl_ms=round(self.ttl * 1000),
+            priority=int(self.priority),
+            max_wait_ms=round(self.max_wait * 1000),
+            modules=dict(self.modules),
+            tags=dict(self.tags),
         )
 
 

@@ -232,7 +232,15 @@ class Fleet:
             time; AuthError, ConfigError, FleetError.
         """
         wanted = {kind: Blob.of(data).digest.hex() for kind, data in (modules or {}).items()}
-        wish = LeaseRequest(selector, ttl, priority, max_wait, count, wanted, dict(tags or {}))
+        wish = LeaseRequest(
+            selector=selector,
+            ttl=ttl,
+            priority=priority,
+            max_wait=max_wait,
+            count=count,
+            modules=wanted,
+            tags=dict(tags or {}),
+        )
         return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(wish, on_queued)))
 
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:

@@ -73,7 +73,7 @@ class Lessor(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DevicesConfig:
     """How many devices at most, and how many runs are on each at once.
 
@@ -91,7 +91,7 @@ class DevicesConfig:
     retry_max_s: float = 5.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Entry:
     """A run on its way; until `avoid_until` it does not go to the device `avoid`.
 
@@ -108,7 +108,7 @@ class _Entry:
     begun: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Slot:
     """One lease and what is on its device, in order.
 
@@ -189,7 +189,7 @@ class LeasedDevices:
             )
         future: Future[RunResult] = Future()
         digest = hashlib.sha256(run.artifact.code).digest()
-        entry = _Entry(run, Blob(digest, run.artifact.code), future)
+        entry = _Entry(run=run, blob=Blob(digest, run.artifact.code), future=future)
         self._thread.loop.call_soon_threadsafe(self._enqueue, entry)
         return future
 
@@ -296,7 +296,7 @@ class LeasedDevices:
         except BaseException:
             await lease.release()
             raise
-        return _Slot(lease, session)
+        return _Slot(lease=lease, session=session)
 
     async def _use(self, slot: _Slot) -> None:
         """Run what there is on a device until it is lost, off, wanted back, or not needed."""

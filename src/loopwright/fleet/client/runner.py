@@ -108,7 +108,7 @@ def _nothing(fleet: Fleet, selector: str, views: Sequence[DeviceView], threads: 
     return none_matches(selector, known)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
     """How devices are leased: at most `devices` of them, `in_flight` runs on each at once.
 
@@ -206,10 +206,10 @@ class _Lessor:
         """Another device. Raises: FleetError; ConfigError when the fleet gives others."""
         options = self._options
         wish = LeaseRequest(
-            self._devices.selector,
-            options.ttl,
-            options.priority,
-            wait_s,
+            selector=self._devices.selector,
+            ttl=options.ttl,
+            priority=options.priority,
+            max_wait=wait_s,
             tags=dict(options.tags),
         )
         (lease,) = await self._fleet.acquire(wish)

@@ -40,7 +40,7 @@ from loopwright.fleet.wire.messages import (
     Stored,
     WireParam,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 from loopwright.layout import Array
 from loopwright.measure.pipeline import Run
 
@@ -387,7 +387,7 @@ class DeviceSession:
 
     def _error(self, message: Error) -> None:
         """Something was refused: what waits for an upload or a batch hears of it."""
-        kind = AuthError if message.code == "auth" else FleetError
+        kind = AuthError if message.code == ErrorCode.AUTH else FleetError
         error = kind(f"{self.opened.device.name}: {message.detail}")
         if message.fatal:
             self._end(SessionLost(str(error), EndReason.DEVICE_LOST))

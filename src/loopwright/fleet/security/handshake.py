@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from loopwright.errors import AuthError, FleetError
+from loopwright.fleet.security.mac import protect
 from loopwright.fleet.security.proofs import (
     Purpose,
     channel_key,
@@ -46,7 +47,7 @@ from loopwright.fleet.wire.messages import (
     Proof,
     Welcome,
 )
-from loopwright.fleet.words import Role
+from loopwright.fleet.words import ErrorCode, Role
 from loopwright.version import __version__
 
 HANDSHAKE_S = 3.0
@@ -184,7 +185,7 @@ async def _greet_with_key(link: Link, key: bytes, timeout_s: float) -> Welcome:
     challenge, nonce = await expect(link, Challenge, timeout_s), new_nonce()
     link.send(Proof(prove(key, Purpose.AGENT, challenge.nonce, nonce), nonce))
     if challenge.mac or not private(link):
-        link.protect(channel_key(key, nonce, challenge.nonce), dialer=True)
+        protect(link, channel_key(key, nonce, challenge.nonce), dialer=True)
     answer = await expect(link, Welcome, timeout_s)
     _check_answer(link, answer.proof, key, Purpose.TRACKER, nonce, challenge.nonce)
     return answer
@@ -211,7 +212,17 @@ def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
         )
     software = f"loopwright {__version__}"
     mac = not private(link)
-    return Hello(role, PROTOCOL_MIN, PROTOCOL, software, auth, principal, secret, trace, mac)
+    return Hello(
+        role=role,
+        proto_min=PROTOCOL_MIN,
+        proto_max=PROTOCOL,
+        software=software,
+        auth=auth,
+        principal=principal,
+        secret=secret,
+        trace=trace,
+        mac=mac,
+    )
 
 
 async def welcome(
@@ -238,14 +249,14 @@ async def welcome(
     who = admitted.principal
     link.send(
         Welcome(
-            admitted.proto,
-            facts.tracker,
-            facts.tracker_epoch,
-            facts.sync_ms,
-            who.name,
-            int(who.role),
-            key,
-            proof,
+            proto=admitted.proto,
+            tracker=facts.tracker,
+            tracker_epoch=facts.tracker_epoch,
+            sync_ms=facts.sync_ms,
+            principal=who.name,
+            role=int(who.role),
+            device_key=key,
+            proof=proof,
         )
     )
     link.established()
@@ -329,16 +340,16 @@ async def _challenge_agent(
     known = await directory.agent_key(agent)
     key = new_nonce() if known is None else known  # an unknown agent is challenged like any other
     nonce = new_nonce()
-    protect = hello.mac or not private(link)
-    link.send(Challenge(nonce, protect))
+    authentic = hello.mac or not private(link)
+    link.send(Challenge(nonce, authentic))
     proof = await expect(link, Proof, timeout_s)
     if known is None:
         raise Denied(
             Fault.UNKNOWN_AGENT, f"agent {agent} is not known here, or its key is not the right one"
         )
     check_proof(proof.mac, key, Purpose.AGENT, challenger=nonce, prover=proof.nonce)
-    if protect:
-        link.protect(channel_key(key, proof.nonce, nonce), dialer=False)
+    if authentic:
+        protect(link, channel_key(key, proof.nonce, nonce), dialer=False)
     return prove(key, Purpose.TRACKER, proof.nonce, nonce)
 
 
@@ -363,11 +374,11 @@ async def open_session(
     """
     nonce = new_nonce()
     mac = mac or not private(link)
-    link.send(Open(ticket, nonce, trace=trace, mac=mac))
+    link.send(Open(ticket=ticket, nonce=nonce, trace=trace, mac=mac))
     challenge = await expect(link, Challenge, timeout_s)
     link.send(Proof(prove(key, Purpose.SESSION, challenge.nonce, nonce), nonce))
     if mac or challenge.mac:
-        link.protect(channel_key(key, nonce, challenge.nonce), dialer=True)
+        protect(link, channel_key(key, nonce, challenge.nonce), dialer=True)
     answer = await expect(link, Proof, timeout_s)
     _check_answer(link, answer.mac, key, Purpose.DEVICE, nonce, challenge.nonce)
     opened = await expect(link, Opened, timeout_s)
@@ -398,15 +409,15 @@ async def accept_session(
         ticket = unseal(first.ticket, device_key)
         check_ticket(ticket, _known(state, ticket))
         key, nonce = session_key(device_key, first.ticket), new_nonce()
-        protect = first.mac or not private(link)
-        link.send(Challenge(nonce, protect))
+        authentic = first.mac or not private(link)
+        link.send(Challenge(nonce, authentic))
         proof = await expect(link, Proof, timeout_s)
         check_proof(proof.mac, key, Purpose.SESSION, challenger=nonce, prover=first.nonce)
         check_ticket(ticket, _known(state, ticket))  # another may have come in meanwhile
     except FleetError as error:
         refuse(link, error)
-    if protect:
-        link.protect(channel_key(key, first.nonce, nonce), dialer=False)
+    if authentic:
+        protect(link, channel_key(key, first.nonce, nonce), dialer=False)
     link.send(Proof(prove(key, Purpose.DEVICE, first.nonce, nonce)))
     link.established()
     return ticket
@@ -432,7 +443,12 @@ def refuse(link: Link, error: FleetError) -> NoReturn:
     if isinstance(error, Denied):
         link.tally.count(error.fault)
     if not link.closed:
-        link.send(Error("auth" if isinstance(error, AuthError) else "protocol", str(error)[:500]))
+        link.send(
+            Error(
+                code=ErrorCode.AUTH if isinstance(error, AuthError) else ErrorCode.PROTOCOL,
+                detail=str(error)[:500],
+            )
+        )
         link.close(str(error))
     raise error
 
@@ -468,9 +484,9 @@ async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
         return message
     if isinstance(message, Error):
         said = f"{link.peer.address}: {message.detail}"
-        if message.code == "auth":
+        if message.code == ErrorCode.AUTH:
             raise AuthError(said)
-        raise FleetError(said, retryable=message.code == "device")
+        raise FleetError(said, retryable=message.code == ErrorCode.DEVICE)
     link.tally.count(Fault.UNEXPECTED)
     raise FleetError(
         f"{link.peer.address} sent {type(message).__name__}, {kind.__name__} was expected"

@@ -12,9 +12,20 @@ import struct
 from loopwright.fleet.security.keys import derive, same
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.frame import MAC_BYTES, FrameError
+from loopwright.fleet.wire.link import Link
 
 _COUNTER = struct.Struct("<Q")
 _BLOCK = 64  # of SHA-256
+
+
+def protect(link: Link, key: bytes, *, dialer: bool) -> None:
+    """From the next frame on, both ways, frames of `link` are authentic or it is closed.
+
+    Args:
+        key: of this connection alone, see `proofs.channel_key`.
+        dialer: whether this side dialled.
+    """
+    link.protect(FrameMac(key, from_dialer=dialer), FrameMac(key, from_dialer=not dialer))
 
 
 class FrameMac:

@@ -115,17 +115,31 @@ class SimDevice:
         session = self.session
         if session is not None:
             return ReportedState(
-                self.name,
-                Occupancy.ACTIVE,
-                self.health,
-                session.lease,
-                session.epoch,
-                self.last,
+                device=self.name,
+                occupancy=Occupancy.ACTIVE,
+                health=self.health,
+                lease=session.lease,
+                epoch=session.epoch,
+                last_epoch=self.last,
             )
         if self.world.now >= self.clean_at:
-            return ReportedState(self.name, Occupancy.IDLE, self.health, "", 0, self.last)
+            return ReportedState(
+                device=self.name,
+                occupancy=Occupancy.IDLE,
+                health=self.health,
+                lease="",
+                epoch=0,
+                last_epoch=self.last,
+            )
         lease, epoch = ("", 0) if self.cleaned is None else (self.cleaned.lease, self.cleaned.epoch)
-        return ReportedState(self.name, Occupancy.CLEANING, self.health, lease, epoch, self.last)
+        return ReportedState(
+            device=self.name,
+            occupancy=Occupancy.CLEANING,
+            health=self.health,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=self.last,
+        )
 
 
 class SimAgent:

@@ -105,14 +105,14 @@ class SimClient:
         self.asks += 1
         count = 1 if draw() < 0.85 else 2
         self.want = Requested(
-            f"{self.id}.{self.asks}",
-            self.id,
-            self.tenant,
-            _SELECTORS[draw.below(len(_SELECTORS))],
-            count,
-            config.ttl_s,
-            draw.below(4),
-            20.0 + 200.0 * draw(),
+            request=f"{self.id}.{self.asks}",
+            client=self.id,
+            tenant=self.tenant,
+            selector=_SELECTORS[draw.below(len(_SELECTORS))],
+            count=count,
+            ttl_s=config.ttl_s,
+            priority=draw.below(4),
+            max_wait_s=20.0 + 200.0 * draw(),
         )
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)

@@ -58,7 +58,7 @@ class SimulatedDevice:
 
 def timed(item: RunItem, ns: float) -> Result:
     """The result of an item that takes `ns` a call."""
-    return Result(item.id, RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
+    return Result(id=item.id, status=RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
 
 
 class _Device:
@@ -83,7 +83,13 @@ class _Device:
         spec, agent = self.spec, self._agent
         labels = {"kind": "simulated", **spec.labels, "name": spec.name}
         return DeviceInfo(
-            spec.name, labels, spec.target, spec.device, spec.cores, agent.addresses, 0
+            name=spec.name,
+            labels=labels,
+            target=spec.target,
+            device=spec.device,
+            cores=spec.cores,
+            addresses=agent.addresses,
+            tier=0,
         )
 
     def report(self) -> DeviceReport:
@@ -94,12 +100,12 @@ class _Device:
             occupancy = Occupancy.RESERVED if standing.reserved else Occupancy.IDLE
             lease, epoch = standing.reserved, 0
         return DeviceReport(
-            self.spec.name,
-            occupancy.value,
-            Health.GOOD.value,
-            lease,
-            epoch,
-            standing.last_epoch,
+            name=self.spec.name,
+            occupancy=occupancy.value,
+            health=Health.GOOD.value,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=standing.last_epoch,
         )
 
     def doom(self, ended: Ended) -> None:
@@ -118,7 +124,16 @@ class _Device:
         agent.changed()
         left_ms = int(self.standing.left_s(agent.clock()) * 1000)
         link.send(
-            Opened(ticket.lease, ticket.epoch, left_ms, self.info, 0, 3_600_000, 1 << 50, _QUOTA)
+            Opened(
+                lease=ticket.lease,
+                epoch=ticket.epoch,
+                ttl_ms=left_ms,
+                device=self.info,
+                tier=0,
+                max_wall_ms=3_600_000,
+                max_memory=1 << 50,
+                max_blob=_QUOTA,
+            )
         )
         try:
             await asyncio.wait((serving,))
@@ -140,7 +155,9 @@ class _Device:
         try:
             code = self.blobs.read(item.code)
         except BlobError as error:
-            lost = Result(item.id, RunStatus.INFRA.value, kind="worker-lost", detail=str(error))
+            lost = Result(
+                id=item.id, status=RunStatus.INFRA.value, kind="worker-lost", detail=str(error)
+            )
             return Ran(lost, memoryview(b""))
         start = self._agent.clock()
         try:

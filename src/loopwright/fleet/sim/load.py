@@ -78,7 +78,11 @@ class Rig:
         tenant = f"t{self.asked % _TENANTS}"
         self.tell(
             Requested(
-                f"r{self.asked}", f"c{self.asked % 64}", tenant, f"board=b{board}", ttl_s=3000.0
+                request=f"r{self.asked}",
+                client=f"c{self.asked % 64}",
+                tenant=tenant,
+                selector=f"board=b{board}",
+                ttl_s=3000.0,
             )
         )
 
@@ -91,10 +95,21 @@ class Rig:
             self.asked += 1
             request, client = f"r{self.asked}", f"c{self.asked % 64}"
             yield Requested(
-                request, client, f"t{self.asked % _TENANTS}", f"board=b{board}", ttl_s=3000.0
+                request=request,
+                client=client,
+                tenant=f"t{self.asked % _TENANTS}",
+                selector=f"board=b{board}",
+                ttl_s=3000.0,
             )
             self.seq += 1
-            active = ReportedState(device, Occupancy.ACTIVE, Health.GOOD, lease, epoch, epoch)
+            active = ReportedState(
+                device=device,
+                occupancy=Occupancy.ACTIVE,
+                health=Health.GOOD,
+                lease=lease,
+                epoch=epoch,
+                last_epoch=epoch,
+            )
             yield Synced(agent, "1", self.seq, (active,))
             yield Renewal(lease, epoch, client, tenant)
             yield GiveBack(lease, epoch, client, tenant)
@@ -115,7 +130,14 @@ def load(devices: int, waiting: int, cycles: int, clock: Callable[[], float]) ->
 
 
 def _idle(name: str, last: int = 0) -> ReportedState:
-    return ReportedState(name, Occupancy.IDLE, Health.GOOD, "", 0, last)
+    return ReportedState(
+        device=name,
+        occupancy=Occupancy.IDLE,
+        health=Health.GOOD,
+        lease="",
+        epoch=0,
+        last_epoch=last,
+    )
 
 
 def measure(cycles: int = 5_000) -> tuple[Load, ...]:

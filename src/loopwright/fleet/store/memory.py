@@ -28,7 +28,7 @@ from loopwright.fleet.words import Admin
 KEEP_EVENTS = 10_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class MemoryRows:
     """What several MemoryStores may share, as trackers share a file."""
 
@@ -64,12 +64,12 @@ class MemoryStore:
         rows = self._rows
         with rows.lock:
             return StoreContents(
-                tuple(rows.leases.values()),
-                tuple(rows.devices.values()),
-                tuple(rows.agents.values()),
-                tuple(rows.tokens.values()),
-                tuple(rows.joins.values()),
-                tuple(e.event for e in rows.events if e.event.what == ENDED)[-ENDS:],
+                leases=tuple(rows.leases.values()),
+                devices=tuple(rows.devices.values()),
+                agents=tuple(rows.agents.values()),
+                tokens=tuple(rows.tokens.values()),
+                joins=tuple(rows.joins.values()),
+                ended=tuple(e.event for e in rows.events if e.event.what == ENDED)[-ENDS:],
             )
 
     def pace(self, batch: ChangeBatch) -> Pace:  # noqa: ARG002  # of the protocol

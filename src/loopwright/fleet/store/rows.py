@@ -90,7 +90,7 @@ Change: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreContents:
     """Everything, as a tracker reads it when it starts, but of the log the newest `ENDS` of leases.
 

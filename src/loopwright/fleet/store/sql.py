@@ -114,12 +114,12 @@ class SqlTrackerStore:
         with self._errors(), self._database.engine.connect() as connection:
             read = connection.execute
             return StoreContents(
-                tuple(map(tables.lease, read(sa.select(tables.leases)))),
-                tuple(map(tables.device, read(_DEVICES))),
-                tuple(map(tables.agent, read(sa.select(tables.agents)))),
-                tuple(map(tables.token, read(sa.select(tables.tokens)))),
-                tuple(map(tables.join, read(sa.select(tables.joins)))),
-                tuple(tables.logged(row).event for row in reversed(read(_ENDS).all())),
+                leases=tuple(map(tables.lease, read(sa.select(tables.leases)))),
+                devices=tuple(map(tables.device, read(_DEVICES))),
+                agents=tuple(map(tables.agent, read(sa.select(tables.agents)))),
+                tokens=tuple(map(tables.token, read(sa.select(tables.tokens)))),
+                joins=tuple(map(tables.join, read(sa.select(tables.joins)))),
+                ended=tuple(tables.logged(row).event for row in reversed(read(_ENDS).all())),
             )
 
     def pace(self, batch: ChangeBatch) -> Pace:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import DesiredState, TellDesired, TellSuperseded
 from loopwright.fleet.book.events import AgentUp, DeviceSpec, ReportedState, Synced
-from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.tracker.directory import AccessDirectory
+from loopwright.fleet.tracker.sessions import Allowance, Host
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
@@ -29,12 +30,31 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health, Occupancy
 
-if TYPE_CHECKING:
-    from loopwright.fleet.tracker.server import Tracker
-
 _ORDERS_A_MESSAGE = 256
 _OCCUPANCIES = {value.value: value for value in Occupancy}
 _HEALTHS = {value.value: value for value in Health}
+
+
+class AgentsHost(Host, Protocol):
+    """What an agent's session needs of the tracker."""
+
+    directory: AccessDirectory
+
+    def next_sync_s(self, *, active: bool) -> float:
+        """When an agent should report next."""
+        ...
+
+    def synced(self) -> None:
+        """An agent reported."""
+        ...
+
+    def agent_came(self, session: AgentSession) -> None:
+        """An agent said which devices it has."""
+        ...
+
+    def agent_left(self, session: AgentSession, why: str) -> None:
+        """The connection of an agent is gone."""
+        ...
 
 
 class AgentSession:
@@ -44,7 +64,7 @@ class AgentSession:
     believes a ticket without them. Those to kill or to probe go out with this turn of the loop.
     """
 
-    def __init__(self, tracker: Tracker, link: Link, agent: str, *, bound: bool) -> None:
+    def __init__(self, tracker: AgentsHost, link: Link, agent: str, *, bound: bool) -> None:
         self.agent = agent
         self.incarnation = ""
         self.link = link
@@ -209,26 +229,26 @@ def _report(told: DeviceReport) -> ReportedState:
             f"device {told.name} reports {told.occupancy!r} and {told.health!r}; update this side",
         )
     return ReportedState(
-        told.name,
-        occupancy,
-        health,
-        told.lease,
-        told.epoch,
-        told.last_epoch,
-        told.drift,
-        told.detail,
+        device=told.name,
+        occupancy=occupancy,
+        health=health,
+        lease=told.lease,
+        epoch=told.epoch,
+        last_epoch=told.last_epoch,
+        drift=told.drift,
+        detail=told.detail,
     )
 
 
 def _order(order: DesiredState) -> DeviceOrder:
     return DeviceOrder(
-        order.device,
-        order.lease,
-        order.epoch,
-        int(order.ttl_s * 1000),
-        order.admin.value,
-        order.probe,
-        order.kill,
-        clip(order.why),
-        order.fence,
+        name=order.device,
+        lease=order.lease,
+        epoch=order.epoch,
+        ttl_ms=int(order.ttl_s * 1000),
+        admin=order.admin.value,
+        probe=order.probe,
+        kill=order.kill,
+        why=clip(order.why),
+        fence=order.fence,
     )

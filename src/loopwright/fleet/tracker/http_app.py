@@ -220,7 +220,14 @@ async def events(
 
 def _event(logged: Logged) -> EventView:
     event = logged.event
-    return EventView(logged.id, event.at, event.what, event.subject, event.by, event.detail)
+    return EventView(
+        id=logged.id,
+        at=event.at,
+        what=event.what,
+        subject=event.subject,
+        by=event.by,
+        detail=event.detail,
+    )
 
 
 def _only(rows: bytes, missing: str) -> bytes:

@@ -16,10 +16,9 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.security.mac import FrameMac
 from loopwright.fleet.wire.address import Address, Scheme, is_loopback, parse
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
@@ -34,6 +33,7 @@ from loopwright.fleet.wire.messages import (
     from_frame,
     to_frame,
 )
+from loopwright.fleet.words import ErrorCode
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_MS = 15_000
@@ -52,7 +52,7 @@ class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who er
         super().__init__(why, retryable=True)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LinkPeer:
     """The other side of a link. `uid` is what the kernel says, of a unix socket only.
 
@@ -85,6 +85,18 @@ class LinkHooks:
     lost: Callable[[Link], None]
 
 
+class FrameSeal(Protocol):
+    """The MACs of the frames of one direction, in order; see `security.mac`."""
+
+    def tag(self, header: bytes, body: bytes) -> bytes:
+        """The MAC of the next frame."""
+        ...
+
+    def verify(self, header: bytes, body: bytes, mac: bytes) -> None:
+        """Return if `mac` is that of the next frame. Raises: FrameError."""
+        ...
+
+
 class _Arrivals(threading.local):
     """Where bytes arrive: one buffer for all links of a thread, which take them out at once.
 
@@ -107,7 +119,7 @@ class Link(asyncio.BufferedProtocol):
         tally: Tally | None = None,
         hooks: LinkHooks | None = None,
     ) -> None:
-        self.peer = LinkPeer("nobody yet")
+        self.peer = LinkPeer(address="nobody yet")
         self.tally = Tally() if tally is None else tally
         self.closed = False
         self.why = ""
@@ -116,7 +128,7 @@ class Link(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
-        self._macs: tuple[FrameMac, FrameMac] | None = None  # of what we send, of what we get
+        self._macs: tuple[FrameSeal, FrameSeal] | None = None  # of what we send, of what we get
         self._on_message: OnMessage | None = None
         self._on_closed: OnClosed | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -301,15 +313,8 @@ class Link(asyncio.BufferedProtocol):
 
     # --- the handshake ---
 
-    def protect(self, key: bytes, *, dialer: bool) -> None:
-        """From the next frame on, both ways, frames are authentic or the link is closed.
-
-        Args:
-            key: of this connection alone, see `proofs.channel_key`.
-            dialer: whether this side dialled.
-        """
-        ours = FrameMac(key, from_dialer=dialer)
-        theirs = FrameMac(key, from_dialer=not dialer)
+    def protect(self, ours: FrameSeal, theirs: FrameSeal) -> None:
+        """From the next frame on, both ways, frames are authentic or the link is closed."""
         self._macs = ours, theirs
 
     def established(self) -> None:
@@ -349,7 +354,7 @@ class Link(asyncio.BufferedProtocol):
         self.tally.count(error.fault)
         if not self.closed:
             with contextlib.suppress(LinkClosed):
-                self.send(Error("protocol", str(error)[:200]))
+                self.send(Error(code=ErrorCode.PROTOCOL, detail=str(error)[:200]))
         self.close(str(error))
 
     def _shut(self, why: str) -> None:
@@ -490,15 +495,17 @@ def _peer(transport: asyncio.Transport) -> LinkPeer:
     tls = shown is not None
     if sock.family == socket.AF_UNIX:
         uid = _uid(sock)
-        return LinkPeer(f"unix socket, uid {uid}", uid, tls=tls, local=True, host="unix")
+        return LinkPeer(
+            address=f"unix socket, uid {uid}", uid=uid, tls=tls, local=True, host="unix"
+        )
     tune(sock)
     name = transport.get_extra_info("peername")
     if not name:
-        return LinkPeer("a connection that is gone", tls=tls)
+        return LinkPeer(address="a connection that is gone", tls=tls)
     scheme = Scheme.TLS if tls else Scheme.TCP
     host = str(name[0])
     return LinkPeer(
-        str(Address(scheme, host, int(name[1]))),
+        address=str(Address(scheme, host, int(name[1]))),
         tls=tls,
         local=is_loopback(host),
         host=host,

@@ -3,7 +3,8 @@
 Bodies are msgpack arrays, one element a field in the order written here: as compact as maps with
 integer keys, and read by a C decoder without a table. A field is never removed, renamed in meaning
 or moved; new ones go to the end, with a default, so that versions apart by one understand each
-other. `PROTOCOL` counts versions; HELLO says the range that a side speaks.
+other. `PROTOCOL` counts versions; HELLO says the range that a side speaks. In version 1 an Error
+that answers a question begins its detail with the number of the question; since 2 it has a field.
 
 What a field may hold is in `fields`; decoding refuses everything else. Lengths that a message
 may not have are cut by the sender: see `clip`.
@@ -54,9 +55,11 @@ from loopwright.fleet.wire.fields import (
     Word,
 )
 from loopwright.fleet.wire.frame import DATA_HEAD_BYTES, Flags, Frame, FrameError
+from loopwright.fleet.words import ErrorCode
 
-PROTOCOL = 1
+PROTOCOL = 2
 PROTOCOL_MIN = 1
+ERRORS_ANSWER = 2  # from this version on an Error has the id of what it answers
 MAX_DIGESTS = 1900  # of one message: what fits into a control frame
 
 
@@ -67,7 +70,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 # --- hello: any side that connects, to a tracker or to a device ---
 
 
-class Hello(Message, frozen=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of a control connection. `role` is agent or client.
 
     `auth` is `none` (unix socket or embedded: the kernel says who it is), `token` (`secret` is it),
@@ -85,7 +88,7 @@ class Hello(Message, frozen=True):
     mac: bool = False  # whether this side wants frames to be authenticated
 
 
-class Welcome(Message, frozen=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """The tracker's answer: the protocol to speak and who the other side is to it.
 
     `device_key` is given once, to an agent that joined; `proof` to one that came with its key.
@@ -115,8 +118,11 @@ class Proof(Message, frozen=True):
     nonce: Key = b""
 
 
-class Error(Message, frozen=True):
-    """What went wrong; after it the sender closes, unless `fatal` is false."""
+class Error(Message, frozen=True, kw_only=True):
+    """What went wrong; after it the sender closes, unless `fatal` is false.
+
+    `code` is a `words.ErrorCode`.
+    """
 
     code: Word
     detail: Text
@@ -124,6 +130,21 @@ class Error(Message, frozen=True):
     fatal: bool = True
     digest: Key = b""  # of the upload that a session refused
     item: Count = 0  # the first of the batch that it refused
+    answers: Count = 0  # the id of the Ask or Command that failed; 0: it answers none
+
+
+def failed(question: int, code: ErrorCode, detail: str, *, proto: int) -> Error:
+    """The Error that answers `question`, for a client that speaks protocol `proto`."""
+    said = detail if proto >= ERRORS_ANSWER else f"{question}: {detail}"
+    return Error(code=code, detail=said, fatal=False, answers=question)
+
+
+def question_of(error: Error, *, proto: int) -> tuple[int, str]:
+    """The id of the question that a tracker's Error answers, 0 for none, and its detail."""
+    if proto >= ERRORS_ANSWER:
+        return error.answers, error.detail
+    number, colon, detail = error.detail.partition(": ")
+    return (int(number), detail) if colon and number.isdigit() else (0, error.detail)
 
 
 class Ping(Message, frozen=True):
@@ -141,7 +162,7 @@ class Pong(Message, frozen=True):
 # --- agent <-> tracker ---
 
 
-class DeviceInfo(Message, frozen=True):
+class DeviceInfo(Message, frozen=True, kw_only=True):
     """What a device is. `target` is a target string, `device` the fingerprint for records.
 
     `addresses` are where its agent listens, as `tcp://10.0.0.7:7071` or `unix:///run/agent.sock`.
@@ -156,7 +177,7 @@ class DeviceInfo(Message, frozen=True):
     tier: Small
 
 
-class DeviceReport(Message, frozen=True):
+class DeviceReport(Message, frozen=True, kw_only=True):
     """How a device is now. Lease and epoch are those of its session, empty and 0 without."""
 
     name: Name
@@ -186,7 +207,7 @@ class Sync(Message, frozen=True):
     reports: Annotated[tuple[DeviceReport, ...], Meta(max_length=MAX_DEVICES)]
 
 
-class DeviceOrder(Message, frozen=True):
+class DeviceOrder(Message, frozen=True, kw_only=True):
     """What should be. `kill` ends the session of an older epoch at once; `why` is for people.
 
     Sessions and tickets of epochs up to and including `fence` are over; a session of an epoch
@@ -222,7 +243,7 @@ class Superseded(Message, frozen=True):
 # --- client <-> tracker ---
 
 
-class Acquire(Message, frozen=True):
+class Acquire(Message, frozen=True, kw_only=True):
     """Lease `count` devices (all or none) that match `selector`. Again with one id: the same.
 
     `ttl_ms` is how long the lease lives without a renewal.
@@ -246,7 +267,7 @@ class Queued(Message, frozen=True):
     why: Text
 
 
-class Grant(Message, frozen=True):
+class Grant(Message, frozen=True, kw_only=True):
     """One leased device. `ticket` opens it, `key` is the session's key."""
 
     lease: Name
@@ -351,7 +372,7 @@ class Done(Message, frozen=True):
 # --- client <-> device ---
 
 
-class Open(Message, frozen=True):
+class Open(Message, frozen=True, kw_only=True):
     """Begin a session. The device verifies the ticket with its own key, offline."""
 
     ticket: Sealed
@@ -362,7 +383,7 @@ class Open(Message, frozen=True):
     mac: bool = False  # whether this side wants frames to be authenticated
 
 
-class Opened(Message, frozen=True):
+class Opened(Message, frozen=True, kw_only=True):
     """The session is open. Limits are the device's own; a plan beyond them is refused."""
 
     lease: Name
@@ -463,7 +484,7 @@ class OutputHead(Message, frozen=True):
     total: Size
 
 
-class Result(Message, frozen=True):
+class Result(Message, frozen=True, kw_only=True):
     """What came of an item. `status` is a `words.RunStatus`; `ns` one figure a repeat.
 
     `stage`, `kind` and `detail` are those of a `measure.types.Failed`.
