@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from loopwright.sched.schedule import Schedule as Schedule
     from loopwright.sched.schedule import create_schedule as create_schedule
     from loopwright.space.constraints import Constraint as Constraint
-    from loopwright.space.knobs import Annotate as Annotate
-    from loopwright.space.knobs import Choice as Choice
-    from loopwright.space.knobs import Reorder as Reorder
-    from loopwright.space.knobs import Split as Split
+    from loopwright.space.knobs import AnnotateKnob as Annotate
+    from loopwright.space.knobs import ChoiceKnob as Choice
+    from loopwright.space.knobs import ReorderKnob as Reorder
+    from loopwright.space.knobs import SplitKnob as Split
     from loopwright.space.space import Space as Space
     from loopwright.target.union import Target as Target
     from loopwright.te import language as te
@@ -79,7 +79,13 @@ _LAZY = {
     "Template": "loopwright.templates.template",
 }
 _MODULES = frozenset({"te", "fleet"})
-_RENAMED = {"load": "load_model"}
+_RENAMED = {
+    "load": "load_model",
+    "Annotate": "AnnotateKnob",
+    "Choice": "ChoiceKnob",
+    "Reorder": "ReorderKnob",
+    "Split": "SplitKnob",
+}
 """Public names that their modules call otherwise."""
 __all__ = [
     "Annotate",

@@ -15,7 +15,7 @@ from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.target.host import host
 
 
@@ -125,7 +125,7 @@ def test_records_of_another_template_version_are_refused(url: str) -> None:
 
 
 def one_choice(_workload: lw.Workload, _target: lw.Target) -> lw.Space:
-    return lw.Space((Choice("n", (1, 2)),))
+    return lw.Space((ChoiceKnob("n", (1, 2)),))
 
 
 def raising(_s: lw.Schedule, _config: object) -> None:

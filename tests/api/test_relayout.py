@@ -12,7 +12,7 @@ from loopwright.api.program import Program, build, example_inputs
 from loopwright.errors import ShapeError
 from loopwright.layout import Layout
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.templates.cpu.relayout import merged
 
 Order = list[int | tuple[int, int]]
@@ -86,7 +86,7 @@ def test_a_vector_in_blocks_needs_no_copy(
 
 
 def one_choice(_workload: lw.Workload, _target: lw.Target) -> lw.Space:
-    return lw.Space((Choice("block", (4, 16)),))
+    return lw.Space((ChoiceKnob("block", (4, 16)),))
 
 
 def blocked(s: lw.Schedule, config: object) -> None:

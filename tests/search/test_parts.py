@@ -15,7 +15,7 @@ from loopwright.search.anneal import AnnealOptions, anneal
 from loopwright.search.diversity import pick
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policy import Ledger, Trial, normalised
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 
 SPACE = synthetic_space()
@@ -105,7 +105,7 @@ def test_a_full_feature_table_starts_anew() -> None:
 
 
 def test_the_ledger_keeps_the_last_outcome_and_skips_the_machines_failures() -> None:
-    space = Space([Choice("a", (1, 2, 3))])
+    space = Space([ChoiceKnob("a", (1, 2, 3))])
     ledger = Ledger(space)
     configs = [space.decode(point) for point in space.enumerate()]
     lost = Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone")

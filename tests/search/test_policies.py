@@ -12,7 +12,7 @@ from loopwright.measure.synthetic import synthetic, synthetic_space
 from loopwright.outcome import Failed, FailureKind, Stage, Timed
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy, Trial
-from loopwright.space.knobs import Choice, Split
+from loopwright.space.knobs import ChoiceKnob, SplitKnob
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
 
@@ -103,7 +103,7 @@ def test_the_model_reaches_randoms_best_of_512_within_128_trials() -> None:
 
 
 def test_grid_walks_in_order() -> None:
-    space = Space([Choice("a", (1, 2)), Split("b", 4, 2)])
+    space = Space([ChoiceKnob("a", (1, 2)), SplitKnob("b", 4, 2)])
     asked = policy("grid", space).ask(10)
 
     assert [(c["a"], c["b"]) for c in asked] == [
@@ -112,7 +112,7 @@ def test_grid_walks_in_order() -> None:
 
 
 def test_grid_refuses_a_large_space() -> None:
-    space = Space([Split(f"s{i}", 1 << 16, 4) for i in range(4)])
+    space = Space([SplitKnob(f"s{i}", 1 << 16, 4) for i in range(4)])
 
     with pytest.raises(ConfigError, match="use another policy than grid"):
         policy("grid", space)

@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import ConfigError
-from loopwright.space.knobs import Annotate, Choice, Knob, Reorder, Split, SplitPolicy, narrowed
+from loopwright.space.knobs import (
+    AnnotateKnob,
+    ChoiceKnob,
+    Knob,
+    ReorderKnob,
+    SplitKnob,
+    SplitPolicy,
+    narrowed,
+)
 
 
 @given(
@@ -21,7 +29,7 @@ from loopwright.space.knobs import Annotate, Choice, Knob, Reorder, Split, Split
 def test_split_values_cover_the_extent_and_are_distinct(
     extent: int, parts: int, policy: SplitPolicy, tails: bool, max_factor: int | None
 ) -> None:
-    split = Split("s", extent, parts, policy, max_factor=max_factor, tails=tails)
+    split = SplitKnob("s", extent, parts, policy, max_factor=max_factor, tails=tails)
 
     assert len(set(split.values)) == len(split.values)
     for value in split.values:
@@ -43,63 +51,63 @@ def test_factors_are_all_divisions_of_the_extent(extent: int) -> None:
         if extent % (a * b) == 0
     }
 
-    assert set(Split("s", extent, 3).values) == wanted
+    assert set(SplitKnob("s", extent, 3).values) == wanted
 
 
 @given(extent=st.integers(1, 60))
 def test_all_with_tails_has_every_inner_size(extent: int) -> None:
-    split = Split("s", extent, 2, "all", tails=True)
+    split = SplitKnob("s", extent, 2, "all", tails=True)
 
     assert [inner for _, inner in split.values] == list(range(1, extent + 1))
 
 
 def test_power2_with_tails_reaches_one_tile_over_everything() -> None:
-    values = Split("s", 56, 2, "power2", tails=True).values
+    values = SplitKnob("s", 56, 2, "power2", tails=True).values
 
     assert values == ((56, 1), (28, 2), (14, 4), (7, 8), (4, 16), (2, 32), (1, 64))
 
 
 def test_power2_without_tails_divides() -> None:
-    assert Split("s", 56, 2, "power2").values == ((56, 1), (28, 2), (14, 4), (7, 8))
+    assert SplitKnob("s", 56, 2, "power2").values == ((56, 1), (28, 2), (14, 4), (7, 8))
 
 
 def test_max_factor_bounds_each_part() -> None:
-    split = Split("s", 64, 3, max_factor=(4, 16))
+    split = SplitKnob("s", 64, 3, max_factor=(4, 16))
 
     assert max(v[1] for v in split.values) == 4
     assert max(v[2] for v in split.values) == 16
 
 
 def test_listed_split_takes_inner_or_whole_values() -> None:
-    split = Split("s", 56, 2, "listed", candidates=((14,), (2, 28)))
+    split = SplitKnob("s", 56, 2, "listed", candidates=((14,), (2, 28)))
 
     assert split.values == ((4, 14), (2, 28))
 
 
 def test_reorder_without_candidates_is_every_permutation() -> None:
-    assert len(Reorder("o", ("a", "b", "c")).values) == 6
+    assert len(ReorderKnob("o", ("a", "b", "c")).values) == 6
 
 
 def test_annotate_is_the_product_of_options() -> None:
-    assert Annotate("a", ("x", "y"), ("none", "vec")).values[1] == ("none", "vec")
-    assert len(Annotate("a", ("x", "y"), ("none", "vec")).values) == 4
+    assert AnnotateKnob("a", ("x", "y"), ("none", "vec")).values[1] == ("none", "vec")
+    assert len(AnnotateKnob("a", ("x", "y"), ("none", "vec")).values) == 4
 
 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: Split("s", 0), "extent 0"),
-        (lambda: Split("s", 8, 2, "odd"), "unknown policy 'odd'"),  # type: ignore[arg-type]  # meant
-        (lambda: Split("s", 8, 3, max_factor=(4,)), "needs 2 bounds"),
-        (lambda: Split("s", 8, 2, "listed", candidates=((3, 2),)), "must be 4"),
-        (lambda: Split("s", 8, 2, "listed", candidates=((1, 2, 3),)), "needs 2 sizes"),
-        (lambda: Split("s", 8, 2, max_factor=0), "no value"),
-        (lambda: Split("s", 16384, 4, "all", tails=True), "over 200000 values"),
-        (lambda: Choice("c", ()), "no value"),
-        (lambda: Choice("c", (1, 2, 1)), "twice"),
-        (lambda: Choice("", (1,)), "no name"),
-        (lambda: Reorder("o", ("a", "b"), (("a", "c"),)), "not an order"),
-        (lambda: Annotate("a", ("x",), ("none",), (("vec",),)), "candidate"),
+        (lambda: SplitKnob("s", 0), "extent 0"),
+        (lambda: SplitKnob("s", 8, 2, "odd"), "unknown policy 'odd'"),  # type: ignore[arg-type]  # meant
+        (lambda: SplitKnob("s", 8, 3, max_factor=(4,)), "needs 2 bounds"),
+        (lambda: SplitKnob("s", 8, 2, "listed", candidates=((3, 2),)), "must be 4"),
+        (lambda: SplitKnob("s", 8, 2, "listed", candidates=((1, 2, 3),)), "needs 2 sizes"),
+        (lambda: SplitKnob("s", 8, 2, max_factor=0), "no value"),
+        (lambda: SplitKnob("s", 16384, 4, "all", tails=True), "over 200000 values"),
+        (lambda: ChoiceKnob("c", ()), "no value"),
+        (lambda: ChoiceKnob("c", (1, 2, 1)), "twice"),
+        (lambda: ChoiceKnob("", (1,)), "no name"),
+        (lambda: ReorderKnob("o", ("a", "b"), (("a", "c"),)), "not an order"),
+        (lambda: AnnotateKnob("a", ("x",), ("none",), (("vec",),)), "candidate"),
     ],
 )
 def test_wrong_knobs_are_refused(make: object, match: str) -> None:
@@ -109,16 +117,16 @@ def test_wrong_knobs_are_refused(make: object, match: str) -> None:
 
 
 def test_one_and_true_are_different_options() -> None:
-    assert Choice("c", (1, True)).values == (1, True)
+    assert ChoiceKnob("c", (1, True)).values == (1, True)
 
 
 @pytest.mark.parametrize(
     ("knob", "kept"),
     [
-        (Split("s", 8, 2), [(4, 2), (1, 8)]),
-        (Choice("c", (1, True, "x")), [True]),
-        (Reorder("o", ("a", "b")), [("b", "a")]),
-        (Annotate("a", ("x",), ("none", "vec")), [("vec",)]),
+        (SplitKnob("s", 8, 2), [(4, 2), (1, 8)]),
+        (ChoiceKnob("c", (1, True, "x")), [True]),
+        (ReorderKnob("o", ("a", "b")), [("b", "a")]),
+        (AnnotateKnob("a", ("x",), ("none", "vec")), [("vec",)]),
     ],
 )
 def test_narrowed_keeps_only_what_is_listed(knob: Knob, kept: list[object]) -> None:
@@ -129,4 +137,4 @@ def test_narrowed_keeps_only_what_is_listed(knob: Knob, kept: list[object]) -> N
 
 def test_narrowing_to_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="none of"):
-        narrowed(Choice("c", (1, 2)), [3])
+        narrowed(ChoiceKnob("c", (1, 2)), [3])

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.space.knobs import Choice, Split
+from loopwright.space.knobs import ChoiceKnob, SplitKnob
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
 
-FULL = Space([Split("a", 64, 3), Choice("b", (1, 2, 3, 4)), Choice("c", (False, True))])
+FULL = Space([SplitKnob("a", 64, 3), ChoiceKnob("b", (1, 2, 3, 4)), ChoiceKnob("c", (False, True))])
 
 
 @pytest.fixture

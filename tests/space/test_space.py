@@ -11,16 +11,16 @@ from loopwright.errors import ConfigError
 from loopwright.sched.extent import Size
 from loopwright.space.config import Config
 from loopwright.space.constraints import Constraint, product_at_most
-from loopwright.space.knobs import Annotate, Choice, Reorder, Split
+from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, ReorderKnob, SplitKnob
 from loopwright.space.space import Space
 
 KNOBS = (
-    Split("w", 12, 2, "verbose", tails=True),
-    Split("c", 16, 3),
-    Choice("unroll", (1, 2, 4)),
-    Choice("pack", (True, False)),
-    Reorder("order", ("x", "y")),
-    Annotate("marks", ("x",), ("none", "vectorize")),
+    SplitKnob("w", 12, 2, "verbose", tails=True),
+    SplitKnob("c", 16, 3),
+    ChoiceKnob("unroll", (1, 2, 4)),
+    ChoiceKnob("pack", (True, False)),
+    ReorderKnob("order", ("x", "y")),
+    AnnotateKnob("marks", ("x",), ("none", "vectorize")),
 )
 FITS = product_at_most(16, ("w", 1), ("c", 2), reason="the tile leaves registers")
 PACKED = Constraint(
@@ -101,7 +101,7 @@ def test_the_estimated_share_is_near_the_true_one(space: Space) -> None:
 
 
 def test_a_space_beyond_64_bits_is_sampled_and_told_apart() -> None:
-    knobs = [Split(f"s{i}", 1 << 20, 4) for i in range(8)]
+    knobs = [SplitKnob(f"s{i}", 1 << 20, 4) for i in range(8)]
     space = Space(knobs, [product_at_most(1 << 20, ("s0", 3), ("s7", 3))])
     rng = np.random.default_rng(0)
     points = space.sample(rng, 4096)
@@ -116,7 +116,7 @@ def test_a_space_beyond_64_bits_is_sampled_and_told_apart() -> None:
 
 
 def tight() -> Space:
-    knobs = [Split("a", 1024, 4), Split("b", 1024, 4)]
+    knobs = [SplitKnob("a", 1024, 4), SplitKnob("b", 1024, 4)]
     same = Constraint(
         ("a", "b"),
         lambda v: (
@@ -139,7 +139,7 @@ def test_tight_constraints_are_sampled_knob_by_knob() -> None:
 
 def test_what_cannot_be_satisfied_is_an_error_that_names_the_reason() -> None:
     never = Constraint(("a",), lambda v: v["a"][1] > 99, "a must be huge")
-    space = Space([Split("a", 8, 2), Choice("c", (1, 2))], [never])
+    space = Space([SplitKnob("a", 8, 2), ChoiceKnob("c", (1, 2))], [never])
 
     with pytest.raises(ConfigError, match=r"knobs a was found.*a must be huge"):
         space.sample(np.random.default_rng(0), 4)
@@ -148,7 +148,7 @@ def test_what_cannot_be_satisfied_is_an_error_that_names_the_reason() -> None:
 
 def test_a_point_without_neighbours_stays() -> None:
     only = Constraint(("a", "c"), lambda v: (v["a"][1] == 1) & (v["c"] == 2), "one is right")
-    space = Space([Split("a", 8, 2), Choice("c", (1, 2))], [only])
+    space = Space([SplitKnob("a", 8, 2), ChoiceKnob("c", (1, 2))], [only])
     rng = np.random.default_rng(0)
     point = space.sample(rng, 1)
 
@@ -165,7 +165,7 @@ def test_neighbourhood_is_every_valid_single_change(space: Space) -> None:
 
 
 def test_half_of_the_moves_of_a_split_go_close() -> None:
-    space = Space([Split("a", 4096, 2)])  # sizes 1, 2, 4, ... 4096
+    space = Space([SplitKnob("a", 4096, 2)])  # sizes 1, 2, 4, ... 4096
     rng = np.random.default_rng(0)
     points = np.full((4000, 1), 6)
     change = np.abs(space.neighbour(rng, points)[:, 0] - 6)
@@ -227,15 +227,15 @@ def test_refusal_gives_the_reason_of_the_broken_constraint(space: Space) -> None
 
 def test_wrong_spaces_are_refused() -> None:
     with pytest.raises(ConfigError, match="share a name"):
-        Space([Choice("a", (1,)), Choice("a", (2,))])
+        Space([ChoiceKnob("a", (1,)), ChoiceKnob("a", (2,))])
     with pytest.raises(ConfigError, match="names knob 'z'"):
-        Space([Choice("a", (1,))], [Constraint(("z",), lambda _: True, "x")])
+        Space([ChoiceKnob("a", (1,))], [Constraint(("z",), lambda _: True, "x")])
 
 
 @pytest.mark.parametrize("verdict", [np.array([1, 0]), np.array([True, False, True]), "yes"])
 def test_a_predicate_must_give_a_bool_for_each_point(verdict: object) -> None:
     wrong = Constraint(("a",), lambda _: verdict, "reason")  # type: ignore[arg-type,return-value]  # meant
-    space = Space([Choice("a", (1, 2))], [wrong])
+    space = Space([ChoiceKnob("a", (1, 2))], [wrong])
 
     with pytest.raises(ConfigError, match="'reason': the predicate gave"):
         space.valid(np.array([[0], [1]]))

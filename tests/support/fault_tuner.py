@@ -43,7 +43,7 @@ from loopwright.search.policy import Policy, Trial
 from loopwright.search.result import Budget
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.host import host
 from loopwright.target.union import Target
@@ -82,7 +82,7 @@ class Orders(msgspec.Struct):
 
 
 def _space(work: Workload, machine: Target) -> Space:  # noqa: ARG001  # the signature of a template
-    return Space([Choice("n", tuple(range(64)))])
+    return Space([ChoiceKnob("n", tuple(range(64)))])
 
 
 def _schedule(s: Schedule, config: Configuration) -> None:

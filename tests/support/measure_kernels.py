@@ -15,7 +15,7 @@ from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.host import host
 from loopwright.target.union import Target
@@ -197,7 +197,7 @@ def double_workload() -> Workload:
 
 
 def _space(work: Workload, machine: Target) -> Space:  # noqa: ARG001  # the signature of a template
-    return Space([Choice("action", ("double",))])
+    return Space([ChoiceKnob("action", ("double",))])
 
 
 def _schedule(s: Schedule, config: Configuration) -> None:

@@ -6,7 +6,7 @@ import pytest
 from loopwright.errors import InternalError, LoopwrightError, ScheduleError, TemplateError
 from loopwright.learn.features import features_of, featurize
 from loopwright.sched.schedule import Schedule
-from loopwright.space.knobs import Choice, Split
+from loopwright.space.knobs import ChoiceKnob, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.parse import parse
 from loopwright.target.union import Target
@@ -23,7 +23,7 @@ def add_one() -> Workload:
 
 
 def space(_: Workload, __: Target) -> Space:
-    return Space([Split("tile", 12, policy="factors"), Choice("how", ("a", "b"))])
+    return Space([SplitKnob("tile", 12, policy="factors"), ChoiceKnob("how", ("a", "b"))])
 
 
 def good(s: Schedule, config: Configuration) -> None:

@@ -17,7 +17,7 @@ from loopwright.ops.registry import build
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.host import host
 from loopwright.target.parse import parse
@@ -60,7 +60,7 @@ SHAPES: Mapping[str, Attrs] = {
 def task(attrs: Attrs, target: str = "x86-64-avx2") -> Task:
     """The task of a convolution in the space of configs that skip padding."""
     made = make(build("conv2d", **attrs), conv2d_direct.TEMPLATE, parse(target), operator="conv2d")
-    knobs = [Choice("pad", ("skip",)) if k.name == "pad" else k for k in made.space.knobs]
+    knobs = [ChoiceKnob("pad", ("skip",)) if k.name == "pad" else k for k in made.space.knobs]
     return dataclasses.replace(made, space=Space(knobs, made.space.constraints))
 
 

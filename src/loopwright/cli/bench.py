@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from loopwright.deploy.model import Part
-    from loopwright.peers.compare import Comparison, Plan
+    from loopwright.peers.compare import Comparison, TimingPlan
 
 
 def bench(
@@ -73,12 +73,12 @@ def bench(
     engines, threads = known_engines(compare), threads or 1
     from loopwright.cli.report import as_json, as_table
     from loopwright.deploy.model import load_model
-    from loopwright.peers.compare import Plan
+    from loopwright.peers.compare import TimingPlan
 
     found = load_model(model, threads=threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
     url = records_url(context, records)
-    rows, missing = timed(parts, url, engines, threads, Plan(rounds=rounds or 7))
+    rows, missing = timed(parts, url, engines, threads, TimingPlan(rounds=rounds or 7))
     if not rows:
         raise RecordsError(missing[0])
     if output is Output.JSON:
@@ -168,7 +168,7 @@ class Row:
 
 
 def timed(
-    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: Plan
+    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: TimingPlan
 ) -> tuple[list[Row], list[str]]:
     """A row for each of `parts` that has a record, and why the others have none."""
     from loopwright.api.program import Compiler, best_record, example_inputs

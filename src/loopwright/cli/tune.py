@@ -321,7 +321,7 @@ def _compared(
 ) -> tuple[Row, ...]:
     """The tuned ones of `parts` beside `engines`."""
     from loopwright.cli.bench import timed
-    from loopwright.peers.compare import Plan
+    from loopwright.peers.compare import TimingPlan
 
-    rows, _ = timed(parts, url, engines, threads, Plan())
+    rows, _ = timed(parts, url, engines, threads, TimingPlan())
     return tuple(rows)

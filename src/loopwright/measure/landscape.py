@@ -23,7 +23,7 @@ from loopwright.errors import ConfigError, RecordsError
 from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
 from loopwright.sched.extent import IntArray
 from loopwright.space.config import Config
-from loopwright.space.knobs import Annotate, Choice, Knob, Reorder, Split, narrowed
+from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, Knob, ReorderKnob, SplitKnob, narrowed
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
 
@@ -182,23 +182,23 @@ def _from_file(file: _File) -> Landscape:
 
 def _to_wire(knob: Knob) -> _Split | _Choice | _Reorder | _Annotate:
     match knob:
-        case Split():
+        case SplitKnob():
             return _Split(knob.name, knob.extent, knob.parts, knob.values)
-        case Choice():
+        case ChoiceKnob():
             return _Choice(knob.name, knob.values)
-        case Reorder():
+        case ReorderKnob():
             return _Reorder(knob.name, knob.axes, knob.values)
-        case Annotate():
+        case AnnotateKnob():
             return _Annotate(knob.name, knob.loops, knob.options, knob.values)
 
 
 def _from_wire(knob: _Split | _Choice | _Reorder | _Annotate) -> Knob:
     match knob:
         case _Split():
-            return Split(knob.name, knob.extent, knob.parts, "listed", candidates=knob.values)
+            return SplitKnob(knob.name, knob.extent, knob.parts, "listed", candidates=knob.values)
         case _Choice():
-            return Choice(knob.name, knob.values)
+            return ChoiceKnob(knob.name, knob.values)
         case _Reorder():
-            return Reorder(knob.name, knob.axes, knob.values)
+            return ReorderKnob(knob.name, knob.axes, knob.values)
         case _Annotate():
-            return Annotate(knob.name, knob.loops, knob.options, knob.values)
+            return AnnotateKnob(knob.name, knob.loops, knob.options, knob.values)

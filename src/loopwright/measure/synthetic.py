@@ -11,7 +11,7 @@ from loopwright.measure.landscape import Landscape, Origin
 from loopwright.outcome import FailureKind
 from loopwright.sched.extent import IntArray
 from loopwright.space.constraints import product_at_most
-from loopwright.space.knobs import Annotate, Choice, Reorder, Split
+from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, ReorderKnob, SplitKnob
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
 
@@ -22,11 +22,11 @@ _PEAK_NS = 2_000_000.0
 def synthetic_space() -> Space:
     """Some 5,000 points: two tiled axes with a joint register limit, an order, flags."""
     knobs = (
-        Split("tile_w", 56, 3, "factors", max_factor=(8, 28)),
-        Split("tile_oc", 64, 3, "factors", max_factor=(8, 16)),
-        Choice("unroll", (1, 2, 4, 8)),
-        Reorder("order", ("ic", "kh", "kw"), (("ic", "kh", "kw"), ("kh", "ic", "kw"))),
-        Annotate("annotation", ("oc",), ("none", "vectorize")),
+        SplitKnob("tile_w", 56, 3, "factors", max_factor=(8, 28)),
+        SplitKnob("tile_oc", 64, 3, "factors", max_factor=(8, 16)),
+        ChoiceKnob("unroll", (1, 2, 4, 8)),
+        ReorderKnob("order", ("ic", "kh", "kw"), (("ic", "kh", "kw"), ("kh", "ic", "kw"))),
+        AnnotateKnob("annotation", ("oc",), ("none", "vectorize")),
     )
     fits = product_at_most(64, ("tile_w", 2), ("tile_oc", 2), reason="the tile leaves registers")
     return Space(knobs, (fits,))

@@ -15,7 +15,7 @@ import os, sys
 os.putenv("OPENBLAS_NUM_THREADS", "1")
 os.putenv("OMP_NUM_THREADS", "1")
 sys.path.insert(0, sys.argv[1])
-from loopwright.measure.{module} import main
+from loopwright.sandbox.{module} import main
 main(sys.argv[2:])
 """
 

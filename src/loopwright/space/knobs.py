@@ -1,7 +1,7 @@
 """Knobs: the named, finite choices that span a space.
 
-A `Split` holds the batched numbers of a config. `Choice`, `Reorder` and `Annotate` are categorical;
-together they are a config's structure, and a template may branch on them.
+A `SplitKnob` holds the batched numbers of a config. `ChoiceKnob`, `ReorderKnob` and `AnnotateKnob`
+are categorical; together they are a config's structure, and a template may branch on them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_VALUES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitKnob:
     """How a loop of `extent` is cut into `parts`; a value is their sizes, outermost first.
 
     The outermost size is always the extent divided by the product of the others, rounded up.
@@ -96,7 +96,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class ChoiceKnob:
     """One of `options`: numbers, words or yes/no."""
 
     name: str
@@ -118,7 +118,7 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class Reorder:
+class ReorderKnob:
     """The order of `axes`; a value is a tuple of axis names, outermost first.
 
     Without `candidates` every permutation is one.
@@ -152,7 +152,7 @@ class Reorder:
 
 
 @dataclass(frozen=True, slots=True)
-class Annotate:
+class AnnotateKnob:
     """One annotation for each of `loops`; a value is a tuple of them in the loops' order.
 
     `options` are the annotations a loop may have; `candidates`, when given, the only combinations.
@@ -189,7 +189,7 @@ class Annotate:
         return True
 
 
-Knob: TypeAlias = Split | Choice | Reorder | Annotate
+Knob: TypeAlias = SplitKnob | ChoiceKnob | ReorderKnob | AnnotateKnob
 
 
 def narrowed(knob: Knob, values: Sequence[KnobValue]) -> Knob:
@@ -202,17 +202,17 @@ def narrowed(knob: Knob, values: Sequence[KnobValue]) -> Knob:
     if not kept:
         raise ConfigError(f"knob {knob.name!r}: none of {list(values)[:4]} is one of its values")
     match knob:
-        case Split():
+        case SplitKnob():
             sizes = tuple(v for v in knob.values if (tuple, v) in wanted)
-            return Split(knob.name, knob.extent, knob.parts, "listed", candidates=sizes)
-        case Choice():
-            return Choice(knob.name, tuple(v for v in knob.values if (type(v), v) in wanted))
-        case Reorder():
+            return SplitKnob(knob.name, knob.extent, knob.parts, "listed", candidates=sizes)
+        case ChoiceKnob():
+            return ChoiceKnob(knob.name, tuple(v for v in knob.values if (type(v), v) in wanted))
+        case ReorderKnob():
             orders = tuple(v for v in knob.values if (tuple, v) in wanted)
-            return Reorder(knob.name, knob.axes, orders)
-        case Annotate():
+            return ReorderKnob(knob.name, knob.axes, orders)
+        case AnnotateKnob():
             combinations = tuple(v for v in knob.values if (tuple, v) in wanted)
-            return Annotate(knob.name, knob.loops, knob.options, combinations)
+            return AnnotateKnob(knob.name, knob.loops, knob.options, combinations)
 
 
 def _check_values(name: str, values: Sequence[KnobValue]) -> None:
@@ -232,7 +232,7 @@ def _with_outermost(extent: int, inner: tuple[int, ...]) -> tuple[int, ...]:
     return (-(-extent // math.prod(inner)), *inner)
 
 
-def _inner_parts(split: Split) -> Iterator[tuple[int, ...]]:
+def _inner_parts(split: SplitKnob) -> Iterator[tuple[int, ...]]:
     """Sizes of the parts but the outermost, in lexicographic order; at most MAX_VALUES + 1."""
     extent = split.extent
     powers = [1 << e for e in range((extent - 1).bit_length() + 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from loopwright.sched.extent import IntArray
-from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, SplitKnob
 
 _CLOSE = 6
 _LISTED = 4096
@@ -20,10 +20,10 @@ def nearest(knob: Knob) -> IntArray | None:
     count = len(knob.values)
     if count < 3:
         return None
-    if isinstance(knob, Split) and knob.parts > 1 and count <= _LISTED:
+    if isinstance(knob, SplitKnob) and knob.parts > 1 and count <= _LISTED:
         return _by_sizes(np.log2(np.array(knob.values, dtype=np.float64)), min(_CLOSE, count - 1))
-    numbers = isinstance(knob, Choice) and all(type(v) is int for v in knob.values)
-    return _by_place(count) if isinstance(knob, Split) or numbers else None
+    numbers = isinstance(knob, ChoiceKnob) and all(type(v) is int for v in knob.values)
+    return _by_place(count) if isinstance(knob, SplitKnob) or numbers else None
 
 
 def _by_sizes(logs: np.ndarray[tuple[int, int], np.dtype[np.float64]], k: int) -> IntArray:

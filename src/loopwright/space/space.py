@@ -20,7 +20,7 @@ from loopwright.sched.extent import IntArray, Size
 from loopwright.space import sampling
 from loopwright.space.config import Config, ConfigBatch
 from loopwright.space.constraints import BoolArray, Column, Constraint
-from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.near import nearest
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
@@ -96,7 +96,7 @@ class Space:
         column = self._column[name]
         table = self._tables[column]
         index = points[:, column]
-        if isinstance(self.knobs[column], Split):
+        if isinstance(self.knobs[column], SplitKnob):
             return tuple(table[part][index] for part in range(len(table)))
         return table[index]
 
@@ -233,7 +233,7 @@ class Space:
         splits = {
             knob.name: tuple(Size(table[points[:, i]]) for table in self._tables[i])
             for i, knob in enumerate(self.knobs)
-            if isinstance(knob, Split)
+            if isinstance(knob, SplitKnob)
         }
         return ConfigBatch(len(points), Config.of(shared), splits)
 
@@ -263,10 +263,10 @@ def _tag(value: KnobValue) -> tuple[type, KnobValue]:
 
 def _table(knob: Knob) -> npt.NDArray[np.generic]:
     """The knob's values as arrays: [parts, M] sizes of a split, else [M]."""
-    if isinstance(knob, Split):
+    if isinstance(knob, SplitKnob):
         return np.ascontiguousarray(np.array(knob.values, dtype=np.int64).T)
     same_type = len({type(value) for value in knob.values}) == 1
-    if isinstance(knob, Choice) and same_type:
+    if isinstance(knob, ChoiceKnob) and same_type:
         return np.array(knob.values)
     table = np.empty(len(knob.values), dtype=np.object_)
     table[:] = knob.values

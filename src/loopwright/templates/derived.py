@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from loopwright.sched.schedule import Schedule
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -23,7 +23,7 @@ def space(workload: Workload, target: Target) -> Space:
     """Knobs for every stage that is not inlined: `<stage>.x`, `.y` and `.k`, and `lanes`."""
     lanes = target.lanes(workload.outputs[0].dtype)
     room = target.registers - 2
-    knobs: list[Knob] = [Choice("lanes", tuple(n for n in (lanes, lanes // 2) if n > 0))]
+    knobs: list[Knob] = [ChoiceKnob("lanes", tuple(n for n in (lanes, lanes // 2) if n > 0))]
     constraints: list[Constraint] = []
     for tensor in kept_stages(workload):
         if not tensor.shape:
@@ -34,7 +34,7 @@ def space(workload: Workload, target: Target) -> Space:
             continue
         last = tensor.reduce_axis[-1].extent
         k = f"{tensor.name}.k"
-        knobs.append(Split(k, last, policy="factors", max_factor=min(last, 8)))
+        knobs.append(SplitKnob(k, last, policy="factors", max_factor=min(last, 8)))
         if tensor.ndim > 1:
             y = f"{tensor.name}.y"
             knobs.append(_tile(y, tensor.shape[-2], 8))
@@ -42,9 +42,9 @@ def space(workload: Workload, target: Target) -> Space:
     return Space(knobs, constraints)
 
 
-def _tile(name: str, extent: int, most: int) -> Split:
+def _tile(name: str, extent: int, most: int) -> SplitKnob:
     sizes = tuple((n,) for n in (1, 2, 3, 4, 6, 8) if n <= min(extent, most))
-    return Split(name, extent, policy="listed", candidates=sizes)
+    return SplitKnob(name, extent, policy="listed", candidates=sizes)
 
 
 def _fits(x: str, y: str, room: int) -> Constraint:

@@ -13,7 +13,7 @@ from loopwright.ir.expr import Reduce
 from loopwright.sched.nest import inline_all
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -38,9 +38,9 @@ def space(workload: Workload, target: Target) -> Space:
     options = tuple(dict.fromkeys(n for n in (lanes, lanes // 2) if n > 1)) or (1,)
     return Space(
         (
-            Choice("lanes", options),
-            Choice("tile", (4, 1, 2, 6)),
-            Choice("grain", (GRAIN, 0, GRAIN // 4, GRAIN * 16)),
+            ChoiceKnob("lanes", options),
+            ChoiceKnob("tile", (4, 1, 2, 6)),
+            ChoiceKnob("grain", (GRAIN, 0, GRAIN // 4, GRAIN * 16)),
         )
     )
 

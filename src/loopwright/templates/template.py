@@ -23,10 +23,10 @@ class Template:
 
     `space(workload, target)` declares the knobs; `schedule(s, config)` applies a choice of them to
     `s`, a schedule of that workload. The schedule function runs once for a whole batch of configs
-    with one structure: there split sizes are `Size`s, so it may branch on Choice, Reorder and
-    Annotate knobs only. Raise `version` with every change that changes what a config means: records
-    of other versions are then left alone. Both functions must be importable from a module, so that
-    a template pickles.
+    with one structure: there split sizes are `Size`s, so it may branch on categorical knobs only
+    (choices, orders and annotations). Raise `version` with every change that changes what a config
+    means: records of other versions are then left alone. Both functions must be importable from a
+    module, so that a template pickles.
 
     `default(workload, target)` is a config of the space that is good without tuning; without it the
     space's first sample is taken. `rewrite(workload, config)` gives a workload with the same

@@ -31,7 +31,7 @@ from loopwright.search.grid import GridPolicy
 from loopwright.search.journal import Journal
 from loopwright.search.result import Budget
 from loopwright.search.tuner import TuneOptions, tune_tasks
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.host import host
 from loopwright.target.union import Target
@@ -400,7 +400,7 @@ class TestDrift:
 
 
 def _alike(_: Workload, __: Target) -> Space:
-    return Space([Choice("action", tuple("0123"))])
+    return Space([ChoiceKnob("action", tuple("0123"))])
 
 
 def _unscheduled(_: Schedule, __: Configuration) -> None:

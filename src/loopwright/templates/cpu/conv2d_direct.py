@@ -22,7 +22,7 @@ import numpy.typing as npt
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -67,22 +67,22 @@ def space(workload: Workload, target: Target) -> Space:
     groups = listed_channel_tiles(channels, blockings)
     least = least_accumulators(width * height, room, widths, rows, groups)
     knobs: list[Knob] = [
-        Split("tile_w", width, policy="listed", candidates=widths),
-        Split("rows", height, parts=3, policy="listed", candidates=rows),
-        Split("oc", vectors, parts=3, policy="listed", candidates=groups),
+        SplitKnob("tile_w", width, policy="listed", candidates=widths),
+        SplitKnob("rows", height, parts=3, policy="listed", candidates=rows),
+        SplitKnob("oc", vectors, parts=3, policy="listed", candidates=groups),
         _input_steps(role, lanes),
-        Choice("lanes", blockings),
-        Choice("order", ("oc,rows", "rows,oc")),
-        Choice("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
+        ChoiceKnob("lanes", blockings),
+        ChoiceKnob("order", ("oc,rows", "rows,oc")),
+        ChoiceKnob("unroll_kw", (False, True) if kernel_width > 1 else (False,)),
     ]
     data_blockings = lane_choices(inputs, lanes) if _is_blocked(role, lanes) else (lanes,)
     if len(blockings) > 1 or len(data_blockings) > 1:
-        knobs.append(Choice("data_lanes", data_blockings))
+        knobs.append(ChoiceKnob("data_lanes", data_blockings))
     if role.pad is not None:
-        knobs.append(Choice("pad", ("root", "rows", "skip")))
+        knobs.append(ChoiceKnob("pad", ("root", "rows", "skip")))
     sums_blocks = role.output is not role.conv and width * height <= MANY_PIXELS
     if sums_blocks and inputs >= FEW_INPUTS:
-        knobs.append(Choice("ic_blocks", (1, 2, 4, 8, 16)))
+        knobs.append(ChoiceKnob("ic_blocks", (1, 2, 4, 8, 16)))
     return Space(knobs, _constraints(knobs, channels, kernel_width, room, least))
 
 
@@ -135,14 +135,14 @@ def _within_block(columns: Columns) -> npt.ArrayLike:
     return np.equal(columns["data_lanes"] % columns["ic"][1], 0)
 
 
-def _input_steps(role: Roles, lanes: int) -> Split:
+def _input_steps(role: Roles, lanes: int) -> SplitKnob:
     """The split of the input channels into steps; a step lies within a block of the data."""
     inputs = role.conv.reduce_axis[0].extent
     limit = min(inputs, lanes)
     if _is_blocked(role, lanes) and inputs % lanes:
         steps = tuple((n,) for n in range(1, limit + 1) if inputs % n == 0 == lanes % n)
-        return Split("ic", inputs, policy="listed", candidates=steps)
-    return Split("ic", inputs, policy="factors", max_factor=limit)
+        return SplitKnob("ic", inputs, policy="listed", candidates=steps)
+    return SplitKnob("ic", inputs, policy="factors", max_factor=limit)
 
 
 def _is_blocked(role: Roles, lanes: int) -> bool:

@@ -23,7 +23,7 @@ from loopwright.sched.extent import SizeLike
 from loopwright.sched.schedule import Loop, LoopLike, Schedule
 from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -61,15 +61,15 @@ def space(workload: Workload, target: Target) -> Space:
     sizes = tuple(m for m in SIZES if m == SIZES[0] or m <= max(height, width))
     limit = target.registers
     knobs: list[Knob] = [
-        Choice("m", sizes),
-        Choice("lanes", (lanes,)),
-        Choice("loops", ("block", "tiles,oc", "oc,tiles")),
-        Choice("v", ("channel", "position")),
-        Split("rows", height, policy="listed", candidates=_divisors(height, sizes)),
-        Split("cols", width, policy="listed", candidates=_divisors(width, sizes)),
-        Split("tile", limit, policy="listed", candidates=_ones(range(1, limit - 1))),
-        Split("oc", vectors, parts=3, policy="factors", max_factor=(vectors, 4)),
-        Split("ic", channels, policy="listed", candidates=_unrolled(channels, lanes)),
+        ChoiceKnob("m", sizes),
+        ChoiceKnob("lanes", (lanes,)),
+        ChoiceKnob("loops", ("block", "tiles,oc", "oc,tiles")),
+        ChoiceKnob("v", ("channel", "position")),
+        SplitKnob("rows", height, policy="listed", candidates=_divisors(height, sizes)),
+        SplitKnob("cols", width, policy="listed", candidates=_divisors(width, sizes)),
+        SplitKnob("tile", limit, policy="listed", candidates=_ones(range(1, limit - 1))),
+        SplitKnob("oc", vectors, parts=3, policy="factors", max_factor=(vectors, 4)),
+        SplitKnob("ic", channels, policy="listed", candidates=_unrolled(channels, lanes)),
     ]
     return Space(knobs, _constraints(height, width, limit))
 
@@ -330,7 +330,7 @@ def default(workload: Workload, target: Target) -> Config:
 
 
 def _splits(knob: Knob) -> tuple[tuple[int, ...], ...]:
-    return knob.values if isinstance(knob, Split) else ()
+    return knob.values if isinstance(knob, SplitKnob) else ()
 
 
 TEMPLATE = Template(

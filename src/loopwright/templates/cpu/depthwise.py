@@ -14,7 +14,7 @@ import numpy.typing as npt
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -55,13 +55,13 @@ def space(workload: Workload, target: Target) -> Space:
         if -(-height // tile) % block == 0
     )
     knobs: list[Knob] = [
-        Choice("lanes", (lanes,)),
-        Split("tile_w", width, policy="listed", candidates=tiles),
-        Split("rows", height, 3, policy="listed", candidates=rows),
-        Choice("unroll", ("none", "kw", "kh,kw")),
+        ChoiceKnob("lanes", (lanes,)),
+        SplitKnob("tile_w", width, policy="listed", candidates=tiles),
+        SplitKnob("rows", height, 3, policy="listed", candidates=rows),
+        ChoiceKnob("unroll", ("none", "kw", "kh,kw")),
     ]
     if role.pad is not None:
-        knobs.append(Choice("pad", ("rows", "channel", "root", "skip")))
+        knobs.append(ChoiceKnob("pad", ("rows", "channel", "root", "skip")))
 
     def fits(columns: Columns) -> npt.ArrayLike:
         return columns["tile_w"][1] * columns["rows"][2] <= room

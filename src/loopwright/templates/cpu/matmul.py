@@ -20,7 +20,7 @@ from loopwright.sched.extent import SizeLike
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Compute, Tensor
@@ -102,19 +102,19 @@ def space(workload: Workload, target: Target) -> Space:
     straight = role.b.along == role.b.tensor.ndim - 1
     packs_b = ("all", "block", "none") if straight else ("all", "block")
     knobs: list[Knob] = [
-        Choice("lanes", (lanes,)),
-        Split("m", rows, 3, policy="listed", candidates=_blocks(rows, min(room, 16))),
-        Split(
+        ChoiceKnob("lanes", (lanes,)),
+        SplitKnob("m", rows, 3, policy="listed", candidates=_blocks(rows, min(room, 16))),
+        SplitKnob(
             "n",
             -(-columns // lanes),
             3,
             policy="listed",
             candidates=_blocks(-(-columns // lanes), 8),
         ),
-        Split("k", depth, 3, policy="listed", candidates=_depths(depth, blocked=blocked)),
-        Choice("order", ("n,m", "m,n")),
-        Choice("pack_b", ("none",) if role.b.tensor.name in role.constants else packs_b),
-        Choice("pack_a", ("none", "all", "block") if rows > 1 else ("none",)),
+        SplitKnob("k", depth, 3, policy="listed", candidates=_depths(depth, blocked=blocked)),
+        ChoiceKnob("order", ("n,m", "m,n")),
+        ChoiceKnob("pack_b", ("none",) if role.b.tensor.name in role.constants else packs_b),
+        ChoiceKnob("pack_a", ("none", "all", "block") if rows > 1 else ("none",)),
     ]
 
     def fits(columns_of: Columns) -> npt.ArrayLike:

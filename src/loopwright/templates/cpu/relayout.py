@@ -16,7 +16,7 @@ from loopwright.ir.dtype import DType
 from loopwright.layout import Layout, Part
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
-from loopwright.space.knobs import Choice
+from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import compute, placeholder
@@ -107,7 +107,9 @@ def template(layout: Layout, *, packs: bool) -> Template:
 
 def space(of: Workload, target: Target, *, packs: bool) -> Space:
     """The knobs: lanes of a vector, and how many vectors are copied without a loop."""
-    return Space((Choice("lanes", _lanes(of, target, packs=packs)), Choice("unroll", _UNROLLED)))
+    return Space(
+        (ChoiceKnob("lanes", _lanes(of, target, packs=packs)), ChoiceKnob("unroll", _UNROLLED))
+    )
 
 
 def good_config(of: Workload, target: Target, *, packs: bool) -> Config:

@@ -20,7 +20,7 @@ from loopwright.errors import TemplateError
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
-from loopwright.space.knobs import Choice, Knob, KnobValue, Split
+from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
@@ -104,19 +104,19 @@ def space(workload: Workload, target: Target) -> Space:
     groups = listed_channel_tiles(channels, blockings)
     least = least_accumulators(width * height, room, widths, rows, groups)
     knobs: list[Knob] = [
-        Split("tile_w", width, policy="listed", candidates=widths),
-        Split("rows", height, parts=3, policy="listed", candidates=rows),
-        Split("oc", vectors, parts=3, policy="listed", candidates=groups),
-        Split("ic", inputs, policy="factors", max_factor=lanes),
-        Choice("lanes", blockings),
-        Choice("depth_lanes", (lanes,)),
-        Choice("order", ("rows,oc", "oc,rows")),
-        Choice("unroll_kw", (False,)),
-        Split("depth_w", width, policy="listed", candidates=tile_widths(width, room - 2)),
-        Choice("unroll", ("kh,kw", "kw")),
+        SplitKnob("tile_w", width, policy="listed", candidates=widths),
+        SplitKnob("rows", height, parts=3, policy="listed", candidates=rows),
+        SplitKnob("oc", vectors, parts=3, policy="listed", candidates=groups),
+        SplitKnob("ic", inputs, policy="factors", max_factor=lanes),
+        ChoiceKnob("lanes", blockings),
+        ChoiceKnob("depth_lanes", (lanes,)),
+        ChoiceKnob("order", ("rows,oc", "oc,rows")),
+        ChoiceKnob("unroll_kw", (False,)),
+        SplitKnob("depth_w", width, policy="listed", candidates=tile_widths(width, room - 2)),
+        ChoiceKnob("unroll", ("kh,kw", "kw")),
     ]
     if parts.pad is not None:
-        knobs.append(Choice("pad", ("skip", "channel")))
+        knobs.append(ChoiceKnob("pad", ("skip", "channel")))
 
     def fits(columns: Columns) -> npt.ArrayLike:
         tile = accumulators(columns)
