@@ -80,6 +80,7 @@ SAMPLES: tuple[m.Message, ...] = (
         fatal=False,
         digest=DIGEST,
         item=4,
+        answers=6,
     ),
     m.Ping(41),
     m.Pong(41),

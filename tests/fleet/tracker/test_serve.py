@@ -31,7 +31,7 @@ import numpy as np
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, serve
 config = TrackerConfig(auth=False, sync_active_s=0.1, sync_idle_s=0.2)
-options = ServeOptions((sys.argv[1],), sys.argv[2], config)
+options = ServeOptions(listen=(sys.argv[1],), store=sys.argv[2], config=config)
 ready = lambda serving: print(json.dumps(serving.addresses), flush=True)
 asyncio.run(serve(options, rng=np.random.default_rng(0), log=sys.stderr, ready=ready))
 """
