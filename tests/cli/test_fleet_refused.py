@@ -160,5 +160,5 @@ def test_a_version_that_is_too_far_apart_is_told_with_both(fleet: Town) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (69, "")
-    assert "speaks protocol 3 to 3, this one 1 to 1; versions may be apart by one" in done.stderr
+    assert "speaks protocol 3 to 3, this one 1 to 2; versions may be apart by one" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loopwright.api.tune import Remote, TuneSettings
-    from loopwright.cli.bench import Row
+    from loopwright.cli.comparison import Row
     from loopwright.cli.tuned import TuneRun
     from loopwright.deploy.model import Part
     from loopwright.fleet.client.runner import FleetOptions

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from loopwright.errors import AuthError, FleetError
-from loopwright.fleet.security.mac import protect
+from loopwright.fleet.security.mac import channel_macs
 from loopwright.fleet.security.proofs import (
     Purpose,
     channel_key,
@@ -185,7 +185,7 @@ async def _greet_with_key(link: Link, key: bytes, timeout_s: float) -> Welcome:
     challenge, nonce = await expect(link, Challenge, timeout_s), new_nonce()
     link.send(Proof(prove(key, Purpose.AGENT, challenge.nonce, nonce), nonce))
     if challenge.mac or not private(link):
-        protect(link, channel_key(key, nonce, challenge.nonce), dialer=True)
+        link.protect(*channel_macs(channel_key(key, nonce, challenge.nonce), dialer=True))
     answer = await expect(link, Welcome, timeout_s)
     _check_answer(link, answer.proof, key, Purpose.TRACKER, nonce, challenge.nonce)
     return answer
@@ -340,16 +340,16 @@ async def _challenge_agent(
     known = await directory.agent_key(agent)
     key = new_nonce() if known is None else known  # an unknown agent is challenged like any other
     nonce = new_nonce()
-    authentic = hello.mac or not private(link)
-    link.send(Challenge(nonce, authentic))
+    protect = hello.mac or not private(link)
+    link.send(Challenge(nonce, protect))
     proof = await expect(link, Proof, timeout_s)
     if known is None:
         raise Denied(
             Fault.UNKNOWN_AGENT, f"agent {agent} is not known here, or its key is not the right one"
         )
     check_proof(proof.mac, key, Purpose.AGENT, challenger=nonce, prover=proof.nonce)
-    if authentic:
-        protect(link, channel_key(key, proof.nonce, nonce), dialer=False)
+    if protect:
+        link.protect(*channel_macs(channel_key(key, proof.nonce, nonce), dialer=False))
     return prove(key, Purpose.TRACKER, proof.nonce, nonce)
 
 
@@ -378,7 +378,7 @@ async def open_session(
     challenge = await expect(link, Challenge, timeout_s)
     link.send(Proof(prove(key, Purpose.SESSION, challenge.nonce, nonce), nonce))
     if mac or challenge.mac:
-        protect(link, channel_key(key, nonce, challenge.nonce), dialer=True)
+        link.protect(*channel_macs(channel_key(key, nonce, challenge.nonce), dialer=True))
     answer = await expect(link, Proof, timeout_s)
     _check_answer(link, answer.mac, key, Purpose.DEVICE, nonce, challenge.nonce)
     opened = await expect(link, Opened, timeout_s)
@@ -409,15 +409,15 @@ async def accept_session(
         ticket = unseal(first.ticket, device_key)
         check_ticket(ticket, _known(state, ticket))
         key, nonce = session_key(device_key, first.ticket), new_nonce()
-        authentic = first.mac or not private(link)
-        link.send(Challenge(nonce, authentic))
+        protect = first.mac or not private(link)
+        link.send(Challenge(nonce, protect))
         proof = await expect(link, Proof, timeout_s)
         check_proof(proof.mac, key, Purpose.SESSION, challenger=nonce, prover=first.nonce)
         check_ticket(ticket, _known(state, ticket))  # another may have come in meanwhile
     except FleetError as error:
         refuse(link, error)
-    if authentic:
-        protect(link, channel_key(key, first.nonce, nonce), dialer=False)
+    if protect:
+        link.protect(*channel_macs(channel_key(key, first.nonce, nonce), dialer=False))
     link.send(Proof(prove(key, Purpose.DEVICE, first.nonce, nonce)))
     link.established()
     return ticket

@@ -12,20 +12,9 @@ import struct
 from loopwright.fleet.security.keys import derive, same
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.frame import MAC_BYTES, FrameError
-from loopwright.fleet.wire.link import Link
 
 _COUNTER = struct.Struct("<Q")
 _BLOCK = 64  # of SHA-256
-
-
-def protect(link: Link, key: bytes, *, dialer: bool) -> None:
-    """From the next frame on, both ways, frames of `link` are authentic or it is closed.
-
-    Args:
-        key: of this connection alone, see `proofs.channel_key`.
-        dialer: whether this side dialled.
-    """
-    link.protect(FrameMac(key, from_dialer=dialer), FrameMac(key, from_dialer=not dialer))
 
 
 class FrameMac:
@@ -71,3 +60,13 @@ class FrameMac:
                 "made with another key",
                 Fault.BAD_MAC,
             )
+
+
+def channel_macs(key: bytes, *, dialer: bool) -> tuple[FrameMac, FrameMac]:
+    """The MACs of what this side sends and of what it gets, as `Link.protect` takes them.
+
+    Args:
+        key: of this connection alone, see `proofs.channel_key`.
+        dialer: whether this side dialled.
+    """
+    return FrameMac(key, from_dialer=dialer), FrameMac(key, from_dialer=not dialer)

@@ -14,8 +14,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import Cancelled, ClientDown, GiveBack, Renewal, Requested
-from loopwright.fleet.sim.agent import SimDevice
-from loopwright.fleet.sim.world import World
+from loopwright.fleet.sim.world import World, WorldDevice
 from loopwright.fleet.words import Refusal, Verdict
 
 _SELECTORS = ("", "board=rpi4", "board in (zynq,a100)", "board!=rpi4", "host=a0", "board")
@@ -159,7 +158,7 @@ class SimClient:
         self.old.append(held.given)
         del self.old[:-4]
 
-    def _device(self, given: GrantedLease) -> SimDevice:
+    def _device(self, given: GrantedLease) -> WorldDevice:
         return self.world.agents[given.agent].by_name[given.device]
 
     def hear(self, effect: Effect, to: str, life: int) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.wire.address import Address, Scheme, is_loopback, parse
+from loopwright.fleet.wire.address import Address, Scheme, parse
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
@@ -34,6 +34,7 @@ from loopwright.fleet.wire.messages import (
     to_frame,
 )
 from loopwright.fleet.words import ErrorCode
+from loopwright.serving.places import is_loopback
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_MS = 15_000
@@ -86,15 +87,13 @@ class LinkHooks:
 
 
 class FrameSeal(Protocol):
-    """The MACs of the frames of one direction, in order; see `security.mac`."""
+    """Authenticates the frames of one direction, in order; `security.mac` has one."""
 
-    def tag(self, header: bytes, body: bytes) -> bytes:
+    def tag(self, header: bytes, body: bytes | memoryview) -> bytes:
         """The MAC of the next frame."""
-        ...
 
-    def verify(self, header: bytes, body: bytes, mac: bytes) -> None:
-        """Return if `mac` is that of the next frame. Raises: FrameError."""
-        ...
+    def verify(self, header: bytes, body: bytes | memoryview, mac: bytes) -> None:
+        """Raises: FrameError unless the next frame is the one that was sent."""
 
 
 class _Arrivals(threading.local):
@@ -314,7 +313,12 @@ class Link(asyncio.BufferedProtocol):
     # --- the handshake ---
 
     def protect(self, ours: FrameSeal, theirs: FrameSeal) -> None:
-        """From the next frame on, both ways, frames are authentic or the link is closed."""
+        """From the next frame on, both ways, frames are authentic or the link is closed.
+
+        Args:
+            ours: of the frames that are sent from here.
+            theirs: of those that come.
+        """
         self._macs = ours, theirs
 
     def established(self) -> None:
