@@ -24,6 +24,7 @@ from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, Serving, run, serve
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -31,7 +32,6 @@ from loopwright.fleet.wire.messages import (
     DeviceInfo,
     DeviceReport,
     Granted,
-    Incoming,
     Queued,
     Register,
     Release,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loopwright.fleet.wire import codec
 from loopwright.fleet.wire import messages as m
 from loopwright.fleet.wire.frame import Frame
 
@@ -166,8 +167,8 @@ SAMPLES: tuple[m.Message, ...] = (
 def encoded(message: m.Message) -> Frame:
     """The frame of a sample; heads of data frames carry four bytes."""
     if isinstance(message, (m.PutHead, m.OutputHead)):
-        return m.data_frame(message, b"data", 5)
-    return m.to_frame(message, 5)
+        return codec.data_frame(message, b"data", 5)
+    return codec.to_frame(message, 5)
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from loopwright.fleet.store.rows import (
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.tracker.server import Clocks, Tracker
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.link import Link, dial, pair
 from loopwright.fleet.wire.listener import Listener, ListenLimits
 from loopwright.fleet.wire.messages import (
@@ -41,7 +42,6 @@ from loopwright.fleet.wire.messages import (
     Done,
     Grant,
     Granted,
-    Incoming,
     Message,
     Queued,
     Register,

@@ -48,6 +48,7 @@ from loopwright.fleet.security.tokens import (
     make_token,
     require_role,
 )
+from loopwright.fleet.wire.codec import to_frame
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.listener import Listener, ListenLimits
@@ -61,7 +62,6 @@ from loopwright.fleet.wire.messages import (
     Proof,
     Release,
     RunBatch,
-    to_frame,
 )
 from loopwright.fleet.words import Role
 

@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from fleet_samples import GOLDEN, SAMPLES, encoded
 
+from loopwright.fleet.wire.codec import HEADS, TYPES, Data, Incoming, from_frame
 from loopwright.fleet.wire.frame import DATA_HEAD_BYTES, Decoder, Flags, Frame
-from loopwright.fleet.wire.messages import HEADS, TYPES, Data, Incoming, Message, from_frame
+from loopwright.fleet.wire.messages import Message
 
 LINES = dict(line.split() for line in GOLDEN.read_text().splitlines())
 BY_NAME = {type(sample).__name__: sample for sample in SAMPLES}

@@ -11,18 +11,16 @@ from fleet_links import KEY, LOOPBACK, OTHER_KEY, run, served, until
 
 from loopwright.errors import ConfigError, FleetError
 from loopwright.fleet.security.mac import channel_macs
+from loopwright.fleet.wire.codec import Data, Incoming, to_frame
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.frame import FrameError
 from loopwright.fleet.wire.link import Link, LinkClosed, LinkLimits, dial, pair
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import (
-    Data,
     Error,
-    Incoming,
     Ping,
     Pong,
     PutHead,
-    to_frame,
 )
 
 DIGEST = bytes(32)

@@ -88,15 +88,10 @@ def serve(
     from loopwright.fleet.tracker.quotas import with_quotas
     from loopwright.fleet.tracker.serve import ServeOptions
 
-    addresses = tuple(listen) if listen else (_own(context),)
-    numbers = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
+    at = tuple(listen) if listen else (_own(context),)
+    made = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
     options = ServeOptions(
-        listen=addresses,
-        store=store,
-        config=numbers,
-        ca=tls_dir,
-        client_ca=client_ca,
-        token_file=token_file,
+        listen=at, store=store, config=made, ca=tls_dir, client_ca=client_ca, token_file=token_file
     )
     _run(options, http, log)
 

@@ -30,13 +30,13 @@ from loopwright.fleet.security.handshake import (
     greet,
 )
 from loopwright.fleet.security.tickets import DeviceState
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Desired,
     DeviceInfo,
     Error,
-    Incoming,
     Ping,
     Pong,
     Register,

@@ -11,15 +11,14 @@ from typing import Protocol
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
 from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
     Configure,
     Configured,
-    Data,
     Error,
     Have,
-    Incoming,
     Missing,
     OutputHead,
     Ping,

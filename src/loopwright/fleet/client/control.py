@@ -25,6 +25,7 @@ from loopwright.errors import (
     UnknownNameError,
 )
 from loopwright.fleet.security.handshake import Credential, greet
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
@@ -33,12 +34,10 @@ from loopwright.fleet.wire.messages import (
     Ask,
     Cancel,
     Command,
-    Data,
     Done,
     Error,
     Grant,
     Granted,
-    Incoming,
     Message,
     Ping,
     Pong,

@@ -16,17 +16,16 @@ from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import AuthError, DeviceLostError, FleetError
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.signing import Builder, sign
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
     Closed,
     Configure,
     Configured,
-    Data,
     Error,
     Grant,
     Have,
-    Incoming,
     Message,
     Missing,
     Opened,

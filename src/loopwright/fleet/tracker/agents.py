@@ -11,17 +11,16 @@ from loopwright.fleet.book.effects import DesiredState, TellDesired, TellSuperse
 from loopwright.fleet.book.events import AgentUp, DeviceSpec, ReportedState, Synced
 from loopwright.fleet.tracker.directory import AccessDirectory
 from loopwright.fleet.tracker.sessions import Allowance, Host
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
-    Data,
     Desired,
     DeviceInfo,
     DeviceOrder,
     DeviceReport,
     Error,
-    Incoming,
     Ping,
     Pong,
     Register,

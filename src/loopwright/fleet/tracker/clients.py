@@ -20,6 +20,7 @@ from loopwright.fleet.selector import Operator, SelectorTerm
 from loopwright.fleet.tracker.asks import Asks
 from loopwright.fleet.tracker.commands import Commands
 from loopwright.fleet.tracker.sessions import Allowance, Host
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
@@ -28,11 +29,9 @@ from loopwright.fleet.wire.messages import (
     Ask,
     Cancel,
     Command,
-    Data,
     Error,
     Grant,
     Granted,
-    Incoming,
     Message,
     Ping,
     Pong,

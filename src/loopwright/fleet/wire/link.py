@@ -20,18 +20,14 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
 from loopwright.fleet.wire.address import Address, Scheme, parse
+from loopwright.fleet.wire.codec import Data, Incoming, data_frame, from_frame, to_frame
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
-    Data,
     Error,
-    Incoming,
     Message,
     OutputHead,
     PutHead,
-    data_frame,
-    from_frame,
-    to_frame,
 )
 from loopwright.fleet.words import ErrorCode
 from loopwright.serving.places import is_loopback
