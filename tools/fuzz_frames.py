@@ -134,7 +134,7 @@ def _fuzz(options: argparse.Namespace, corpus: Path) -> None:
         atheris = importlib.import_module("atheris")
     except ImportError:
         raise SystemExit("fuzzing needs the package atheris: pip install atheris") from None
-    for module in (messages, tickets, tokens, address, signing):
+    for module in (codec, tickets, tokens, address, signing):
         for name, value in vars(module).items():
             if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 setattr(module, name, atheris.instrument_func(value))
