@@ -87,13 +87,10 @@ def serve(
     """
     from loopwright.fleet.tracker.serve import ServeOptions
 
+    at = tuple(listen) if listen else (_own(context),)
+    made = _config(config, tenant or ())
     options = ServeOptions(
-        listen=tuple(listen) if listen else (_own(context),),
-        store=store,
-        config=_config(config, tenant or ()),
-        ca=tls_dir,
-        client_ca=client_ca,
-        token_file=token_file,
+        listen=at, store=store, config=made, ca=tls_dir, client_ca=client_ca, token_file=token_file
     )
     _run(options, http, log)
 
