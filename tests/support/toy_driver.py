@@ -49,7 +49,9 @@ class ToyDriver(PlainDriver):
         if code == HANG:
             await asyncio.Event().wait()
         ns = float(code.split()[1])
-        result = Result(item.id, RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
+        result = Result(
+            id=item.id, status=RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9
+        )
         return ItemOutcome(result, memoryview(code if item.want_output else b""))
 
     async def clean(self) -> bool:

@@ -376,7 +376,9 @@ def test_a_driver_that_fails_while_a_lease_goes_on_ends_neither_it_nor_others(
         async with toys(tmp_path) as host:
             client = await host.session(1)
             host.faults[method] = boom()
-            order = DeviceOrder(TOY, f"{TOY}-1", 1, 60_000, Admin.ENABLED.value)
+            order = DeviceOrder(
+                name=TOY, lease=f"{TOY}-1", epoch=1, ttl_ms=60_000, admin=Admin.ENABLED.value
+            )
             host.device.apply(order)
             await until(lambda: host.device.health is Health.BAD)
             assert f"failed to {words}: ValueError: boom and more" in host.device.detail

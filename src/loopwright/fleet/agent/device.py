@@ -87,8 +87,8 @@ class AgentDevice:
         if self.prober.unconfined:
             labels["unconfined"] = ",".join(self.prober.unconfined)
         return DeviceInfo(
-            self.spec.name,
-            labels,
+            name=self.spec.name,
+            labels=labels,
             target=facts.target,
             device=facts.device,
             cores=facts.cores,
@@ -100,9 +100,9 @@ class AgentDevice:
         """How the device is now."""
         standing, taken = self.standing, self.context.door.taken
         return DeviceReport(
-            self.spec.name,
-            self.occupancy.value,
-            self.health.value,
+            name=self.spec.name,
+            occupancy=self.occupancy.value,
+            health=self.health.value,
             lease=standing.lease if taken else standing.reserved,
             epoch=standing.epoch if taken else 0,
             last_epoch=standing.last_epoch,

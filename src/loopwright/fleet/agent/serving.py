@@ -16,7 +16,7 @@ from loopwright.fleet.agent.standing import Ended, Standing
 from loopwright.fleet.security.tickets import Ticket, check_ticket
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import Closed, DeviceInfo, Error, Opened
-from loopwright.fleet.words import EndReason, Health
+from loopwright.fleet.words import EndReason, ErrorCode, Health
 
 _POLL_S = 0.001
 
@@ -75,7 +75,7 @@ class SessionSlot:
         except DriverError as error:
             if isinstance(error, DriverFault):
                 self._prober.fault(error)
-            _refuse(link, "device", str(error))
+            _refuse(link, ErrorCode.DEVICE, str(error))
             return False
         return True
 
@@ -88,11 +88,11 @@ class SessionSlot:
             self._check_owner()
             check_ticket(ticket, self._standing.state)
         except FleetError as error:
-            _refuse(link, "auth", str(error))
+            _refuse(link, ErrorCode.AUTH, str(error))
             raise
         if self._prober.health is Health.BAD:
             why = f"{self._name} does not work: {self._prober.detail}"
-            _refuse(link, "device", why)
+            _refuse(link, ErrorCode.DEVICE, why)
             raise FleetError(why, retryable=True)
 
     def _check_owner(self) -> None:
@@ -102,8 +102,8 @@ class SessionSlot:
     def _opened(self, ticket: Ticket) -> Opened:
         limits = self._runner.limits
         return Opened(
-            ticket.lease,
-            ticket.epoch,
+            lease=ticket.lease,
+            epoch=ticket.epoch,
             ttl_ms=int(self._standing.left_s(self._clock()) * 1000),
             device=self._info(),
             tier=int(self._prober.tier),
@@ -161,8 +161,8 @@ class SessionSlot:
             await self._end_and_wait(ended)
 
 
-def _refuse(link: Link, code: str, why: str) -> None:
-    _send(link, Error(code, why))
+def _refuse(link: Link, code: ErrorCode, why: str) -> None:
+    _send(link, Error(code=code, detail=why))
     link.close(why)
 
 
