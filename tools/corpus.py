@@ -30,31 +30,33 @@ from unittest.mock import patch
 
 import numpy as np
 
-from loopwright.api.choose import Chooser, Options, tasks
-from loopwright.api.compile import import_graph
 from loopwright.api.replay import recorded_task
-from loopwright.codegen import compile as backend
-from loopwright.codegen.llvm import emit
+from loopwright.build import compile as backend
+from loopwright.codegen.llvm.emit import emit
+from loopwright.deploy.choose import Chooser, Options, tasks
+from loopwright.deploy.compile import import_graph
 from loopwright.errors import LoopwrightError
+from loopwright.frontends.onnx.bundled import bundled
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
-from loopwright.graph.models import bundled
 from loopwright.graph.plan import Plan, PlannedCall, plan
 from loopwright.ir.printer import show_kernel
 from loopwright.learn.features import featurize
 from loopwright.lower.pipeline import finish
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
-from loopwright.measure.types import Failed, Timed
 from loopwright.ops.attrs import Attrs
+from loopwright.outcome import Failed, Timed
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy
 from loopwright.search.result import Budget, Event, TrialDone
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.space.config import Config
-from loopwright.target import PRESETS, Target, parse
+from loopwright.target.parse import parse
+from loopwright.target.presets import PRESETS
+from loopwright.target.union import Target
 from loopwright.templates import derived
 from loopwright.templates.apply import good_config
 from loopwright.templates.cpu import conv2d_winograd
