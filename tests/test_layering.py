@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("sandbox", "records"),
     ("build",),
-    ("measure",),
+    ("measure", "serving"),
     ("fleet",),
     ("search",),
     ("graph",),

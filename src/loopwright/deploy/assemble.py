@@ -16,7 +16,7 @@ from loopwright.graph.fuse import Fused
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Array, Value
 from loopwright.graph.layouts import Chosen, Placed, alignment
-from loopwright.graph.plan import PlannedCall, Slot, Space, plan
+from loopwright.graph.plan import PlannedCall, Slot, SlotKind, plan
 from loopwright.runtime.cpu.kernel import ALIGNMENT, aligned_empty
 from loopwright.runtime.cpu.model import CONSTANTS, DRIVER, RUNTIME
 from loopwright.runtime.model_file import Bytes, CallInfo, Manifest, Port
@@ -140,7 +140,7 @@ def _addresses(
     names = (*call.inputs, *call.outputs)
     found = []
     for name, slot, param in zip(names, planned.arguments, artifact.params, strict=True):
-        if slot.space is Space.CONSTANT:
+        if slot.kind is SlotKind.CONSTANT:
             found.append(Address(Base.CONSTANTS, constants.place(param, fused.constants[name])))
         else:
             found.append(_address(slot, len(placed.inputs)))
@@ -148,10 +148,10 @@ def _addresses(
 
 
 def _address(slot: Slot, inputs: int) -> Address:
-    match slot.space:
-        case Space.INPUT:
+    match slot.kind:
+        case SlotKind.INPUT:
             return Address(Base.IO, slot.offset, slot.index)
-        case Space.OUTPUT:
+        case SlotKind.OUTPUT:
             return Address(Base.IO, slot.offset, inputs + slot.index)
         case _:
             return Address(Base.MEMORY, slot.offset)

@@ -83,7 +83,13 @@ class _Device:
         spec, agent = self.spec, self._agent
         labels = {"kind": "simulated", **spec.labels, "name": spec.name}
         return DeviceInfo(
-            spec.name, labels, spec.target, spec.device, spec.cores, agent.addresses, 0
+            name=spec.name,
+            labels=labels,
+            target=spec.target,
+            device=spec.device,
+            cores=spec.cores,
+            addresses=agent.addresses,
+            tier=0,
         )
 
     def report(self) -> DeviceReport:
@@ -118,7 +124,16 @@ class _Device:
         agent.changed()
         left_ms = int(self.standing.left_s(agent.clock()) * 1000)
         link.send(
-            Opened(ticket.lease, ticket.epoch, left_ms, self.info, 0, 3_600_000, 1 << 50, _QUOTA)
+            Opened(
+                lease=ticket.lease,
+                epoch=ticket.epoch,
+                ttl_ms=left_ms,
+                device=self.info,
+                tier=0,
+                max_wall_ms=3_600_000,
+                max_memory=1 << 50,
+                max_blob=_QUOTA,
+            )
         )
         try:
             await asyncio.wait((serving,))
