@@ -32,6 +32,7 @@ import numpy as np
 
 from loopwright.api.replay import recorded_task
 from loopwright.build import compile as backend
+from loopwright.codegen.llvm import object_code
 from loopwright.codegen.llvm.emit import emit
 from loopwright.deploy.choose import Chooser, Options, tasks
 from loopwright.deploy.compile import import_graph
@@ -40,7 +41,7 @@ from loopwright.frontends.onnx.bundled import bundled
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
-from loopwright.graph.plan import Plan, PlannedCall, plan
+from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
 from loopwright.ir.printer import show_kernel
 from loopwright.learn.features import featurize
 from loopwright.lower.pipeline import finish
@@ -183,8 +184,8 @@ def kernel_text(pick: Pick) -> str:
     """
     with (
         patch.object(backend, "finish", wraps=finish) as finished,
-        patch.object(backend, "emit", wraps=emit) as emitted,
-        patch.object(backend, "assemble") as assembled,
+        patch.object(object_code, "emit", wraps=emit) as emitted,
+        patch.object(object_code, "assemble") as assembled,
     ):
         try:
             backend.compile_config(pick.task, pick.config)
@@ -221,7 +222,7 @@ def _model(name: str, target: Target, *, sampled: bool) -> Iterator[Entry]:
         yield Entry(pick.id, kernel_text(pick))
 
 
-def _plan_text(planned: Plan) -> str:
+def _plan_text(planned: MemoryPlan) -> str:
     """The calls of a model with their configs and memory, one a line."""
     lines = [f"memory {planned.nbytes} of {planned.sum_bytes}"]
     for made in planned.calls:
