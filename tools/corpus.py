@@ -227,7 +227,7 @@ def _plan_text(planned: MemoryPlan) -> str:
     lines = [f"memory {planned.nbytes} of {planned.sum_bytes}"]
     for made in planned.calls:
         call = made.call
-        at = " ".join(f"{s.space.value}:{s.index}:{s.offset}" for s in made.arguments)
+        at = " ".join(f"{s.kind.value}:{s.index}:{s.offset}" for s in made.arguments)
         chosen = call.chosen
         lines.append(
             f"{call.name} [{', '.join(call.nodes)}] {chosen.task.key} {chosen.origin} "
