@@ -82,6 +82,7 @@ def assemble(
         workspace_shared=_workspace(artifacts)[0],
         workspace_per_thread=_workspace(artifacts)[1],
         notes={},
+        requires=tuple(sorted({name for artifact in artifacts for name in artifact.requires})),
     )
     choices = {call.call.name: way for call, way in zip(planned.calls, chosen, strict=True)}
     return Assembled(manifest, sections, choices)

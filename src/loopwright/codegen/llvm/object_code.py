@@ -77,6 +77,7 @@ def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifa
         workspace_shared=source.workspace_shared,
         workspace_per_thread=source.workspace_per_thread,
         target_key=target.key,
+        requires=target.features,
     )
 
 
