@@ -42,7 +42,7 @@ from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
 from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
-from loopwright.ir.printer import show_kernel
+from  import show_kernel
 from loopwright.learn.features import featurize
 from loopwright.lower.pipeline import finish
 from loopwright.measure.landscape import Landscape, load
