@@ -42,7 +42,6 @@ from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
 from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
-from  import show_kernel
 from loopwright.learn.features import featurize
 from loopwright.lower.pipeline import finish
 from loopwright.measure.landscape import Landscape, load
@@ -197,7 +196,7 @@ def kernel_text(pick: Pick) -> str:
         for p in source.params
     )
     needs = f"shared {source.workspace_shared}, each thread {source.workspace_per_thread}"
-    loops = [show_kernel(call.call_args.args[0]) for call in (finished, emitted)]
+    loops = [str(call.call_args.args[0]) for call in (finished, emitted)]
     parts = [str(pick.config), *loops, params, needs, f"branching {source.branching}", source.text]
     return "\n".join(parts)
 
