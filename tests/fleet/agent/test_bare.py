@@ -22,10 +22,10 @@ from fleet_tracker import run as run_site
 from loopwright.fleet.agent import describe
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import AgentOptions
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import Ran
+from loopwright.fleet.client.session import RemoteResult
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import Configure, Configured, Error, Opened
@@ -113,15 +113,15 @@ def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
 
     digest = digest_of(runtime_object(machine_dir))
 
-    async def work() -> list[tuple[Opened, int, Ran]]:
-        found: list[tuple[Opened, int, Ran]] = []
+    async def work() -> list[tuple[Opened, int, RemoteResult]]:
+        found: list[tuple[Opened, int, RemoteResult]] = []
         async with site() as here:
             made = await (await here.client()).command("join.issue", agent="pi")
             begin("--tracker", here.address, "--join", made["code"])
             async with client_of(here, machine_dir) as fleet:
                 await here.free(1)
                 for _ in range(2):
-                    async with fleet.lease(Wish("name=pi/cpu0")) as (lease,):
+                    async with fleet.lease(LeaseRequest(selector="name=pi/cpu0")) as (lease,):
                         session = await fleet.open(lease)
                         brought = session.sent_bytes
                         (ran,) = [one async for one in session.run_batch([timed])]
@@ -212,7 +212,7 @@ def test_a_runtime_that_cannot_be_linked_costs_no_candidate_and_no_device(
 def altered(agent: Agent, content: bytes) -> None:
     """Have the disk keep something else in place of an upload."""
     digest = hashlib.sha256(content).digest()
-    agent.devices[DEVICE].blobs._path(digest).write_bytes(b"something else")
+    agent.devices[DEVICE].context.agent.blobs._path(digest).write_bytes(b"something else")
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["bare", "with its own"])
@@ -230,11 +230,11 @@ def test_a_runtime_that_was_altered_costs_items_and_neither_the_session_nor_the_
             assert await configured(client, brought) == (RUNTIME,)
             await client.doubles(code)
             altered(agent, brought)
-            await agent.devices[DEVICE]._lose_worker()  # another needs it again
+            await agent.devices[DEVICE].runner.clean()  # another needs it again
             for number in (1, 2, 3):
                 (lost,) = await client.run(item(code, "double", number))
                 assert lost.status == "infra", lost
-                assert lost.detail.startswith("the native runtime in place: blob"), lost
+                assert lost.detail.startswith("the module runtime in place: blob"), lost
             assert await configured(client, brought) == ()  # uploaded again
             await client.doubles(code)
             altered(agent, brought)
