@@ -218,7 +218,7 @@ def test_a_client_with_a_certificate_needs_no_token(
     monkeypatch.setenv("LOOPWRIGHT_CA", "ca/ca.crt")
     assert "a token is needed here" in run("device", "ls", "--fleet", url).err
     monkeypatch.setenv("LOOPWRIGHT_CERT", "ca/ann.crt")
-    assert "'ann', who has no token that is good here" in run("device", "ls", "--fleet", url).err
+    assert "'ann', who has no valid token here" in run("device", "ls", "--fleet", url).err
     issue = ("token", "issue", "ann", "--role", "viewer", "--fleet", admin, "--token", "@token")
     assert run(*issue).code == 0
     assert run("device", "ls", "--fleet", url).code == 0

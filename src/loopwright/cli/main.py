@@ -36,12 +36,12 @@ _COMMANDS = {
     "lease": ("fleet.lease", "app"),
     "top": ("fleet.top", "top"),
     "audit": ("fleet.audit", "audit"),
-    "token": ("fleet.people", "tokens"),
-    "join": ("fleet.people", "joins"),
-    "agent": ("fleet.people", "agents"),
-    "ca": ("fleet.people", "authority"),
+    "token": ("fleet.access", "tokens"),
+    "join": ("fleet.access", "joins"),
+    "agent": ("fleet.access", "agents"),
+    "ca": ("fleet.ca", "app"),
 }
-"""Each command: its module in this package, and the function or the Typer of its own commands."""
+"""Each command: its module in this package, and its function or the Typer of its own commands."""
 
 
 def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:

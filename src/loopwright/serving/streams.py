@@ -50,8 +50,8 @@ class Log(Protocol):
         """Have `tell` called when there is something new; returns what ends that."""
 
 
-async def stream(log: Log, after: int | None, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """Entries with numbers above `after` (None: those from now on), until `welcome` says no.
+async def stream(log: Log, after: int | None, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Entries with numbers above `after` (None: those from now on), until `allowed` says no.
 
     It ends too when the log cannot be read: whoever reads comes again, with the last number.
     """
@@ -62,7 +62,7 @@ async def stream(log: Log, after: int | None, welcome: Callable[[], bool]) -> As
         if last is None:
             return
         yield _BEAT
-        while welcome():
+        while allowed():
             told.clear()
             found = await log.after(last, _AT_ONCE)
             if found is None:

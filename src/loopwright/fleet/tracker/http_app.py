@@ -215,7 +215,7 @@ async def event_stream(
         after = int(last_event_id)
     if front.feed.full:
         raise busy()
-    return event_answer(stream(AuditLog(front.tracker), after, caller.welcome))
+    return event_answer(stream(AuditLog(front.tracker), after, caller.allowed))
 
 
 @public.get("/live", summary="What the dashboard watches", include_in_schema=False)
@@ -223,7 +223,7 @@ async def live(front: FrontHere, caller: CallerHere) -> Response:
     """All devices and leases in short, then what changes."""
     if front.feed.full:
         raise busy()
-    return event_answer(front.feed.watch(caller.welcome))
+    return event_answer(front.feed.watch(caller.allowed))
 
 
 # --- for machines that watch ---

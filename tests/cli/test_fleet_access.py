@@ -78,7 +78,7 @@ def test_a_token_that_has_expired_says_so_whatever_the_clock_did(run: Run, fleet
     ("change", "words"),
     [
         (lambda token: token[:-1] + ("a" if token[-1] != "a" else "b"), "has a typo"),
-        (lambda _: "password", "that is no token: one begins with lwt_"),
+        (lambda _: "password", "that is not a token: it must begin with lwt_"),
         (lambda _: "", "a token is needed here; give it with --token"),
     ],
 )
