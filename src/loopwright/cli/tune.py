@@ -110,7 +110,7 @@ def tune(
 ) -> None:
     """Find the fastest programs for MODEL.
 
-    Every trial is recorded; the same command again goes on where the last one stopped, also after
+    Every trial is recorded; the same command again resumes where the last one stopped, also after
     Ctrl-C or a crash. With --compare the result is timed beside other libraries in the end. With
     --fleet it is tuned for, and measured on, leased devices, and its records are theirs.
     """

@@ -92,7 +92,7 @@ async def _until(told: asyncio.Event) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class Watcher:
+class StreamWatcher:
     """One who watches, and what it was not sent yet."""
 
     _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
@@ -126,7 +126,7 @@ class Watchers:
     """All who watch. One that does not keep up is let go."""
 
     def __init__(self) -> None:
-        self._all: set[Watcher] = set()
+        self._all: set[StreamWatcher] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -137,13 +137,13 @@ class Watchers:
         """Whether there is no room for another."""
         return self._closed or len(self._all) >= _MOST
 
-    def join(self) -> Watcher:
+    def join(self) -> StreamWatcher:
         """One more."""
-        watcher = Watcher()
+        watcher = StreamWatcher()
         self._all.add(watcher)
         return watcher
 
-    def leave(self, watcher: Watcher) -> None:
+    def leave(self, watcher: StreamWatcher) -> None:
         """One less."""
         self._all.discard(watcher)
 

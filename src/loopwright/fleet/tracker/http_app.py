@@ -41,6 +41,7 @@ from loopwright.serving.server import HttpServer
 from loopwright.serving.streams import stream
 
 _EVENTS_MOST = 1000
+_COMMAND_REFUSALS = (400, 403, 404, 408, 409, 413, 415, 503)
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _PAGES = {"/": "dashboard.html", "/docs": "api.html"}
 
@@ -179,7 +180,7 @@ def _only(rows: bytes, missing: str) -> bytes:
     summary="Change something",
     responses={
         200: {"description": "Done.", "content": {JSON: {"schema": {}}}},
-        **problems(400, 403, 404, 408, 409, 413, 415, 503),
+        **problems(*_COMMAND_REFUSALS),
     },
     openapi_extra={"requestBody": {"content": {JSON: {"schema": _TEXTS}}}},
 )

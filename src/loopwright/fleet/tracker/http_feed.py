@@ -47,11 +47,6 @@ class Feed:
         self._wall_offset = tracker.wall() - tracker.clock()  # once: rows must not flicker
 
     @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
-
-    @property
     def full(self) -> bool:
         """Whether there is no room for another watcher."""
         return self._watchers.full
