@@ -8,7 +8,7 @@ from machines import presets_to_run
 
 from loopwright.codegen.artifact import Param
 from loopwright.codegen.llvm.emit import emit
-from loopwright.codegen.llvm.storage import plan_storage
+from loopwright.codegen.storage import plan_storage
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import BOOL, F32, I32, I64, DType
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Load, Op, Scope, Select, Var

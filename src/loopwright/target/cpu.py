@@ -25,6 +25,11 @@ class CpuTarget:
     l3: int = 33554432
 
     @property
+    def kind(self) -> str:
+        """The kind of device, by which tables of back ends, templates and devices are ordered."""
+        return "cpu"
+
+    @property
     def key(self) -> str:
         """What records are filed under: code made for one key runs on every machine of that key."""
         digest = hashlib.sha256(",".join(self.features).encode()).hexdigest()[:8]

@@ -9,9 +9,10 @@ import functools
 
 import llvmlite.binding as llvm
 
-from loopwright.codegen.artifact import Artifact
-from loopwright.codegen.llvm.source import LlvmSource
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.errors import CodegenError
+from loopwright.ir.stmt import Kernel
 from loopwright.target.union import Target
 
 OPT_LEVEL = 2
@@ -76,4 +77,19 @@ def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifa
         workspace_shared=source.workspace_shared,
         workspace_per_thread=source.workspace_per_thread,
         target_key=target.key,
+        requires=target.features,
     )
+
+
+class LlvmBackend:
+    """Kernels by way of LLVM text."""
+
+    language = "llvm"
+
+    def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
+        """The LLVM module of `kernel`. Raises: CodegenError for what cannot be expressed."""
+        return emit(kernel, params, target).text
+
+    def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
+        """The object code of `kernel`. Raises: CodegenError as `text`, or if LLVM refuses it."""
+        return assemble(emit(kernel, params, target), target)

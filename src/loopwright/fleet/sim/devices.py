@@ -29,10 +29,10 @@ from loopwright.fleet.wire.messages import (
     Opened,
     Register,
     Result,
-    RunItem,
     Sync,
 )
 from loopwright.fleet.words import EndReason, Health, Occupancy, RunStatus
+from loopwright.kernel_call import KernelCall
 
 _QUOTA = 1 << 30
 
@@ -41,7 +41,7 @@ class Crash(Exception):  # noqa: N818  # the device ends, it does not fail
     """Raised by a behaviour: the device is gone, in the middle of the run."""
 
 
-Behaviour: TypeAlias = Callable[[str, RunItem, bytes], Awaitable[Result]]
+Behaviour: TypeAlias = Callable[[str, KernelCall, bytes], Awaitable[Result]]
 """What a device does with an item, given its name and the code; see `timed`."""
 
 
@@ -56,7 +56,7 @@ class SimulatedDevice:
     cores: tuple[int, ...] = (0,)
 
 
-def timed(item: RunItem, ns: float) -> Result:
+def timed(item: KernelCall, ns: float) -> Result:
     """The result of an item that takes `ns` a call."""
     return Result(item.id, RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
 
@@ -150,7 +150,7 @@ class _Device:
                 link.close("the session ended")
             agent.changed()
 
-    async def run(self, item: RunItem) -> Ran:
+    async def run(self, item: KernelCall) -> Ran:
         """Do what the agent's behaviour says."""
         try:
             code = self.blobs.read(item.code)
@@ -167,7 +167,7 @@ class _Device:
     async def between(self) -> None:
         """Nothing."""
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Anything goes."""
         del item
 
