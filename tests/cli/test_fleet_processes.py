@@ -170,7 +170,7 @@ def test_a_tracker_and_an_agent_of_one_user_find_each_other(
     [
         (("--tracker", "nowhere"), "address 'nowhere' has no port"),
         (("--tracker", "tls://lab:7070"), "give the CA that its certificate is checked with"),
-        (("--tracker", ANY, "--ca", "/no/ca.crt"), "/no/ca.crt is no certificate"),
+        (("--tracker", ANY, "--ca", "/no/ca.crt"), "/no/ca.crt is not the certificate"),
     ],
 )
 def test_what_cannot_be_served_to_is_told_before_anything_starts(
