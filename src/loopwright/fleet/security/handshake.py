@@ -47,7 +47,7 @@ from loopwright.fleet.wire.messages import (
     Proof,
     Welcome,
 )
-from loopwright.fleet.words import Role
+from loopwright.fleet.words import ErrorCode, Role
 from loopwright.version import __version__
 
 HANDSHAKE_S = 3.0
@@ -374,7 +374,7 @@ async def open_session(
     """
     nonce = new_nonce()
     mac = mac or not private(link)
-    link.send(Open(ticket, nonce, trace=trace, mac=mac))
+    link.send(Open(ticket=ticket, nonce=nonce, trace=trace, mac=mac))
     challenge = await expect(link, Challenge, timeout_s)
     link.send(Proof(prove(key, Purpose.SESSION, challenge.nonce, nonce), nonce))
     if mac or challenge.mac:
@@ -443,7 +443,12 @@ def refuse(link: Link, error: FleetError) -> NoReturn:
     if isinstance(error, Denied):
         link.tally.count(error.fault)
     if not link.closed:
-        link.send(Error("auth" if isinstance(error, AuthError) else "protocol", str(error)[:500]))
+        link.send(
+            Error(
+                code=ErrorCode.AUTH if isinstance(error, AuthError) else ErrorCode.PROTOCOL,
+                detail=str(error)[:500],
+            )
+        )
         link.close(str(error))
     raise error
 
@@ -479,9 +484,9 @@ async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
         return message
     if isinstance(message, Error):
         said = f"{link.peer.address}: {message.detail}"
-        if message.code == "auth":
+        if message.code == ErrorCode.AUTH:
             raise AuthError(said)
-        raise FleetError(said, retryable=message.code == "device")
+        raise FleetError(said, retryable=message.code == ErrorCode.DEVICE)
     link.tally.count(Fault.UNEXPECTED)
     raise FleetError(
         f"{link.peer.address} sent {type(message).__name__}, {kind.__name__} was expected"
