@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from loopwright.codegen.affine import Frame, Idx, Lanes, Term
-from loopwright.codegen.llvm.cond import Cond, Conditions
-from loopwright.codegen.llvm.index import IndexExpressions, Indices, deeper
+from loopwright.codegen.conditions import Cond
+from loopwright.codegen.indexing import IndexExpressions
+from loopwright.codegen.llvm.cond import LlvmConditions
+from loopwright.codegen.llvm.index import Indices, deeper
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.llvm.registers import Registers
 from loopwright.codegen.llvm.reuse import ReuseWindow
@@ -70,9 +72,9 @@ class Memory:
     def __init__(
         self,
         indices: Indices,
-        index: IndexExpressions,
+        index: IndexExpressions[Idx],
         arith: LlvmOperations,
-        conditions: Conditions,
+        conditions: LlvmConditions,
         places: Places,
     ) -> None:
         self._indices = indices
