@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
-from loopwright.codegen.affine import Idx, Linear, linear
+from loopwright.codegen.affine import Idx, Parts, constant, parts
 from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Binary, Expr, Op
@@ -63,29 +63,29 @@ class IndexExpressions(Generic[Index]):
     def __init__(self, indices: IndexAlgebra[Index], compute: Callable[[Expr], Operand]) -> None:
         self._indices = indices
         self._compute = compute
-        self._forms: dict[Expr, Linear] = {}
+        self._forms: dict[Expr, Parts] = {}
 
-    def form(self, expr: Expr) -> Linear:
-        """The linear form of `expr`, computed once."""
+    def form(self, expr: Expr) -> Parts:
+        """The sum that `expr` is, computed once."""
         found = self._forms.get(expr)
         if found is None:
-            found = self._forms[expr] = linear(expr)
+            found = self._forms[expr] = parts(expr)
         return found
 
     def index(self, expr: Expr) -> Index:
         """What `expr` comes to here."""
         indices, form = self._indices, self.form(expr)
-        total = indices.of(Idx(form.const))
-        for name, coef in form.vars:
+        total = indices.of(constant(form.variables.const))
+        for name, coef in form.variables.terms.items():
             bound = indices.env.get(name)
             if bound is None:
                 raise CodegenError(f"variable {name} is not bound by an open loop")
             if isinstance(bound, int):
-                part = indices.of(Idx(bound * coef))
+                part = indices.of(constant(bound * coef))
             else:
                 part = indices.scale(indices.of(bound), coef)
             total = indices.add(total, part)
-        for atom, coef in form.atoms:
+        for atom, coef in form.atoms.terms.items():
             total = indices.add(total, indices.scale(self._atom(atom), coef))
         return total
 

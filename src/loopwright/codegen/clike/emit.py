@@ -7,11 +7,11 @@ import re
 from dataclasses import dataclass
 from typing import assert_never
 
-from loopwright.codegen.affine import Idx, Term
+from loopwright.codegen.affine import Idx, Scalar, constant
 from loopwright.codegen.artifact import Param
 from loopwright.codegen.clike.dialects import Dialect
 from loopwright.codegen.clike.expr import ClikeExpressions
-from loopwright.codegen.clike.index import ClikeIndices
+from loopwright.codegen.clike.index import ClikeIndices, moved
 from loopwright.codegen.clike.memory import pieces
 from loopwright.codegen.clike.operations import ClikeOperations, Scene
 from loopwright.codegen.clike.prelude import Prelude, storage_key
@@ -22,6 +22,7 @@ from loopwright.codegen.storage import ALIGN, CHUNK_LANES, MAX_LANES, Home, Stor
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
+from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 from loopwright.target.union import Target
 
@@ -189,30 +190,30 @@ class _Emitter:
 
     def _vectorized(self, loop: For) -> None:
         if loop.extent <= MAX_LANES:
-            self._lanes(loop, loop.extent, Idx(0))
+            self._lanes(loop, loop.extent, constant(0))
             return
         chunks, rest = divmod(loop.extent, CHUNK_LANES)
         name = self._body.fresh(f"{_identifier(loop.var.name)}_")
-        start = Idx(0, 0, ((Term(name, None, 0, chunks - 1), CHUNK_LANES),))
+        start = Idx(Linear({Scalar(name, None, 0, chunks - 1): CHUNK_LANES}))
         with self._body.scope(self._loop_head(name, "0", str(chunks)), alone=True):
             self._lanes(loop, CHUNK_LANES, start)
         if rest:
-            self._lanes(loop, rest, Idx(chunks * CHUNK_LANES))
+            self._lanes(loop, rest, constant(chunks * CHUNK_LANES))
 
     def _lanes(self, loop: For, lanes: int, first: Idx) -> None:
         """The body of `loop` for `lanes` iterations from `first` on, vector by vector."""
         self._in_lanes = True
         for start, width in pieces(lanes, self._most_lanes):
             lane = 0 if width == 1 else 1
-            binding: Binding = first._replace(const=first.const + start, lane=lane)
-            self._indices.position = Idx(start, lane)
+            binding: Binding = moved(first, first.const + start, lane)
+            self._indices.position = constant(start, lane)
             self._scene.lanes = width
             if width == 1 and not first.terms:
                 binding = first.const + start
             self._indices.env[loop.var.name] = binding
             self._stmt(loop.body)
         self._scene.lanes = 1
-        self._indices.position = Idx(0)
+        self._indices.position = constant(0)
         self._in_lanes = False
 
     def _loop_head(self, name: str, begin: str, end: str) -> str:
@@ -221,9 +222,9 @@ class _Emitter:
 
     def _serial(self, loop: For, begin: str, end: str) -> None:
         name = self._body.fresh(f"{_identifier(loop.var.name)}_")
-        term = Term(name, None, 0, loop.extent - 1)
+        term = Scalar(name, None, 0, loop.extent - 1)
         with self._body.scope(self._loop_head(name, begin, end), alone=True):
-            self._indices.env[loop.var.name] = Idx(0, 0, ((term, 1),))
+            self._indices.env[loop.var.name] = Idx(Linear({term: 1}))
             self._stmt(loop.body)
 
     def _if(self, stmt: If) -> None:
@@ -287,7 +288,7 @@ class _Emitter:
         found: dict[str, None] = {}
         for bound in self._indices.env.values():
             if isinstance(bound, Idx):
-                found.update((term.text, None) for term, _ in bound.terms)
+                found.update((term.text, None) for term in bound.terms)
         return list(found)
 
     def _unpack(self, number: int, captured: list[str]) -> None:

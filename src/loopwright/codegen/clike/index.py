@@ -9,13 +9,23 @@ import itertools
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
 
-from loopwright.codegen.affine import UNKNOWN, Idx, Term, limits, plus, term_limits, times
+from loopwright.codegen.affine import (
+    UNKNOWN,
+    Idx,
+    Scalar,
+    constant,
+    limits,
+    plus,
+    times,
+    total_limits,
+)
 from loopwright.codegen.clike.operations import Scene
 from loopwright.codegen.conditions import Cond, Conditions, decide
 from loopwright.codegen.indexing import IndexAlgebra
 from loopwright.codegen.values import Operand
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Expr, Op
+from loopwright.ir.linear import Linear
 
 LaneIndex: TypeAlias = Idx | tuple[Idx, ...]
 _SYMBOLS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">=", Op.EQ: "==", Op.NE: "!="}
@@ -30,8 +40,8 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def __init__(self, scene: Scene) -> None:
         super().__init__()
         self._scene = scene
-        self.position = Idx(0)
-        self._terms: dict[str, Term] = {}
+        self.position = constant(0)
+        self._terms: dict[str, Scalar] = {}
 
     def of(self, idx: Idx) -> LaneIndex:
         """An index that is affine in the lane."""
@@ -46,7 +56,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         if isinstance(index, Idx):
             start, step = index.const, index.lane
             lanes = range(self._scene.lanes)
-            return tuple(index._replace(const=start + step * i, lane=0) for i in lanes)
+            return tuple(moved(index, start + step * i) for i in lanes)
         return index
 
     def add(self, a: LaneIndex, b: LaneIndex) -> LaneIndex:
@@ -85,7 +95,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def wrap(self, value: Operand) -> LaneIndex:
         """An index that is the int64 `value`, of which nothing is known."""
         if value.const is not None:
-            return Idx(int(value.const))
+            return constant(int(value.const))
         if value.lanes == 1:
             return self._named(value.text, -UNKNOWN, UNKNOWN)
         lanes = range(value.lanes)
@@ -94,7 +104,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def scalar(self, idx: Idx) -> str:
         """The text of an index that is the same in every lane, to be read as a whole."""
         parts = []
-        for term, coef in idx.terms:
+        for term, coef in idx.terms.items():
             parts.append(term.text if coef == 1 else f"{term.text} * {coef}")
         if idx.const or not parts:
             parts.append(str(idx.const))
@@ -142,7 +152,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def _operand(self, idx: Idx) -> str:
         if not idx.terms:
             return str(idx.const)
-        return self._computed(self.scalar(idx), *limits(idx, 1)).terms[0][0].text
+        return self._name(self.scalar(idx))
 
     def _divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
         """A quotient or remainder that is affine in the lane; None where it is not.
@@ -150,17 +160,17 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
         between two multiples.
         """
-        whole = tuple((t, c // divisor) for t, c in idx.terms if c % divisor == 0)
-        rest_terms = tuple((t, c) for t, c in idx.terms if c % divisor)
+        whole = {t: c // divisor for t, c in idx.terms.items() if c % divisor == 0}
+        rest_terms = {t: c for t, c in idx.terms.items() if c % divisor}
         high, low = divmod(idx.const, divisor)
         lane_high, lane = divmod(idx.lane, divisor) if idx.lane % divisor == 0 else (0, idx.lane)
-        rest = Idx(low, lane, rest_terms)
+        rest = Idx(Linear(rest_terms, low), lane)
         lo, hi = limits(rest, self._scene.lanes)
-        quotient = Idx(high, lane_high, whole)
+        quotient = Idx(Linear(whole, high), lane_high)
         if lo // divisor == hi // divisor:
             if op is Op.FLOORDIV:
-                return quotient._replace(const=high + lo // divisor)
-            return rest._replace(const=low - (lo // divisor) * divisor)
+                return moved(quotient, high + lo // divisor, lane_high)
+            return moved(rest, low - (lo // divisor) * divisor, lane)
         if not rest.is_scalar:
             return None
         if op is Op.FLOORMOD:
@@ -181,21 +191,23 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def _remainder(self, rest: Idx, divisor: int, lo: int) -> Idx:
         if divisor & (divisor - 1) == 0:
             return self._computed(f"({self.scalar(rest)}) & {divisor - 1}", 0, divisor - 1)
-        quotient = self._computed(self._quotient(rest, divisor, lo), -UNKNOWN, UNKNOWN)
-        name = quotient.terms[0][0].text
+        name = self._name(self._quotient(rest, divisor, lo))
         return self._computed(f"{self.scalar(rest)} - {name} * {divisor}", 0, divisor - 1)
 
     def _computed(self, text: str, lo: int, hi: int) -> Idx:
+        return self._named(self._name(text), lo, hi)
+
+    def _name(self, text: str) -> str:
+        """The name of an int64 that `text` computes."""
         body = self._scene.body
-        name = body.remembered(("index", text), self._scene.prelude.type("i64"), text)
-        return self._named(name, lo, hi)
+        return body.remembered(("index", text), self._scene.prelude.type("i64"), text)
 
     def _named(self, name: str, lo: int, hi: int) -> Idx:
         """The index `name`; one name is one term, so that equal parts of a sum meet."""
         term = self._terms.get(name)
         if term is None:
-            term = self._terms[name] = Term(name, None, lo, hi)
-        return Idx(0, 0, ((term, 1),))
+            term = self._terms[name] = Scalar(name, None, lo, hi)
+        return Idx(Linear({term: 1}))
 
 
 class ClikeConditions(Conditions):
@@ -230,7 +242,7 @@ class ClikeConditions(Conditions):
     def _affine(self, op: Op, diff: Idx) -> Cond:
         """A comparison that differs by lane: `terms + const + step * lane` against 0."""
         lanes = self._scene.lanes
-        low, high = term_limits(diff.terms)
+        low, high = total_limits(moved(diff, 0))
         end = diff.const + diff.lane * (lanes - 1)
         first = decide(op, low + diff.const, high + diff.const) is True
         last = decide(op, low + end, high + end) is True
@@ -240,7 +252,7 @@ class ClikeConditions(Conditions):
             return self._mask(texts)._replace(first=first, last=last)
         splat, kind = self._scene.prelude.splat("i32", lanes), self._kind(lanes)
         steps = ", ".join(str(-diff.lane * i) for i in range(lanes))
-        rest = self._indices.scalar(diff._replace(lane=0))
+        rest = self._indices.scalar(moved(diff, diff.const))
         narrow = self._scene.prelude.type("i32")
         text = f"{splat}(({narrow})({rest})) {_SYMBOLS[op]} ({kind}){{{steps}}}"
         return Cond(None, self._scene.body.op(kind, text), lanes, first, last)
@@ -249,7 +261,7 @@ class ClikeConditions(Conditions):
         folded = decide(op, *limits(idx, 1))
         if folded is not None:
             return "1" if folded else "0"
-        rest = self._indices.scalar(idx._replace(const=0))
+        rest = self._indices.scalar(moved(idx, 0))
         return f"({rest} {_SYMBOLS[op]} {-idx.const})"
 
     def _mask(self, texts: list[str]) -> Cond:
@@ -282,7 +294,12 @@ class ClikeConditions(Conditions):
 
 def _whole(idx: Idx | None) -> Idx:
     """`idx`, which is there: nothing here has a part that is not affine in the lane."""
-    return Idx(0) if idx is None else idx
+    return constant(0) if idx is None else idx
+
+
+def moved(idx: Idx, const: int, lane: int = 0) -> Idx:
+    """The scalars of `idx` with another constant, and another step from lane to lane."""
+    return Idx(Linear(idx.terms, const), lane)
 
 
 def _joined(lanes: Iterable[Idx]) -> LaneIndex:
@@ -291,5 +308,5 @@ def _joined(lanes: Iterable[Idx]) -> LaneIndex:
     if all(one.terms == found[0].terms for one in found):
         steps = {b.const - a.const for a, b in itertools.pairwise(found)}
         if len(steps) == 1:
-            return found[0]._replace(lane=steps.pop())
+            return moved(found[0], found[0].const, steps.pop())
     return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loopwright.codegen.affine import Idx
-from loopwright.codegen.clike.index import ClikeConditions, ClikeIndices, LaneIndex
+from loopwright.codegen.clike.index import ClikeConditions, ClikeIndices, LaneIndex, moved
 from loopwright.codegen.clike.operations import ClikeOperations, Scene
 from loopwright.codegen.clike.prelude import storage_key
 from loopwright.codegen.conditions import Cond
@@ -89,7 +89,7 @@ class ClikeMemory:
             stored = self._ops.to_memory(value, 1)
             body.line(f"{name}[{self._indices.scalar(at)}] = {stored};")
         elif isinstance(at, Idx) and at.lane == 1:
-            self._store_dense(key, f"{name} + {self._indices.scalar(at._replace(lane=0))}", value)
+            self._store_dense(key, f"{name} + {self._indices.scalar(moved(at, at.const))}", value)
         else:
             self._scatter(name, at, value)
 
@@ -120,7 +120,7 @@ class ClikeMemory:
         name, key, lanes = self.names[buffer], storage_key(buffer.dtype), self._scene.lanes
         prelude = self._scene.prelude
         if isinstance(at, Idx) and at.lane == 1:
-            first = f"{name} + {self._indices.scalar(at._replace(lane=0))}"
+            first = f"{name} + {self._indices.scalar(moved(at, at.const))}"
             if self.mask is None:
                 return f"*(const {prelude.loaded(key, lanes)} *)({first})"
             return f"{prelude.masked_load(key, lanes)}({first}, {self.mask.text})"
