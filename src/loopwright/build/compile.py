@@ -16,7 +16,7 @@ from loopwright.codegen.llvm.object_code import assemble
 from loopwright.lower.pipeline import finish, lower
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
-from loopwright.target.union import Target
+from loopwright.target.union import Target, require_cpu
 from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
 
@@ -52,7 +52,8 @@ def compile_schedule(
         if layout.is_plain and tensor in loose:
             param = replace(param, alignment=tensor.dtype.nbytes)
         params.append(param)
-    return assemble(emit(kernel, tuple(params), target), target)
+    cpu = require_cpu(target, "LLVM")
+    return assemble(emit(kernel, tuple(params), cpu), cpu)
 
 
 def kernel_name(task: Task, config: Config) -> str:

@@ -24,13 +24,13 @@ from loopwright.codegen.llvm.types import Value
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 LANE = Idx(0, 1)
 """The variable of the open vectorized loop."""
 
 
-def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSource:
+def emit(kernel: Kernel, params: tuple[Param, ...], target: CpuTarget) -> LlvmSource:
     """LLVM text of `kernel` for `target`.
 
     Requires: one-dimensional buffers, extents known, a verified kernel; `params` describe
@@ -54,7 +54,7 @@ def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSourc
 
 class _Emitter:
     def __init__(
-        self, kernel: Kernel, params: tuple[Param, ...], storage: Storage, target: Target
+        self, kernel: Kernel, params: tuple[Param, ...], storage: Storage, target: CpuTarget
     ) -> None:
         self._kernel = kernel
         self._storage = storage

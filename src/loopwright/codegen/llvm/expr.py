@@ -34,7 +34,7 @@ from loopwright.ir.expr import (
     Var,
 )
 from loopwright.ir.stmt import Stmt, Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 
 class _Way(enum.Enum):
@@ -49,7 +49,7 @@ class Expressions:
     """Emits expressions where emission stands."""
 
     def __init__(
-        self, indices: Indices, arith: Arithmetic, storage: Storage, target: Target
+        self, indices: Indices, arith: Arithmetic, storage: Storage, target: CpuTarget
     ) -> None:
         self._indices = indices
         self._arith = arith

@@ -28,7 +28,7 @@ from loopwright.codegen.llvm.types import (
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
@@ -61,7 +61,7 @@ class Memory:
         arith: Arithmetic,
         conditions: Conditions,
         storage: Storage,
-        target: Target,
+        target: CpuTarget,
     ) -> None:
         self._indices = indices
         self._arith = arith

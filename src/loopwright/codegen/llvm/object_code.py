@@ -12,13 +12,15 @@ import llvmlite.binding as llvm
 from loopwright.codegen.artifact import Artifact
 from loopwright.codegen.llvm.source import LlvmSource
 from loopwright.errors import CodegenError
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 OPT_LEVEL = 2
 _NO_SINKING = "-disable-machine-sink"
 
 
-def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> bytes:
+def object_bytes(
+    text: str, target: CpuTarget, opt: int = OPT_LEVEL, *, sinking: bool = True
+) -> bytes:
     """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
 
     With `sinking`, LLVM may move a computation towards its use, behind branches.
@@ -38,7 +40,7 @@ def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bo
     return bytes(machine.emit_object(module))
 
 
-def assembly(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> str:
+def assembly(text: str, target: CpuTarget, opt: int = OPT_LEVEL, *, sinking: bool = True) -> str:
     """The assembly that LLVM makes of `text` for `target`."""
     _set_sinking(allowed=sinking)
     machine = target_machine(target.triple, target.features, opt)
@@ -62,7 +64,7 @@ def _set_sinking(*, allowed: bool) -> None:
     llvm.set_option("", f"{_NO_SINKING}={str(not allowed).lower()}")
 
 
-def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifact:
+def assemble(source: LlvmSource, target: CpuTarget, opt: int = OPT_LEVEL) -> Artifact:
     """The artifact of `source`: object code with what is needed to call it.
 
     Multiply-adds of a tile would sink behind branches around a part of it, and keep their factors

@@ -9,8 +9,7 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
 from loopwright.runtime.object.link import Linked, link
 from loopwright.target.host import host
-from loopwright.target.presets import PRESETS
-from loopwright.target.union import Target
+from loopwright.target.presets import keys_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,3 @@ def require_runnable(target_key: str) -> None:
 def runnable_keys() -> frozenset[str]:
     """Keys of this machine's target and of the presets whose features it all has."""
     return keys_for(host())
-
-
-def keys_for(machine: Target) -> frozenset[str]:
-    """Keys of the targets whose code runs on `machine`."""
-    features = frozenset(machine.features)
-    presets = (p for p in PRESETS.values() if p.arch == machine.arch)
-    return frozenset({machine.key, *(p.key for p in presets if features.issuperset(p.features))})
