@@ -41,7 +41,8 @@ from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
+from loopwright.kernel_call import KernelCall
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import MeasurePlan, Timed
 from loopwright.runtime.cpu.canary import ENTRY, canary
@@ -80,7 +81,10 @@ class QuickBuilders:
         with self._lock:
             self._made += 1
             code = self._code(self._made)
-        return Built(Artifact(code, ENTRY, (), 0, 0, 0, host().key), self._build_s)
+        return Built(
+            Artifact(code=code, entry=ENTRY, params=(), n_outputs=0, target_key=host().key),
+            self._build_s,
+        )
 
     def paused(self) -> AbstractContextManager[None]:
         """Nothing to pause."""
@@ -129,7 +133,7 @@ class Simulation:
     async def _dial(self) -> Link:
         return await dial(self.address)
 
-    async def _behave(self, device: str, item: RunItem, code: bytes) -> Result:
+    async def _behave(self, device: str, item: KernelCall, code: bytes) -> Result:
         del device, code
         begin = time.monotonic()
         await asyncio.sleep(RUN_S)

@@ -37,11 +37,10 @@ from loopwright.fleet.wire.messages import (
     PutHead,
     Result,
     RunBatch,
-    RunItem,
     Stored,
-    WireParam,
 )
 from loopwright.fleet.words import Health, Occupancy, RunStatus, Tier
+from loopwright.kernel_call import KernelCall, WireParam
 from loopwright.measure.run import cores_for
 from loopwright.runtime.cpu.native import object_code
 
@@ -71,15 +70,15 @@ class Report:
     left_behind: int = 0
 
 
-def item(code: bytes, entry: str, timeout_ms: int) -> RunItem:
+def item(code: bytes, entry: str, timeout_ms: int) -> KernelCall:
     """A run of a kernel of `hostile_kernels`."""
     params = tuple(WireParam(name, "float32", (N,), ((0, 1, 0),)) for name in "xy")
-    return RunItem(
+    return KernelCall(
         0, code, entry, params, 1, 256, 1, 0, False, 1, 1, 100, timeout_ms, MEMORY
     )  # fmt: skip
 
 
-async def run(link: Link, one: RunItem) -> tuple[Result, float]:
+async def run(link: Link, one: KernelCall) -> tuple[Result, float]:
     """What comes of an item, and in how many milliseconds."""
     start = time.perf_counter()
     link.send(RunBatch((one,)))

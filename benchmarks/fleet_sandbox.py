@@ -10,6 +10,7 @@ half the distance of the quartiles.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import statistics
 import sys
 import tempfile
@@ -26,10 +27,11 @@ from harness import figure
 from loopwright.errors import InternalError, UnsupportedError
 from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
 from loopwright.fleet.words import Tier
+from loopwright.kernel_call import KernelCall, WireParam
 from loopwright.measure.run import cores_for
 from loopwright.runtime.cpu.canary import ENTRY, canary
 from loopwright.runtime.cpu.native import object_code, runtime_object
-from loopwright.sandbox.wire import RunRequest, WireParam
+from loopwright.sandbox.wire import RunRequest
 
 GOAL_MS, GOAL_SHARE = 1.0, 0.005
 FLOATS = 4 << 20
@@ -76,11 +78,30 @@ def requests(cache_dir: Path, core: int) -> dict[str, RunRequest]:
         WireParam("x", "float32", (FLOATS,), layout),
         WireParam("y", "float32", (8,), layout),
     )
-    common = (0, 1, (core,), 0, False, 1, 5, 0.004, 10.0, 1 << 30, None)
+    chain, total = canary(cache_dir), object_code(_SUM, cache_dir)
     return {
-        "integer chain": RunRequest(canary(cache_dir), ENTRY, (), 0, *common),
-        "sum over 16 MiB": RunRequest(object_code(_SUM, cache_dir), "sum", params, 1, *common),
+        "integer chain": RunRequest(_call(chain, ENTRY, (), 0), chain, (core,)),
+        "sum over 16 MiB": RunRequest(_call(total, "sum", params, 1), total, (core,)),
     }
+
+
+def _call(code: bytes, entry: str, params: tuple[WireParam, ...], n_outputs: int) -> KernelCall:
+    return KernelCall(
+        id=0,
+        code=hashlib.sha256(code).digest(),
+        entry=entry,
+        params=params,
+        n_outputs=n_outputs,
+        workspace=0,
+        threads=1,
+        seed=0,
+        want_output=False,
+        warmup=1,
+        repeats=5,
+        min_repeat_us=4000,
+        run_timeout_ms=10_000,
+        run_memory=1 << 30,
+    )
 
 
 async def timed(worker: Worker, request: RunRequest) -> tuple[float, float]:

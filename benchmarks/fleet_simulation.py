@@ -19,7 +19,7 @@ from fleet_part import Part
 from fleet_part import Row as Line
 from harness import Figure, figure
 from loopwright.fleet.sim import load as sim_load
-from loopwright.fleet.sim.load import Load
+from loopwright.fleet.sim.load import LoadFigures
 from loopwright.fleet.sim.simulate import simulate, variant
 from loopwright.fleet.words import EndReason
 
@@ -40,7 +40,7 @@ class Row:
     violations: int
     broken_seeds: tuple[int, ...]
     first_violations: tuple[str, ...]
-    loads: tuple[Load, ...]
+    loads: tuple[LoadFigures, ...]
 
 
 def simulate_all(steps: int, seeds: int, first: int) -> Row:

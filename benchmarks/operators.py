@@ -20,7 +20,7 @@ from rich.table import Table
 import harness
 import loopwright as lw
 from loopwright.api.program import example_inputs
-from loopwright.peers.compare import KERNEL, PLAIN, Comparison, Plan, compare, peers_on
+from loopwright.peers.compare import KERNEL, PLAIN, Comparison, TimingPlan, compare, peers_on
 from loopwright.peers.peer import OPERATOR_PEERS
 from loopwright.peers.wire import OpSpec
 from loopwright.runtime.cpu.machine import FmaBurst, fed_fma_burst, fma_burst, measure_fma_peak
@@ -131,7 +131,7 @@ def tune_and_measure(cases: Sequence[Case], options: Options) -> list[OperatorRo
         for case, (program, trials) in zip(cases, programs, strict=True):
             harness.progress(f"{case.name}: timing")
             before = measure_fma_peak(options.threads)
-            plan = Plan(options.rounds)
+            plan = TimingPlan(options.rounds)
             calls = dict(_calls(program))
             bursts: dict[str, FmaBurst] = {}
             if options.threads == 1:

@@ -28,7 +28,8 @@ from loopwright.learn.features import featurize
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
 from loopwright.outcome import Timed
-from loopwright.report.figure import Line, Panel, draw
+from loopwright.report.drawn import CurveLine
+from loopwright.report.figure import Panel, draw
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policies import make_policy
 from loopwright.search.policy import Featurizer, Policy
@@ -119,7 +120,7 @@ def panel(scape: Landscape, task: Task, curves: dict[str, Floats], goals: Floats
         speed = scape.flops / times
         quartiles = np.quantile(speed, [0.25, 0.5, 0.75], axis=0)
         low, mid, high = (tuple(values.tolist()) for values in quartiles)
-        lines.append(Line(policy, mid, low, high))
+        lines.append(CurveLine(policy, mid, low, high))
     goal = float(np.median(scape.flops / goals))
     title = f"{scape.name}: {task.operator}, {len(scape)} recorded configs"
     return Panel(title, tuple(lines), ((f"random after {GOAL_TRIALS}", goal),))

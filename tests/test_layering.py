@@ -12,8 +12,8 @@ PACKAGE = ROOT / "src" / "loopwright"
 
 # Lowest first. A package imports rows below its own, and nothing beside it in its row.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version"),
-    ("settings", "jsonio", "layout", "weights", "outcome", "plugins"),
+    ("errors", "version", "fields"),
+    ("settings", "jsonio", "layout", "weights", "outcome", "plugins", "kernel_call"),
     ("trace",),
     ("ir",),
     ("target",),
@@ -26,7 +26,7 @@ ROWS: tuple[tuple[str, ...], ...] = (
     ("runtime",),
     ("sandbox", "records"),
     ("build",),
-    ("measure",),
+    ("measure", "serving"),
     ("fleet",),
     ("search",),
     ("graph",),

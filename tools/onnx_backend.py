@@ -24,8 +24,7 @@ from onnx import numpy_helper
 
 from loopwright.deploy.compile import compile as compile_model
 from loopwright.errors import LoopwrightError
-from loopwright.frontends.onnx.importer import has_body, import_onnx_model
-from loopwright.frontends.onnx.rules.table import RULES
+from loopwright.frontends.onnx.importer import RULES, has_body, import_onnx_model
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Array, Graph
 from loopwright.graph.passes.pipeline import simplify

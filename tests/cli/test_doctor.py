@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from loopwright.cli import doctor, packages
-from loopwright.cli.doctor import Machine
+from loopwright.cli.doctor import MachineFigures
 
 if TYPE_CHECKING:
     from conftest import Run
 
-MACHINE = Machine(
+MACHINE = MachineFigures(
     model="Some CPU",
     kernel="Linux 6",
     target="x86-64-avx2-00000000",

@@ -19,8 +19,9 @@ from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.sim.devices import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import Priority
+from loopwright.kernel_call import KernelCall
 from loopwright.records.store import SqlStore
 from loopwright.target.host import host
 
@@ -52,7 +53,7 @@ class Late(SimulatedAgent):
 def late_agent(fleet: Town, folder: Path) -> Iterator[Late]:
     """Such an agent, with a device that is free."""
 
-    async def behave(_: str, item: RunItem, __: bytes) -> Result:
+    async def behave(_: str, item: KernelCall, __: bytes) -> Result:
         return timed(item, 1000.0)
 
     async def connect() -> Link:

@@ -6,8 +6,7 @@ import pytest
 from rich.console import Console
 
 from loopwright import jsonio
-from loopwright.cli.bench import Row
-from loopwright.cli.report import as_json, as_table
+from loopwright.cli.comparison import Row, as_json, as_table
 from loopwright.deploy.model import Part
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
 from loopwright.peers.interleave import Timing

@@ -29,7 +29,8 @@ from loopwright.graph.evaluate import evaluate as evaluate_graph
 from loopwright.graph.ir import Graph
 from loopwright.ir.dtype import F32, I32
 from loopwright.ir.expr import Buffer, Cast, Load, Var
-from loopwright.ir.stmt import For, Kernel, LoopKind, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import For, LoopKind, Store
 from loopwright.layout import Array
 from loopwright.ops.registry import build
 from loopwright.runtime.cpu import native
@@ -422,8 +423,15 @@ def test_a_model_runs_and_its_kernels_are_timed(
     text = WHOLE.format(ports=len(inputs) + len(expected))
     objects = [bytes(code) for name, code in model.sections.items() if name != CONSTANTS]
     objects.append(native.compile_ir(text, arch="aarch64"))
-    each = manifest.workspace_per_thread
-    whole = Artifact(b"", "whole", (), len(outputs), manifest.workspace_shared, each, "")
+    whole = Artifact(
+        code=b"",
+        entry="whole",
+        params=(),
+        n_outputs=len(outputs),
+        target_key="",
+        workspace_shared=manifest.workspace_shared,
+        workspace_per_thread=manifest.workspace_per_thread,
+    )
     with emulated.link(objects, ("whole", *SYMBOLS)) as code:
         *found, ns = emulated.run(code, whole, [*arrays, *inputs.values(), *outputs], threads=2)
     for have, want in zip(found, expected, strict=True):

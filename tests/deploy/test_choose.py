@@ -12,7 +12,7 @@ from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, Optio
 from loopwright.deploy.finish import difference
 from loopwright.deploy.make import compile_graph
 from loopwright.graph.evaluate import evaluate
-from loopwright.graph.fuse import Kernel, fuse
+from loopwright.graph.fuse import FusedKernel, fuse
 from loopwright.graph.ir import Graph, Value
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
@@ -37,7 +37,7 @@ def network() -> Graph:
     return sketch.graph(sketch.node("relu", sketch.conv(first, LANES, 1)))
 
 
-def convolutions() -> tuple[Kernel, Kernel]:
+def convolutions() -> tuple[FusedKernel, FusedKernel]:
     one, two = fuse(network()).kernels
     return one, two
 

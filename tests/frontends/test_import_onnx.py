@@ -12,8 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from loopwright.errors import LoopwrightError, ModelError, UnsupportedError
-from loopwright.frontends.onnx.bundled import bundled, resolve
-from loopwright.frontends.onnx.fill import fill, shapes_of
+from loopwright.frontends.onnx.bundled import bundled, fill, resolve, shapes_of
 from loopwright.frontends.onnx.importer import import_onnx_model
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.ir import Graph, verify

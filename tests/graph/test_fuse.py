@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from graphs import Sketch
 
-from loopwright.graph.fuse import Kernel, fuse
+from loopwright.graph.fuse import FusedKernel, fuse
 from loopwright.graph.ir import Graph
 
 
 def kernels(graph: Graph) -> list[tuple[str, tuple[str, ...]]]:
-    return [(k.operator, k.nodes) for k in fuse(graph).steps if isinstance(k, Kernel)]
+    return [(k.operator, k.nodes) for k in fuse(graph).steps if isinstance(k, FusedKernel)]
 
 
 def block(channels: int = 16, **pointwise: tuple[int, int]) -> tuple[Sketch, str, str]:

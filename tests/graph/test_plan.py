@@ -17,15 +17,15 @@ from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Graph, Value
 from loopwright.graph.layouts import (
     Alias,
-    Call,
     Chosen,
     Placed,
+    PlacedKernel,
     PlacedStep,
-    Stored,
+    StoredValue,
     change,
 )
 from loopwright.graph.layouts import place as place_values
-from loopwright.graph.plan import Plan, Slot, Space, plan
+from loopwright.graph.plan import MemoryPlan, Slot, SlotKind, plan
 from loopwright.ir.dtype import F32
 from loopwright.layout import Array, Layout
 from loopwright.target.presets import PRESETS
@@ -60,17 +60,17 @@ def contents(placed: Placed, skipped: set[str]) -> dict[str, Array]:
         match step:
             case Alias(source=source, output=output):
                 found[output] = found[source]
-            case Call() if step.name in skipped:
+            case PlacedKernel() if step.name in skipped:
                 found[step.outputs[0]] = np.concatenate([found[key] for key in step.inputs])
-            case Call():
+            case PlacedKernel():
                 found.update({key: fresh(key) for key in step.outputs})
     return found
 
 
-def simulate(placed: Placed, planned: Plan) -> None:
+def simulate(placed: Placed, planned: MemoryPlan) -> None:
     """Do what the plan says; fail where a value is not in its place."""
     called = {entry.call.name for entry in planned.calls}
-    calls = [step for step in placed.steps if isinstance(step, Call)]
+    calls = [step for step in placed.steps if isinstance(step, PlacedKernel)]
     skipped = {call.name for call in calls} - called
     assert all(call.join_axis is not None for call in calls if call.name in skipped)
     wanted = contents(placed, skipped)
@@ -80,10 +80,10 @@ def simulate(placed: Placed, planned: Plan) -> None:
 
     def at(slot: Slot, nbytes: int) -> Array:
         base = {
-            Space.INPUT: lambda: inputs[slot.index],
-            Space.OUTPUT: lambda: outputs[slot.index],
-            Space.MEMORY: lambda: memory,
-        }[slot.space]()
+            SlotKind.INPUT: lambda: inputs[slot.index],
+            SlotKind.OUTPUT: lambda: outputs[slot.index],
+            SlotKind.MEMORY: lambda: memory,
+        }[slot.kind]()
         assert slot.offset % ALIGNMENT == 0
         assert 0 <= slot.offset <= slot.offset + nbytes <= base.nbytes
         return base[slot.offset : slot.offset + nbytes]
@@ -92,7 +92,7 @@ def simulate(placed: Placed, planned: Plan) -> None:
         call = entry.call
         keys = (*call.inputs, *call.outputs)
         places = [
-            None if slot.space is Space.CONSTANT else at(slot, placed.stored[key].nbytes)
+            None if slot.kind is SlotKind.CONSTANT else at(slot, placed.stored[key].nbytes)
             for key, slot in zip(keys, entry.arguments, strict=True)
         ]
         count = len(call.inputs)
@@ -116,13 +116,13 @@ def simulate(placed: Placed, planned: Plan) -> None:
 @st.composite
 def placings(draw: st.DrawFn) -> Placed:
     """Calls, views and concatenations of values of 64 or 36 bytes a channel."""
-    stored: dict[str, Stored] = {}
+    stored: dict[str, StoredValue] = {}
     roots: dict[str, str] = {}
     steps: list[PlacedStep] = []
 
     def make(key: str, channels: int, size: int, root: str | None = None) -> str:
         value = Value((1, channels, size, size), F32)
-        stored[key] = Stored(key, value, Layout.plain(4))
+        stored[key] = StoredValue(key, value, Layout.plain(4))
         roots[key] = root or key
         return key
 
@@ -135,7 +135,7 @@ def placings(draw: st.DrawFn) -> Placed:
         keys = list(stored)
         kind = draw(st.sampled_from(["call", "call", "join", "prefix", "prefix", "view"]))
         some = draw(st.lists(st.sampled_from(keys), min_size=1, max_size=3))
-        joins_before = [s for s in steps if isinstance(s, Call) and s.join_axis is not None]
+        joins_before = [s for s in steps if isinstance(s, PlacedKernel) and s.join_axis is not None]
         if kind == "prefix" and joins_before:
             begun = draw(st.sampled_from(joins_before)).inputs
             some = [*begun[: draw(st.integers(2, 3))], *some[:2]][: draw(st.integers(2, 4))]
@@ -151,11 +151,11 @@ def placings(draw: st.DrawFn) -> Placed:
             count = draw(st.sampled_from([1, 1, 2]))
             outputs = tuple(make(f"{name}.{n}", draw(channels), size) for n in range(count))
         axis = 1 if kind in ("join", "prefix") else None
-        steps.append(Call(name, (), COPY, tuple(some), outputs, frozenset(), axis))
+        steps.append(PlacedKernel(name, (), COPY, tuple(some), outputs, frozenset(), axis))
     if draw(st.booleans()):
-        read = {key for step in steps if isinstance(step, Call) for key in step.inputs}
+        read = {key for step in steps if isinstance(step, PlacedKernel) for key in step.inputs}
         last = tuple(key for key in stored if key not in read) or tuple(inputs)
-        steps.append(Call("last", (), COPY, last, (make("end", 1, size),)))
+        steps.append(PlacedKernel("last", (), COPY, last, (make("end", 1, size),)))
     outputs = draw(st.lists(st.sampled_from(list(stored)), unique_by=roots.__getitem__, max_size=3))
     outputs = [key for key in outputs if roots[key] not in inputs]
     return Placed(tuple(steps), stored, tuple(inputs), tuple(outputs))
@@ -193,14 +193,14 @@ def parts(*ops: str) -> tuple[Sketch, list[str]]:
     return sketch, [sketch.node(op, x) for op in ops]
 
 
-def planned(graph: Graph) -> Plan:
+def planned(graph: Graph) -> MemoryPlan:
     placed = placed_of(graph)
     found = plan(placed, ALIGNMENT, overwritable)
     simulate(placed, found)
     return found
 
 
-def joins(found: Plan) -> int:
+def joins(found: MemoryPlan) -> int:
     return sum(entry.call.join_axis is not None for entry in found.calls)
 
 

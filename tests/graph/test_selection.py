@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loopwright.deploy.choose import Chooser, Options, tasks
-from loopwright.graph.fuse import Kernel, fuse
+from loopwright.graph.fuse import FusedKernel, fuse
 from loopwright.graph.ir import Graph, Value
-from loopwright.graph.layouts import Call, Chosen, place
+from loopwright.graph.layouts import Chosen, PlacedKernel, place
 from loopwright.graph.selection import select
 from loopwright.layout import Layout
 from loopwright.space.config import Config
@@ -27,7 +27,7 @@ def change_ns(value: Value, before: Layout, after: Layout) -> float:
     return float(zlib.crc32(f"{value.shape} {before} {after}".encode()) % 50)
 
 
-def ways(kernel: Kernel, seed: int) -> tuple[Chosen, ...]:
+def ways(kernel: FusedKernel, seed: int) -> tuple[Chosen, ...]:
     """The default config of each blocking that the space has, with a time that is made up."""
     (task,) = tasks(kernel, OPTIONS)
     default = CHOOSER(kernel, ()).config
@@ -53,7 +53,7 @@ def total(graph: Graph, chosen: Mapping[str, Chosen]) -> float:
     placed = place(fused, Chooser(OPTIONS, use_records=False, pinned=chosen), OPTIONS.target, 1)
     ns = sum(way.expected_ns or 0.0 for way in chosen.values())
     for step in placed.steps:
-        if isinstance(step, Call) and "%" in step.name and "%copy" not in step.name:
+        if isinstance(step, PlacedKernel) and "%" in step.name and "%copy" not in step.name:
             before, after = placed.stored[step.inputs[0]], placed.stored[step.outputs[0]]
             ns += change_ns(before.value, before.layout, after.layout)
     return ns

@@ -9,7 +9,7 @@ from loopwright.peers.compare import (
     KERNEL,
     PLAIN,
     Comparison,
-    Plan,
+    TimingPlan,
     compare,
     geometric_mean,
     peers_on,
@@ -42,7 +42,7 @@ def test_every_contender_is_timed_and_the_fastest_peer_counts() -> None:
     calls: list[str] = []
     ours = {KERNEL: lambda: calls.append("k"), PLAIN: lambda: calls.append("p")}
     peers = {"a": Fixed(200.0, 150.0), "b": Fixed(180.0), "c": Fixed(1.0, can=False)}
-    found = compare(ours, peers, SPEC, 1000, Plan(rounds=2, min_repeat_s=0.0))  # type: ignore[arg-type]
+    found = compare(ours, peers, SPEC, 1000, TimingPlan(rounds=2, min_repeat_s=0.0))  # type: ignore[arg-type]
     assert set(found.ours) == {KERNEL, PLAIN}
     assert {name: t.median_ns for name, t in found.peers.items()} == {"a": 200.0, "b": 180.0}
     assert {name: t.median_ns for name, t in found.peer_kernels.items()} == {"a": 150.0}

@@ -13,7 +13,7 @@ from loopwright.peers.interleave import interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.models import make_model_engine
 from loopwright.peers.peer import Peer
-from loopwright.peers.wire import ModelSpec, Ready
+from loopwright.peers.wire import ModelSpec, PeerReady
 from loopwright.report.compare import OURS, compare_model
 from loopwright.runtime.model_file import Port
 
@@ -91,7 +91,7 @@ def test_an_engine_whose_process_ends_is_left_out(
     pytest.importorskip("onnxruntime")
     load_model = Peer.load_model
 
-    def dying(peer: Peer, given: ModelSpec) -> Ready:
+    def dying(peer: Peer, given: ModelSpec) -> PeerReady:
         if peer.engine == "onnxruntime":
             peer._process.kill()
             peer._process.wait()

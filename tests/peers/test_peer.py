@@ -8,10 +8,10 @@ import pytest
 
 from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.peers import peer as peers
-from loopwright.peers.engine import Engine, batch_size, operands, time_calls
+from loopwright.peers.engine import PeerEngine, batch_size, operands, time_calls
 from loopwright.peers.peer import Peer
-from loopwright.peers.serve import Server
-from loopwright.peers.wire import Answer, Ask, OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.serve import PeerServer
+from loopwright.peers.wire import Answer, Ask, OpSpec, PeerReady, PeerRefusal, TimeIt, Times
 
 CONV = OpSpec(
     "conv2d",
@@ -65,14 +65,14 @@ def correlate(spec: OpSpec) -> np.ndarray:
     return np.maximum(out + bias[:, None, None], 0)
 
 
-def serving(engine: Engine) -> Callable[[Ask], Answer]:
-    return Server(lambda: engine, lambda: pytest.fail("no model is asked for")).answer
+def serving(engine: PeerEngine) -> Callable[[Ask], Answer]:
+    return PeerServer(lambda: engine, lambda: pytest.fail("no model is asked for")).answer
 
 
 def test_loading_and_timing_are_answered() -> None:
     engine = Fake()
     answer = serving(engine)
-    assert answer(CONV) == Ready("fake")
+    assert answer(CONV) == PeerReady("fake")
     times = answer(TimeIt(3, 0.0))
     assert isinstance(times, Times)
     assert len(times.ns) == 3
@@ -80,7 +80,7 @@ def test_loading_and_timing_are_answered() -> None:
 
 
 def test_what_the_library_raises_is_a_refusal_of_one_line() -> None:
-    assert serving(Fake())(DENSE) == Refused("NotImplementedError: no dense")
+    assert serving(Fake())(DENSE) == PeerRefusal("NotImplementedError: no dense")
 
 
 def test_a_batch_is_long_enough_and_not_empty() -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from loopwright.api.program import Program, build, example_inputs
 from loopwright.deploy.model import load_model
-from loopwright.peers.compare import KERNEL, PLAIN, Plan, compare, peers_on
+from loopwright.peers.compare import KERNEL, PLAIN, TimingPlan, compare, peers_on
 from loopwright.peers.wire import OpSpec
 from loopwright.templates.task import Task
 
@@ -38,7 +38,7 @@ def test_a_product_of_bert_is_timed_beside_onnxruntime(task: Task, program: Prog
     ours = {KERNEL: program.timed_call(*arrays), PLAIN: functools.partial(program, *arrays)}
     spec = OpSpec(task.operator, dict(task.attrs))
     with peers_on(["onnxruntime"], 1) as peers:
-        found = compare(ours, peers, spec, task.flops, Plan(1, 1e-4, peer_kernels=False))
+        found = compare(ours, peers, spec, task.flops, TimingPlan(1, 1e-4, peer_kernels=False))
     assert set(found.ours) == {KERNEL, PLAIN}
     assert set(found.peers) == {"onnxruntime"}
     assert found.ratio is not None

@@ -16,7 +16,7 @@ from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.report import svg
-from loopwright.report.names import short
+from loopwright.report.drawn import CurveLine, short
 from loopwright.report.page import page
 from loopwright.report.report import Report, gather
 from loopwright.space.config import Config
@@ -200,7 +200,7 @@ def test_bars_stay_inside_of_the_chart_and_text_is_escaped(rows: list[tuple[str,
 @example([[5e-324]], None)
 def test_curves_stay_inside_of_the_chart(runs: list[list[float]], level: float | None) -> None:
     lines = [
-        svg.Line(f"l{n}", tuple(y), tuple(v / 2 for v in y), tuple(y)) for n, y in enumerate(runs)
+        CurveLine(f"l{n}", tuple(y), tuple(v / 2 for v in y), tuple(y)) for n, y in enumerate(runs)
     ]
     root = ElementTree.fromstring(svg.curves(lines, "t", level=level))
     width, height = float(root.attrib["width"]), float(root.attrib["height"])

@@ -121,6 +121,13 @@ def scale(code: bytes) -> Callable[[Layout, Layout], Artifact]:
 
     def make(x: Layout, y: Layout) -> Artifact:
         params = (Param("x", F32, (2, 12), x), Param("y", F32, (2, 12), y))
-        return Artifact(code, "scale", params, 1, 0, 64, host().key)
+        return Artifact(
+            code=code,
+            entry="scale",
+            params=params,
+            n_outputs=1,
+            workspace_per_thread=64,
+            target_key=host().key,
+        )
 
     return make

@@ -15,6 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure, ShapeError
+from loopwright.kernel_call import Form
 from loopwright.layout import Array, Layout
 from loopwright.runtime.cpu.kernel import CpuDevice, Module, aligned_copy, aligned_empty
 from loopwright.runtime.cpu.loader import load, runnable_keys
@@ -185,6 +186,18 @@ def test_aligned_empty_is_aligned(shape: tuple[int, ...], dtype: str) -> None:
 def test_a_kernel_for_another_target_is_refused(scale: Make) -> None:
     with pytest.raises(ConfigError, match=r"made for aarch64-neon-12345678, this machine runs"):
         load(replace(scale(PLAIN, PLAIN), target_key="aarch64-neon-12345678"))
+
+
+def test_a_kernel_that_uses_what_this_machine_lacks_is_refused(scale: Make) -> None:
+    wanting = replace(scale(PLAIN, PLAIN), requires=(*host().features, "sse9", "mma"))
+    with pytest.raises(ConfigError, match=r"^the kernel uses mma, sse9, which this machine does"):
+        load(wanting)
+
+
+@pytest.mark.parametrize("form", [form for form in Form if form is not Form.OBJECT])
+def test_code_that_is_no_object_is_refused(scale: Make, form: Form) -> None:
+    with pytest.raises(ConfigError, match=rf"^kernel scale is {form.value} code .* runs object"):
+        load(replace(scale(PLAIN, PLAIN), form=form))
 
 
 def test_a_kernel_for_a_smaller_instruction_set_is_taken() -> None:

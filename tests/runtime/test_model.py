@@ -200,8 +200,8 @@ with lw.load(sys.argv[1]) as model:
 print(*sys.modules)
 """
 NEEDED = {
-    "errors", "jsonio", "layout", "settings", "target", "version", "weights", "ir", "runtime",
-    "codegen.artifact", "codegen.driver",
+    "errors", "fields", "jsonio", "kernel_call", "layout", "settings", "target", "version",
+    "weights", "ir", "runtime", "codegen.artifact", "codegen.llvm", "codegen.llvm.driver",
 }  # fmt: skip
 
 

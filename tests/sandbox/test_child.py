@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loopwright.sandbox.server
+from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind, Stage
 from loopwright.sandbox.child import Area, Batch, failure, times
-from loopwright.sandbox.wire import RunReply, RunRequest
+from loopwright.sandbox.wire import RunReply
 
 TOKEN = bytes(range(16))
 REPLY = RunReply(ns=(12.5, 13.0))
@@ -82,7 +83,10 @@ def test_the_measuring_process_imports_no_compiler() -> None:
     )
     packages = {name.split(".")[1] for name in done.stdout.split()}
 
-    assert packages <= {"errors", "settings", "layout", "weights", "runtime", "measure"}
+    assert packages <= {
+        *("errors", "settings", "layout", "weights", "outcome", "plugins"),
+        *("fields", "kernel_call", "runtime", "sandbox"),
+    }
 
 
 @pytest.mark.parametrize("stage", [Stage.LOAD, Stage.RUN])
@@ -111,22 +115,21 @@ class Kernel:
         return Batch(self.ns * count * (10 if slow else 1), count, slow)
 
 
-PLAN = RunRequest(
-    code=b"",
+PLAN = KernelCall(
+    id=0,
+    code=bytes(32),
     entry="k",
     params=(),
     n_outputs=0,
     workspace=0,
     threads=1,
-    cores=(0,),
     seed=0,
     want_output=False,
     warmup=1,
     repeats=3,
-    min_repeat_s=0.001,
-    run_timeout_s=1.0,
+    min_repeat_us=1000,
+    run_timeout_ms=1000,
     run_memory=1,
-    abandon_ns=None,
 )
 
 

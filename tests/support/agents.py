@@ -35,11 +35,10 @@ from loopwright.fleet.wire.messages import (
     PutHead,
     Result,
     RunBatch,
-    RunItem,
     Stored,
-    WireParam,
 )
 from loopwright.fleet.words import Health, Occupancy, Tier
+from loopwright.kernel_call import KernelCall, WireParam
 from loopwright.measure.run import cores_for
 
 KEY = b"k" * 32
@@ -122,11 +121,11 @@ def ticket(agent: Agent, epoch: int, **changes: object) -> Ticket:
     return msgspec.structs.replace(plain, **changes)
 
 
-def item(code: bytes, entry: str, number: int = 0, /, **changes: object) -> RunItem:
+def item(code: bytes, entry: str, number: int = 0, /, **changes: object) -> KernelCall:
     """A run of a kernel with the ABI of `double` of `measure_kernels`."""
     layout = ((0, 1, 0),)
     params = tuple(WireParam(name, "float32", (N,), layout) for name in "xy")
-    plain = RunItem(
+    plain = KernelCall(
         number,
         hashlib.sha256(code).digest(),
         f"k_{entry}",
@@ -173,11 +172,11 @@ class Client:
             assert stored == Stored(digest), stored
         return digest
 
-    async def run(self, *items: RunItem) -> list[Result]:
+    async def run(self, *items: KernelCall) -> list[Result]:
         """The results of a batch."""
         return [result for result, _ in [await one for one in await self.batch(*items)]]
 
-    async def batch(self, *items: RunItem) -> list[object]:
+    async def batch(self, *items: KernelCall) -> list[object]:
         self.link.send(RunBatch(items))
         return [self.result() for _ in items]
 

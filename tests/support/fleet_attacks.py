@@ -17,7 +17,7 @@ from fleet_links import KEY, STATE, USER, Folk, run
 
 from loopwright.errors import FleetError
 from loopwright.fleet.security.handshake import Facts, accept_session, welcome
-from loopwright.fleet.security.mac import FrameMac
+from loopwright.fleet.security.mac import FrameMac, channel_macs
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
@@ -97,7 +97,7 @@ def bytes_at(data: bytes, *, key: bytes | None = None) -> Assault:
     async def assault(tally: Tally) -> None:
         link, sock = await victim(tally)
         if key is not None:
-            link.protect(key, dialer=False)
+            link.protect(*channel_macs(key, dialer=False))
         try:
             await asyncio.get_running_loop().sock_sendall(sock, data)
             sock.shutdown(socket.SHUT_WR)

@@ -26,8 +26,9 @@ from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.link import Link, pair
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
 from loopwright.ir.dtype import F32
+from loopwright.kernel_call import KernelCall
 from loopwright.layout import Layout
 from loopwright.outcome import MeasurePlan
 from loopwright.space.config import Config
@@ -38,7 +39,7 @@ WAIT_S = 30.0
 CLASS = "a-board-4c-00000000"
 
 
-async def well(device: str, item: RunItem, code: bytes) -> Result:
+async def well(device: str, item: KernelCall, code: bytes) -> Result:
     """What a device does that measures whatever it is given."""
     del device, code
     return timed(item, 1000.0)
@@ -167,4 +168,6 @@ class TextBuilders:
 def artifact(text: str) -> Artifact:
     """An artifact whose object code is `text`."""
     params = (Param("x", F32, (4,), Layout.plain(1)), Param("y", F32, (4,), Layout.plain(1)))
-    return Artifact(text.encode(), "k", params, 1, 0, 0, host().key)
+    return Artifact(
+        code=text.encode(), entry="k", params=params, n_outputs=1, target_key=host().key
+    )

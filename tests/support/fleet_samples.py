@@ -10,6 +10,7 @@ from pathlib import Path
 
 from loopwright.fleet.wire import messages as m
 from loopwright.fleet.wire.frame import Frame
+from loopwright.kernel_call import KernelCall, WireParam
 
 GOLDEN = Path(__file__).parent.parent / "fleet" / "wire" / "golden" / "protocol-1.txt"
 DIGEST, NONCE = bytes(range(32)), bytes(range(32, 64))
@@ -23,8 +24,8 @@ DEVICE = m.DeviceInfo(
     1,
 )
 REPORT = m.DeviceReport("lab/cpu0", "active", "good", "lease-1", 7, 7, 0.01, 51.5, "warm")
-PARAM = m.WireParam("a", "float32", (4, 8), ((0, 8, 4), (1, 1, 8)), "winograd")
-ITEM = m.RunItem(
+PARAM = WireParam("a", "float32", (4, 8), ((0, 8, 4), (1, 1, 8)), "winograd")
+ITEM = KernelCall(
     3, DIGEST, "kernel_0", (PARAM,), 1, 4096, 2, 11, True, 1, 5, 100, 2000, 1 << 30, 1.5e6, NONCE
 )
 ORDER = m.DeviceOrder("lab/cpu0", "lease-1", 7, 9000, "enabled", True, True, "y", 6)

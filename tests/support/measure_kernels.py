@@ -187,7 +187,14 @@ def artifact(code: bytes, entry: str) -> Artifact:
     """An artifact of `code` with the ABI of `double` and 256 bytes of workspace."""
     plain = Layout.plain(1)
     params = (Param("x", F32, (N,), plain), Param("y", F32, (N,), plain))
-    return Artifact(code, f"k_{entry}", params, 1, 256, 0, host().key)
+    return Artifact(
+        code=code,
+        entry=f"k_{entry}",
+        params=params,
+        n_outputs=1,
+        workspace_shared=256,
+        target_key=host().key,
+    )
 
 
 def double_workload() -> Workload:

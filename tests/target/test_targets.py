@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 import loopwright as lw
 from loopwright.errors import ConfigError
-from loopwright.records.record import from_line
 from loopwright.records.shipped import FOLDER, ShippedRecords
 from loopwright.records.store import Query
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host, machine_of
 from loopwright.target.parse import parse
 from loopwright.target.presets import EXTENSIONS, PRESETS, keys_for
@@ -40,9 +41,9 @@ def test_kernels_that_use_no_extension_keep_their_key(name: str) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.gz")), ids=lambda p: p.name)
-def test_records_that_ship_are_found_by_machines_with_extensions(path) -> None:
+def test_records_that_ship_are_found_by_machines_with_extensions(path: Path) -> None:
     name = next(name for name, key in KEYS.items() if path.name.startswith(key))
-    shipped = [from_line(line) for line in gzip.open(path, "rt", encoding="utf-8")]
+    shipped = gzip.decompress(path.read_bytes()).decode().splitlines()
     target = with_all_extensions(name)
     found = ShippedRecords(target).best(Query(target=target.key))
     assert len(found) == len(shipped) > 0
@@ -138,6 +139,6 @@ def test_the_public_name_of_targets_is_what_all_of_them_are() -> None:
 
 
 @pytest.mark.parametrize("preset", PRESETS.values(), ids=str)
-def test_every_preset_says_where_its_figures_come_from(preset) -> None:
+def test_every_preset_says_where_its_figures_come_from(preset: CpuTarget) -> None:
     assert preset.kind == "cpu"
     assert len(preset.core.source) > 40

@@ -11,12 +11,11 @@ from dataclasses import replace
 
 from loopwright import weights
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.llvm.emit import emit
-from loopwright.codegen.llvm.object_code import assemble
+from loopwright.codegen.backends import backend
 from loopwright.lower.pipeline import finish, lower
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
-from loopwright.target.union import Target, require_cpu
+from loopwright.target.union import Target
 from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
 
@@ -29,16 +28,26 @@ def compile_schedule(
     any_address: bool = False,
     alignment: int = 64,
     in_place: Mapping[str, str] | None = None,
+    language: str | None = None,
 ) -> Artifact:
     """The object code of a schedule; with `any_address` it takes plain inputs at any address.
 
     Args:
         alignment: bytes that the memory of arguments that are no constants is a multiple of.
         in_place: inputs whose memory is an output's, by name.
+        language: what the code is written in first; the usual one of the target when None.
 
-    Raises: ScheduleError when it has no meaning as loops.
+    Raises: ScheduleError when it has no meaning as loops; ConfigError for a language that the
+        target has not.
     """
+    writer = backend(target.kind, language)
     kernel = finish(lower(schedule, name, in_place))
+    params = _params(schedule, alignment, any_address=any_address)
+    return writer.artifact(kernel, params, target)
+
+
+def _params(schedule: Schedule, alignment: int, *, any_address: bool) -> tuple[Param, ...]:
+    """How each argument of a schedule lies in memory."""
     loose = schedule.workload.inputs if any_address else ()
     transforms = dict(schedule.workload.transforms)
     params = []
@@ -52,8 +61,7 @@ def compile_schedule(
         if layout.is_plain and tensor in loose:
             param = replace(param, alignment=tensor.dtype.nbytes)
         params.append(param)
-    cpu = require_cpu(target, "LLVM")
-    return assemble(emit(kernel, tuple(params), cpu), cpu)
+    return tuple(params)
 
 
 def kernel_name(task: Task, config: Config) -> str:
@@ -64,8 +72,8 @@ def kernel_name(task: Task, config: Config) -> str:
     return f"{task.workload.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def compile_config(task: Task, config: Config) -> Artifact:
-    """The object code of one config of a task."""
+def compile_config(task: Task, config: Config, language: str | None = None) -> Artifact:
+    """The object code of one config of a task; `language` as for `compile_schedule`."""
     return compile_schedule(
         scheduled(task, config),
         task.target,
@@ -73,4 +81,14 @@ def compile_config(task: Task, config: Config) -> Artifact:
         any_address=task.template.any_address,
         alignment=task.alignment,
         in_place=dict(task.in_place),
+        language=language,
     )
+
+
+def source_text(task: Task, config: Config, language: str | None = None) -> str:
+    """The source that `compile_config` assembles, in its language."""
+    writer = backend(task.target.kind, language)
+    schedule = scheduled(task, config)
+    kernel = finish(lower(schedule, kernel_name(task, config), dict(task.in_place)))
+    params = _params(schedule, task.alignment, any_address=task.template.any_address)
+    return writer.text(kernel, params, task.target)

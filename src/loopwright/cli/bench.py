@@ -29,8 +29,9 @@ from loopwright.errors import ConfigError, RecordsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from loopwright.cli.comparison import Row
     from loopwright.deploy.model import Part
-    from loopwright.peers.compare import Comparison, Plan
+    from loopwright.peers.compare import TimingPlan
 
 
 def bench(
@@ -71,14 +72,14 @@ def bench(
         bench_model(model, source, plan, parse_shapes(shape), output)
         return
     engines, threads = known_engines(compare), threads or 1
-    from loopwright.cli.report import as_json, as_table
+    from loopwright.cli.comparison import as_json, as_table
     from loopwright.deploy.model import load_model
-    from loopwright.peers.compare import Plan
+    from loopwright.peers.compare import TimingPlan
 
     found = load_model(model, threads=threads, shapes=parse_shapes(shape))
     parts = [found.parts[i] for i in select(tasks, len(found.parts))]
     url = records_url(context, records)
-    rows, missing = timed(parts, url, engines, threads, Plan(rounds=rounds or 7))
+    rows, missing = timed(parts, url, engines, threads, TimingPlan(rounds=rounds or 7))
     if not rows:
         raise RecordsError(missing[0])
     if output is Output.JSON:
@@ -111,7 +112,7 @@ def bench_model(
     import tempfile
     from pathlib import Path
 
-    from loopwright.cli.models_report import models_json, models_table
+    from loopwright.cli.comparison import models_json, models_table
     from loopwright.deploy.compile import compile as compile_model
     from loopwright.report.compare import compare_model
     from loopwright.runtime.model_file import is_model_file, read_manifest
@@ -158,20 +159,12 @@ def source_of(model: str, name: str, engines: Sequence[str]) -> str | None:
     return None
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One task of the model and how it did."""
-
-    part: Part
-    config: str
-    comparison: Comparison
-
-
 def timed(
-    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: Plan
+    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: TimingPlan
 ) -> tuple[list[Row], list[str]]:
     """A row for each of `parts` that has a record, and why the others have none."""
     from loopwright.api.program import Compiler, best_record, example_inputs
+    from loopwright.cli.comparison import Row
     from loopwright.peers.compare import KERNEL, PLAIN, compare, peers_on
     from loopwright.peers.wire import OpSpec
     from loopwright.records.store import SqlStore

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from loopwright.ops.attrs import AttrValue
+
+Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
 
 _UNKNOWN_WIDTH, _FILE_WIDTH = 80, 200
 _SHORT = {"strides": ("s", 1), "padding": ("p", 0), "dilation": ("d", 1)}
@@ -37,7 +39,7 @@ class Output(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Session:
+class Invocation:
     """What `main` hands to the commands, and gets back from the options before them."""
 
     settings: Settings = field(default_factory=from_environment)
@@ -120,8 +122,8 @@ def settings_of(
     sign: Path | None = None,
 ) -> Settings:
     """The settings that `main` read; what the options of a command say goes before them."""
-    session = context.find_object(Session)
-    found = (session or Session()).settings
+    invocation = context.find_object(Invocation)
+    found = (invocation or Invocation()).settings
     return replace(found, token=token or found.token, ca=ca or found.ca, sign=sign or found.sign)
 
 

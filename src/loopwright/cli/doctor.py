@@ -23,7 +23,7 @@ REGION_THREADS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class MachineFigures:
     """What this machine is and what it can do; speeds are measured now.
 
     `fma_gflops` is the peak of float32 multiply-adds by number of threads, `fed_gflops` that of one
@@ -99,7 +99,7 @@ def _show_machine(context: typer.Context, output: Output) -> None:
             screen.print(f"  {found.package.name:<12} {what}", markup=False)
 
 
-def measure() -> Machine:
+def measure() -> MachineFigures:
     """This machine, measured now; it takes about a second."""
     from loopwright.records.device import fingerprint
     from loopwright.runtime.cpu import machine
@@ -110,7 +110,7 @@ def measure() -> Machine:
     target, found = host(), facts()
     bandwidth = machine.measure_bandwidth()
     threads = sorted({1, target.cores})
-    return Machine(
+    return MachineFigures(
         model=found.model,
         kernel=found.kernel,
         target=target.key,
@@ -131,7 +131,7 @@ def measure() -> Machine:
     )
 
 
-def _lines(machine: Machine) -> list[tuple[str, str]]:
+def _lines(machine: MachineFigures) -> list[tuple[str, str]]:
     peaks = ", ".join(
         f"{gflops:.0f} GFLOP/s on {threads} thread{'s' if threads > 1 else ''}"
         for threads, gflops in machine.fma_gflops.items()

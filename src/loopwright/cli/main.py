@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from loopwright.cli.common import Session
+from loopwright.cli.common import Invocation
 from loopwright.errors import InternalError, LoopwrightError
 from loopwright.version import __version__
 
@@ -25,7 +25,7 @@ _COMMANDS = {
     "optimize": ("optimize", "optimize"),
     "run": ("run", "run"),
     "profile": ("run", "profile"),
-    "report": ("report_page", "report"),
+    "report": ("report", "report"),
     "export": ("export", "export"),
     "bench": ("bench", "bench"),
     "records": ("records", "app"),
@@ -97,34 +97,34 @@ def options(
 ) -> None:
     """Learns to write fast tensor programs."""
     del version
-    session = context.find_object(Session)
-    if session is not None:
-        session.traceback = session.traceback or traceback
+    invocation = context.find_object(Invocation)
+    if invocation is not None:
+        invocation.traceback = invocation.traceback or traceback
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default); the exit code."""
-    session: Session | None = None
+    invocation: Invocation | None = None
     try:
-        session = Session()
-        session.traceback = session.settings.traceback
+        invocation = Invocation()
+        invocation.traceback = invocation.settings.traceback
         words = sys.argv[1:] if argv is None else argv
-        application(_named(words))(args=words, obj=session, prog_name="loopwright")
+        application(_named(words))(args=words, obj=invocation, prog_name="loopwright")
     except LoopwrightError as error:
-        _tell(str(error), session)
+        _tell(str(error), invocation)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  # the process boundary: nothing is above
         what = f"{type(error).__name__}: {error}"
-        _tell(f"a bug of ours, please report it with what --traceback shows: {what}", session)
+        _tell(f"a bug of ours, please report it with what --traceback shows: {what}", invocation)
         return InternalError.exit_code
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     return 0
 
 
-def _tell(message: str, session: Session | None) -> None:
+def _tell(message: str, invocation: Invocation | None) -> None:
     """Write `message` as one line, after the traceback if that was asked for."""
-    if session is not None and session.traceback:
+    if invocation is not None and invocation.traceback:
         traceback.print_exc()
     print(f"loopwright: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  # typer may be broken
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from loopwright.cli.report import Json
+    from loopwright.cli.common import Json
     from loopwright.runtime.model_file import Manifest
 
 

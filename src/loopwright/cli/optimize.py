@@ -31,8 +31,8 @@ from loopwright.cli.tune import INTERRUPTED, PolicyOption, SeedOption
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loopwright.cli.progress import View
-    from loopwright.cli.report import Json
+    from loopwright.cli.common import Json
+    from loopwright.cli.progress import ProgressView
     from loopwright.deploy.model import Part
     from loopwright.deploy.optimize import Optimized, TuneOptions
     from loopwright.runtime.model_file import Manifest
@@ -128,7 +128,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._view: View | None = None
+        self._view: ProgressView | None = None
         self._screen = console(stderr=True)
 
     def __enter__(self) -> _Watch:

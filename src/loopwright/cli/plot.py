@@ -67,22 +67,15 @@ def plot(
 
 def _panel(curves: list[Curve], engines: Sequence[str]) -> Panel:
     """What is drawn of one task."""
-    from loopwright.report.figure import Line, Panel
+    from loopwright.report.drawn import line_of
+    from loopwright.report.figure import Panel
 
     first = curves[0]
-    lines = [
-        Line(
-            label=curve.policy,
-            median=tuple(curve.median.tolist()),
-            low=tuple(curve.gflops.min(axis=0).tolist()),
-            high=tuple(curve.gflops.max(axis=0).tolist()),
-        )
-        for curve in curves
-    ]
+    lines = tuple(line_of(curve, curve.policy) for curve in curves)
     title = describe(first.operator, first.attrs)
     if first.key.threads > 1:
         title += f", {first.key.threads} threads"
-    return Panel(title, tuple(lines), tuple((e, _peer_gflops(e, first)) for e in engines))
+    return Panel(title, lines, tuple((e, _peer_gflops(e, first)) for e in engines))
 
 
 def _peer_gflops(engine: str, curve: Curve) -> float:

@@ -19,7 +19,7 @@ _FRAME = 6  # lines of a live view that are not tasks
 _BAR = 16  # characters
 
 
-class View(Protocol):
+class ProgressView(Protocol):
     """Shows a board; told when it changed."""
 
     def changed(self) -> None:
@@ -28,7 +28,7 @@ class View(Protocol):
 
 
 @contextmanager
-def show(board: Board, console: Console) -> Iterator[View]:
+def show(board: Board, console: Console) -> Iterator[ProgressView]:
     """Shows `board` on `console` while the block runs, live if it is a terminal."""
     if not console.is_terminal:
         lines = Lines(board, console)

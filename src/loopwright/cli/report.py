@@ -1,118 +1,86 @@
-"""The result table: our programs beside the peers, as text and as JSON."""
+"""`loopwright report model.lw`: a page on how a tuned model runs and how it came about."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
+import typer
 
-from loopwright.cli.common import describe, show_ns, table
-from loopwright.peers.compare import KERNEL, PLAIN, geometric_mean
+from loopwright.cli.common import (
+    CompareOption,
+    RecordsOption,
+    console,
+    known_engines,
+    own_records,
+)
+from loopwright.cli.run import FileArgument, RunsOption, ThreadsOption
+from loopwright.errors import ModelError
 
 if TYPE_CHECKING:
-    from loopwright.cli.bench import Row
+    from collections.abc import Sequence
 
-Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
-
-
-def as_table(label: str, threads: int, rows: Sequence[Row]) -> Table:
-    """One line a task; ratios above 1 mean that ours is faster than a whole call of the peer."""
-    peers = sorted({name for row in rows for name in row.comparison.peers})
-    columns = ["", "task", ">kernel", ">GFLOP/s", ">plain"]
-    for peer in peers:
-        columns += [f">{peer}", ">GFLOP/s", ">ratio"]
-    lines = []
-    for row in rows:
-        comparison = row.comparison
-        kernel = comparison.ours[KERNEL]
-        cells = [
-            f"{row.part.count} x",
-            describe(row.part.task.operator, row.part.task.attrs),
-            show_ns(kernel.median_ns),
-            f"{comparison.gflops(kernel):.1f}",
-            show_ns(comparison.ours[PLAIN].median_ns) if PLAIN in comparison.ours else "",
-        ]
-        for peer in peers:
-            cells += _peer_cells(row, peer)
-        lines.append(cells)
-    made = table(columns, lines, title=f"{label}, {threads} thread{'s' if threads > 1 else ''}")
-    if peers:
-        made.add_section()
-        made.add_row(*_totals(rows, peers))
-    return made
+PageOption = Annotated[Path, typer.Option("--out", "-o", help="The page to write.")]
+SourceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model", help="The ONNX model that others run [the bundled one of the same name]."
+    ),
+]
 
 
-def _peer_cells(row: Row, peer: str) -> list[str]:
-    timing, ratio = row.comparison.peers.get(peer), row.comparison.ratio_to(peer)
-    if timing is None or ratio is None:
-        return ["-", "-", "-"]
-    return [show_ns(timing.median_ns), f"{row.comparison.gflops(timing):.1f}", f"{ratio:.2f}"]
+def report(
+    context: typer.Context,
+    model: FileArgument,
+    *,
+    out: PageOption = Path("report.html"),
+    records: RecordsOption = None,
+    compare: CompareOption = None,
+    source: SourceOption = None,
+    threads: ThreadsOption = None,
+    runs: RunsOption = 20,
+) -> None:
+    """Write a page on a tuned model: the time of every kernel, and how it was tuned.
+
+    The page is one file that needs nothing else. With --compare it says what others take.
+    """
+    from loopwright.peers.peer import MODEL_PEERS
+    from loopwright.records.store import SqlStore
+    from loopwright.report.page import page
+    from loopwright.report.report import gather
+
+    engines = known_engines(compare, MODEL_PEERS)
+    if out.is_dir() or not out.parent.is_dir():
+        raise ModelError(f"{out} cannot be written: give a file in a folder that is there")
+    with ExitStack() as stack:
+        url = records or own_records(context)
+        store = None if url is None else stack.enter_context(SqlStore(url, create=False))
+        others = peers(model, source, engines, threads)
+        found = gather(model, threads=threads, runs=runs, records=store, others=others)
+    try:
+        out.write_text(page(found), encoding="utf-8")
+    except OSError as error:
+        raise ModelError(f"{out} cannot be written: {error.strerror}") from error
+    console().print(
+        f"{out}: {found.manifest.name}, {found.ms:.3g} ms a call, {len(found.kernels)} kernels, "
+        f"{found.trials} trials",
+        markup=False,
+    )
 
 
-def _totals(rows: Sequence[Row], peers: Sequence[str]) -> list[str]:
-    """The last line: all operators as often as the model computes them, geometric mean ratios."""
-    cells = ["", "all, as often as computed; geometric mean"]
-    cells += [show_ns(_sum(rows, "ours", KERNEL)), "", show_ns(_sum(rows, "ours", PLAIN))]
-    for peer in peers:
-        mean = _mean_ratio(rows, peer)
-        cells += [show_ns(_sum(rows, "peers", peer)), "", "-" if mean is None else f"{mean:.2f}"]
-    return cells
+def peers(
+    model: Path, source: str | None, engines: Sequence[str], threads: int | None
+) -> dict[str, float]:
+    """Milliseconds of a call of each engine that can run the model, and of ours, in turns."""
+    if not engines:
+        return {}
+    from loopwright.report.compare import compare_model
+    from loopwright.runtime.model_file import read_manifest
 
-
-def _sum(rows: Sequence[Row], kind: Literal["ours", "peers"], name: str) -> float:
-    """Nanoseconds of all rows, each as often as the model computes it; NaN if one has no time."""
-    total = 0.0
-    for row in rows:
-        timing = getattr(row.comparison, kind).get(name)
-        total += math.nan if timing is None else timing.median_ns * row.part.count
-    return total
-
-
-def _mean_ratio(rows: Sequence[Row], peer: str) -> float | None:
-    return geometric_mean(r for row in rows if (r := row.comparison.ratio_to(peer)) is not None)
-
-
-def as_json(label: str, threads: int, rows: Sequence[Row], missing: Sequence[str]) -> Json:
-    """The same figures as one JSON object; times are medians in nanoseconds."""
-    peers = sorted({name for row in rows for name in row.comparison.peers})
-    return {
-        "model": label,
-        "threads": threads,
-        "ops": [_row_json(row) for row in rows],
-        "missing": list(missing),
-        "total_ns": {
-            "kernel": _sum(rows, "ours", KERNEL),
-            "plain": _sum(rows, "ours", PLAIN),
-            **{peer: _number(_sum(rows, "peers", peer)) for peer in peers},
-        },
-        "geometric_mean_ratio": {peer: _mean_ratio(rows, peer) for peer in peers},
-    }
-
-
-def _row_json(row: Row) -> Json:
-    comparison = row.comparison
-    timings = {
-        **comparison.ours,
-        **comparison.peers,
-        **{f"{name} kernel": timing for name, timing in comparison.peer_kernels.items()},
-    }
-    attrs: Json = {k: [*v] if isinstance(v, tuple) else v for k, v in row.part.task.attrs}
-    return {
-        "operator": row.part.task.operator,
-        "attrs": attrs,
-        "count": row.part.count,
-        "flops": comparison.flops,
-        "config": row.config,
-        "ns": {name: timing.median_ns for name, timing in timings.items()},
-        "spread": {name: timing.spread for name, timing in timings.items()},
-        "gflops": {name: comparison.gflops(timing) for name, timing in timings.items()},
-        "ratio": {name: comparison.ratio_to(name) for name in comparison.peers},
-        "forms": dict(comparison.forms),
-    }
-
-
-def _number(value: float) -> float | None:
-    """`value`, or None where it is not a number."""
-    return None if math.isnan(value) else value
+    manifest = read_manifest(model)
+    running = manifest.threads if threads is None else threads
+    found = compare_model(model, source or manifest.name, engines, running)
+    for name, why in found.refused.items():
+        console(stderr=True).print(f"{name} is left out: {why}", markup=False)
+    return {name: timing.median_ns / 1e6 for name, timing in found.timings.items()}

@@ -113,7 +113,7 @@ def profile(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the time of every kernel of a tuned model."""
-    from loopwright.report.names import short
+    from loopwright.report.drawn import short
     from loopwright.runtime.cpu.model import load_model
 
     with load_model(model, threads) as loaded:

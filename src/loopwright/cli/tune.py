@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loopwright.api.tune import Remote, TuneSettings
-    from loopwright.cli.bench import Row
+    from loopwright.cli.comparison import Row
     from loopwright.cli.tuned import TuneRun
     from loopwright.deploy.model import Part
     from loopwright.fleet.client.runner import FleetOptions
@@ -321,7 +321,7 @@ def _compared(
 ) -> tuple[Row, ...]:
     """The tuned ones of `parts` beside `engines`."""
     from loopwright.cli.bench import timed
-    from loopwright.peers.compare import Plan
+    from loopwright.peers.compare import TimingPlan
 
-    rows, _ = timed(parts, url, engines, threads, Plan())
+    rows, _ = timed(parts, url, engines, threads, TimingPlan())
     return tuple(rows)

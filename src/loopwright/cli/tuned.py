@@ -8,9 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from loopwright.api.tune import TuneSettings
-from loopwright.cli.bench import Row
-from loopwright.cli.common import describe, show_ns, table
-from loopwright.cli.report import Json, as_json, as_table
+from loopwright.cli.common import Json, describe, show_ns, table
+from loopwright.cli.comparison import Row, as_json, as_table
 from loopwright.deploy.model import Part
 from loopwright.search.result import TuneResult
 

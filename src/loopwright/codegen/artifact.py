@@ -1,6 +1,6 @@
-"""What code generation hands over: object code with all that is needed to call it.
+"""What code generation hands over: a kernel's code with all that is needed to run it.
 
-ABI of the entry point (C):
+`Artifact.form` says what the code is. Of an object, the entry point has this ABI (C):
 
     void entry(void *const *args, char *workspace, parallel_for_t parallel, void *pool);
     typedef void (*parallel_for_t)(void *pool, void (*body)(void *closure, int64_t begin,
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from loopwright import weights
 from loopwright.ir.dtype import DType
+from loopwright.kernel_call import CPU, Form, Launch, Loadable, WireParam
 from loopwright.layout import Array, Layout
 
 
@@ -49,6 +50,12 @@ class Param:
         """The shape of the memory, blocked dimensions included."""
         return self.layout.physical_shape(self.stored_shape)
 
+    @property
+    def wire(self) -> WireParam:
+        """The same for those who know no dtypes but their names."""
+        layout = tuple((p.dim, p.stride, p.extent) for p in self.layout.parts)
+        return WireParam(self.name, self.dtype.name, self.shape, layout, self.transform)
+
     def pack(self, array: Array) -> Array:
         """The caller's plain `array`, transformed and laid out."""
         return self.layout.pack(weights.apply(self.transform, array))
@@ -62,19 +69,43 @@ class Param:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Artifact:
-    """A compiled kernel. The last `n_outputs` params are written."""
+    """A kernel in the form that its device takes. The last `n_outputs` params are written.
+
+    `kind` is the kind of the device, `requires` the features that the code uses, by the names of
+    the target. An object needs no `launches`: its entry point is called.
+    """
 
     code: bytes
     entry: str
     params: tuple[Param, ...]
     n_outputs: int
-    workspace_shared: int
-    workspace_per_thread: int
     target_key: str
+    workspace_shared: int = 0
+    workspace_per_thread: int = 0
+    kind: str = CPU
+    form: Form = Form.OBJECT
+    launches: tuple[Launch, ...] = ()
+    requires: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the object code, hexadecimal."""
+        """SHA-256 of the code, hexadecimal."""
         return hashlib.sha256(self.code).hexdigest()
+
+    def workspace(self, threads: int) -> int:
+        """Bytes that a call on so many threads may use beside its arguments."""
+        return self.workspace_shared + threads * self.workspace_per_thread
+
+    def loadable(self, threads: int = 1) -> Loadable:
+        """The kernel as a device loads it, to be run on `threads` threads."""
+        return Loadable(
+            code=self.code,
+            form=self.form,
+            entry=self.entry,
+            params=tuple(param.wire for param in self.params),
+            n_outputs=self.n_outputs,
+            workspace=self.workspace(threads),
+            launches=self.launches,
+        )

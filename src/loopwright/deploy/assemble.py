@@ -11,12 +11,12 @@ from typing import TypeAlias
 import numpy as np
 
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.llvm.driver import Address, Base, Invocation, driver_text
+from loopwright.codegen.llvm.driver import ArgumentAddress, Base, Invocation, driver_text
 from loopwright.graph.fuse import Fused
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Array, Value
 from loopwright.graph.layouts import Chosen, Placed, alignment
-from loopwright.graph.plan import PlannedCall, Slot, Space, plan
+from loopwright.graph.plan import PlannedCall, Slot, SlotKind, plan
 from loopwright.runtime.cpu.kernel import ALIGNMENT, aligned_empty
 from loopwright.runtime.cpu.model import CONSTANTS, DRIVER, RUNTIME
 from loopwright.runtime.model_file import Bytes, CallInfo, Manifest, Port
@@ -82,6 +82,7 @@ def assemble(
         workspace_shared=_workspace(artifacts)[0],
         workspace_per_thread=_workspace(artifacts)[1],
         notes={},
+        requires=tuple(sorted({name for artifact in artifacts for name in artifact.requires})),
     )
     choices = {call.call.name: way for call, way in zip(planned.calls, chosen, strict=True)}
     return Assembled(manifest, sections, choices)
@@ -135,26 +136,28 @@ def _info(planned: PlannedCall, artifact: Artifact) -> CallInfo:
 
 def _addresses(
     fused: Fused, placed: Placed, planned: PlannedCall, artifact: Artifact, constants: _Constants
-) -> tuple[Address, ...]:
+) -> tuple[ArgumentAddress, ...]:
     call = planned.call
     names = (*call.inputs, *call.outputs)
     found = []
     for name, slot, param in zip(names, planned.arguments, artifact.params, strict=True):
-        if slot.space is Space.CONSTANT:
-            found.append(Address(Base.CONSTANTS, constants.place(param, fused.constants[name])))
+        if slot.kind is SlotKind.CONSTANT:
+            found.append(
+                ArgumentAddress(Base.CONSTANTS, constants.place(param, fused.constants[name]))
+            )
         else:
             found.append(_address(slot, len(placed.inputs)))
     return tuple(found)
 
 
-def _address(slot: Slot, inputs: int) -> Address:
-    match slot.space:
-        case Space.INPUT:
-            return Address(Base.IO, slot.offset, slot.index)
-        case Space.OUTPUT:
-            return Address(Base.IO, slot.offset, inputs + slot.index)
+def _address(slot: Slot, inputs: int) -> ArgumentAddress:
+    match slot.kind:
+        case SlotKind.INPUT:
+            return ArgumentAddress(Base.IO, slot.offset, slot.index)
+        case SlotKind.OUTPUT:
+            return ArgumentAddress(Base.IO, slot.offset, inputs + slot.index)
         case _:
-            return Address(Base.MEMORY, slot.offset)
+            return ArgumentAddress(Base.MEMORY, slot.offset)
 
 
 @dataclass(slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from loopwright.graph.fuse import Kernel
+from loopwright.graph.fuse import FusedKernel
 from loopwright.graph.layouts import Chosen, Layouts, alignment
 from loopwright.ir.stmt import LoopKind
 from loopwright.records.device import fingerprint
@@ -81,7 +81,7 @@ class Chooser:
     """How kernels are computed for which that is settled, by name."""
     _known: dict[tuple[str, Layouts], Chosen] = field(default_factory=dict, init=False)
 
-    def __call__(self, kernel: Kernel, layouts: Layouts) -> Chosen:
+    def __call__(self, kernel: FusedKernel, layouts: Layouts) -> Chosen:
         """How `kernel` is computed, given the layouts that are fixed already."""
         settled = self.pinned.get(kernel.name)
         if settled is not None and settled.task.layouts == layouts:
@@ -91,7 +91,7 @@ class Chooser:
             self._known[key] = self._choose(tasks(kernel, self.options, layouts))
         return self._known[key]
 
-    def alternatives(self, kernel: Kernel) -> tuple[Chosen, ...]:
+    def alternatives(self, kernel: FusedKernel) -> tuple[Chosen, ...]:
         """The way to compute `kernel`, and others that were measured with other layouts.
 
         Each is the fastest with its layouts.
@@ -167,7 +167,7 @@ def _shares_evenly(task: Task, config: Config) -> bool:
     return rounds * task.threads / extents[0] <= _UNEVEN
 
 
-def tasks(kernel: Kernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
+def tasks(kernel: FusedKernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
     """The tasks that compute a kernel, the one that is usually fastest first."""
     templates = templates_for(kernel.operator, kernel.workload, options.target)
     return tuple(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from loopwright.deploy.choose import BestRecords, Chooser, Options, exact_option
 from loopwright.deploy.make import TOLERANCE, Maker, require_tolerance
-from loopwright.errors import RecordsError
-from loopwright.frontends.onnx.bundled import bundled_paths, resolve
+from loopwright.errors import ModelError, RecordsError
+from loopwright.frontends.onnx.bundled import bundled_paths, resolve, shapes_of, weights_of
 from loopwright.frontends.onnx.file import import_onnx
-from loopwright.frontends.onnx.fill import shapes_of, weights_of
 from loopwright.frontends.onnx.importer import import_onnx_model
 from loopwright.frontends.torch.importer import from_torch
 from loopwright.graph.ir import Graph
@@ -20,6 +19,7 @@ from loopwright.graph.passes.pipeline import simplify
 from loopwright.records.shipped import ShippedRecords
 from loopwright.records.store import SqlStore
 from loopwright.runtime.cpu.model import Model
+from loopwright.runtime.model_file import is_model_file
 from loopwright.settings import from_environment
 from loopwright.target.parse import parse
 from loopwright.target.union import Target
@@ -85,6 +85,8 @@ def import_graph(
     if not isinstance(model, str | Path):
         return simplify(import_onnx_model(model, shapes))
     path = resolve(str(model))
+    if is_model_file(path):
+        raise ModelError(f"{path.name} is tuned already; give the ONNX file it was made of")
     if path in bundled_paths():
         loaded = import_onnx().load(str(path))
         loaded.graph.name = path.stem

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import enum
 
+from loopwright.outcome import FailureKind
+
 RUNTIME = "runtime"
 """The kind of module that is a device's native runtime."""
 NO_RUNTIME = "none"
@@ -124,6 +126,23 @@ BLAMES_CANDIDATE = frozenset(
     }
 )
 """Statuses that say something about the candidate; the others are retried elsewhere, once."""
+STATUS_OF = {
+    FailureKind.LOAD_ERROR: RunStatus.LOAD_ERROR,
+    FailureKind.WRONG_OUTPUT: RunStatus.WRONG_OUTPUT,
+    FailureKind.CRASH: RunStatus.CRASH,
+    FailureKind.OUT_OF_BOUNDS: RunStatus.OUT_OF_BOUNDS,
+    FailureKind.RUN_TIMEOUT: RunStatus.TIMEOUT,
+    FailureKind.RUN_MEMORY: RunStatus.OOM,
+    FailureKind.DEVICE_LOST: RunStatus.DEVICE_LOST,
+    FailureKind.REVOKED: RunStatus.REVOKED,
+    FailureKind.DRIFT: RunStatus.DRIFT,
+    FailureKind.WORKER_LOST: RunStatus.INFRA,
+}
+"""The status of a run that failed in a way that runs can; a violation is a crash of its own."""
+KIND_OF = {status: kind for kind, status in STATUS_OF.items()} | {
+    RunStatus.SANDBOX_VIOLATION: FailureKind.CRASH
+}
+"""The failure that a status other than OK stands for."""
 
 
 class Tier(enum.IntEnum):

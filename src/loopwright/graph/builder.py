@@ -17,7 +17,7 @@ _GROWTH = 4
 """How much larger than its inputs a folded constant may be beyond that."""
 
 
-class Builder:
+class GraphBuilder:
     """Appends nodes to a graph, names them, and folds those whose inputs are all constants.
 
     Names that are `reserved` are given by `rename` only.

@@ -5,8 +5,8 @@
   convolution and the 1x1 convolution that alone reads it are one kernel.
 - Other operators form groups: elementwise operators with the one reduction or rearrangement that
   they follow, as long as every value between them is read once.
-- Reshapes move nothing (`View`), and a concatenation (`Join`) may be a matter of where its parts
-  are written.
+- Reshapes move nothing (`ViewStep`), and a concatenation (`Join`) may be a matter of where its
+  parts are written.
 
 A value is computed once: groups never overlap.
 """
@@ -27,7 +27,7 @@ from loopwright.te.workload import Workload, workload
 
 
 @dataclass(frozen=True, slots=True)
-class Kernel:
+class FusedKernel:
     """A workload with the values that it reads and writes, in the order of its arguments.
 
     `operator` and `attrs` say what it is: an operator that can be asked for by name, or "fused"
@@ -48,7 +48,7 @@ class Kernel:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class ViewStep:
     """`output` is the elements of `source` in row-major order, in another shape."""
 
     name: str
@@ -60,11 +60,11 @@ class View:
 class Join:
     """`output` is its parts, one after another along `axis`; `kernel` copies them together."""
 
-    kernel: Kernel
+    kernel: FusedKernel
     axis: int
 
 
-Step: TypeAlias = Kernel | View | Join
+Step: TypeAlias = FusedKernel | ViewStep | Join
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,10 +81,10 @@ class Fused:
     constants: Mapping[str, Array]
 
     @property
-    def kernels(self) -> tuple[Kernel, ...]:
+    def kernels(self) -> tuple[FusedKernel, ...]:
         """The steps that compute, copies of a concatenation included."""
         found = (step.kernel if isinstance(step, Join) else step for step in self.steps)
-        return tuple(step for step in found if isinstance(step, Kernel))
+        return tuple(step for step in found if isinstance(step, FusedKernel))
 
 
 def fuse(graph: Graph) -> Fused:
@@ -97,7 +97,7 @@ def fuse(graph: Graph) -> Fused:
     steps: list[Step] = []
     for members in groups:
         step = _step(graph, members, constants)
-        if isinstance(step, View) and step.source in constants:
+        if isinstance(step, ViewStep) and step.source in constants:
             shape = graph.values[step.output].shape
             constants[step.output] = constants[step.source].reshape(shape)
         else:
@@ -115,17 +115,17 @@ def _value(array: Array) -> Value:
 def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -> Step:
     first, last = members[0], members[-1]
     if len(members) == 1 and first.op == "reshape":
-        return View(first.name, first.inputs[0], first.outputs[0])
+        return ViewStep(first.name, first.inputs[0], first.outputs[0])
     if anchors.is_anchor(graph, first):
         found = anchors.kernel(graph, members, constants)
-        return Kernel(
+        return FusedKernel(
             last.name,
             tuple(node.name for node in members),
-            found.operator,
-            found.attrs,
-            found.workload,
-            found.inputs,
-            last.outputs,
+            operator=found.operator,
+            attrs=found.attrs,
+            workload=found.workload,
+            inputs=found.inputs,
+            outputs=last.outputs,
             keeps_channels=True,
             has_constant_weight=found.inputs[1] in constants,
         )
@@ -232,7 +232,7 @@ MAX_MEMBERS = 24
 # workloads
 
 
-def _composed(graph: Graph, members: Sequence[Node]) -> Kernel:
+def _composed(graph: Graph, members: Sequence[Node]) -> FusedKernel:
     """The kernel of nodes that are not a known operator, by their definitions."""
     tensors: dict[str, Tensor] = {}
     inputs: dict[str, Tensor] = {}
@@ -263,14 +263,14 @@ def _composed(graph: Graph, members: Sequence[Node]) -> Kernel:
         name=_label(members),
         constants=[t.name for name, t in used.items() if name in graph.constants],
     )
-    return Kernel(
+    return FusedKernel(
         members[-1].name,
         tuple(node.name for node in members),
-        "fused",
-        (("ops", "+".join(node.op for node in members)),),
-        made_of,
-        tuple(used),
-        tuple(outputs),
+        operator="fused",
+        attrs=(("ops", "+".join(node.op for node in members)),),
+        workload=made_of,
+        inputs=tuple(used),
+        outputs=tuple(outputs),
         keeps_channels=all(_keeps_channels(graph, node) for node in members),
     )
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
-from loopwright.graph.fuse import Fused, Join, Kernel, View
+from loopwright.graph.fuse import Fused, FusedKernel, Join, ViewStep
 from loopwright.graph.ir import Value
 from loopwright.ir.dtype import U8
 from loopwright.layout import Layout
@@ -46,12 +46,12 @@ class Chosen:
         return {tensor.name: schedule.layout(tensor.name) for tensor in schedule.workload.args}
 
 
-Choose: TypeAlias = Callable[[Kernel, Layouts], Chosen]
+Choose: TypeAlias = Callable[[FusedKernel, Layouts], Chosen]
 """The way to compute a kernel, given layouts that are fixed already (of fused kernels)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredValue:
     """A value in memory: `key` names value and layout."""
 
     key: str
@@ -79,7 +79,7 @@ class Stored:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class PlacedKernel:
     """One kernel with the memory that it reads and writes.
 
     `constants` are the inputs that come ready from the file, by place.
@@ -103,7 +103,7 @@ class Alias:
     output: str
 
 
-PlacedStep: TypeAlias = Call | Alias
+PlacedStep: TypeAlias = PlacedKernel | Alias
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class Placed:
     """The steps of a model over stored values; `inputs` and `outputs` are keys of plain ones."""
 
     steps: tuple[PlacedStep, ...]
-    stored: Mapping[str, Stored]
+    stored: Mapping[str, StoredValue]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
 
@@ -123,11 +123,11 @@ def place(fused: Fused, choose: Choose, target: Target, threads: int) -> Placed:
         placer.put(name, Layout.plain(len(fused.values[name].shape)))
     for step in fused.steps:
         match step:
-            case View():
+            case ViewStep():
                 placer.view(step)
             case Join(kernel=kernel, axis=axis):
                 placer.kernel(kernel, axis)
-            case Kernel():
+            case FusedKernel():
                 placer.kernel(step, None)
     outputs = tuple(placer.output(name) for name in fused.graph.outputs)
     return Placed(tuple(placer.steps), placer.stored, tuple(fused.graph.inputs), outputs)
@@ -140,28 +140,28 @@ class _Placer:
     target: Target
     threads: int
     steps: list[PlacedStep] = field(default_factory=list)
-    stored: dict[str, Stored] = field(default_factory=dict)
+    stored: dict[str, StoredValue] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)  # how a value was made
     claimed: set[str] = field(default_factory=set)  # whose memory is an output's
 
     def put(self, name: str, layout: Layout) -> str:
         """The key of the value `name` made in `layout`."""
         self.layouts[name] = layout
-        self.stored[name] = Stored(name, self.fused.values[name], layout)
+        self.stored[name] = StoredValue(name, self.fused.values[name], layout)
         return name
 
     def is_constant(self, name: str) -> bool:
         """Whether the value comes with the model."""
         return name in self.fused.constants
 
-    def view(self, step: View) -> None:
+    def view(self, step: ViewStep) -> None:
         """Give the memory of a value another shape."""
         source = self.row_major(step.source)
         shape = self.fused.values[step.output].shape
         self.put(step.output, Layout.plain(len(shape)))
         self.steps.append(Alias(source, step.output))
 
-    def kernel(self, kernel: Kernel, axis: int | None) -> None:
+    def kernel(self, kernel: FusedKernel, axis: int | None) -> None:
         """Compute a kernel; its inputs are brought into the layouts it wants."""
         chosen = self.choose(kernel, given_layouts(self.fused, kernel, axis, self.layouts))
         wanted, made = argument_layouts(self.fused, kernel, chosen)
@@ -174,14 +174,14 @@ class _Placer:
                 inputs.append(self.changed(name, layout))
         outputs = [self.put(name, at) for name, at in zip(kernel.outputs, made, strict=True)]
         self.steps.append(
-            Call(
+            PlacedKernel(
                 kernel.name,
                 kernel.nodes,
                 chosen,
-                tuple(inputs),
-                tuple(outputs),
-                frozenset(constants),
-                axis,
+                inputs=tuple(inputs),
+                outputs=tuple(outputs),
+                constants=frozenset(constants),
+                join_axis=axis,
             )
         )
 
@@ -198,9 +198,9 @@ class _Placer:
             return name
         key = f"{name}%{layout}"
         if key not in self.stored:
-            self.stored[key] = Stored(key, value, layout)
+            self.stored[key] = StoredValue(key, value, layout)
             chosen = change(value, self.layouts[name], layout, self.target, self.threads)
-            self.steps.append(Call(key, (), chosen, (name,), (key,)))
+            self.steps.append(PlacedKernel(key, (), chosen, (name,), (key,)))
         return key
 
     def output(self, name: str) -> str:
@@ -211,11 +211,11 @@ class _Placer:
             value = self.fused.values[name]
             plain = Layout.plain(len(value.shape))
             copied = f"{name}%copy{len(self.claimed)}"
-            self.stored[copied] = Stored(copied, value, plain)
+            self.stored[copied] = StoredValue(copied, value, plain)
             if self.stored[copied].nbytes:  # of a tensor without elements there is nothing to copy
                 chosen = change(value, plain, plain, self.target, self.threads)
                 constant = frozenset({0} if self.is_constant(name) else ())
-                self.steps.append(Call(copied, (), chosen, (key,), (copied,), constant))
+                self.steps.append(PlacedKernel(copied, (), chosen, (key,), (copied,), constant))
             key = root = copied
         self.claimed.add(root)
         return key
@@ -229,7 +229,7 @@ class _Placer:
 
 
 def given_layouts(
-    fused: Fused, kernel: Kernel, axis: int | None, layouts: Mapping[str, Layout]
+    fused: Fused, kernel: FusedKernel, axis: int | None, layouts: Mapping[str, Layout]
 ) -> Layouts:
     """What is fixed of a fused kernel's layouts: its inputs as they are, its outputs as is best.
 
@@ -256,7 +256,7 @@ def given_layouts(
     return tuple((name, layout) for name, layout in found.items() if not layout.is_plain)
 
 
-def _join_blocked(kernel: Kernel, block: Layout, found: dict[str, Layout]) -> None:
+def _join_blocked(kernel: FusedKernel, block: Layout, found: dict[str, Layout]) -> None:
     """Ask for the parts of a concatenation in one layout, if each fills whole blocks."""
     size = max(part.extent for part in block.parts)
     if all(tensor.shape[1] % size == 0 for tensor in kernel.workload.inputs):
@@ -265,7 +265,7 @@ def _join_blocked(kernel: Kernel, block: Layout, found: dict[str, Layout]) -> No
 
 
 def argument_layouts(
-    fused: Fused, kernel: Kernel, chosen: Chosen
+    fused: Fused, kernel: FusedKernel, chosen: Chosen
 ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
     """The layouts of the values that a kernel reads, and of those that it makes.
 
@@ -303,7 +303,7 @@ def alignment(target: Target) -> int:
     return min(64, target.lanes(U8))
 
 
-def renamed(call: Call, keys: Mapping[str, str]) -> Call:
+def renamed(call: PlacedKernel, keys: Mapping[str, str]) -> PlacedKernel:
     """`call` on other memory."""
     return replace(
         call,

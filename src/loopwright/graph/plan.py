@@ -14,12 +14,12 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loopwright.graph.layouts import Alias, Call, Chosen, Placed, Stored
+from loopwright.graph.layouts import Alias, Chosen, Placed, PlacedKernel, StoredValue
 
 ALIGNMENT = 64
 
 
-class Space(enum.Enum):
+class SlotKind(enum.Enum):
     """Where an argument of a kernel lies."""
 
     INPUT = "input"
@@ -35,7 +35,7 @@ class Slot:
     `index` is the number of the input, output or constant.
     """
 
-    space: Space
+    kind: SlotKind
     index: int
     offset: int
 
@@ -47,13 +47,13 @@ class PlannedCall:
     `over` is the place of the input that its output is written over, if any.
     """
 
-    call: Call
+    call: PlacedKernel
     arguments: tuple[Slot, ...]
     over: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class MemoryPlan:
     """The calls in order. `constants` are the (call, place) of every constant argument.
 
     `nbytes` is the memory that values between kernels take, `sum_bytes` what they would take
@@ -70,7 +70,7 @@ def plan(
     placed: Placed,
     alignment: int,
     overwritable: Callable[[Chosen], Sequence[int]],
-) -> Plan:
+) -> MemoryPlan:
     """Where everything lies; parts of concatenations are multiples of `alignment` bytes.
 
     Args:
@@ -81,7 +81,7 @@ def plan(
         if isinstance(step, Alias):
             homes.move(step.output, step.source, 0)
     joined = _join(placed, homes, alignment)
-    calls = [s for s in placed.steps if isinstance(s, Call) and s.name not in joined]
+    calls = [s for s in placed.steps if isinstance(s, PlacedKernel) and s.name not in joined]
     over = _overwrite(placed, homes, calls, overwritable)
     offsets, nbytes = _allocate(placed, homes, calls)
     planned: list[PlannedCall] = []
@@ -90,32 +90,32 @@ def plan(
         slots = []
         for place, key in enumerate((*call.inputs, *call.outputs)):
             if place in call.constants and place < len(call.inputs):
-                slots.append(Slot(Space.CONSTANT, len(constants), 0))
+                slots.append(Slot(SlotKind.CONSTANT, len(constants), 0))
                 constants.append((number, place))
                 continue
             root, offset = homes.find(key)
             slots.append(_slot(placed, root, offset, offsets))
         planned.append(PlannedCall(call, tuple(slots), over.get(call.name)))
-    return Plan(tuple(planned), tuple(constants), nbytes, _sum_bytes(placed))
+    return MemoryPlan(tuple(planned), tuple(constants), nbytes, _sum_bytes(placed))
 
 
 def _sum_bytes(placed: Placed) -> int:
     """Bytes of all values that kernels write, each on its own, but the model's outputs."""
-    keys = {k for s in placed.steps if isinstance(s, Call) for k in s.outputs}
+    keys = {k for s in placed.steps if isinstance(s, PlacedKernel) for k in s.outputs}
     return sum(_padded(placed.stored[key]) for key in keys if key not in placed.outputs)
 
 
-def _padded(stored: Stored) -> int:
+def _padded(stored: StoredValue) -> int:
     """Bytes that a value takes where the next one begins at a multiple of ALIGNMENT."""
     return -(-stored.nbytes // ALIGNMENT) * ALIGNMENT
 
 
 def _slot(placed: Placed, root: str, offset: int, offsets: Mapping[str, int]) -> Slot:
     if root in placed.inputs:
-        return Slot(Space.INPUT, placed.inputs.index(root), offset)
+        return Slot(SlotKind.INPUT, placed.inputs.index(root), offset)
     if root in placed.outputs:
-        return Slot(Space.OUTPUT, placed.outputs.index(root), offset)
-    return Slot(Space.MEMORY, 0, offsets[root] + offset)
+        return Slot(SlotKind.OUTPUT, placed.outputs.index(root), offset)
+    return Slot(SlotKind.MEMORY, 0, offsets[root] + offset)
 
 
 @dataclass(slots=True)
@@ -141,14 +141,14 @@ class _Homes:
         else:
             self.inside[key] = (home, offset)
 
-    def stored(self, key: str) -> Stored:
+    def stored(self, key: str) -> StoredValue:
         """The value called `key`."""
         return self.placed.stored[key]
 
 
 def _join(placed: Placed, homes: _Homes, alignment: int) -> set[str]:
     """Let parts of concatenations lie in them. Returns the calls that then need not run."""
-    joins = [s for s in placed.steps if isinstance(s, Call) and s.join_axis is not None]
+    joins = [s for s in placed.steps if isinstance(s, PlacedKernel) and s.join_axis is not None]
     joins.sort(key=lambda call: -homes.stored(call.outputs[0]).nbytes)
     needless = set()
     for call in joins:
@@ -157,7 +157,7 @@ def _join(placed: Placed, homes: _Homes, alignment: int) -> set[str]:
     return needless
 
 
-def _is_in_stretches(call: Call, homes: _Homes, alignment: int) -> bool:
+def _is_in_stretches(call: PlacedKernel, homes: _Homes, alignment: int) -> bool:
     """Whether the parts are stretches of the result, one after another."""
     axis, whole = call.join_axis, homes.stored(call.outputs[0])
     physical = whole.layout.physical_shape(whole.value.shape)
@@ -171,7 +171,7 @@ def _is_in_stretches(call: Call, homes: _Homes, alignment: int) -> bool:
     return same and aligned and full and sum(part.nbytes for part in parts) == whole.nbytes
 
 
-def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
+def _put_together(call: PlacedKernel, placed: Placed, homes: _Homes) -> bool:
     """Let the parts lie in the result, or the result where its parts lie; False if neither can."""
     result = call.outputs[0]
     found = [homes.find(key) for key in call.inputs]
@@ -208,7 +208,7 @@ def _put_together(call: Call, placed: Placed, homes: _Homes) -> bool:
 def _overwrite(
     placed: Placed,
     homes: _Homes,
-    calls: Sequence[Call],
+    calls: Sequence[PlacedKernel],
     overwritable: Callable[[Chosen], Sequence[int]],
 ) -> dict[str, int]:
     """Let outputs lie in inputs that end with their call; the places of these, by call."""
@@ -234,7 +234,7 @@ def _overwrite(
     return found
 
 
-def _lives(homes: _Homes, calls: Sequence[Call]) -> dict[str, tuple[int, int]]:
+def _lives(homes: _Homes, calls: Sequence[PlacedKernel]) -> dict[str, tuple[int, int]]:
     """The first and the last call that has to do with each value with memory of its own."""
     lives: dict[str, tuple[int, int]] = {}
     for number, call in enumerate(calls):
@@ -247,7 +247,9 @@ def _lives(homes: _Homes, calls: Sequence[Call]) -> dict[str, tuple[int, int]]:
     return lives
 
 
-def _allocate(placed: Placed, homes: _Homes, calls: Sequence[Call]) -> tuple[dict[str, int], int]:
+def _allocate(
+    placed: Placed, homes: _Homes, calls: Sequence[PlacedKernel]
+) -> tuple[dict[str, int], int]:
     """An offset for every value with memory of its own, and the bytes of them all."""
     lives = _lives(homes, calls)
     own = [k for k in lives if k not in placed.inputs and k not in placed.outputs]

@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from loopwright.graph.fuse import Fused, Join, Kernel, View
+from loopwright.graph.fuse import Fused, FusedKernel, Join, ViewStep
 from loopwright.graph.ir import Value
 from loopwright.graph.layouts import Choose, Chosen, Layouts, argument_layouts, given_layouts
 from loopwright.layout import Layout
 
-Alternatives: TypeAlias = Callable[[Kernel], Sequence[Chosen]]
+Alternatives: TypeAlias = Callable[[FusedKernel], Sequence[Chosen]]
 """Ways to compute a kernel, each with the time it takes if there are several."""
 ChangeNs: TypeAlias = Callable[[Value, Layout, Layout], float]
 """Nanoseconds that it takes to copy a value from one layout into another."""
@@ -102,17 +102,17 @@ class _Search:
         """The row-major layout of a value."""
         return Layout.plain(len(self.fused.values[name].shape))
 
-    def after(self, state: _State, step: Kernel | View | Join) -> list[_State]:
+    def after(self, state: _State, step: FusedKernel | ViewStep | Join) -> list[_State]:
         """The states that a step leads to."""
         match step:
-            case View():
+            case ViewStep():
                 changed = self._read(state, step.source, self.plain(step.source))
                 return [self._made(changed, {step.output: self.plain(step.output)})]
             case Join(kernel=kernel, axis=axis):
                 return [self._follow(state, kernel, axis)]
-            case Kernel() if step.operator == "fused":
+            case FusedKernel() if step.operator == "fused":
                 return [self._follow(state, step, None)]
-            case Kernel():
+            case FusedKernel():
                 ways = self.choices[step.name]
                 several = len(ways) > 1
                 return [
@@ -139,7 +139,7 @@ class _Search:
                 state = self._read(state, name, self.plain(name))
         return state
 
-    def _follow(self, state: _State, kernel: Kernel, axis: int | None) -> _State:
+    def _follow(self, state: _State, kernel: FusedKernel, axis: int | None) -> _State:
         """A kernel that takes layouts as they come; its own time is the same in any."""
         given = given_layouts(self.fused, kernel, axis, state.layouts)
         return self._computed(state, kernel, self.follow(kernel, given), 0, given, chosen=False)
@@ -147,7 +147,7 @@ class _Search:
     def _computed(
         self,
         state: _State,
-        kernel: Kernel,
+        kernel: FusedKernel,
         way: Chosen,
         number: int,
         given: Layouts,
@@ -180,11 +180,11 @@ class _Search:
         return _State({**state.layouts, **layouts}, state.copies, state.ns, state.trail)
 
 
-def _reads(step: Kernel | View | Join) -> tuple[str, ...]:
+def _reads(step: FusedKernel | ViewStep | Join) -> tuple[str, ...]:
     match step:
-        case View():
+        case ViewStep():
             return (step.source,)
         case Join(kernel=kernel):
             return kernel.inputs
-        case Kernel():
+        case FusedKernel():
             return step.inputs

@@ -23,7 +23,7 @@ _REPEATS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class TimingPlan:
     """How long to time: rounds of three figures, each at least `min_repeat_s` of calls."""
 
     rounds: int = 7
@@ -72,7 +72,7 @@ def compare(
     peers: Mapping[str, Peer],
     spec: OpSpec,
     flops: int,
-    plan: Plan,
+    plan: TimingPlan,
 ) -> Comparison:
     """All contenders on `spec`, in turns.
 
@@ -108,7 +108,7 @@ def _our_contender(call: Callable[[], object], min_s: float) -> Contender:
     return time
 
 
-def _peer_contender(peer: Peer, plan: Plan, *, kernel: bool) -> Contender:
+def _peer_contender(peer: Peer, plan: TimingPlan, *, kernel: bool) -> Contender:
     repeats = 5 if kernel else _REPEATS
     return lambda: peer.time(repeats, min_repeat_s=plan.min_repeat_s, kernel=kernel)
 

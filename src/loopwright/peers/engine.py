@@ -15,7 +15,7 @@ from loopwright.peers.wire import OpSpec
 Array = npt.NDArray[np.float32]
 
 
-class Engine(Protocol):
+class PeerEngine(Protocol):
     """A library that computes one operator at a time."""
 
     def load(self, spec: OpSpec) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from loopwright.errors import UnsupportedError
 from loopwright.layout import Array
-from loopwright.peers.wire import ModelSpec, Ready
+from loopwright.peers.wire import ModelSpec, PeerReady
 from loopwright.version import __version__
 
 
@@ -31,7 +31,7 @@ class ModelEngine(Protocol):
         ...
 
 
-def make_ready(engine: ModelEngine, spec: ModelSpec) -> Ready:
+def make_ready(engine: ModelEngine, spec: ModelSpec) -> PeerReady:
     """Load a model, run it once and write its outputs down."""
     with np.load(spec.inputs) as file:
         inputs = {name: file[name] for name in file.files}
@@ -42,7 +42,7 @@ def make_ready(engine: ModelEngine, spec: ModelSpec) -> Ready:
     with Path(spec.outputs).open("wb") as file:
         named = {str(n): np.asarray(a) for n, a in enumerate(engine.outputs())}
         np.savez(file, allow_pickle=False, **named)
-    return Ready(form, load_s, _peak_bytes())
+    return PeerReady(form, load_s, _peak_bytes())
 
 
 def make_model_engine(name: str, threads: int) -> ModelEngine:

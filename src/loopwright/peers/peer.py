@@ -18,7 +18,16 @@ from typing import Final
 import msgspec
 
 from loopwright.errors import EnvironmentFailure, UnsupportedError
-from loopwright.peers.wire import Answer, Ask, ModelSpec, OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.wire import (
+    Answer,
+    Ask,
+    ModelSpec,
+    OpSpec,
+    PeerReady,
+    PeerRefusal,
+    TimeIt,
+    Times,
+)
 
 ENGINES: Final = {
     "onnxruntime": ("onnxruntime", "onnx"),
@@ -103,17 +112,17 @@ class Peer:
         Raises: UnsupportedError when the peer cannot.
         """
         answer = self._ask(spec)
-        if isinstance(answer, Ready):
+        if isinstance(answer, PeerReady):
             return answer.form
         raise self._unexpected(answer)
 
-    def load_model(self, spec: ModelSpec) -> Ready:
+    def load_model(self, spec: ModelSpec) -> PeerReady:
         """Make a whole model ready; how the peer computes it, and what that took.
 
         Raises: UnsupportedError when the peer cannot.
         """
         answer = self._ask(spec)
-        if isinstance(answer, Ready):
+        if isinstance(answer, PeerReady):
             return answer
         raise self._unexpected(answer)
 
@@ -152,5 +161,5 @@ class Peer:
         return EnvironmentFailure(f"the process of {self.engine} {what}; leave it out of --compare")
 
     def _unexpected(self, answer: Answer) -> UnsupportedError:
-        reason = answer.reason if isinstance(answer, Refused) else "an answer out of turn"
+        reason = answer.reason if isinstance(answer, PeerRefusal) else "an answer out of turn"
         return UnsupportedError(f"{self.engine} cannot run this: {reason}")

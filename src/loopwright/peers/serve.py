@@ -13,9 +13,18 @@ from typing import TextIO
 import msgspec
 
 from loopwright.errors import ConfigError
-from loopwright.peers.engine import Engine, batch_size, time_calls
+from loopwright.peers.engine import PeerEngine, batch_size, time_calls
 from loopwright.peers.models import ModelEngine, make_model_engine, make_ready
-from loopwright.peers.wire import Answer, Ask, ModelSpec, OpSpec, Ready, Refused, TimeIt, Times
+from loopwright.peers.wire import (
+    Answer,
+    Ask,
+    ModelSpec,
+    OpSpec,
+    PeerReady,
+    PeerRefusal,
+    TimeIt,
+    Times,
+)
 
 
 def main(argv: list[str]) -> int:
@@ -23,13 +32,15 @@ def main(argv: list[str]) -> int:
     name, threads = argv[1], int(argv[2])
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    server = Server(lambda: make_engine(name, threads), lambda: make_model_engine(name, threads))
+    server = PeerServer(
+        lambda: make_engine(name, threads), lambda: make_model_engine(name, threads)
+    )
     for line in sys.stdin:
         _write(answers, server.answer(msgspec.json.decode(line, type=Ask)))
     return 0
 
 
-def make_engine(name: str, threads: int) -> Engine:
+def make_engine(name: str, threads: int) -> PeerEngine:
     """The engine called `name`; its library is imported now."""
     if name == "onnxruntime":
         from loopwright.peers.onnxruntime import OnnxRuntime
@@ -42,13 +53,15 @@ def make_engine(name: str, threads: int) -> Engine:
     raise ConfigError(f"unknown peer {name!r}; use one of onnxruntime, torch")
 
 
-class Server:
+class PeerServer:
     """One library that runs one operator or model at a time."""
 
-    def __init__(self, operators: Callable[[], Engine], models: Callable[[], ModelEngine]) -> None:
+    def __init__(
+        self, operators: Callable[[], PeerEngine], models: Callable[[], ModelEngine]
+    ) -> None:
         self._make_operators = operators
         self._make_model = models
-        self._operators: Engine | None = None
+        self._operators: PeerEngine | None = None
         self._model: ModelEngine | None = None
 
     def answer(self, ask: Ask) -> Answer:
@@ -58,14 +71,14 @@ class Server:
                 case OpSpec():
                     self._operators = self._operators or self._make_operators()
                     self._model = None
-                    return Ready(self._operators.load(ask))
+                    return PeerReady(self._operators.load(ask))
                 case ModelSpec():
                     self._model = self._make_model()
                     return make_ready(self._model, ask)
                 case TimeIt():
                     return self._time(ask)
         except Exception as error:  # noqa: BLE001  # a process boundary: it becomes an answer
-            return Refused(f"{type(error).__name__}: {error}".splitlines()[0][:300])
+            return PeerRefusal(f"{type(error).__name__}: {error}".splitlines()[0][:300])
 
     def _time(self, ask: TimeIt) -> Answer:
         if self._model is not None:

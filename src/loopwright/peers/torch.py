@@ -92,7 +92,11 @@ def _convolutions(
     data_last, weight_last = data.contiguous(**last), weight.contiguous(**last)
 
     def conv(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        return relu(functional.conv2d(x, w, bias, strides, pads, dilation, groups))
+        return relu(
+            functional.conv2d(
+                x, w, bias, stride=strides, padding=pads, dilation=dilation, groups=groups
+            )
+        )
 
     forms: dict[str, Call] = {
         "plain": lambda: conv(data, weight),
@@ -106,7 +110,7 @@ def _convolutions(
 
         def fused(x: torch.Tensor) -> object:
             return torch.ops.mkldnn._convolution_pointwise(
-                x, packed, bias, pads, strides, dilation, groups, attr, [], ""
+                *(x, packed, bias, pads, strides, dilation, groups, attr, [], "")
             )
 
         forms["packed"] = lambda: fused(data)

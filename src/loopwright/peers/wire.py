@@ -8,7 +8,7 @@ from loopwright.ops.attrs import AttrValue
 
 
 class OpSpec(msgspec.Struct, frozen=True, tag="load", tag_field="ask"):
-    """An operator to make ready, with the attributes of its task; answered by `Ready`."""
+    """An operator to make ready, with the attributes of its task; answered by `PeerReady`."""
 
     operator: str
     attrs: dict[str, AttrValue]
@@ -31,7 +31,7 @@ class OpSpec(msgspec.Struct, frozen=True, tag="load", tag_field="ask"):
 
 
 class ModelSpec(msgspec.Struct, frozen=True, tag="model", tag_field="ask"):
-    """A whole model to make ready; answered by `Ready`.
+    """A whole model to make ready; answered by `PeerReady`.
 
     `path` is an ONNX file, or a tuned model for our own engine. `inputs` is an .npz file with the
     inputs by name; the outputs, in the model's order, are written to `outputs`, another one.
@@ -58,7 +58,7 @@ class TimeIt(msgspec.Struct, frozen=True, tag="time", tag_field="ask"):
 Ask = OpSpec | ModelSpec | TimeIt
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready", tag_field="answer"):
+class PeerReady(msgspec.Struct, frozen=True, tag="ready", tag_field="answer"):
     """The operator or model runs. `form` says how the peer computes it.
 
     Of a model it also says how long it took to load, in seconds, and the most memory that the
@@ -76,10 +76,10 @@ class Times(msgspec.Struct, frozen=True, tag="times", tag_field="answer"):
     ns: tuple[float, ...]
 
 
-class Refused(msgspec.Struct, frozen=True, tag="refused", tag_field="answer"):
+class PeerRefusal(msgspec.Struct, frozen=True, tag="refused", tag_field="answer"):
     """The peer cannot do what was asked; one line for a person."""
 
     reason: str
 
 
-Answer = Ready | Times | Refused
+Answer = PeerReady | Times | PeerRefusal

@@ -12,15 +12,14 @@ import numpy as np
 
 from loopwright.deploy.finish import difference
 from loopwright.errors import EnvironmentFailure, UnsupportedError
-from loopwright.frontends.onnx.bundled import bundled_paths, resolve
+from loopwright.frontends.onnx.bundled import bundled_paths, fill, resolve
 from loopwright.frontends.onnx.file import import_onnx
-from loopwright.frontends.onnx.fill import fill
 from loopwright.layout import Array
 from loopwright.peers.compare import peers_on
 from loopwright.peers.interleave import Contender, Timing, interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.peer import Peer
-from loopwright.peers.wire import ModelSpec, Ready
+from loopwright.peers.wire import ModelSpec, PeerReady
 from loopwright.runtime.cpu.model import require_loadable
 
 OURS = "loopwright"
@@ -39,7 +38,7 @@ class ModelComparison:
     name: str
     threads: int
     timings: Mapping[str, Timing]
-    ready: Mapping[str, Ready]
+    ready: Mapping[str, PeerReady]
     refused: Mapping[str, str]
     reference: str | None
     error: float | None
@@ -83,7 +82,7 @@ def compare_model(
         given = Path(folder) / "inputs.npz"
         with given.open("wb") as file:
             np.savez(file, allow_pickle=False, **inputs)
-        ready: dict[str, Ready] = {}
+        ready: dict[str, PeerReady] = {}
         refused: dict[str, str] = {}
         outputs: dict[str, dict[str, Array]] = {}
         for name, peer in peers.items():

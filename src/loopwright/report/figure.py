@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loopwright.errors import EnvironmentFailure, UserError
+from loopwright.report.drawn import CurveLine
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,21 +28,11 @@ _BASE = "#D55E00"
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Best-so-far in GFLOP/s by trial: the median over the runs, and the range they span."""
-
-    label: str
-    median: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Panel:
     """One task: its lines, and base lines as (name, GFLOP/s)."""
 
     title: str
-    lines: tuple[Line, ...]
+    lines: tuple[CurveLine, ...]
     bases: tuple[tuple[str, float], ...] = ()
 
 

@@ -10,7 +10,7 @@ from html import escape
 
 from loopwright.records.curve import Curve
 from loopwright.report import svg
-from loopwright.report.names import short
+from loopwright.report.drawn import line_of, short
 from loopwright.report.report import OURS, Report, Tuning
 from loopwright.report.style import STYLE
 from loopwright.runtime.cpu.model import KernelTime
@@ -203,17 +203,11 @@ def _tuning(report: Report) -> str:
 
 
 def _figure(tuning: Tuning) -> str:
-    lines = [
-        svg.Line(
-            _curve_name(curve),
-            tuple(curve.median.tolist()),
-            tuple(curve.gflops.min(axis=0).tolist()),
-            tuple(curve.gflops.max(axis=0).tolist()),
-            f"c{number % 6}",
-        )
-        for number, curve in enumerate(tuning.curves)
-    ]
-    keys = "".join(f'<li><i class="{line.css}"></i>{escape(line.label)}</li>' for line in lines)
+    lines = [line_of(curve, _curve_name(curve)) for curve in tuning.curves]
+    keys = "".join(
+        f'<li><i class="{svg.css_class(number)}"></i>{escape(line.label)}</li>'
+        for number, line in enumerate(lines)
+    )
     name = short(tuning.task)
     chart = svg.curves(lines, f"Best so far of {name}", level=tuning.ours)
     return (

@@ -1,6 +1,6 @@
 """What a report on a tuned model says: measured here and now, and read from records.
 
-`report_page.py` makes a page of it.
+`page.py` makes a page of it.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TypeAlias
 
+from loopwright.report.drawn import CurveLine
+
 _Axis: TypeAlias = Callable[[float], float]
 _ROW, _GAP, _TEXT = 20, 4, 7.0
 _VALUE_WIDTH = 120
@@ -28,17 +30,6 @@ class Bar:
     text: str
     css: str = "one"
     hint: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A curve of y over x = 1, 2, ..., and the range of several runs where they differ."""
-
-    label: str
-    y: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-    css: str = "c0"
 
 
 def bars(rows: Sequence[Bar], title: str, *, width: int = 960) -> str:
@@ -66,9 +57,9 @@ def bars(rows: Sequence[Bar], title: str, *, width: int = 960) -> str:
     return "".join([*parts, "</svg>"])
 
 
-def curves(lines: Sequence[Line], title: str, *, level: float | None = None) -> str:
+def curves(lines: Sequence[CurveLine], title: str, *, level: float | None = None) -> str:
     """Step curves over trials; `level` is drawn as a dashed line across."""
-    trials = max((len(line.y) for line in lines), default=1)
+    trials = max((len(line.median) for line in lines), default=1)
     most = max((max(line.high, default=0.0) for line in lines), default=0.0)
     step, top = _scale(max(most, level or 0.0))
     parts = [_open(_PLOT_WIDTH, _PLOT_HEIGHT, title)]
@@ -92,15 +83,17 @@ def curves(lines: Sequence[Line], title: str, *, level: float | None = None) -> 
         f'<text class="tick" x="{right}" y="{bottom + 16}" text-anchor="end">'
         f"{trials} trials</text>"
     )
-    for line in lines:
+    for number, line in enumerate(lines):
         if line.low != line.high:
             edge = [*_steps(line.high, x, y), *reversed(_steps(line.low, x, y))]
-            parts.append(f'<polygon class="band {line.css}" points="{" ".join(edge)}"/>')
-    for line in lines:
-        end = f"{line.label}: {line.y[-1]:.1f} GFLOP/s" if line.y else line.label
-        points = " ".join(_steps(line.y, x, y))
+            parts.append(f'<polygon class="band {css_class(number)}" points="{" ".join(edge)}"/>')
+    for number, line in enumerate(lines):
+        end = line.label
+        if line.median:
+            end += f": {line.median[-1]:.1f} GFLOP/s"
+        points = " ".join(_steps(line.median, x, y))
         parts.append(
-            f'<g><title>{escape(end)}</title><polyline class="curve {line.css}" '
+            f'<g><title>{escape(end)}</title><polyline class="curve {css_class(number)}" '
             f'points="{points}"/></g>'
         )
     if level is not None:
@@ -110,6 +103,11 @@ def curves(lines: Sequence[Line], title: str, *, level: float | None = None) -> 
             f'y2="{y(level):.1f}"/></g>'
         )
     return "".join([*parts, "</svg>"])
+
+
+def css_class(number: int) -> str:
+    """The class in the style sheet of the curve with that number in its chart."""
+    return f"c{number % 6}"
 
 
 def _steps(values: Sequence[float], x: _Axis, y: _Axis) -> list[str]:

@@ -22,6 +22,7 @@ from typing import TypeAlias
 import msgspec
 
 from loopwright.errors import ModelError
+from loopwright.kernel_call import CPU, Form
 
 MAGIC = b"LWMODEL\0"
 FORMAT = 1
@@ -76,7 +77,9 @@ class CallInfo(msgspec.Struct, frozen=True):
 class Manifest(msgspec.Struct, frozen=True):
     """What a model file says of itself; byte sizes where not said otherwise.
 
-    `memory_sum` is what values between kernels would take if they shared nothing.
+    `memory_sum` is what values between kernels would take if they shared nothing. `kind` is the
+    kind of device that it runs on, `form` what the code of its kernels is, `requires` the features
+    that they use; older files say none of it, and have the defaults.
     """
 
     name: str
@@ -94,6 +97,9 @@ class Manifest(msgspec.Struct, frozen=True):
     workspace_per_thread: int
     notes: dict[str, str]
     sections: tuple[Section, ...] = ()
+    kind: str = CPU
+    form: str = Form.OBJECT.value
+    requires: tuple[str, ...] = ()
 
     @property
     def origins(self) -> Counter[str]:

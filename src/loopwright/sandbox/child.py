@@ -22,6 +22,7 @@ from typing import TypeAlias
 import msgspec
 
 from loopwright.errors import EnvironmentFailure
+from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind, Stage
 from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
@@ -177,14 +178,15 @@ def failure(stage: Stage, kind: FailureKind, detail: str) -> RunReply:
 
 def _measure(native: Native, job: Job, area: Area) -> RunReply:
     request, arena, cage = job.request, job.arena, job.cage
+    run = request.call
     os.sched_setaffinity(0, request.cores[:1])
     privileges.set_priority(_NICE)
-    privileges.limit(memory=request.run_memory, cpu_s=request.run_timeout_s * request.threads)
+    privileges.limit(memory=run.run_memory, cpu_s=run.run_timeout_s * run.threads)
     if cage is not None:
         cage.enter_candidate()
-    code = link(request.code, (request.entry,))
-    pool = ThreadPool(request.threads, native, cores=request.cores)
-    stack = privileges.report_faults(native, area.report, request.run_memory // _PROBE_SHARE)
+    code = link(request.code, (run.entry,))
+    pool = ThreadPool(run.threads, native, cores=request.cores)
+    stack = privileges.report_faults(native, area.report, run.run_memory // _PROBE_SHARE)
     for region in arena.written:
         region.view[:] = _POISON
         region.arm()
@@ -194,9 +196,9 @@ def _measure(native: Native, job: Job, area: Area) -> RunReply:
     else:
         cage.forbid_system_calls()
     area.reach(Stage.RUN)
-    call = _caller(native, code[request.entry], arena, pool)
+    call = _caller(native, code[run.entry], arena, pool)
     start = time.perf_counter()
-    ns = times(call, request)
+    ns = times(call, run)
     spent = time.perf_counter() - start
     del stack
     for region in arena.written:
@@ -233,7 +235,7 @@ def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Call:
     return call
 
 
-def times(call: Call, request: RunRequest) -> tuple[float, ...]:
+def times(call: Call, run: KernelCall) -> tuple[float, ...]:
     """Nanoseconds a call, one figure a batch; one figure in all if two calls are too slow.
 
     The first call is cold (page faults, caches), often several times as slow as the next ones, so a
@@ -243,19 +245,19 @@ def times(call: Call, request: RunRequest) -> tuple[float, ...]:
     batches; the figures are those that were not disturbed, and the least of the others if need be.
     """
     once = call(1)
-    if request.abandon_ns is not None and once.ns > request.abandon_ns:
+    if run.abandon_ns is not None and once.ns > run.abandon_ns:
         once = call(1)
-        if once.ns > request.abandon_ns:
+        if once.ns > run.abandon_ns:
             return (once.ns,)
-    for _ in range(request.warmup - 1):
+    for _ in range(run.warmup - 1):
         once = call(1)
-    batches = [_calibrated(call, once, request.min_repeat_s * 1e9)]
-    for _ in range(2 * request.repeats - 1):
-        if sum(not b.disturbed for b in batches) >= request.repeats:
+    batches = [_calibrated(call, once, run.min_repeat_ns)]
+    for _ in range(2 * run.repeats - 1):
+        if sum(not b.disturbed for b in batches) >= run.repeats:
             break
         batches.append(call(batches[0].count))
     batches.sort(key=lambda b: (b.disturbed, b.ns))
-    return tuple(b.ns for b in batches[: request.repeats])
+    return tuple(b.ns for b in batches[: run.repeats])
 
 
 def _calibrated(call: Call, once: Batch, wanted_ns: float) -> Batch:

@@ -23,6 +23,7 @@ import msgspec
 
 from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
+from loopwright.kernel_call import KernelCall, WireParam
 from loopwright.layout import Layout, Part
 from loopwright.outcome import FailureKind, Stage
 from loopwright.runtime.cpu.native import SYMBOLS, Native, natives
@@ -30,7 +31,7 @@ from loopwright.runtime.object.link import link
 from loopwright.sandbox import child, inputs, privileges
 from loopwright.sandbox.confine import Cage
 from loopwright.sandbox.guard import Place, Region, allocate
-from loopwright.sandbox.wire import Hello, RunReply, RunRequest, WireParam, receive, send
+from loopwright.sandbox.wire import Hello, RunReply, RunRequest, receive, send
 
 _INPUT_CACHE_BYTES = 2 << 30
 _INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
@@ -125,14 +126,13 @@ class Server:
         return self._measure(request, self._native)
 
     def _measure(self, request: RunRequest, code: Native) -> RunReply:
-        sizes = [_nbytes(p) for p in request.params]
-        total = sum(sizes) + request.workspace
-        if total > request.run_memory:
-            detail = (
-                f"arguments and workspace take {total} bytes, the limit is {request.run_memory}"
-            )
+        run = request.call
+        sizes = [_nbytes(p) for p in run.params]
+        total = sum(sizes) + run.workspace
+        if total > run.run_memory:
+            detail = f"arguments and workspace take {total} bytes, the limit is {run.run_memory}"
             return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
-        arena = self._arena(request, sizes)
+        arena = self._arena(run, sizes)
         try:
             reply = self._run(request, arena, code)
             nbytes = 0 if arena.output is None or reply.kind else len(arena.output)
@@ -143,23 +143,24 @@ class Server:
             if arena.output is not None:
                 arena.output.close()
 
-    def _arena(self, request: RunRequest, sizes: list[int]) -> child.Arena:
-        n_inputs = len(request.params) - request.n_outputs
+    def _arena(self, run: KernelCall, sizes: list[int]) -> child.Arena:
+        n_inputs = len(run.params) - run.n_outputs
         arguments = [
-            self._inputs.get(request.seed, index, param, n_inputs)
-            for index, param in enumerate(request.params[:n_inputs])
+            self._inputs.get(run.seed, index, param, n_inputs)
+            for index, param in enumerate(run.params[:n_inputs])
         ]
-        for param, nbytes in zip(request.params[n_inputs:], sizes[n_inputs:], strict=True):
+        for param, nbytes in zip(run.params[n_inputs:], sizes[n_inputs:], strict=True):
             arguments.append(allocate(param.name, nbytes))
-        workspace = allocate("the workspace", request.workspace)
+        workspace = allocate("the workspace", run.workspace)
         output: mmap.mmap | None = None
         nbytes = sum(sizes[n_inputs:])
-        if request.want_output and nbytes:
+        if run.want_output and nbytes:
             os.ftruncate(self._output_fd, nbytes)
             output = mmap.mmap(self._output_fd, nbytes)
-        return child.Arena(tuple(arguments), workspace, request.n_outputs, output)
+        return child.Arena(tuple(arguments), workspace, run.n_outputs, output)
 
     def _run(self, request: RunRequest, arena: child.Arena, code: Native) -> RunReply:
+        run = request.call
         token = os.urandom(child.TOKEN_BYTES)
         self._area.clear()
         os.ftruncate(self._printed, 0)
@@ -168,22 +169,22 @@ class Server:
         if pid == 0:
             self._become_child(parent)
             child.main(code, child.Job(request, arena, self._cage), self._area, token)
-        in_time = self._wait(pid, request.run_timeout_s)
+        in_time = self._wait(pid, run.run_timeout_s)
         virtual = 0 if in_time else _virtual_bytes(pid)
         status = self._finish(pid)
         told = self._area.told(token)
         if told is not None and in_time and status == 0:
             return told
         if not in_time:
-            if virtual > request.run_memory * 3 // 4 + _virtual_bytes(parent):
+            if virtual > run.run_memory * 3 // 4 + _virtual_bytes(parent):
                 return child.failure(
                     self._area.stage,
                     FailureKind.RUN_MEMORY,
                     f"held {virtual} bytes at the time limit",
                 )
-            detail = f"not done after {request.run_timeout_s:g} s"
+            detail = f"not done after {run.run_timeout_s:g} s"
             return child.failure(self._area.stage, FailureKind.RUN_TIMEOUT, detail)
-        return self._explain(status, request, arena)
+        return self._explain(status, run, arena)
 
     def _become_child(self, parent: int) -> None:
         """Leave the server's session, descriptors and signals; what is printed goes to a file."""
@@ -233,7 +234,7 @@ class Server:
                 sys.exit(1)  # the client starts another server; the kernel reaps
         return os.waitstatus_to_exitcode(status)
 
-    def _explain(self, status: int, request: RunRequest, arena: child.Arena) -> RunReply:
+    def _explain(self, status: int, run: KernelCall, arena: child.Arena) -> RunReply:
         """Why the child ended without a word."""
         stage, fault = self._area.stage, self._area.fault
         last = self._last_line()
@@ -241,9 +242,7 @@ class Server:
             detail = f"the loader ended with {_ending(status)}{last}"
             return child.failure(stage, FailureKind.LOAD_ERROR, detail)
         if status == -signal.SIGXCPU:
-            detail = (
-                f"used more than {request.run_timeout_s * request.threads:g} s of processor time"
-            )
+            detail = f"used more than {run.run_timeout_s * run.threads:g} s of processor time"
             return child.failure(stage, FailureKind.RUN_TIMEOUT, detail)
         if status == -signal.SIGKILL:
             detail = "killed by the system, which does so when memory runs out"
@@ -253,7 +252,7 @@ class Server:
             crash = child.failure(stage, FailureKind.CRASH, detail)
             return msgspec.structs.replace(crash, violation=True)
         if fault.signal and fault.exhausted:
-            detail = f"{_ending(status)} with the limit of {request.run_memory} bytes used up"
+            detail = f"{_ending(status)} with the limit of {run.run_memory} bytes used up"
             return child.failure(stage, FailureKind.RUN_MEMORY, detail)
         if fault.signal in (signal.SIGSEGV, signal.SIGBUS):
             where = _locate(fault.address, arena)

@@ -12,6 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from loopwright.errors import EnvironmentFailure
+from loopwright.kernel_call import KernelCall
 
 MAX_FRAME = 256 << 20
 _LENGTH_BYTES = 4
@@ -19,46 +20,21 @@ _LENGTH_BYTES = 4
 Message = TypeVar("Message")
 
 
-class WireParam(msgspec.Struct, frozen=True):
-    """One argument of a kernel; `layout` is (dim, stride, extent) for each physical dimension.
-
-    `transform` names what is done to the plain data before it is laid out.
-    """
-
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    layout: tuple[tuple[int, int, int], ...]
-    transform: str = ""
-
-
 class RunRequest(msgspec.Struct, frozen=True):
-    """Time a kernel. `cores` are those it may use; inputs are made from `seed`.
+    """Make `call`, whose code is `code`, on `cores`.
 
-    With `want_output` the outputs are left, one after the other, in the shared output file. A
-    `runtime` is the object code of a native runtime that is used from this request on.
+    Outputs that are wanted are left, one after the other, in the shared output file. A `runtime` is
+    the object code of a native runtime that is used from this request on.
     """
 
+    call: KernelCall
     code: bytes
-    entry: str
-    params: tuple[WireParam, ...]
-    n_outputs: int
-    workspace: int
-    threads: int
-    cores: tuple[int, ...]
-    seed: int
-    want_output: bool
-    warmup: int
-    repeats: int
-    min_repeat_s: float
-    run_timeout_s: float
-    run_memory: int
-    abandon_ns: float | None
+    cores: tuple[int, ...] = ()
     runtime: bytes = b""
 
 
 class RunReply(msgspec.Struct, frozen=True):
-    """What came of a `RunRequest`: times, or stage and kind of the failure as in `types`.
+    """What came of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
     took. A `violation` is a crash because the candidate did what it may not. `output` counts the

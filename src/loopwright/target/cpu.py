@@ -75,7 +75,7 @@ class CpuTarget:
 
     @property
     def kind(self) -> str:
-        """`cpu`."""
+        """The kind of device, by which tables of back ends, templates and devices are ordered."""
         return "cpu"
 
     @property

@@ -29,15 +29,16 @@ from loopwright.fleet.client.control import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.sim.devices import Crash, timed
-from loopwright.fleet.wire.messages import Acquire, Result, RunItem
+from loopwright.fleet.wire.messages import Acquire, Result
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 from loopwright.measure.pipeline import Run
 from loopwright.outcome import Failed, MeasurePlan, Timed
 
 PLAN = MeasurePlan(repeats=2)
 
 
-async def behave(device: str, item: RunItem, code: bytes) -> Result:
+async def behave(device: str, item: KernelCall, code: bytes) -> Result:
     del device
     if code == b"crash":
         raise Crash
@@ -330,7 +331,7 @@ def test_an_upload_that_is_refused_in_the_middle_disturbs_nothing_else(lab: Lab)
     agent.devices["a/0"].blobs.largest = 1 << 20
     held = asyncio.Event()
 
-    async def hold(_: str, item: RunItem, __: bytes) -> Result:
+    async def hold(_: str, item: KernelCall, __: bytes) -> Result:
         await held.wait()
         return timed(item, 2000.0)
 
@@ -353,7 +354,7 @@ def test_of_batches_only_the_one_that_is_refused_fails(lab: Lab) -> None:
     agent.devices["a/0"].limits = Limits(batch=1)
     held = asyncio.Event()
 
-    async def hold(_: str, item: RunItem, __: bytes) -> Result:
+    async def hold(_: str, item: KernelCall, __: bytes) -> Result:
         await held.wait()
         return timed(item, 2000.0)
 

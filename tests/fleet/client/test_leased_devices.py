@@ -20,8 +20,9 @@ from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.runner import FleetOptions, FleetRunner, _Lessor, device_class
 from loopwright.fleet.client.session import Blob, DeviceSession
 from loopwright.fleet.sim.devices import Crash, timed
-from loopwright.fleet.wire.messages import Result, RunItem
+from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import RunStatus
+from loopwright.kernel_call import KernelCall
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
 from loopwright.outcome import Failed, FailureKind, MeasurePlan, Timed
@@ -55,11 +56,11 @@ class Script:
         self.canary = 0
         self.good = 0
 
-    async def __call__(self, device: str, item: RunItem, code: bytes) -> Result:
+    async def __call__(self, device: str, item: KernelCall, code: bytes) -> Result:
         result = await self.result(device, item, code)
         return msgspec.structs.replace(result, canary=self.canary, good=self.good)
 
-    async def result(self, device: str, item: RunItem, code: bytes) -> Result:
+    async def result(self, device: str, item: KernelCall, code: bytes) -> Result:
         word, _, rest = code.decode().partition(" ")
         self.ran.append((device, code.decode()))
         if word == "hold":
@@ -193,7 +194,7 @@ def test_words_blame_nobody(lab: Lab) -> None:
     script = Script()
     agent = lab.agent("a", script, devices=2)
 
-    async def say(_: str, item: RunItem, __: bytes) -> Result:
+    async def say(_: str, item: KernelCall, __: bytes) -> Result:
         detail = "the measuring process was lost: not so"
         return Result(item.id, "infra", stage="run", kind="worker-lost", detail=detail)
 
@@ -474,7 +475,7 @@ class TestRefusedUpload:
         secret = hashlib.sha256(b"unsigned").digest()
         asked: list[int] = []
 
-        def allow(item: RunItem) -> None:
+        def allow(item: KernelCall) -> None:
             if item.code == secret:
                 asked.append(item.id)
                 raise AuthError("it is not signed")

@@ -19,11 +19,14 @@ from fleet_tracker import QUICK, FlakyStore, Site, run, site, until
 from loopwright.errors import ConfigError, FleetError
 from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.store.rows import TrackerStore
-from loopwright.fleet.tracker import http_uvicorn
 from loopwright.fleet.tracker.config import TrackerConfig
-from loopwright.fleet.tracker.http import HttpServer, parse_place
+from loopwright.fleet.tracker.http_app import serve
+from loopwright.fleet.tracker.http_feed import Feed
 from loopwright.fleet.tracker.http_metrics import DEVICE_SERIES
 from loopwright.fleet.wire.messages import Acquire
+from loopwright.serving import server as server_module
+from loopwright.serving.places import parse_place
+from loopwright.serving.server import HttpServer
 
 JSON = {"Content-Type": "application/json"}
 
@@ -34,6 +37,7 @@ class Front:
 
     here: Site
     server: HttpServer
+    feed: Feed
     web: httpx.AsyncClient
 
     async def get(self, path: str, status: int = 200) -> Any:  # noqa: ANN401  # JSON
@@ -60,9 +64,9 @@ async def front(
 ) -> AsyncIterator[Front]:
     async with site(config, store=store) as here:
         with HttpServer("127.0.0.1:0") as server:
-            server.start(here.tracker)
+            feed = serve(server, here.tracker)
             async with httpx.AsyncClient(base_url=server.address, trust_env=False) as web:
-                made = Front(here, server, web)
+                made = Front(here, server, feed, web)
                 if here.tracker.config.auth:
                     web.headers["Authorization"] = f"Bearer {await made.token(role)}"
                 yield made
@@ -445,8 +449,7 @@ def test_the_dashboard_is_told_all_and_then_what_changed() -> None:
 def test_nobody_looks_when_nobody_watches() -> None:
     async def work() -> None:
         async with front() as made:
-            feed = made.server._feed
-            assert feed is not None
+            feed = made.feed
             async with made.web.stream("GET", "/live") as answer:
                 await anext(events_of(answer))
                 assert feed.watchers == 1
@@ -505,7 +508,7 @@ def test_the_dashboard_runs_its_own_scripts_alone_and_asks_nobody_else() -> None
 
 @pytest.mark.parametrize("text", ["lab", "ftp://lab:1", "http://:7080", "http://a/b:1", "a:99999"])
 def test_a_place_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="is no place for HTTP"):
+    with pytest.raises(ConfigError, match="is not a place where HTTP can be served"):
         parse_place(text)
 
 
@@ -540,7 +543,7 @@ def test_https_uses_the_certificate_of_the_fleet(tmp_path: Path) -> None:
     async def work() -> None:
         async with site() as here:
             with HttpServer("https://127.0.0.1:0", tmp_path / "ca") as server:
-                server.start(here.tracker)
+                serve(server, here.tracker)
                 trust = ssl.create_default_context(cafile=str(tmp_path / "ca" / "ca.crt"))
                 async with httpx.AsyncClient(verify=trust, trust_env=False) as web:
                     assert (await web.get(f"{server.address}/healthz")).json() == {"alive": True}
@@ -553,7 +556,7 @@ def test_https_uses_the_certificate_of_the_fleet(tmp_path: Path) -> None:
 def test_a_connection_on_which_no_request_comes_is_closed(
     monkeypatch: pytest.MonkeyPatch, said: bytes
 ) -> None:
-    monkeypatch.setattr(http_uvicorn, "_REQUEST_S", 0.1)
+    monkeypatch.setattr(server_module, "_REQUEST_S", 0.1)
 
     async def work() -> None:
         async with front() as made:

@@ -38,7 +38,7 @@ from fleet_links import KEY, LOOPBACK, OTHER_KEY, STATE, a_ticket, gone, raw, ru
 from loopwright.errors import FleetError
 from loopwright.fleet.security.handshake import accept_session, welcome
 from loopwright.fleet.security.keys import derive
-from loopwright.fleet.security.mac import FrameMac
+from loopwright.fleet.security.mac import FrameMac, channel_macs
 from loopwright.fleet.security.proofs import Purpose, prove
 from loopwright.fleet.security.tickets import DeviceState, seal
 from loopwright.fleet.security.tokens import (
@@ -249,7 +249,7 @@ def grown(data: bytes) -> bytes:
 async def reflected(tally: Tally) -> None:
     """Send a frame back to the side that it came from."""
     link, sock = await victim(tally)
-    link.protect(KEY, dialer=False)
+    link.protect(*channel_macs(KEY, dialer=False))
     with sock:
         link.send(Pong(1))
         loop = asyncio.get_running_loop()
@@ -497,7 +497,7 @@ def test_what_the_attacks_are_made_of_is_good_where_it_should_be() -> None:
             await say(sock, Proof(prove(GOOD_KEY, Purpose.SESSION, nonce, NONCE)))
             assert await device == a_ticket()
         link, sock = await victim(Tally())
-        link.protect(KEY, dialer=False)
+        link.protect(*channel_macs(KEY, dialer=False))
         with sock:
             await asyncio.get_running_loop().sock_sendall(sock, ONE + TWO)
             messages: list[Message] = [await link.receive(1), await link.receive(1)]  # type: ignore[list-item]

@@ -12,13 +12,15 @@ import pytest
 from fleet_links import LOOPBACK, run, served
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.security import authority
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.listener import Listener, ListenLimits
 from loopwright.fleet.wire.messages import Ping, Pong
+from loopwright.serving import tls
 
 pytest.importorskip("cryptography", reason="the extra [tls] is not installed")
+from loopwright.fleet.security import authority  # it needs the extra
+
 NOW = datetime.datetime.now(datetime.UTC)  # OpenSSL asks the machine's clock, so must the test
 TLS = LOOPBACK.replace("tcp", "tls")
 
@@ -43,8 +45,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_messages_cross_tls_and_both_ends_know_it(folder: Path) -> None:
     async def work() -> None:
-        context = authority.server_context(folder)
-        trust = authority.client_context(folder)
+        context = tls.server_context(folder)
+        trust = tls.client_context(folder)
         async with served(pong, TLS, tls=context, trust=trust) as (_, link):
             assert link.peer.tls
             assert link._transport is not None
@@ -66,8 +68,8 @@ def test_a_link_over_tls_may_be_closed_again(folder: Path) -> None:
         whys.append(link.why)
 
     async def work() -> None:
-        context = authority.server_context(folder)
-        trust = authority.client_context(folder)
+        context = tls.server_context(folder)
+        trust = tls.client_context(folder)
         async with served(twice, TLS, tls=context, trust=trust) as (_, link):
             link.send(Ping(1))
             link.close()
@@ -89,9 +91,9 @@ def test_a_client_is_known_by_the_name_in_its_certificate_if_it_has_one(
         await pong(link)
 
     async def work() -> None:
-        context = authority.server_context(folder, clients=folder / "ca.crt")
-        own = authority.files_of(folder, name) if name else None
-        trust = authority.client_context(folder, own)
+        context = tls.server_context(folder, clients=folder / "ca.crt")
+        own = tls.files_of(folder, name) if name else None
+        trust = tls.client_context(folder, own)
         async with served(note, TLS, tls=context, trust=trust) as (_, link):
             link.send(Ping(4))
             assert await link.receive(5) == Pong(4)
@@ -104,15 +106,15 @@ def test_a_client_is_known_by_the_name_in_its_certificate_if_it_has_one(
 def test_a_certificate_that_is_no_clients_is_refused(
     folder: Path, tmp_path: Path, whose: str
 ) -> None:
-    own = authority.files_of(folder, "server")
+    own = tls.files_of(folder, "server")
     if whose != "a server's":
         authority.init(tmp_path, NOW)
         own = authority.issue_client(tmp_path, "ada", NOW)
 
     async def work() -> None:
-        context = authority.server_context(folder, clients=folder / "ca.crt")
+        context = tls.server_context(folder, clients=folder / "ca.crt")
         async with Listener(TLS, pong, tls=context) as listener:
-            link = await dial(listener.addresses[0], tls=authority.client_context(folder, own))
+            link = await dial(listener.addresses[0], tls=tls.client_context(folder, own))
             with pytest.raises(FleetError):  # TLS 1.3 tells the client only after its first bytes
                 await link.receive(5)
             await link.wait_closed()
@@ -125,20 +127,20 @@ def test_a_server_of_another_authority_is_refused(folder: Path, tmp_path: Path) 
     authority.init(tmp_path, NOW)
 
     async def work() -> None:
-        context = authority.server_context(folder)
+        context = tls.server_context(folder)
         async with Listener(TLS, pong, tls=context) as listener:
             with pytest.raises(AuthError, match="TLS failed"):
-                await dial(listener.addresses[0], tls=authority.client_context(tmp_path))
+                await dial(listener.addresses[0], tls=tls.client_context(tmp_path))
 
     run(work())
 
 
 def test_a_server_with_another_name_is_refused(folder: Path) -> None:
     async def work() -> None:
-        context = authority.server_context(folder, file="elsewhere")
+        context = tls.server_context(folder, file="elsewhere")
         async with Listener(TLS, pong, tls=context) as listener:
             with pytest.raises(AuthError, match="TLS failed"):
-                await dial(listener.addresses[0], tls=authority.client_context(folder))
+                await dial(listener.addresses[0], tls=tls.client_context(folder))
 
     run(work())
 
@@ -148,21 +150,21 @@ def test_a_certificate_that_has_expired_is_refused(folder: Path) -> None:
     authority.issue_server(folder, ["127.0.0.1"], long_ago, file="old")
 
     async def work() -> None:
-        context = authority.server_context(folder, file="old")
+        context = tls.server_context(folder, file="old")
         async with Listener(TLS, pong, tls=context) as listener:
             with pytest.raises(AuthError, match="expired"):
-                await dial(listener.addresses[0], tls=authority.client_context(folder))
+                await dial(listener.addresses[0], tls=tls.client_context(folder))
 
     run(work())
 
 
 def test_tls_of_an_older_version_is_refused(folder: Path) -> None:
-    context = authority.client_context(folder)
+    context = tls.client_context(folder)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.maximum_version = ssl.TLSVersion.TLSv1_2
 
     async def work() -> None:
-        async with Listener(TLS, pong, tls=authority.server_context(folder)) as listener:
+        async with Listener(TLS, pong, tls=tls.server_context(folder)) as listener:
             with pytest.raises(FleetError, match=r"TLS"):
                 await dial(listener.addresses[0], tls=context)
             assert listener.tally.of(Fault.TLS) == 1
@@ -174,7 +176,7 @@ def test_a_client_that_never_finishes_its_tls_handshake_is_closed(folder: Path) 
     limits = ListenLimits(handshake_s=0.15)
 
     async def work() -> None:
-        async with Listener(TLS, pong, tls=authority.server_context(folder), limits=limits) as one:
+        async with Listener(TLS, pong, tls=tls.server_context(folder), limits=limits) as one:
             plain = await dial(one.addresses[0].replace("tls", "tcp"))
             await plain.wait_closed()
             assert one.half_open == 0
@@ -191,7 +193,7 @@ def test_dialling_tls_where_nobody_answers_gives_up(folder: Path) -> None:
         async with Listener(LOOPBACK, silent) as listener:
             where = listener.addresses[0].replace("tcp", "tls")
             with pytest.raises(FleetError, match="did not answer") as caught:
-                await dial(where, tls=authority.client_context(folder), timeout_s=0.1)
+                await dial(where, tls=tls.client_context(folder), timeout_s=0.1)
             assert caught.value.retryable
 
     run(work())
@@ -213,7 +215,7 @@ def test_a_key_that_others_may_read_is_refused(tmp_path: Path) -> None:
     made = authority.issue_server(tmp_path, ["lab"], NOW)
     made.key.chmod(0o644)
     with pytest.raises(ConfigError, match="chmod 600"):
-        authority.server_context(tmp_path)
+        tls.server_context(tmp_path)
 
 
 def test_an_authority_is_never_overwritten(tmp_path: Path) -> None:
@@ -246,9 +248,9 @@ def test_a_folder_without_an_authority_says_how_to_make_one(tmp_path: Path) -> N
     with pytest.raises(ConfigError, match="loopwright ca init"):
         authority.issue_client(tmp_path, "ada", NOW)
     with pytest.raises(ConfigError, match="loopwright ca issue"):
-        authority.server_context(tmp_path)
-    with pytest.raises(ConfigError, match="no certificate of an authority"):
-        authority.client_context(tmp_path)
+        tls.server_context(tmp_path)
+    with pytest.raises(ConfigError, match="not the certificate of an authority"):
+        tls.client_context(tmp_path)
 
 
 def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
@@ -259,11 +261,9 @@ def test_a_folder_that_cannot_be_made_says_so(tmp_path: Path) -> None:
 
 
 def test_without_the_extra_making_certificates_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    monkeypatch.delitem(sys.modules, "loopwright.fleet.security.certificates", raising=False)
-    package = importlib.import_module("loopwright.fleet.security")
-    monkeypatch.delattr(package, "certificates", raising=False)
+    monkeypatch.delitem(sys.modules, "loopwright.fleet.security.authority")
     with pytest.raises(ConfigError, match=r"loopwright\[tls\]"):
-        authority.init(tmp_path / "ca", NOW)
+        importlib.import_module("loopwright.fleet.security.authority")

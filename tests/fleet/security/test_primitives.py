@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import ConfigError
+from loopwright.fields import MAX_TEXT
 from loopwright.fleet.security import keys, tickets, tokens
 from loopwright.fleet.security import mac as mac_module
 from loopwright.fleet.security.mac import FrameMac
 from loopwright.fleet.security.proofs import channel_key, new_nonce
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
-from loopwright.fleet.wire.fields import MAX_TEXT, clip
+from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.frame import FrameError
 
 SECURITY = Path(mac_module.__file__).parent

@@ -11,14 +11,16 @@ import pytest
 from fleet_tracker import Client, Site, run, site, until
 
 from loopwright.errors import AuthError
-from loopwright.fleet.security import authority
 from loopwright.fleet.security.handshake import ByCertificate, greet
 from loopwright.fleet.wire.link import dial
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import Command, Done, Error
 from loopwright.fleet.words import Role
+from loopwright.serving import tls
 
 pytest.importorskip("cryptography", reason="the extra [tls] is not installed")
+from loopwright.fleet.security import authority  # it needs the extra
+
 NOW = datetime.datetime.now(datetime.UTC)  # OpenSSL asks the machine's clock, so must the test
 TLS = "tls://127.0.0.1:0"
 HOUR_S = 3600.0
@@ -36,7 +38,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @asynccontextmanager
 async def trusting(folder: Path, *, clients: bool = True) -> AsyncIterator[tuple[Site, str]]:
     """A tracker, and where it listens for those with certificates."""
-    context = authority.server_context(folder, clients=folder / "ca.crt" if clients else None)
+    context = tls.server_context(folder, clients=folder / "ca.crt" if clients else None)
     async with site() as here:
         tally = here.tracker.link_tally
         async with Listener(TLS, here.tracker.serve, tls=context, tally=tally) as listener:
@@ -45,8 +47,8 @@ async def trusting(folder: Path, *, clients: bool = True) -> AsyncIterator[tuple
 
 async def come(folder: Path, address: str) -> Client:
     """Ada, with her certificate."""
-    own = authority.files_of(folder, "ada")
-    link = await dial(address, tls=authority.client_context(folder, own))
+    own = tls.files_of(folder, "ada")
+    link = await dial(address, tls=tls.client_context(folder, own))
     try:
         return Client(link, await greet(link, "client", ByCertificate()))
     except AuthError:
@@ -109,8 +111,8 @@ def test_a_certificate_makes_nobody_an_agent(folder: Path) -> None:
     async def work() -> None:
         async with trusting(folder) as (here, address):
             await (await here.client()).command("token.issue", name="ada")
-            own = authority.files_of(folder, "ada")
-            link = await dial(address, tls=authority.client_context(folder, own))
+            own = tls.files_of(folder, "ada")
+            link = await dial(address, tls=tls.client_context(folder, own))
             with pytest.raises(AuthError, match="cannot name an agent"):
                 await greet(link, "agent", ByCertificate())
             link.abort()

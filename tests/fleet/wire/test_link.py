@@ -10,6 +10,7 @@ import pytest
 from fleet_links import KEY, LOOPBACK, OTHER_KEY, run, served, until
 
 from loopwright.errors import ConfigError, FleetError
+from loopwright.fleet.security.mac import channel_macs
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.frame import FrameError
 from loopwright.fleet.wire.link import Link, LinkClosed, LinkLimits, dial, pair
@@ -244,8 +245,8 @@ def test_largest_frames_never_stall_a_bounded_reader(mac: bool) -> None:
     async def work() -> None:
         one, other = await pair(LinkLimits(unread=(1 << 20) + 1024))
         if mac:
-            one.protect(KEY, dialer=True)
-            other.protect(KEY, dialer=False)
+            one.protect(*channel_macs(KEY, dialer=True))
+            other.protect(*channel_macs(KEY, dialer=False))
         total, chunk = 12, bytes(range(256)) * 4096
 
         async def send() -> None:
@@ -347,7 +348,7 @@ def test_bytes_that_are_no_frame_close_the_link_and_say_why(callbacks: bool) -> 
 def test_nothing_is_received_after_a_frame_that_was_refused() -> None:
     async def work() -> None:
         one, other = await pair()
-        other.protect(KEY, dialer=False)
+        other.protect(*channel_macs(KEY, dialer=False))
         one.send(Ping(1))
         one.send(Ping(2))
         with pytest.raises(FrameError, match="without the MAC"):
@@ -363,11 +364,11 @@ def test_protection_begins_between_two_frames_that_came_together() -> None:
     async def work() -> None:
         one, other = await pair()
         one.send(Ping(1))
-        one.protect(KEY, dialer=True)
+        one.protect(*channel_macs(KEY, dialer=True))
         one.send(Ping(2))
         await until(lambda: other._decoder.buffered > 40)
         assert await other.receive(1) == Ping(1)
-        other.protect(KEY, dialer=False)
+        other.protect(*channel_macs(KEY, dialer=False))
         assert await other.receive(1) == Ping(2)
         other.send(Pong(2))
         assert await one.receive(1) == Pong(2)
@@ -380,8 +381,8 @@ def test_protection_begins_between_two_frames_that_came_together() -> None:
 def test_another_key_closes_the_link() -> None:
     async def work() -> None:
         one, other = await pair()
-        one.protect(KEY, dialer=True)
-        other.protect(OTHER_KEY, dialer=False)
+        one.protect(*channel_macs(KEY, dialer=True))
+        other.protect(*channel_macs(OTHER_KEY, dialer=False))
         one.send(Ping(1))
         with pytest.raises(FrameError, match="not authentic"):
             await other.receive(1)

@@ -132,7 +132,7 @@ async def reach(url: str, ca: Path | None, cert: Path | None = None) -> Link:
             f"{url}: whose certificate is to be trusted? Give the fleet's ca.crt with --ca, or set "
             "LOOPWRIGHT_CA"
         )
-    from loopwright.fleet.security.authority import client_context, own_certificate
+    from loopwright.serving.tls import client_context, own_certificate
 
     own = None if cert is None else own_certificate(cert)
     return await dial(url, tls=client_context(ca, own))

@@ -1,17 +1,29 @@
-"""A tracker's figures as lines for people."""
+"""A fleet at one moment, and a tracker's figures as lines for people."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loopwright.cli.fleet.text import duration
 
 if TYPE_CHECKING:
-    from loopwright.fleet.client.views import DeviceView
+    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
 
 Figures = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """A fleet at one moment. `away` says why the tracker could not be asked, if it could not."""
+
+    status: dict[str, object]
+    devices: tuple[DeviceView, ...] = ()
+    leases: tuple[LeaseView, ...] = ()
+    events: tuple[EventView, ...] = ()
+    away: str = ""
 
 
 def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:

@@ -5,34 +5,22 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from loopwright.cli.common import Output, OutputOption
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, Where, where
+from loopwright.cli.fleet.summary import Scene
 from loopwright.errors import FleetError
 
 if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
-    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
 
 _EVENTS = 8
 _HISTORY_S = 600.0
 _LOOK_S = 5.0
 _SHARE = 10  # a look takes at most one part in so many of the time
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """A fleet at one moment. `away` says why the tracker could not be asked, if it could not."""
-
-    status: dict[str, object]
-    devices: tuple[DeviceView, ...] = ()
-    leases: tuple[LeaseView, ...] = ()
-    events: tuple[EventView, ...] = ()
-    away: str = ""
 
 
 def top(

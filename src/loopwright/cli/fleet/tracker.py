@@ -115,14 +115,16 @@ def _run(options: ServeOptions, http: str | None, log: Path | None) -> None:
             lines = sys.stderr if str(log) == "-" else stack.enter_context(_open(log))
         front = None
         if http is not None:
-            from loopwright.fleet.tracker.http import HttpServer
+            from loopwright.serving.server import HttpServer
 
             front = stack.enter_context(HttpServer(http, options.ca))
 
         def ready(serving: Serving) -> None:
             _announce(serving, options)
             if front is not None:
-                front.start(serving.tracker)
+                from loopwright.fleet.tracker.http_app import serve as serve_http
+
+                serve_http(front, serving.tracker)
                 typer.echo(f"dashboard, JSON and metrics: {front.address}", err=True)
 
         async def work() -> None:

@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from loopwright.codegen.llvm.affine import Frame, Term
+from loopwright.codegen.affine import Frame, Term
 from loopwright.errors import CodegenError
 
 MAX_LINES = 200_000

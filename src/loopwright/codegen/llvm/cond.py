@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from loopwright.codegen.llvm.affine import Idx, limits, term_limits
+from loopwright.codegen.affine import Idx, limits, term_limits
 from loopwright.codegen.llvm.index import Indices
-from loopwright.codegen.llvm.types import Value, vector_literal
+from loopwright.codegen.llvm.types import vector_literal
+from loopwright.codegen.values import Operand
 from loopwright.ir.dtype import BOOL, I64
 from loopwright.ir.expr import COMPARISONS, Binary, Call, Const, Expr, Fn, Op
 
@@ -52,8 +53,11 @@ NEVER = Cond(False, "false")
 class Conditions:
     """Evaluates conditions where emission stands."""
 
-    def __init__(self, indices: Indices, value_of: Callable[[Expr], Value]) -> None:
+    def __init__(
+        self, indices: Indices, index_of: Callable[[Expr], Idx], value_of: Callable[[Expr], Operand]
+    ) -> None:
         self._indices = indices
+        self._index_of = index_of
         self._value_of = value_of
 
     def cond(self, expr: Expr) -> Cond:
@@ -64,9 +68,7 @@ class Conditions:
             if expr.op is Op.AND or expr.op is Op.OR:
                 return self._connect(expr)
             if expr.op in COMPARISONS and expr.lhs.dtype == I64:
-                return self.compare(
-                    expr.op, self._indices.index(expr.lhs), self._indices.index(expr.rhs)
-                )
+                return self.compare(expr.op, self._index_of(expr.lhs), self._index_of(expr.rhs))
         if isinstance(expr, Call) and expr.fn is Fn.NOT:
             return self.negate(self.cond(expr.args[0]))
         value = self._value_of(expr)
@@ -74,9 +76,9 @@ class Conditions:
             return ALWAYS if value.const else NEVER
         return Cond(None, value.text, value.lanes)
 
-    def value(self, cond: Cond) -> Value:
+    def value(self, cond: Cond) -> Operand:
         """`cond` as a bool value."""
-        return Value(cond.text, BOOL, cond.lanes, cond.const)
+        return Operand(cond.text, BOOL, cond.lanes, cond.const)
 
     def negate(self, cond: Cond) -> Cond:
         """Not `cond`."""

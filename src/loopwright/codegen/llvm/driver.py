@@ -30,7 +30,7 @@ class Base(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ArgumentAddress:
     """`offset` bytes from a base; `index` is that of the input or output, inputs first."""
 
     base: Base
@@ -43,7 +43,7 @@ class Invocation:
     """A call of the kernel with the entry `entry`."""
 
     entry: str
-    arguments: tuple[Address, ...]
+    arguments: tuple[ArgumentAddress, ...]
 
 
 def driver_text(calls: Sequence[Invocation], triple: str) -> str:
@@ -81,7 +81,7 @@ def _function(name: str, calls: Sequence[Invocation], *, timed: bool) -> str:
     return "\n".join([*lines, "  ret void", "}"])
 
 
-def _argument(name: str, place: int, address: Address, loaded: set[int]) -> list[str]:
+def _argument(name: str, place: int, address: ArgumentAddress, loaded: set[int]) -> list[str]:
     lines = []
     base = f"%{address.base.value}"
     if address.base is Base.IO:

@@ -9,25 +9,43 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import assert_never
 
+from loopwright.codegen.affine import Idx, Term
 from loopwright.codegen.artifact import Param
-from loopwright.codegen.llvm.affine import Idx, Term
-from loopwright.codegen.llvm.arith import Arithmetic
 from loopwright.codegen.llvm.builder import MAX_LINES, FunctionText
 from loopwright.codegen.llvm.cond import Cond
 from loopwright.codegen.llvm.expr import Expressions
 from loopwright.codegen.llvm.index import Binding, Indices
-from loopwright.codegen.llvm.source import LlvmSource
-from loopwright.codegen.llvm.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
-from loopwright.codegen.llvm.types import Value
+from loopwright.codegen.llvm.memory import Places
+from loopwright.codegen.llvm.operations import LlvmOperations
+from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
+from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 from loopwright.target.cpu import CpuTarget
 
 LANE = Idx(0, 1)
 """The variable of the open vectorized loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class LlvmSource:
+    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI.
+
+    `branching` says that values of register buffers meet behind branches.
+    """
+
+    text: str
+    entry: str
+    params: tuple[Param, ...]
+    n_outputs: int
+    workspace_shared: int
+    workspace_per_thread: int
+    branching: bool = False
 
 
 def emit(kernel: Kernel, params: tuple[Param, ...], target: CpuTarget) -> LlvmSource:
@@ -63,12 +81,13 @@ class _Emitter:
         self.entry = "lw_" + re.sub(r"\W", "_", kernel.name, flags=re.ASCII)
         self._functions: list[str] = []
         self._indices = Indices(FunctionText(self._names))
-        self._arith = Arithmetic(self._indices, frozenset(target.features), target.arch)
-        self._expressions = Expressions(self._indices, self._arith, storage, target)
-        self._memory = self._expressions.memory
-        self._memory.params = {b: f"%p{i}" for i, b in enumerate(kernel.params)}
+        self._arith = LlvmOperations(self._indices, frozenset(target.features), target.arch)
         alignments = (param.alignment for param in params)
-        self._memory.alignments = dict(zip(kernel.params, alignments, strict=True))
+        self._params = {b: f"%p{i}" for i, b in enumerate(kernel.params)}
+        self._alignments = dict(zip(kernel.params, alignments, strict=True))
+        places = Places(self._params, self._alignments, storage, target)
+        self._expressions = Expressions(self._indices, self._arith, places)
+        self._memory = self._expressions.memory
         self._registers = self._memory.registers
         self._in_parallel = False
         self._in_lanes = False
@@ -82,10 +101,10 @@ class _Emitter:
     def main(self) -> None:
         """Write the function that does the work, and the entry that unpacks its arguments."""
         self._stmt(self._kernel.body)
-        alignments = self._memory.alignments
+        alignments = self._alignments
         pointers = [
             f"ptr noalias align {alignments[buffer]} {name}"
-            for buffer, name in self._memory.params.items()
+            for buffer, name in self._params.items()
         ]
         signature = ", ".join([*pointers, "ptr noalias %shared", "ptr %parallel", "ptr %pool"])
         self._define(f"{self.entry}.main", signature, self._text)
@@ -280,7 +299,7 @@ class _Emitter:
 
     def _side(
         self, label: str, join: str, body: Stmt, stmt: If
-    ) -> tuple[str, dict[Buffer, list[Value]]]:
+    ) -> tuple[str, dict[Buffer, list[Operand]]]:
         text, changed = self._text, self._storage.changed[stmt]
         text.label(label)
         with text.layer():
@@ -310,7 +329,7 @@ class _Emitter:
         self._serial(loop, loop.extent, "%begin", "%end", self._body_of(loop))
         text.lines.append("  br label %none")
         text.label("none")
-        pointers = [f"ptr noalias align 64 {name}" for name in self._memory.params.values()]
+        pointers = [f"ptr noalias align 64 {name}" for name in self._params.values()]
         pointers += ["ptr noalias %shared", "ptr noalias %own", "i64 %begin", "i64 %end"]
         signature = ", ".join([*pointers, *(f"i64 %o{i}" for i in range(len(captured)))])
         self._define(f"{self.entry}.body{number}", signature, text)
@@ -328,7 +347,7 @@ class _Emitter:
 
     def _unpack(self, number: int, captured: int) -> None:
         """The function that the callback calls: closure slots to arguments of the body."""
-        names = [*self._memory.params.values(), "%shared"]
+        names = [*self._params.values(), "%shared"]
         lines, passed = [], []
         for slot, name in enumerate([*names, *(f"%o{i}" for i in range(captured))]):
             kind = "ptr" if slot < len(names) else "i64"
@@ -352,7 +371,7 @@ class _Emitter:
     def _launch(self, number: int, captured: list[Term], extent: int) -> None:
         """Fill a closure and call the `parallel` callback."""
         text = self._text
-        names = [*self._memory.params.values(), "%shared"]
+        names = [*self._params.values(), "%shared"]
         values = [f"ptr {name}" for name in names] + [f"i64 {term.text}" for term in captured]
         closure = text.hoisted(
             ("closure", number), text.frames[0], f"alloca [{len(values)} x i64], align 16"

@@ -10,14 +10,15 @@ import enum
 from collections.abc import Callable
 from typing import TypeGuard
 
-from loopwright.codegen.llvm.affine import Idx
-from loopwright.codegen.llvm.arith import Arithmetic
+from loopwright.codegen.affine import Idx
+from loopwright.codegen.functions import Functions
 from loopwright.codegen.llvm.cond import Cond, Conditions
-from loopwright.codegen.llvm.index import Indices
-from loopwright.codegen.llvm.math import Functions
-from loopwright.codegen.llvm.memory import Memory
-from loopwright.codegen.llvm.storage import Home, Storage, distinct
-from loopwright.codegen.llvm.types import Value, literal, typed, value_type
+from loopwright.codegen.llvm.index import IndexExpressions, Indices
+from loopwright.codegen.llvm.memory import Memory, Places
+from loopwright.codegen.llvm.operations import LlvmOperations
+from loopwright.codegen.llvm.types import literal, typed, value_type
+from loopwright.codegen.storage import Home, distinct
+from loopwright.codegen.values import Operand
 from loopwright.ir import walk
 from loopwright.ir.dtype import I64, DType
 from loopwright.ir.expr import (
@@ -34,7 +35,6 @@ from loopwright.ir.expr import (
     Var,
 )
 from loopwright.ir.stmt import Stmt, Store
-from loopwright.target.cpu import CpuTarget
 
 
 class _Way(enum.Enum):
@@ -48,24 +48,22 @@ class _Way(enum.Enum):
 class Expressions:
     """Emits expressions where emission stands."""
 
-    def __init__(
-        self, indices: Indices, arith: Arithmetic, storage: Storage, target: CpuTarget
-    ) -> None:
+    def __init__(self, indices: Indices, arith: LlvmOperations, places: Places) -> None:
         self._indices = indices
         self._arith = arith
-        self._storage = storage
-        indices.value_of = self.compute
-        self.conditions = Conditions(indices, self.compute)
-        self.memory = Memory(indices, arith, self.conditions, storage, target)
-        self._functions = Functions(indices, arith)
+        self._storage = places.storage
+        self._index = IndexExpressions(indices, self.compute)
+        self.conditions = Conditions(indices, self._index.index, self.compute)
+        self.memory = Memory(indices, self._index, arith, self.conditions, places)
+        self._functions = Functions(arith)
         self._pure: dict[Expr, bool] = {}
-        self._literals: dict[Const, Value] = {}
+        self._literals: dict[Const, Operand] = {}
         self._ways: dict[Binary, _Way] = {}
         self._spines: dict[Binary, list[Binary]] = {}
         self._shared: dict[Expr, frozenset[Expr]] = {}
         self._reuse: frozenset[Expr] = frozenset()
-        self._known: list[dict[Expr, Value]] = [{}]
-        self._table: dict[type, Callable[..., Value]] = {
+        self._known: list[dict[Expr, Operand]] = [{}]
+        self._table: dict[type, Callable[..., Operand]] = {
             Const: self._const,
             Var: self._var,
             Load: self.memory.load,
@@ -75,7 +73,7 @@ class Expressions:
             Call: self._call,
         }
 
-    def root(self, expr: Expr) -> Value:
+    def root(self, expr: Expr) -> Operand:
         """The value of a whole expression of a statement; shared nodes are computed once."""
         shared = self._shared.get(expr)
         if shared is None:
@@ -88,7 +86,7 @@ class Expressions:
         self._reuse, self._known = frozenset(), [{}]
         return self.conditions.cond(expr)
 
-    def value(self, expr: Expr) -> Value:
+    def value(self, expr: Expr) -> Operand:
         """The value of `expr`."""
         if self._reuse and expr in self._reuse:
             for known in self._known:
@@ -99,29 +97,29 @@ class Expressions:
             return found
         return self._table[type(expr)](expr)
 
-    def compute(self, expr: Expr) -> Value:
+    def compute(self, expr: Expr) -> Operand:
         """The value of an int64 or bool `expr` by arithmetic on values, not as an index."""
         if isinstance(expr, Binary):
             return self._arith.binary(expr.op, self.value(expr.lhs), self.value(expr.rhs))
         return self._table[type(expr)](expr)
 
-    def _const(self, node: Const) -> Value:
+    def _const(self, node: Const) -> Operand:
         found = self._literals.get(node)
         if found is None:
             found = self._literals[node] = literal(node.value, node.dtype)
         return found
 
-    def _var(self, node: Var) -> Value:
-        return self._indices.value(self._indices.index(node))
+    def _var(self, node: Var) -> Operand:
+        return self._indices.value(self._index.index(node))
 
-    def _binary(self, node: Binary) -> Value:
+    def _binary(self, node: Binary) -> Operand:
         way = self._ways.get(node)
         if way is None:
             way = self._ways[node] = self._way(node)
         if way is _Way.CONDITION:
             return self.conditions.value(self.conditions.cond(node))
         if way is _Way.INDEX:
-            return self._indices.value(self._indices.index(node))
+            return self._indices.value(self._index.index(node))
         spine = self._spines.get(node)
         if spine is None:
             spine = self._spines[node] = self._spine(node)
@@ -143,9 +141,11 @@ class Expressions:
             below = below.lhs
         return spine
 
-    def _fold_spine(self, spine: list[Binary], value: Value) -> Value:
+    def _fold_spine(self, spine: list[Binary], value: Operand) -> Operand:
         arith = self._arith
-        pending: Value | None = None  # the other factor of a product that has not been emitted yet
+        pending: Operand | None = (
+            None  # the other factor of a product that has not been emitted yet
+        )
         for position in range(len(spine) - 1, -1, -1):
             node = spine[position]
             if pending is not None:
@@ -180,15 +180,15 @@ class Expressions:
             self._pure[node] = found
         return found
 
-    def _cast(self, node: Cast) -> Value:
+    def _cast(self, node: Cast) -> Operand:
         return self._arith.cast(self.value(node.value), node.dtype)
 
-    def _call(self, node: Call) -> Value:
+    def _call(self, node: Call) -> Operand:
         if node.dtype == I64 and self._is_index(node):
-            return self._indices.value(self._indices.index(node))
+            return self._indices.value(self._index.index(node))
         return self._functions.call(node.fn, [self.value(arg) for arg in node.args])
 
-    def _select(self, node: Select) -> Value:
+    def _select(self, node: Select) -> Operand:
         cond = self.conditions.cond(node.cond)
         if cond.const is not None:
             return self.value(node.yes if cond.const else node.no)
@@ -199,19 +199,19 @@ class Expressions:
             return self._masked_select(cond, node)
         return self._chosen(cond, node) or self._branches(cond, node.yes, node.no, node)
 
-    def _chosen(self, cond: Cond, node: Select) -> Value | None:
+    def _chosen(self, cond: Cond, node: Select) -> Operand | None:
         """A single load against a literal: choose the address instead of branching."""
         if isinstance(node.yes, Load) and isinstance(node.no, Const):
             return self.memory.load_or(node.yes, cond, self.value(node.no))
         return None
 
-    def _masked_select(self, cond: Cond, node: Select) -> Value:
+    def _masked_select(self, cond: Cond, node: Select) -> Operand:
         yes = self._side(cond, node.yes)
         no = self._side(self.conditions.negate(cond), node.no) if self._reads(node.no) else None
         other = self.value(node.no) if no is None else no
         return self._arith.select(self.conditions.value(cond), yes, other)
 
-    def _side(self, cond: Cond, side: Expr) -> Value:
+    def _side(self, cond: Cond, side: Expr) -> Operand:
         """`side` with the lanes of `cond` active; skipped when it reads and no lane is."""
         if not self._reads(side):
             return self.value(side)
@@ -226,13 +226,13 @@ class Expressions:
             return found
         some = self.any_lane(inner)
 
-        def guarded() -> Value:
+        def guarded() -> Operand:
             self.memory.mask = inner
             found = self.value(side)
             self.memory.mask = before
             return found
 
-        return self._branch(some, guarded, lambda: Value("poison", side.dtype), side.dtype)
+        return self._branch(some, guarded, lambda: Operand("poison", side.dtype), side.dtype)
 
     def any_lane(self, mask: Cond) -> Cond:
         """Whether any lane of `mask` is active."""
@@ -240,17 +240,17 @@ class Expressions:
         text = self._arith.call(f"llvm.vector.reduce.or.v{mask.lanes}i1", "i1", (kind, mask.text))
         return Cond(None, text)
 
-    def _branches(self, cond: Cond, yes: Expr, no: Expr, node: Select) -> Value:
+    def _branches(self, cond: Cond, yes: Expr, no: Expr, node: Select) -> Operand:
         return self._branch(cond, lambda: self.value(yes), lambda: self.value(no), node.dtype)
 
     def _branch(
-        self, cond: Cond, yes: Callable[[], Value], no: Callable[[], Value], dtype: DType
-    ) -> Value:
+        self, cond: Cond, yes: Callable[[], Operand], no: Callable[[], Operand], dtype: DType
+    ) -> Operand:
         """The value of the side that `cond` chooses; only that side is carried out."""
         text = self._indices.text
         then, other, join = (text.fresh_label(h) for h in ("then", "else", "join"))
         text.lines.append(f"  br i1 {cond.text}, label %{then}, label %{other}")
-        found: list[tuple[Value, list[str], str]] = []
+        found: list[tuple[Operand, list[str], str]] = []
         for label, side in ((then, yes), (other, no)):
             text.label(label)
             with text.layer():
@@ -269,9 +269,9 @@ class Expressions:
             lines.append(f"  br label %{join}")
             sides.append(f"[ {wide}, %{block} ]")
         text.label(join)
-        return Value(text.op(f"phi {value_type(dtype, lanes)} {', '.join(sides)}"), dtype, lanes)
+        return Operand(text.op(f"phi {value_type(dtype, lanes)} {', '.join(sides)}"), dtype, lanes)
 
-    def _splat_into(self, lines: list[str], value: Value, lanes: int) -> str:
+    def _splat_into(self, lines: list[str], value: Operand, lanes: int) -> str:
         if value.const is not None or value.text == "poison":
             return self._arith.widen(value, lanes)
         kind, name = value_type(value.dtype, lanes), self._indices.text.name()
@@ -294,7 +294,7 @@ class Expressions:
         for node in walk.visit(stmt):
             if isinstance(node, Load | Store):
                 in_memory = self._storage.places[node.buffer].home is not Home.REGISTERS
-                if in_memory and not _names(node.indices[0]) & lane_vars:
+                if in_memory and not walk.names(node.indices[0]) & lane_vars:
                     return True
         return False
 
@@ -306,7 +306,7 @@ class Expressions:
         """True when some load in `expr` has the same address in every lane."""
         lane_vars = self._lane_vars()
         loads = (n for n in distinct(expr) if isinstance(n, Load))
-        return any(not _names(load.indices[0]) & lane_vars for load in loads)
+        return any(not walk.names(load.indices[0]) & lane_vars for load in loads)
 
 
 def _dtype(node: Expr) -> DType:
@@ -314,11 +314,6 @@ def _dtype(node: Expr) -> DType:
     while isinstance(node, Binary) and node.op not in COMPARISONS:
         node = node.lhs
     return node.dtype
-
-
-def _names(expr: Expr) -> set[str]:
-    """The variables in `expr`."""
-    return {n.name for n in distinct(expr) if isinstance(n, Var)}
 
 
 def _repeated(expr: Expr) -> frozenset[Expr]:

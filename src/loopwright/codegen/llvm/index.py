@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from typing import TypeAlias
 
-from loopwright.codegen.llvm.affine import (
+from loopwright.codegen.affine import (
     UNKNOWN,
     Frame,
     Idx,
@@ -24,7 +24,8 @@ from loopwright.codegen.llvm.affine import (
     times,
 )
 from loopwright.codegen.llvm.builder import FunctionText
-from loopwright.codegen.llvm.types import Value, vector_literal
+from loopwright.codegen.llvm.types import vector_literal
+from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Binary, Expr, Op
@@ -46,31 +47,7 @@ class Indices:
         self.env: dict[str, Binding] = {}
         self.lanes = 1
         self.epoch = 0
-        self.value_of: Callable[[Expr], Value] = _unset
-        self._forms: dict[Expr, Linear] = {}
         self._terms: dict[str, Term] = {}
-
-    def form(self, expr: Expr) -> Linear:
-        """The linear form of `expr`, computed once."""
-        found = self._forms.get(expr)
-        if found is None:
-            found = self._forms[expr] = linear(expr)
-        return found
-
-    def index(self, expr: Expr) -> Idx:
-        """What `expr` comes to here."""
-        form = self.form(expr)
-        total = Idx(form.const)
-        for name, coef in form.vars:
-            bound = self.env.get(name)
-            if bound is None:
-                raise CodegenError(f"variable {name} is not bound by an open loop")
-            total = self.add(
-                total, Idx(bound * coef) if isinstance(bound, int) else self.scale(bound, coef)
-            )
-        for atom, coef in form.atoms:
-            total = self.add(total, self.scale(self._atom(atom), coef))
-        return total
 
     def add(self, a: Idx, b: Idx) -> Idx:
         """`a + b`."""
@@ -159,7 +136,7 @@ class Indices:
             self.text.layers[-1][key] = found
         return found
 
-    def wrap(self, value: Value) -> Idx:
+    def wrap(self, value: Operand) -> Idx:
         """An index that is the int64 `value`, of which nothing is known."""
         if value.const is not None:
             return Idx(int(value.const))
@@ -167,22 +144,8 @@ class Indices:
             return self._named(value.text, None, (-UNKNOWN, UNKNOWN))
         return Idx(0, vec=Lanes(value.text, -UNKNOWN, UNKNOWN))
 
-    def _atom(self, atom: Expr) -> Idx:
-        if isinstance(atom, Binary):
-            if atom.op in _DIVISIONS:
-                divisor = self.index(atom.rhs)
-                if divisor.is_const and divisor.const > 0:
-                    found = self._divide(atom.op, self.index(atom.lhs), divisor.const)
-                    if found is not None:
-                        return found
-            elif atom.op is Op.MUL:
-                return self._multiply(atom)
-            elif atom.op in (Op.MIN, Op.MAX):
-                return self._extremum(atom)
-        return self.wrap(self.value_of(atom))
-
-    def _multiply(self, atom: Binary) -> Idx:
-        lhs, rhs = self.index(atom.lhs), self.index(atom.rhs)
+    def multiply(self, lhs: Idx, rhs: Idx) -> Idx:
+        """`lhs * rhs`."""
         if lhs.is_const:
             return self.scale(rhs, lhs.const)
         if rhs.is_const:
@@ -194,14 +157,14 @@ class Indices:
         text = self.text.op(f"mul <{self.lanes} x i64> {self.vector(lhs)}, {self.vector(rhs)}")
         return Idx(0, vec=Lanes(text, lo, hi))
 
-    def _extremum(self, atom: Binary) -> Idx:
-        lhs, rhs = self.index(atom.lhs), self.index(atom.rhs)
-        pick, name = (min, "smin") if atom.op is Op.MIN else (max, "smax")
+    def extremum(self, op: Op, lhs: Idx, rhs: Idx) -> Idx:
+        """The smaller (MIN) or the larger one (MAX) of two indices."""
+        pick, name = (min, "smin") if op is Op.MIN else (max, "smax")
         difference = limits(self.add(lhs, self.scale(rhs, -1)), self.lanes)
         if difference[1] <= 0:
-            return lhs if atom.op is Op.MIN else rhs
+            return lhs if op is Op.MIN else rhs
         if difference[0] >= 0:
-            return rhs if atom.op is Op.MIN else lhs
+            return rhs if op is Op.MIN else lhs
         a, b = limits(lhs, self.lanes), limits(rhs, self.lanes)
         lo, hi = pick(a[0], b[0]), pick(a[1], b[1])
         if lhs.is_scalar and rhs.is_scalar:
@@ -226,7 +189,7 @@ class Indices:
         text = self.text.hoisted((name, a, b), frame, call)
         return self._named(text, frame, (lo, hi))
 
-    def _divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
+    def divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
         """Floor division or remainder of `idx` by a positive constant; None: compute it on vectors.
 
         What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
@@ -304,13 +267,58 @@ class Indices:
             term = self._terms[text] = Term(text, frame, *bounds)
         return Idx(0, 0, ((term, 1),))
 
-    def value(self, idx: Idx) -> Value:
+    def value(self, idx: Idx) -> Operand:
         """`idx` as an int64 value."""
         if idx.is_const:
-            return Value(str(idx.const), I64, 1, idx.const)
+            return Operand(str(idx.const), I64, 1, idx.const)
         if idx.is_scalar:
-            return Value(self.scalar(idx), I64)
-        return Value(self.vector(idx), I64, self.lanes)
+            return Operand(self.scalar(idx), I64)
+        return Operand(self.vector(idx), I64, self.lanes)
+
+
+class IndexExpressions:
+    """Index expressions as indices; `compute` gives the value of a part that is no index."""
+
+    def __init__(self, indices: Indices, compute: Callable[[Expr], Operand]) -> None:
+        self._indices = indices
+        self._compute = compute
+        self._forms: dict[Expr, Linear] = {}
+
+    def form(self, expr: Expr) -> Linear:
+        """The linear form of `expr`, computed once."""
+        found = self._forms.get(expr)
+        if found is None:
+            found = self._forms[expr] = linear(expr)
+        return found
+
+    def index(self, expr: Expr) -> Idx:
+        """What `expr` comes to here."""
+        indices, form = self._indices, self.form(expr)
+        total = Idx(form.const)
+        for name, coef in form.vars:
+            bound = indices.env.get(name)
+            if bound is None:
+                raise CodegenError(f"variable {name} is not bound by an open loop")
+            part = Idx(bound * coef) if isinstance(bound, int) else indices.scale(bound, coef)
+            total = indices.add(total, part)
+        for atom, coef in form.atoms:
+            total = indices.add(total, indices.scale(self._atom(atom), coef))
+        return total
+
+    def _atom(self, atom: Expr) -> Idx:
+        indices = self._indices
+        if isinstance(atom, Binary):
+            if atom.op in _DIVISIONS:
+                divisor = self.index(atom.rhs)
+                if divisor.is_const and divisor.const > 0:
+                    found = indices.divide(atom.op, self.index(atom.lhs), divisor.const)
+                    if found is not None:
+                        return found
+            elif atom.op is Op.MUL:
+                return indices.multiply(self.index(atom.lhs), self.index(atom.rhs))
+            elif atom.op in (Op.MIN, Op.MAX):
+                return indices.extremum(atom.op, self.index(atom.lhs), self.index(atom.rhs))
+        return indices.wrap(self._compute(atom))
 
 
 def ramp(values: list[int]) -> Idx:
@@ -331,7 +339,3 @@ def deeper(a: Frame | None, b: Frame | None) -> Frame | None:
 def _depth(item: tuple[Term, int]) -> int:
     frame = item[0].frame
     return UNKNOWN if frame is None else frame.depth
-
-
-def _unset(expr: Expr) -> Value:
-    raise CodegenError(f"no way to compute {expr}")

@@ -8,23 +8,25 @@ What the current block has loaded already is used again, until something is stor
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
-from loopwright.codegen.llvm.affine import Frame, Idx, Lanes, Term
-from loopwright.codegen.llvm.arith import Arithmetic
+from loopwright.codegen.affine import Frame, Idx, Lanes, Term
 from loopwright.codegen.llvm.cond import Cond, Conditions
-from loopwright.codegen.llvm.index import Indices, deeper
+from loopwright.codegen.llvm.index import IndexExpressions, Indices, deeper
+from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.llvm.registers import Registers
 from loopwright.codegen.llvm.reuse import ReuseWindow
-from loopwright.codegen.llvm.storage import ALIGN, Home, Storage
 from loopwright.codegen.llvm.types import (
-    Value,
     compute_type,
     mangled,
     storage_type,
     vector,
     vector_literal,
 )
+from loopwright.codegen.storage import ALIGN, Home, Storage
+from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
@@ -35,7 +37,7 @@ MAX_STRIDE = 4
 """Up to this stride, lanes are picked out of whole vectors; beyond it they are gathered."""
 
 
-class Access(NamedTuple):
+class MemoryAccess(NamedTuple):
     """An analysed access, valid while no loop opens or closes (`epoch`).
 
     The address of lane i is `base + const + sum(coef * unrolled variable) + i * lane + vec` bytes;
@@ -52,36 +54,47 @@ class Access(NamedTuple):
     key: tuple[Buffer, str, int, Lanes | None]
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where buffers are: of parameters the name of the pointer and its alignment in bytes."""
+
+    params: Mapping[Buffer, str]
+    alignments: Mapping[Buffer, int]
+    storage: Storage
+    target: CpuTarget
+
+
 class Memory:
     """Emits loads and stores where emission stands; `mask` says which lanes are active."""
 
     def __init__(
         self,
         indices: Indices,
-        arith: Arithmetic,
+        index: IndexExpressions,
+        arith: LlvmOperations,
         conditions: Conditions,
-        storage: Storage,
-        target: CpuTarget,
+        places: Places,
     ) -> None:
         self._indices = indices
+        self._index = index
         self._arith = arith
         self._conditions = conditions
-        self._storage = storage
+        self._storage = places.storage
         self.registers = Registers(indices, arith)
-        self.params: dict[Buffer, str] = {}
-        self.alignments: dict[Buffer, int] = {}  # of params
+        self._params = places.params
+        self._alignments = places.alignments
         self.mask: Cond | None = None
         self.constants: dict[str, str] = {}
-        self._vector_bits = target.vector_bits
-        self._window = ReuseWindow(target.registers)
-        self._accesses: dict[Expr | Store, Access] = {}
+        self._vector_bits = places.target.vector_bits
+        self._window = ReuseWindow(places.target.registers)
+        self._accesses: dict[Expr | Store, MemoryAccess] = {}
         self._versions: dict[Buffer, int] = {}
 
     def forget_accesses(self) -> None:
         """Analyse every access again: a variable is now bound in another way."""
         self._accesses.clear()
 
-    def load(self, node: Load) -> Value:
+    def load(self, node: Load) -> Operand:
         """The value of `node`; in a masked place only active lanes are read."""
         buffer = node.buffer
         access, offset = self._locate(node, buffer, node.indices)
@@ -93,7 +106,7 @@ class Memory:
         lanes = 1 if access.lane == 0 and access.vec is None else self._indices.lanes
         found = text.recall(key)
         if found is not None and self._window.use(key):
-            return Value(found, buffer.dtype, lanes)
+            return Operand(found, buffer.dtype, lanes)
         self._window.before_load(key, text)
         value = self._read(buffer, access, offset, lanes)
         text.layers[-1][key] = value.text
@@ -101,7 +114,7 @@ class Memory:
         self._window.keep(key, cost, self.registers.count(self._vector_bits))
         return value
 
-    def load_or(self, node: Load, cond: Cond, other: Value) -> Value | None:
+    def load_or(self, node: Load, cond: Cond, other: Operand) -> Operand | None:
         """`node if cond else other` without a branch: the address is chosen, not the value.
 
         None when it cannot be done so: a register buffer, lanes apart, or `other` is not a literal.
@@ -124,7 +137,7 @@ class Memory:
         loaded = text.op(f"load {kind}, ptr {chosen}, align {align}")
         return self._arith.from_memory(loaded, node.buffer.dtype, lanes)
 
-    def store(self, node: Store, value: Value) -> None:
+    def store(self, node: Store, value: Operand) -> None:
         """Store `value`; in a masked place only active lanes are written."""
         buffer = node.buffer
         access, offset = self._locate(node, buffer, node.indices)
@@ -141,13 +154,15 @@ class Memory:
         else:
             self._scatter(buffer, access, offset, value)
 
-    def constant(self, value: Value, lanes: int) -> str:
+    def constant(self, value: Operand, lanes: int) -> str:
         """A pointer to `value`, a literal, `lanes` times in read-only memory."""
         kind = vector(storage_type(value.dtype), lanes)
         content = f"{kind} {self._arith.widen(value, lanes)}"
         return self.constants.setdefault(content, f"@constant{len(self.constants)}")
 
-    def _write(self, buffer: Buffer, access: Access, offset: int, value: Value, lanes: int) -> None:
+    def _write(
+        self, buffer: Buffer, access: MemoryAccess, offset: int, value: Operand, lanes: int
+    ) -> None:
         stored = self._arith.to_memory(value, lanes)
         address = self._at(access.base, offset)
         scalar = storage_type(buffer.dtype)
@@ -163,7 +178,7 @@ class Memory:
         flags = vector("i1", lanes)
         self._effect(name, (kind, stored), ("ptr", address), ("i32", str(align)), (flags, mask))
 
-    def _scatter(self, buffer: Buffer, access: Access, offset: int, value: Value) -> None:
+    def _scatter(self, buffer: Buffer, access: MemoryAccess, offset: int, value: Operand) -> None:
         lanes, scalar = self._indices.lanes, storage_type(buffer.dtype)
         stored = self._arith.to_memory(value, lanes)
         pointers = self._pointers(access, offset)
@@ -181,7 +196,7 @@ class Memory:
         shown = ", ".join(f"{kind} {text}" for kind, text in args)
         self._indices.text.lines.append(f"  call void @{name}({shown})")
 
-    def _read(self, buffer: Buffer, access: Access, offset: int, lanes: int) -> Value:
+    def _read(self, buffer: Buffer, access: MemoryAccess, offset: int, lanes: int) -> Operand:
         scalar, nbytes = storage_type(buffer.dtype), buffer.dtype.nbytes
         if lanes == 1 or (access.vec is None and access.lane == nbytes):
             text = self._dense(buffer, access, offset, lanes)
@@ -201,7 +216,7 @@ class Memory:
             )
         return self._arith.from_memory(text, buffer.dtype, lanes)
 
-    def _dense(self, buffer: Buffer, access: Access, offset: int, lanes: int) -> str:
+    def _dense(self, buffer: Buffer, access: MemoryAccess, offset: int, lanes: int) -> str:
         """A load of one element, or of consecutive ones (of those that the mask has)."""
         address = self._at(access.base, offset)
         scalar = storage_type(buffer.dtype)
@@ -218,12 +233,12 @@ class Memory:
             (kind, "zeroinitializer"),
         )
 
-    def _can_pick(self, access: Access, nbytes: int) -> bool:
+    def _can_pick(self, access: MemoryAccess, nbytes: int) -> bool:
         if access.vec is not None or self.mask is not None or access.lane % nbytes:
             return False
         return abs(access.lane // nbytes) <= MAX_STRIDE
 
-    def _pick(self, buffer: Buffer, access: Access, offset: int) -> str:
+    def _pick(self, buffer: Buffer, access: MemoryAccess, offset: int) -> str:
         """Lanes at a small stride, out of dense loads between the first and the last of them."""
         text, lanes, nbytes = self._indices.text, self._indices.lanes, buffer.dtype.nbytes
         stride = access.lane // nbytes
@@ -250,7 +265,7 @@ class Memory:
             where = [i if w >= 0 else -1 for i, w in enumerate(where)]
         return result
 
-    def _pointers(self, access: Access, offset: int) -> str:
+    def _pointers(self, access: MemoryAccess, offset: int) -> str:
         """A vector of pointers, one a lane."""
         indices, lanes = self._indices, self._indices.lanes
         offsets = [offset + access.lane * i for i in range(lanes)]
@@ -266,12 +281,12 @@ class Memory:
 
     def _locate(
         self, node: Load | Store, buffer: Buffer, indices: tuple[Expr, ...]
-    ) -> tuple[Access, int]:
+    ) -> tuple[MemoryAccess, int]:
         """The analysed access and the constant offset of this instance from its base."""
         access = self._accesses.get(node)
         if access is None or access.epoch != self._indices.epoch:
             access = self._analyse(buffer, indices[0])
-            if not self._indices.form(indices[0]).atoms:
+            if not self._index.form(indices[0]).atoms:
                 self._accesses[node] = access
         total = access.const
         env = self._indices.env
@@ -279,13 +294,13 @@ class Memory:
             total += env[name] * coef  # type: ignore[operator]  # `ints` are bound to integers
         return access, total
 
-    def _analyse(self, buffer: Buffer, index: Expr) -> Access:
+    def _analyse(self, buffer: Buffer, index: Expr) -> MemoryAccess:
         indices, place = self._indices, self._storage.places[buffer]
-        form, env = indices.form(index), indices.env
+        form, env = self._index.form(index), indices.env
         in_registers = place.home is Home.REGISTERS
         unit = (1 if in_registers else buffer.dtype.nbytes) * max(1, place.expand)
         ints: list[tuple[str, int]] = []
-        total = indices.index(index) if form.atoms else Idx(form.const)
+        total = self._index.index(index) if form.atoms else Idx(form.const)
         for name, coef in () if form.atoms else form.vars:
             bound = env.get(name)
             if bound is None:
@@ -299,13 +314,13 @@ class Memory:
             total = indices.add(total, Idx(0, unit // place.expand))
         base, align = "", ALIGN
         if not in_registers:
-            known = self.alignments.get(buffer, ALIGN)
+            known = self._alignments.get(buffer, ALIGN)
             align = math.gcd(known, *(coef for _, coef in total.terms))
             base = self._advance(self._base(buffer), total.terms)
         elif total.terms or total.vec is not None:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
         key = (buffer, base, total.lane, total.vec)
-        return Access(
+        return MemoryAccess(
             indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
         )
 
@@ -329,7 +344,7 @@ class Memory:
         place, text = self._storage.places[buffer], self._indices.text
         outer = text.frames[0]
         if place.home is Home.PARAM:
-            return self.params[buffer]
+            return self._params[buffer]
         if place.home is Home.STACK:
             count = buffer.nbytes * max(1, place.expand)
             return text.hoisted(("alloca", buffer), outer, f"alloca [{count} x i8], align {ALIGN}")

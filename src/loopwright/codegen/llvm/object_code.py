@@ -9,10 +9,12 @@ import functools
 
 import llvmlite.binding as llvm
 
-from loopwright.codegen.artifact import Artifact
-from loopwright.codegen.llvm.source import LlvmSource
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.errors import CodegenError
+from loopwright.ir.kernel import Kernel
 from loopwright.target.cpu import CpuTarget
+from loopwright.target.union import Target, require_cpu
 
 OPT_LEVEL = 2
 _NO_SINKING = "-disable-machine-sink"
@@ -78,4 +80,20 @@ def assemble(source: LlvmSource, target: CpuTarget, opt: int = OPT_LEVEL) -> Art
         workspace_shared=source.workspace_shared,
         workspace_per_thread=source.workspace_per_thread,
         target_key=target.key,
+        requires=target.features,
     )
+
+
+class LlvmBackend:
+    """Kernels by way of LLVM text."""
+
+    language = "llvm"
+
+    def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
+        """The LLVM module of `kernel`. Raises: CodegenError for what cannot be expressed."""
+        return emit(kernel, params, require_cpu(target, "LLVM")).text
+
+    def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
+        """The object code of `kernel`. Raises: CodegenError as `text`, or if LLVM refuses it."""
+        cpu = require_cpu(target, "LLVM")
+        return assemble(emit(kernel, params, cpu), cpu)

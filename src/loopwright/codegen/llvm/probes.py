@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loopwright.codegen.artifact import Param
-from loopwright.codegen.llvm.emit import emit
-from loopwright.codegen.llvm.source import LlvmSource
+from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
 from loopwright.lower.pipeline import finish, lower

@@ -1,33 +1,17 @@
-"""How values are written in LLVM text: types, literals, and the `Value` of emission.
+"""How values are written in LLVM text: types and literals.
 
-float16 and bfloat16 are computed in `float` and are halves in memory only; bool is `i1` in a
-register and one byte in memory. A value of one lane is a scalar and stands for the same number in
-every lane.
+bool is `i1` in a register and one byte in memory.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
-from typing import NamedTuple, TypeAlias
 
-import ml_dtypes
-import numpy as np
-
-from loopwright.ir.dtype import F16, F32, F64, DType, Kind
-
-Number: TypeAlias = int | float | bool
+from loopwright.codegen.values import Number, Operand, rounded
+from loopwright.ir.dtype import F16, F32, F64, DType, DTypeKind
 
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16"}
-
-
-class Value(NamedTuple):
-    """`text` is an SSA name, or a literal when `const` is set; `lanes` is 1 for a scalar."""
-
-    text: str
-    dtype: DType
-    lanes: int = 1
-    const: Number | None = None
 
 
 @functools.cache
@@ -43,7 +27,7 @@ def storage_type(dtype: DType) -> str:
     """The scalar type that values of `dtype` have in memory: `i16` for bfloat16, `i8` for bool."""
     if dtype == F16:
         return "half"
-    if dtype.kind is Kind.BFLOAT:
+    if dtype.kind is DTypeKind.BFLOAT:
         return "i16"
     return "i8" if dtype.is_bool else compute_type(dtype)
 
@@ -67,24 +51,9 @@ def value_type(dtype: DType, lanes: int) -> str:
     return vector(compute_type(dtype), lanes)
 
 
-def typed(value: Value) -> str:
+def typed(value: Operand) -> str:
     """`float %v1`: the value with its type before it."""
     return f"{value_type(value.dtype, value.lanes)} {value.text}"
-
-
-def rounded(value: Number, dtype: DType) -> Number:
-    """`value` as `dtype` holds it: floats rounded, integers wrapped around."""
-    if dtype.is_float:
-        if dtype.kind is Kind.BFLOAT:
-            return float(ml_dtypes.bfloat16(value))
-        with np.errstate(over="ignore"):
-            return float(dtype.numpy.type(value))
-    if dtype.is_bool:
-        return bool(value)
-    wrapped = int(value) & ((1 << dtype.bits) - 1)
-    if dtype.kind is Kind.INT and wrapped >> (dtype.bits - 1):
-        wrapped -= 1 << dtype.bits
-    return wrapped
 
 
 @functools.lru_cache(maxsize=4096)
@@ -93,15 +62,15 @@ def float_text(value: float) -> str:
     return f"0x{struct.pack('>d', value).hex().upper()}"
 
 
-def literal(value: Number, dtype: DType) -> Value:
+def literal(value: Number, dtype: DType) -> Operand:
     """A constant of one lane."""
     held = rounded(value, dtype)
     if dtype.is_float:
         single = dtype if dtype == F64 else F32
-        return Value(float_text(float(rounded(held, single))), dtype, 1, held)
+        return Operand(float_text(float(rounded(held, single))), dtype, 1, held)
     if dtype.is_bool:
-        return Value("true" if held else "false", dtype, 1, held)
-    return Value(str(held), dtype, 1, held)
+        return Operand("true" if held else "false", dtype, 1, held)
+    return Operand(str(held), dtype, 1, held)
 
 
 def splat_text(scalar_type: str, text: str) -> str:

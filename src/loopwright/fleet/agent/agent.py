@@ -40,11 +40,11 @@ from loopwright.fleet.wire.messages import (
     Ping,
     Pong,
     Register,
-    RunItem,
     Superseded,
     Sync,
 )
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
 _Known: TypeAlias = tuple[DeviceInfo, dict[str, str]]
@@ -190,7 +190,7 @@ class Agent:
         known = self.devices.get(device)
         return None if known is None else known.standing.state
 
-    def _allow(self, item: RunItem) -> None:
+    def _allow(self, item: KernelCall) -> None:
         """Whether the code of an item may run, as far as signatures go.
 
         Raises: AuthError.

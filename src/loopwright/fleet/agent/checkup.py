@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -9,6 +10,7 @@ from typing import TypeAlias
 from loopwright.fleet.agent import runs
 from loopwright.fleet.agent.canary import Canary
 from loopwright.fleet.words import Health
+from loopwright.kernel_call import KernelCall
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 CANARY_S = 10.0
@@ -25,10 +27,23 @@ class Finding:
 
 def song(code: bytes, entry: str, cores: Sequence[int]) -> RunRequest:
     """A run of the canary `entry` in the runtime `code`, on the last core of a device."""
-    return RunRequest(
-        code, entry, (), 0, 0, 1, tuple(cores[-1:]), 0,
-        False, 1, 3, 0.001, CANARY_S / 2, 64 << 20, None,
-    )  # fmt: skip
+    call = KernelCall(
+        id=0,
+        code=hashlib.sha256(code).digest(),
+        entry=entry,
+        params=(),
+        n_outputs=0,
+        workspace=0,
+        threads=1,
+        seed=0,
+        want_output=False,
+        warmup=1,
+        repeats=3,
+        min_repeat_us=1000,
+        run_timeout_ms=round(CANARY_S / 2 * 1000),
+        run_memory=64 << 20,
+    )
+    return RunRequest(call, code, tuple(cores[-1:]))
 
 
 async def sing(

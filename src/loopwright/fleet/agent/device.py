@@ -34,9 +34,9 @@ from loopwright.fleet.wire.messages import (
     Error,
     Opened,
     Result,
-    RunItem,
 )
 from loopwright.fleet.words import RUNTIME, EndReason, Health, Occupancy, RunStatus, Tier
+from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind
 from loopwright.sandbox.orders import Ready
 from loopwright.sandbox.wire import RunReply, RunRequest
@@ -355,7 +355,7 @@ class Device:
 
     # --- runs: what a session wants of its host ---
 
-    async def run(self, item: RunItem) -> Ran:
+    async def run(self, item: KernelCall) -> Ran:
         """Run one item; never raises for what the candidate does."""
         sentence = runs.excess(item, self.limits, self.spec.cores)
         if sentence is not None:
@@ -368,7 +368,7 @@ class Device:
         request = runs.request_of(item, code, self.spec.cores)
         start = self._around.clock()
         try:
-            limit_s = request.run_timeout_s + self._around.options.timers.grace_s
+            limit_s = item.run_timeout_s + self._around.options.timers.grace_s
             reply = await self._ask(worker, request, limit_s)
             result = runs.result_of(item, reply, self._around.clock() - start)
             if reply.kind == FailureKind.WORKER_LOST.value:
@@ -413,7 +413,7 @@ class Device:
         )
         return Ran(told, memoryview(b"") if output is None else output)  # it will be released
 
-    def _blame(self, item: RunItem, error: WorkerLost) -> Result:
+    def _blame(self, item: KernelCall, error: WorkerLost) -> Result:
         """The measuring process was lost: once may be chance, twice is the candidate."""
         losses = self._lost.pop(item.code, 0) + 1
         self._lost[item.code] = losses
@@ -449,7 +449,7 @@ class Device:
             if found.health is not Health.BAD or not self._modules.foreign:
                 self._find(found)
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Nothing if the code of an item may run here. Raises: AuthError."""
         self._around.allow(item)
 

@@ -207,7 +207,7 @@ async def serve(command: Command) -> None:
     trust = _client_context(command.ca)
     tls = None
     if command.tls is not None:
-        from loopwright.fleet.security.authority import server_context
+        from loopwright.serving.tls import server_context
 
         tls = server_context(command.tls)
     async with Listener(command.listen, agent.serve_session, tls=tls) as listener:
@@ -248,7 +248,7 @@ async def _until(
 def _client_context(ca: Path | None) -> ssl.SSLContext | None:
     if ca is None:
         return None
-    from loopwright.fleet.security.authority import client_context
+    from loopwright.serving.tls import client_context
 
     return client_context(ca)
 

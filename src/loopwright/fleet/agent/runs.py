@@ -6,23 +6,16 @@ import math
 from collections.abc import Sequence
 
 from loopwright.fleet.agent.options import Limits
-from loopwright.fleet.wire.messages import Result, RunItem
-from loopwright.fleet.words import RunStatus
+from loopwright.fleet.wire.messages import Result
+from loopwright.fleet.words import STATUS_OF, RunStatus
+from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind, Stage
-from loopwright.sandbox.wire import RunReply, RunRequest, WireParam
+from loopwright.sandbox.wire import RunReply, RunRequest
 
 MAX_REPEATS = 4096
-_STATUS = {
-    FailureKind.LOAD_ERROR: RunStatus.LOAD_ERROR,
-    FailureKind.RUN_TIMEOUT: RunStatus.TIMEOUT,
-    FailureKind.RUN_MEMORY: RunStatus.OOM,
-    FailureKind.CRASH: RunStatus.CRASH,
-    FailureKind.OUT_OF_BOUNDS: RunStatus.OUT_OF_BOUNDS,
-    FailureKind.WORKER_LOST: RunStatus.INFRA,
-}
 
 
-def excess(item: RunItem, limits: Limits, cores: Sequence[int]) -> str | None:
+def excess(item: KernelCall, limits: Limits, cores: Sequence[int]) -> str | None:
     """A sentence about what an item asks for beyond what the device allows, or None."""
     pairs = (
         ("threads", item.threads, len(cores)),
@@ -39,33 +32,16 @@ def excess(item: RunItem, limits: Limits, cores: Sequence[int]) -> str | None:
     return None
 
 
-def request_of(item: RunItem, code: bytes, cores: Sequence[int]) -> RunRequest:
+def request_of(item: KernelCall, code: bytes, cores: Sequence[int]) -> RunRequest:
     """What the measuring process is asked. A kernel gets the last cores: others use the first."""
-    params = tuple(WireParam(p.name, p.dtype, p.shape, p.layout, p.transform) for p in item.params)
-    return RunRequest(
-        code=code,
-        entry=item.entry,
-        params=params,
-        n_outputs=item.n_outputs,
-        workspace=item.workspace,
-        threads=item.threads,
-        cores=tuple(cores[len(cores) - item.threads :]),
-        seed=item.seed,
-        want_output=item.want_output,
-        warmup=item.warmup,
-        repeats=item.repeats,
-        min_repeat_s=item.min_repeat_us / 1e6,
-        run_timeout_s=item.run_timeout_ms / 1e3,
-        run_memory=item.run_memory,
-        abandon_ns=item.abandon_ns,
-    )
+    return RunRequest(item, code, tuple(cores[len(cores) - item.threads :]))
 
 
-def result_of(item: RunItem, reply: RunReply, wall_s: float) -> Result:
+def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
     """What came of an item, of which the agent saw that it took `wall_s`."""
     if reply.kind:
         kind = FailureKind(reply.kind)
-        status = RunStatus.SANDBOX_VIOLATION if reply.violation else _STATUS[kind]
+        status = RunStatus.SANDBOX_VIOLATION if reply.violation else STATUS_OF[kind]
         return Result(
             item.id,
             status.value,
@@ -80,7 +56,7 @@ def result_of(item: RunItem, reply: RunReply, wall_s: float) -> Result:
     return Result(item.id, RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
 
 
-def failed(item: RunItem, status: RunStatus, detail: str) -> Result:
+def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
     """The result of an item that the candidate is not to blame for."""
     kind = FailureKind.CRASH if status is RunStatus.CRASH else FailureKind.WORKER_LOST
     return Result(item.id, status.value, stage=Stage.RUN.value, kind=kind.value, detail=detail)

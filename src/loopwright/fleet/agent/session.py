@@ -27,10 +27,10 @@ from loopwright.fleet.wire.messages import (
     PutHead,
     Result,
     RunBatch,
-    RunItem,
     Stored,
 )
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 
 _CHUNK_BYTES = 1 << 20
 
@@ -49,7 +49,7 @@ class Host(Protocol):
     limits: Limits
     blobs: BlobCache
 
-    async def run(self, item: RunItem) -> Ran:
+    async def run(self, item: KernelCall) -> Ran:
         """Run one item; never raises for what the candidate does."""
         ...
 
@@ -57,7 +57,7 @@ class Host(Protocol):
         """A batch is done: time for canaries."""
         ...
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Nothing if the code of an item may run here. Raises: AuthError."""
         ...
 
@@ -73,7 +73,7 @@ class Session:
         self._link = link
         self._host = host
         self._uploads = Uploads(host.blobs)
-        self._waiting: deque[RunItem | None] = deque()  # None ends a batch
+        self._waiting: deque[KernelCall | None] = deque()  # None ends a batch
         self._more = asyncio.Event()
         self.items = 0
 
@@ -123,7 +123,7 @@ class Session:
         except FleetError as error:
             link.send(_refusal(message, error))
 
-    def _enqueue(self, items: tuple[RunItem, ...]) -> None:
+    def _enqueue(self, items: tuple[KernelCall, ...]) -> None:
         limits = self._host.limits
         if len(items) > limits.batch:
             raise FleetError(f"a batch of {len(items)} items, the limit is {limits.batch}")
@@ -148,7 +148,7 @@ class Session:
                     await self._run(item)
             self._more.clear()
 
-    async def _run(self, item: RunItem) -> None:
+    async def _run(self, item: KernelCall) -> None:
         try:
             ran = await self._host.run(item)
         finally:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.agent.describe import Machine
 from loopwright.fleet.agent.options import AgentOptions, Chance
-from loopwright.fleet.wire.messages import RunItem
+from loopwright.kernel_call import KernelCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,6 @@ class Surroundings:
     clock: Callable[[], float]
     rng: Chance
     changed: Callable[[], None]
-    allow: Callable[[RunItem], None]
+    allow: Callable[[KernelCall], None]
     addresses: Callable[[], tuple[str, ...]]
     note: Callable[[str, str], None]

@@ -40,7 +40,6 @@ from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, Ran, outputs_of
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
-from loopwright.fleet.security.authority import client_context, own_certificate
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import Builder, load_builder
 from loopwright.fleet.wire.address import Scheme, parse
@@ -50,6 +49,7 @@ from loopwright.fleet.words import Priority, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
 from loopwright.outcome import Timed
+from loopwright.serving.tls import client_context, own_certificate
 from loopwright.settings import Settings, from_environment
 
 _T = TypeVar("_T")

@@ -33,7 +33,7 @@ from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.session import Blob, DeviceSession, Ran, SessionLost, outputs_of
 from loopwright.fleet.wire.messages import Result
-from loopwright.fleet.words import BLAMES_CANDIDATE, EndReason, RunStatus
+from loopwright.fleet.words import BLAMES_CANDIDATE, KIND_OF, EndReason, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
 from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
@@ -41,12 +41,6 @@ from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
 _TRIES = 2
 _REFUSALS = 3  # leases in a row that no device would open, before that is an error
 _UNSURE = 4096  # results of a lease that no canary vouched for: so many are remembered
-_LOST_KINDS = {
-    RunStatus.DEVICE_LOST: FailureKind.DEVICE_LOST,
-    RunStatus.REVOKED: FailureKind.REVOKED,
-    RunStatus.DRIFT: FailureKind.DRIFT,
-    RunStatus.INFRA: FailureKind.WORKER_LOST,
-}
 _TAKEN_AWAY = frozenset(
     {EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED, EndReason.CANCELLED}
 )
@@ -538,17 +532,11 @@ def provenance(lease: HeldLease, result: Result) -> Provenance:
 
 def failed_of(result: Result, status: RunStatus, where: Provenance | None) -> Failed:
     """The failure that a result of `status` stands for."""
-    kind = _LOST_KINDS.get(status)
-    if kind is None:
-        try:
-            kind = FailureKind(result.kind)
-        except ValueError:
-            kind = FailureKind.CRASH
     try:
         stage = Stage(result.stage)
     except ValueError:
         stage = Stage.RUN
-    return Failed(stage, kind, _line(result.detail) or status.value, where)
+    return Failed(stage, KIND_OF[status], _line(result.detail) or status.value, where)
 
 
 def status_of(result: Result) -> RunStatus:

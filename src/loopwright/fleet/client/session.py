@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.artifact import Artifact
 from loopwright.errors import AuthError, DeviceLostError, FleetError
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.signing import Builder, sign
@@ -36,11 +36,10 @@ from loopwright.fleet.wire.messages import (
     PutHead,
     Result,
     RunBatch,
-    RunItem,
     Stored,
-    WireParam,
 )
 from loopwright.fleet.words import EndReason
+from loopwright.kernel_call import KernelCall
 from loopwright.layout import Array
 from loopwright.measure.pipeline import Run
 
@@ -276,7 +275,7 @@ class DeviceSession:
         """
         self._check()
         futures: list[asyncio.Future[Ran]] = []
-        items: list[RunItem] = []
+        items: list[KernelCall] = []
         for run, digest in runs:
             self._numbers += 1
             items.append(item_of(self._numbers, run, digest, self._builder))
@@ -447,16 +446,16 @@ class DeviceSession:
         return self._over or SessionLost(str(error), None)
 
 
-def item_of(number: int, run: Run, digest: bytes, builder: Builder | None = None) -> RunItem:
+def item_of(number: int, run: Run, digest: bytes, builder: Builder | None = None) -> KernelCall:
     """The message that asks for `run`, signed by `builder`."""
     artifact, plan = run.artifact, run.plan
-    return RunItem(
+    return KernelCall(
         id=number,
         code=digest,
         entry=artifact.entry,
-        params=tuple(_wire(param) for param in artifact.params),
+        params=tuple(param.wire for param in artifact.params),
         n_outputs=artifact.n_outputs,
-        workspace=artifact.workspace_shared + plan.threads * artifact.workspace_per_thread,
+        workspace=artifact.workspace(plan.threads),
         threads=plan.threads,
         seed=run.seed,
         want_output=run.want_output,
@@ -467,12 +466,10 @@ def item_of(number: int, run: Run, digest: bytes, builder: Builder | None = None
         run_memory=plan.run_memory,
         abandon_ns=plan.abandon_ns,
         signature=b"" if builder is None else sign(digest, builder.secret),
+        kind=artifact.kind,
+        form=artifact.form.value,
+        launches=artifact.launches,
     )
-
-
-def _wire(param: Param) -> WireParam:
-    layout = tuple((p.dim, p.stride, p.extent) for p in param.layout.parts)
-    return WireParam(param.name, param.dtype.name, param.shape, layout, param.transform)
 
 
 def outputs_of(artifact: Artifact, data: bytes) -> tuple[Array, ...]:

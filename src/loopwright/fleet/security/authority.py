@@ -1,40 +1,65 @@
-"""A small certificate authority in a folder, and the TLS 1.3 contexts that trust it alone.
+"""A small certificate authority in a folder: it issues certificates to servers and clients.
 
-    ca.crt ca.key            the authority; ca.key stays on the machine that issues
-    server.crt server.key    of a tracker or an agent
-    NAME.crt NAME.key        of a client that shows a certificate in place of a token
-
-Making certificates needs the extra `[tls]`, using them does not. Private keys have mode 0600, and
-one that others may read is refused.
+Importing this needs the extra `[tls]`; using certificates does not, see `serving.tls`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-import ssl
+import ipaddress
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from loopwright.errors import ConfigError
+from loopwright.fleet.wire.fields import check_name
+from loopwright.serving.tls import Certificate, files_of
 
+try:
+    from cryptography import x509
+    from cryptography.hazmat.primitives.asymmetric.ec import (
+        SECP256R1,
+        EllipticCurvePrivateKey,
+        generate_private_key,
+    )
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import (
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+        load_pem_private_key,
+    )
+except ImportError as error:
+    raise ConfigError(
+        "certificates need the package cryptography: pip install 'loopwright[tls]'"
+    ) from error
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """Where a certificate and its key lie."""
-
-    certificate: Path
-    key: Path
+CA_DAYS, LEAF_DAYS = 3650, 397
+_SKEW = datetime.timedelta(hours=1)  # a clock that is a little behind still accepts a new one
+_PRIVATE, _PUBLIC = 0o600, 0o644
 
 
 def init(folder: Path, now: datetime.datetime, *, name: str = "loopwright") -> Certificate:
     """A new authority in `folder`, which is made with mode 0700.
 
-    Raises: ConfigError when one is there already, or without the extra `[tls]`.
+    Raises: ConfigError when one is there already.
     """
-    from loopwright.fleet.security import certificates
-
-    return certificates.init(folder, now, name)
+    made = files_of(folder, "ca")
+    for path in (made.certificate, made.key):
+        if path.exists():
+            raise ConfigError(f"{path} is there already; choose another folder for a new authority")
+    key = _new_key()
+    subject = _named(f"{name} fleet CA")
+    builder = _begin(subject, subject, key, now, CA_DAYS)
+    builder = (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(authority=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+    _make_folder(folder)
+    _save(made, _signed(builder, key), key)
+    return made
 
 
 def issue_server(
@@ -44,86 +69,150 @@ def issue_server(
 
     Raises: ConfigError without names, or when the authority or the file name is not usable.
     """
-    from loopwright.fleet.security import certificates
-
-    return certificates.issue_server(folder, names, now, file)
+    if not names:
+        raise ConfigError("a server's certificate needs the names it is reached by (--name)")
+    alternatives: list[x509.GeneralName] = [_alternative(name) for name in names]
+    return _issue(folder, file, names[0], now, client=False, alternatives=alternatives)
 
 
 def issue_client(folder: Path, name: str, now: datetime.datetime) -> Certificate:
     """A certificate for a client that is called `name`; the files are called so too.
 
-    Raises: ConfigError as `issue_server` does; Denied for a name that is none.
+    Raises: ConfigError as `issue_server` does; Denied for a name that is not valid.
     """
-    from loopwright.fleet.security import certificates
-
-    return certificates.issue_client(folder, name, now)
+    return _issue(folder, name, name, now, client=True, alternatives=[])
 
 
-def server_context(
-    folder: Path, *, file: str = "server", clients: Path | None = None
-) -> ssl.SSLContext:
-    """What a tracker or an agent listens with: TLS 1.3 only.
+def _issue(
+    folder: Path,
+    file: str,
+    name: str,
+    now: datetime.datetime,
+    *,
+    client: bool,
+    alternatives: list[x509.GeneralName],
+) -> Certificate:
+    made = files_of(folder, check_name(file, "a certificate"))
+    if "/" in file or file == "ca":
+        raise ConfigError(f"a certificate cannot be called {file!r}")
+    ca_certificate, ca_key = _authority(folder)
+    key = _new_key()
+    identifier = ca_certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    purposes = x509.oid.ExtendedKeyUsageOID
+    builder = (
+        _begin(_named(name), ca_certificate.subject, key, now, LEAF_DAYS)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(authority=False), critical=True)
+        .add_extension(
+            x509.ExtendedKeyUsage([purposes.CLIENT_AUTH if client else purposes.SERVER_AUTH]),
+            critical=False,
+        )
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier.value),
+            critical=False,
+        )
+    )
+    if alternatives:
+        builder = builder.add_extension(x509.SubjectAlternativeName(alternatives), critical=False)
+    for path in (made.certificate, made.key):  # a new one replaces the old
+        with contextlib.suppress(FileNotFoundError):
+            path.unlink()
+    _save(made, _signed(builder, ca_key), key)
+    return made
 
-    Args:
-        clients: certificate of the authority whose clients may show theirs; nobody must.
 
-    Raises: ConfigError for files that are missing, unusable, or a key that others may read.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    _harden(context)
-    _load(context, files_of(folder, file))
-    if clients is not None:
-        context.verify_mode = ssl.CERT_OPTIONAL
-        _trust(context, clients)
-    return context
-
-
-def client_context(ca: Path, own: Certificate | None = None) -> ssl.SSLContext:
-    """What a client or an agent dials with: TLS 1.3 only, the name is checked, `ca` alone trusted.
-
-    Args:
-        own: shown to a server that asks for one.
-
-    Raises: ConfigError as `server_context` does.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _harden(context)
-    _trust(context, ca / "ca.crt" if ca.is_dir() else ca)
-    if own is not None:
-        _load(context, own)
-    return context
-
-
-def _harden(context: ssl.SSLContext) -> None:
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.options |= ssl.OP_NO_COMPRESSION
-
-
-def _trust(context: ssl.SSLContext, ca: Path) -> None:
+def _authority(folder: Path) -> tuple[x509.Certificate, EllipticCurvePrivateKey]:
+    files = files_of(folder, "ca")
     try:
-        context.load_verify_locations(ca)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigError(f"{ca} is no certificate of an authority: {error}") from error
-
-
-def _load(context: ssl.SSLContext, files: Certificate) -> None:
-    try:
-        mode = files.key.stat().st_mode
-        if mode & 0o077:
-            raise ConfigError(f"others may read {files.key}: chmod 600 it")
-        context.load_cert_chain(files.certificate, files.key)
-    except (OSError, ssl.SSLError) as error:
+        certificate = x509.load_pem_x509_certificate(files.certificate.read_bytes())
+        key = load_pem_private_key(files.key.read_bytes(), None)
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            f"{files.certificate} and {files.key} are no certificate and its key: {error}; make "
-            "them with: loopwright ca issue"
+            f"{folder} holds no authority: {error}; make one with: loopwright ca init"
         ) from error
+    if not isinstance(key, EllipticCurvePrivateKey):
+        raise ConfigError(f"{files.key} is not a key that loopwright ca init made")
+    return certificate, key
 
 
-def own_certificate(path: Path) -> Certificate:
-    """The certificate at `path`, whose key lies beside it as `.key`."""
-    return Certificate(path, path.with_suffix(".key"))
+def _begin(
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: EllipticCurvePrivateKey,
+    now: datetime.datetime,
+    days: int,
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _SKEW)
+        .not_valid_after(now + datetime.timedelta(days=days))
+    )
 
 
-def files_of(folder: Path, name: str) -> Certificate:
-    """Where the certificate called `name` lies in `folder`."""
-    return Certificate(folder / f"{name}.crt", folder / f"{name}.key")
+def _signed(builder: x509.CertificateBuilder, key: EllipticCurvePrivateKey) -> x509.Certificate:
+    return builder.sign(key, SHA256())
+
+
+def _named(name: str) -> x509.Name:
+    try:
+        return x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, name)])
+    except ValueError as error:
+        raise ConfigError(f"{name[:80]!r} cannot be a certificate's name: {error}") from error
+
+
+def _alternative(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass
+    try:
+        return x509.DNSName(check_name(name, "a host"))
+    except ValueError as error:
+        raise ConfigError(f"{name!r} is neither a host nor an IP address: {error}") from error
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _new_key() -> EllipticCurvePrivateKey:
+    return generate_private_key(SECP256R1())
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{folder} cannot be made: {error.strerror}") from error
+
+
+def _save(files: Certificate, certificate: x509.Certificate, key: EllipticCurvePrivateKey) -> None:
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    _write(files.key, secret, _PRIVATE)
+    _write(files.certificate, certificate.public_bytes(Encoding.PEM), _PUBLIC)
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Make a file that was not there, never readable by others for a moment if it is private."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            os.fchmod(file.fileno(), mode)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}") from error

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn, Protocol, TypeAlias, TypeVar, assert_never
 
 from loopwright.errors import AuthError, FleetError
+from loopwright.fleet.security.mac import channel_macs
 from loopwright.fleet.security.proofs import (
     Purpose,
     channel_key,
@@ -184,7 +185,7 @@ async def _greet_with_key(link: Link, key: bytes, timeout_s: float) -> Welcome:
     challenge, nonce = await expect(link, Challenge, timeout_s), new_nonce()
     link.send(Proof(prove(key, Purpose.AGENT, challenge.nonce, nonce), nonce))
     if challenge.mac or not private(link):
-        link.protect(channel_key(key, nonce, challenge.nonce), dialer=True)
+        link.protect(*channel_macs(channel_key(key, nonce, challenge.nonce), dialer=True))
     answer = await expect(link, Welcome, timeout_s)
     _check_answer(link, answer.proof, key, Purpose.TRACKER, nonce, challenge.nonce)
     return answer
@@ -338,7 +339,7 @@ async def _challenge_agent(
         )
     check_proof(proof.mac, key, Purpose.AGENT, challenger=nonce, prover=proof.nonce)
     if protect:
-        link.protect(channel_key(key, proof.nonce, nonce), dialer=False)
+        link.protect(*channel_macs(channel_key(key, proof.nonce, nonce), dialer=False))
     return prove(key, Purpose.TRACKER, proof.nonce, nonce)
 
 
@@ -367,7 +368,7 @@ async def open_session(
     challenge = await expect(link, Challenge, timeout_s)
     link.send(Proof(prove(key, Purpose.SESSION, challenge.nonce, nonce), nonce))
     if mac or challenge.mac:
-        link.protect(channel_key(key, nonce, challenge.nonce), dialer=True)
+        link.protect(*channel_macs(channel_key(key, nonce, challenge.nonce), dialer=True))
     answer = await expect(link, Proof, timeout_s)
     _check_answer(link, answer.mac, key, Purpose.DEVICE, nonce, challenge.nonce)
     opened = await expect(link, Opened, timeout_s)
@@ -406,7 +407,7 @@ async def accept_session(
     except FleetError as error:
         refuse(link, error)
     if protect:
-        link.protect(channel_key(key, first.nonce, nonce), dialer=False)
+        link.protect(*channel_macs(channel_key(key, first.nonce, nonce), dialer=False))
     link.send(Proof(prove(key, Purpose.DEVICE, first.nonce, nonce)))
     link.established()
     return ticket

@@ -60,3 +60,13 @@ class FrameMac:
                 "made with another key",
                 Fault.BAD_MAC,
             )
+
+
+def channel_macs(key: bytes, *, dialer: bool) -> tuple[FrameMac, FrameMac]:
+    """The MACs of what this side sends and of what it gets, as `Link.protect` takes them.
+
+    Args:
+        key: of this connection alone, see `proofs.channel_key`.
+        dialer: whether this side dialled.
+    """
+    return FrameMac(key, from_dialer=dialer), FrameMac(key, from_dialer=not dialer)

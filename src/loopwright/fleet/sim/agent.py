@@ -13,7 +13,7 @@ _BOARDS = ("rpi4", "zynq", "a100")
 
 
 @dataclass(slots=True)
-class Session:
+class SimSession:
     """A session on a device: it ends by itself at `expires`."""
 
     lease: str
@@ -35,8 +35,8 @@ class SimDevice:
         }
         self.last = 0  # highest epoch accepted in this incarnation
         self.fence = 0
-        self.session: Session | None = None
-        self.cleaned: Session | None = None  # what it is cleaned of, unless the tracker ended it
+        self.session: SimSession | None = None
+        self.cleaned: SimSession | None = None  # what it is cleaned of, unless the tracker ended it
         self.clean_at = 0.0
         self.health = Health.UNKNOWN
         self.well_at = float("inf")
@@ -81,7 +81,7 @@ class SimDevice:
             return False
         self.end(clean_s=0.0)  # a higher epoch: the older session is killed and reaped first
         self.last = given.epoch
-        self.session = Session(given.lease, given.epoch, world.now + given.ttl_s)
+        self.session = SimSession(given.lease, given.epoch, world.now + given.ttl_s)
         world.checker.opened(self.name, given.lease, given.epoch)
         agent.soon()
         return True
@@ -92,7 +92,7 @@ class SimDevice:
             self.end()
             self.agent.soon()
 
-    def obey(self, order: Order) -> None:
+    def follow(self, order: Order) -> None:
         """Do as the tracker says; orders may be late, doubled or out of order."""
         self.look()
         self.fence = max(self.fence, order.fence)
@@ -129,7 +129,7 @@ class SimDevice:
 
 
 class SimAgent:
-    """The process that owns devices: reports, obeys, dies, is paused, is cut off."""
+    """The process that owns devices: reports, does as told, dies, is paused, is cut off."""
 
     def __init__(self, world: World, number: int) -> None:
         self.world = world
@@ -243,7 +243,7 @@ class SimAgent:
         reports = tuple(device.report() for device in self.devices)
         self.world.to_tracker(Synced(self.name, self.incarnation, self.seq, reports))
 
-    def obey(self, told: TellDesired, life: int) -> None:
+    def follow(self, told: TellDesired, life: int) -> None:
         """Orders came."""
         if (
             life != self.world.life
@@ -253,4 +253,4 @@ class SimAgent:
         ):
             return
         for order in told.orders:
-            self.by_name[order.device].obey(order)
+            self.by_name[order.device].follow(order)

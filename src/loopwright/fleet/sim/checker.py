@@ -8,8 +8,9 @@ serve stand side by side; and once all faults are healed, each device is free ag
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.effects import (
@@ -25,14 +26,18 @@ from loopwright.fleet.book.state import State
 from loopwright.fleet.selector import parse
 from loopwright.fleet.words import Admin, Refusal
 
-if TYPE_CHECKING:
-    from loopwright.fleet.sim.agent import SimDevice
-
 _MAX_KEPT = 20
 
 
+class Labelled(Protocol):
+    """A device as far as requests ask for it."""
+
+    name: str
+    labels: dict[str, str]
+
+
 @dataclass(slots=True)
-class Checker:
+class FleetChecker:
     """Notes violations; `checks` counts what was looked at."""
 
     violations: list[str] = field(default_factory=list)
@@ -125,7 +130,7 @@ class Checker:
                 self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
 
     def not_hopeless(
-        self, state: State, event: Event, effects: tuple[Effect, ...], devices: list[SimDevice]
+        self, state: State, event: Event, effects: tuple[Effect, ...], devices: Sequence[Labelled]
     ) -> None:
         """Soon after a start no request is refused that `devices`, there or not, could serve."""
         for effect in effects:

@@ -14,8 +14,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
-from loopwright.fleet.sim.agent import SimDevice
-from loopwright.fleet.sim.world import World
+from loopwright.fleet.sim.world import World, WorldDevice
 from loopwright.fleet.words import Refusal, Verdict
 
 _SELECTORS = ("", "board=rpi4", "board in (zynq,a100)", "board!=rpi4", "host=a0", "board")
@@ -105,14 +104,14 @@ class SimClient:
         self.asks += 1
         count = 1 if draw() < 0.85 else 2
         self.want = Wanted(
-            f"{self.id}.{self.asks}",
-            self.id,
-            self.tenant,
-            _SELECTORS[draw.below(len(_SELECTORS))],
-            count,
-            config.ttl_s,
-            draw.below(4),
-            20.0 + 200.0 * draw(),
+            request=f"{self.id}.{self.asks}",
+            client=self.id,
+            tenant=self.tenant,
+            selector=_SELECTORS[draw.below(len(_SELECTORS))],
+            count=count,
+            ttl_s=config.ttl_s,
+            priority=draw.below(4),
+            max_wait_s=20.0 + 200.0 * draw(),
         )
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)
@@ -159,7 +158,7 @@ class SimClient:
         self.old.append(held.given)
         del self.old[:-4]
 
-    def _device(self, given: Given) -> SimDevice:
+    def _device(self, given: Given) -> WorldDevice:
         return self.world.agents[given.agent].by_name[given.device]
 
     def hear(self, effect: Effect, to: str, life: int) -> None:

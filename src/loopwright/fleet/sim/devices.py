@@ -29,10 +29,10 @@ from loopwright.fleet.wire.messages import (
     Opened,
     Register,
     Result,
-    RunItem,
     Sync,
 )
 from loopwright.fleet.words import EndReason, Health, Occupancy, RunStatus
+from loopwright.kernel_call import KernelCall
 
 _QUOTA = 1 << 30
 
@@ -41,7 +41,7 @@ class Crash(Exception):  # noqa: N818  # the device ends, it does not fail
     """Raised by a behaviour: the device is gone, in the middle of the run."""
 
 
-Behaviour: TypeAlias = Callable[[str, RunItem, bytes], Awaitable[Result]]
+Behaviour: TypeAlias = Callable[[str, KernelCall, bytes], Awaitable[Result]]
 """What a device does with an item, given its name and the code; see `timed`."""
 
 
@@ -56,7 +56,7 @@ class SimulatedDevice:
     cores: tuple[int, ...] = (0,)
 
 
-def timed(item: RunItem, ns: float) -> Result:
+def timed(item: KernelCall, ns: float) -> Result:
     """The result of an item that takes `ns` a call."""
     return Result(item.id, RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
 
@@ -83,7 +83,13 @@ class _Device:
         spec, agent = self.spec, self._agent
         labels = {"kind": "simulated", **spec.labels, "name": spec.name}
         return DeviceInfo(
-            spec.name, labels, spec.target, spec.device, spec.cores, agent.addresses, 0
+            name=spec.name,
+            labels=labels,
+            target=spec.target,
+            device=spec.device,
+            cores=spec.cores,
+            addresses=agent.addresses,
+            tier=0,
         )
 
     def report(self) -> DeviceReport:
@@ -118,7 +124,16 @@ class _Device:
         agent.changed()
         left_ms = int(self.standing.left_s(agent.clock()) * 1000)
         link.send(
-            Opened(ticket.lease, ticket.epoch, left_ms, self.info, 0, 3_600_000, 1 << 50, _QUOTA)
+            Opened(
+                lease=ticket.lease,
+                epoch=ticket.epoch,
+                ttl_ms=left_ms,
+                device=self.info,
+                tier=0,
+                max_wall_ms=3_600_000,
+                max_memory=1 << 50,
+                max_blob=_QUOTA,
+            )
         )
         try:
             await asyncio.wait((serving,))
@@ -135,7 +150,7 @@ class _Device:
                 link.close("the session ended")
             agent.changed()
 
-    async def run(self, item: RunItem) -> Ran:
+    async def run(self, item: KernelCall) -> Ran:
         """Do what the agent's behaviour says."""
         try:
             code = self.blobs.read(item.code)
@@ -152,7 +167,7 @@ class _Device:
     async def between(self) -> None:
         """Nothing."""
 
-    def allow(self, item: RunItem) -> None:
+    def allow(self, item: KernelCall) -> None:
         """Anything goes."""
         del item
 

@@ -28,7 +28,7 @@ _TENANTS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
+class LoadFigures:
     """What was measured. An event is one `apply`; a cycle is five: asked for by one request more
     than there are devices, opened, renewed, given back, and clean again, which serves the next.
     """
@@ -100,7 +100,7 @@ class Rig:
             yield Synced(agent, "1", self.seq, (_idle(device, epoch),))
 
 
-def load(devices: int, waiting: int, cycles: int, clock: Callable[[], float]) -> Load:
+def load(devices: int, waiting: int, cycles: int, clock: Callable[[], float]) -> LoadFigures:
     """Time the events of `cycles` lease cycles, in a book of this size."""
     rig = Rig(devices, waiting)
     spent, count = 0.0, 0
@@ -109,14 +109,14 @@ def load(devices: int, waiting: int, cycles: int, clock: Callable[[], float]) ->
         rig.tell(event)
         spent += clock() - begin
         count += 1
-    return Load(devices, waiting, cycles, count, count / spent, 1e6 * spent / count)
+    return LoadFigures(devices, waiting, cycles, count, count / spent, 1e6 * spent / count)
 
 
 def _idle(name: str, last: int = 0) -> Report:
     return Report(name, Occupancy.IDLE, Health.GOOD, "", 0, last)
 
 
-def measure(cycles: int = 5_000) -> tuple[Load, ...]:
+def measure(cycles: int = 5_000) -> tuple[LoadFigures, ...]:
     """Books of 10 to 10,000 devices, each with as many requests that wait, and 10,000."""
     clock = time.perf_counter
     sizes = ((10, 10), (10, 10_000), (1_000, 1_000), (10_000, 10), (10_000, 10_000))

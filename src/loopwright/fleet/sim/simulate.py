@@ -7,7 +7,7 @@ clean; operators that drain, quarantine, revoke and probe.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loopwright.fleet.book.book import LeaseBook
@@ -22,7 +22,7 @@ _HEAL_S = 400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulationResult:
     """What came of one run. `violations` is empty when all rules held."""
 
     seed: int
@@ -41,19 +41,19 @@ def simulate(
     steps: int,
     config: SimConfig = SimConfig(),  # noqa: B008  # it is frozen
     book_of: Callable[[BookConfig], LeaseBook] = LeaseBook,
-) -> Outcome:
+) -> SimulationResult:
     """Run a fleet for `steps` steps of chance and faults, then heal it and see it come back."""
     world = World(config, seed, book_of)
-    faults = _Faults(world)
     world.start_tracker()
-    for number in range(config.agents):
-        agent = SimAgent(world, number)
-        world.agents[agent.name] = agent
+    agents = [SimAgent(world, number) for number in range(config.agents)]
+    world.agents.update((agent.name, agent) for agent in agents)
+    for agent in agents:
         agent.start()
-    for number in range(config.clients):
-        client = SimClient(world, number)
-        world.clients[client.name] = client
+    clients = [SimClient(world, number) for number in range(config.clients)]
+    world.clients.update((client.name, client) for client in clients)
+    for client in clients:
         client.start()
+    faults = _Faults(world, agents, clients)
     faults.next()
     world.run(steps)
     faults.heal()
@@ -67,16 +67,16 @@ def simulate(
     ended = dict.fromkeys(EndReason, 0)
     for reason in checker.ended.values():
         ended[EndReason(reason)] += 1
-    return Outcome(
-        seed,
-        world.steps,
-        world.now,
-        checker.checks,
-        checker.opens,
-        len(checker.ended) + len(checker.leased),
-        ended,
-        faults.counts,
-        tuple(checker.violations),
+    return SimulationResult(
+        seed=seed,
+        steps=world.steps,
+        simulated_s=world.now,
+        checks=checker.checks,
+        sessions=checker.opens,
+        granted=len(checker.ended) + len(checker.leased),
+        ended=ended,
+        faults=faults.counts,
+        violations=tuple(checker.violations),
     )
 
 
@@ -102,8 +102,12 @@ def variant(seed: int) -> SimConfig:
 class _Faults:
     """Bad luck and operators."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(
+        self, world: World, agents: Sequence[SimAgent], clients: Sequence[SimClient]
+    ) -> None:
         self.world = world
+        self.agents = agents
+        self.clients = clients
         self.counts: dict[str, int] = {}
         self.kinds: tuple[Callable[[], None], ...] = (
             self.kill_tracker,
@@ -138,14 +142,14 @@ class _Faults:
         """No more faults: all processes run, all devices are wanted, nobody asks for more."""
         world = self.world
         world.calm = True
-        for client in world.clients.values():
+        for client in self.clients:
             client.resting = True
-        for agent in world.agents.values():
+        for agent in self.agents:
             agent.cut_until = 0.0
         world.after(60.0, self._enable_all)
 
     def _enable_all(self) -> None:
-        for agent in self.world.agents.values():
+        for agent in self.agents:
             for device in agent.devices:
                 self.world.surely(AdminSet(device.name, Admin.ENABLED, "sim"))
 
@@ -155,12 +159,10 @@ class _Faults:
         return 8.0 * u if u < 0.8 else 60.0 * u
 
     def _agent(self) -> SimAgent:
-        agents = self.world.agents
-        return agents[f"a{self.world.draw.below(len(agents))}"]
+        return self.agents[self.world.draw.below(len(self.agents))]
 
     def _client(self) -> SimClient:
-        clients = self.world.clients
-        return clients[f"c{self.world.draw.below(len(clients))}"]
+        return self.clients[self.world.draw.below(len(self.clients))]
 
     def kill_tracker(self) -> None:
         """`kill -9`: what was committed is kept."""
@@ -219,7 +221,7 @@ class _Faults:
 
     def revoke(self) -> None:
         """An operator takes some lease away."""
-        held = [lease for client in self.world.clients.values() for lease in client.held]
+        held = [lease for client in self.clients for lease in client.held]
         if held:
             lease = held[self.world.draw.below(len(held))]
             self.world.surely(Revoked(lease, "sim", "by chance"))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from msgspec.structs import replace as replace_fields
@@ -21,6 +21,7 @@ from loopwright.fleet.book.effects import (
     DURABLE,
     Effect,
     EndLease,
+    Given,
     ReserveEpochs,
     SaveDevice,
     SaveLease,
@@ -38,12 +39,8 @@ from loopwright.fleet.book.events import (
     Tick,
 )
 from loopwright.fleet.book.state import State
-from loopwright.fleet.sim.checker import Checker
+from loopwright.fleet.sim.checker import FleetChecker, Labelled
 from loopwright.fleet.words import Admin, EndReason
-
-if TYPE_CHECKING:
-    from loopwright.fleet.sim.agent import SimAgent, SimDevice
-    from loopwright.fleet.sim.client import SimClient
 
 _DRAWN = 4096
 _WHOLE_EVERY = 512
@@ -85,7 +82,7 @@ class Draw:
 
 
 @dataclass(slots=True)
-class Store:
+class SimStore:
     """What survives the tracker. `undo` holds the newest lease rows' changes, not yet synced."""
 
     epochs: dict[str, int] = field(default_factory=dict)
@@ -127,6 +124,39 @@ class Store:
         return Restored(tuple(self.leases.values()), devices, (), tuple(self.ended.items()))
 
 
+class WorldDevice(Labelled, Protocol):
+    """A device as clients reach it."""
+
+    def open(self, given: Given) -> bool:
+        """A client knocks with a ticket; whether it has a session now."""
+
+    def close(self, epoch: int) -> None:
+        """A client is done."""
+
+
+class WorldAgent(Protocol):
+    """An agent as the world reaches it."""
+
+    name: str
+    connected: bool
+
+    @property
+    def by_name(self) -> Mapping[str, WorldDevice]:
+        """Its devices."""
+
+    def follow(self, told: TellDesired, life: int) -> None:
+        """Orders of the tracker came."""
+
+
+class WorldClient(Protocol):
+    """A client as the world reaches it."""
+
+    connected: bool
+
+    def hear(self, effect: Effect, to: str, life: int) -> None:
+        """The tracker says something to its process `to`."""
+
+
 class World:
     """Time, the network, and the tracker with its store."""
 
@@ -138,10 +168,10 @@ class World:
         self.book_of = book_of
         self.now = 0.0
         self.steps = 0
-        self.checker = Checker()
-        self.store = Store()
-        self.agents: dict[str, SimAgent] = {}
-        self.clients: dict[str, SimClient] = {}
+        self.checker = FleetChecker()
+        self.store = SimStore()
+        self.agents: dict[str, WorldAgent] = {}
+        self.clients: dict[str, WorldClient] = {}
         self.calm = False  # no more faults
         self.life = 0  # of the tracker: what was under way to an older one is lost
         self.up = False
@@ -190,14 +220,14 @@ class World:
         """How many devices this tracker must know: those the store or an agent told it of."""
         return len(self.store.epochs.keys() | self.registered)
 
-    def _wanted_devices(self) -> list[SimDevice]:
+    def _wanted_devices(self) -> list[WorldDevice]:
         """The devices of all agents that may connect but those that are retired."""
         admins = self.store.admins
         return [
             device
             for agent in self.agents.values()
             if agent.name in self.joined
-            for device in agent.devices
+            for device in agent.by_name.values()
             if admins.get(device.name, (Admin.ENABLED, ""))[0] is not Admin.RETIRED
         ]
 
@@ -371,7 +401,7 @@ class World:
             if isinstance(effect, TellDesired):
                 agent = self.agents.get(effect.agent)
                 if agent is not None:
-                    self.send(agent.obey, effect, self.life)
+                    self.send(agent.follow, effect, self.life)
             elif isinstance(effect, TellGranted):
                 self.checker.granted(effect)
                 self._to_client(effect.client, effect)

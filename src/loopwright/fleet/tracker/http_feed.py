@@ -9,12 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 
-from loopwright.fleet.tracker.http_events import recent
+from loopwright.fleet.tracker.http_events import AuditLog
+from loopwright.serving.streams import Watchers, message
 
 if TYPE_CHECKING:
     from loopwright.fleet.book.views import DeviceView
@@ -23,32 +23,12 @@ if TYPE_CHECKING:
 
 _EVERY_S = 1.0
 _AT_ONCE = 200  # devices looked at without giving the loop to others
-_BEHIND = 64  # messages that a watcher may be behind
 _EVENTS_BEHIND = 256
 _RECENT = 100
-_WATCHERS = 64
 _HIDDEN_LABELS = frozenset({"name"})
 _encode = msgspec.json.Encoder().encode
 
 Row: TypeAlias = bytes
-
-
-@dataclass(slots=True, eq=False)
-class _Watcher:
-    queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
-
-    def put(self, message: bytes | None) -> bool:
-        """Whether it was not too far behind."""
-        try:
-            self.queue.put_nowait(message)
-        except asyncio.QueueFull:
-            return False
-        return True
-
-    def end(self) -> None:
-        """Have the stream end."""
-        while not self.put(None):
-            self.queue.get_nowait()
 
 
 class Feed:
@@ -61,10 +41,9 @@ class Feed:
         self._leases: dict[str, Row] = {}
         self._events: list[AuditEvent] = []  # not told yet
         self._recent: deque[AuditEvent] = deque(maxlen=_RECENT)
-        self._watchers: set[_Watcher] = set()
+        self._watchers = Watchers()
         self._task: asyncio.Task[None] | None = None
         self._fresh = asyncio.Event()  # the first look is done
-        self._closed = False
         self._wall_offset = tracker.wall() - tracker.clock()  # once: rows must not flicker
 
     @property
@@ -75,7 +54,7 @@ class Feed:
     @property
     def full(self) -> bool:
         """Whether there is no room for another watcher."""
-        return self._closed or len(self._watchers) >= _WATCHERS
+        return self._watchers.full
 
     async def watch(self, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Messages for an event stream, from a first one that has everything, until the end.
@@ -85,25 +64,21 @@ class Feed:
         if self._task is None:
             self._fresh.clear()
             self._task = asyncio.get_running_loop().create_task(self._look_often())
-        watcher = _Watcher()
-        self._watchers.add(watcher)
+        watcher = self._watchers.join()
         try:
             await self._fresh.wait()
-            while not watcher.queue.empty():  # older than what follows
-                if watcher.queue.get_nowait() is None:
-                    return
+            if not watcher.skip():  # what is older than what follows
+                return
             yield self._everything()
-            while (message := await watcher.queue.get()) is not None and welcome():
-                yield message
+            while (news := await watcher.news()) is not None and welcome():
+                yield news
         finally:
-            self._watchers.discard(watcher)
+            self._watchers.leave(watcher)
 
     def close(self) -> None:
         """End all streams."""
-        self._closed = True
         self._fresh.set()
-        for watcher in self._watchers:
-            watcher.end()
+        self._watchers.close()
         if self._task is not None:
             self._task.cancel()
 
@@ -112,7 +87,7 @@ class Feed:
     async def _look_often(self) -> None:
         """Look until nobody watches."""
         self._recent.clear()
-        self._recent += await recent(self._tracker, _RECENT)
+        self._recent += await AuditLog(self._tracker).recent(_RECENT)
         leave = self._tracker.watch(self._happened)
         try:
             while self._watchers:
@@ -122,7 +97,8 @@ class Feed:
                 changed = _difference(self._devices, devices), _difference(self._leases, leases)
                 self._devices, self._leases = devices, leases
                 if self._fresh.is_set():
-                    self._tell(_message("change", _body(*changed, self._status(), self._news())))
+                    news = _body(*changed, self._status(), self._news())
+                    self._watchers.tell(message("change", news))
                 else:
                     self._events.clear()
                     self._fresh.set()
@@ -132,8 +108,7 @@ class Feed:
             self._task = None
             self._devices, self._leases = {}, {}
             self._fresh.set()
-            for watcher in self._watchers:  # none, unless something went wrong: they come again
-                watcher.end()
+            self._watchers.end()  # nobody, unless something went wrong: they come again
 
     def _happened(self, event: AuditEvent) -> None:
         self._recent.append(event)
@@ -178,13 +153,7 @@ class Feed:
 
     def _everything(self) -> bytes:
         all_of = (self._devices.values(), ()), (self._leases.values(), ())
-        return _message("all", _body(*all_of, self._status(), _lines(self._recent)))
-
-    def _tell(self, message: bytes) -> None:
-        for watcher in tuple(self._watchers):
-            if not watcher.put(message):
-                watcher.end()
-                self._watchers.discard(watcher)
+        return message("all", _body(*all_of, self._status(), _lines(self._recent)))
 
 
 def _device(view: DeviceView) -> tuple[str, str, str, str, str, float]:
@@ -236,8 +205,3 @@ def _body(
         b"}",
     ]
     return b"".join(parts)
-
-
-def _message(event: str, body: bytes) -> bytes:
-    """One event of a stream; JSON has no line breaks in it."""
-    return b"event: " + event.encode() + b"\ndata: " + body + b"\n\n"

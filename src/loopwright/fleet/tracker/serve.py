@@ -145,7 +145,7 @@ def check(options: ServeOptions) -> None:
 def _tls(options: ServeOptions) -> ssl.SSLContext | None:
     if options.ca is None:
         return None
-    from loopwright.fleet.security.authority import server_context
+    from loopwright.serving.tls import server_context
 
     return server_context(options.ca, clients=options.client_ca)
 

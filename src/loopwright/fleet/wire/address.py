@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-import ipaddress
 from dataclasses import dataclass
 
 from loopwright.errors import ConfigError
+from loopwright.serving.places import is_loopback
 
 MAX_UNIX_PATH = 107  # bytes that sockaddr_un holds
 _MAX_PORT = 65535
@@ -39,18 +39,6 @@ class Address:
     def loopback(self) -> bool:
         """Whether only this machine can reach it. A name other than localhost is taken not to."""
         return self.scheme is Scheme.UNIX or is_loopback(self.host)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine alone."""
-    if host == "localhost":
-        return True
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)
-    return bool((mapped or address).is_loopback)
 
 
 def parse(text: str) -> Address:

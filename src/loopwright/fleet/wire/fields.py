@@ -1,8 +1,7 @@
-"""What the fields of a message may hold. Decoding refuses everything else.
+"""What the fields of the fleet's messages may hold, beside those of `loopwright.fields`.
 
 A name is what ends up in paths, metrics and logs: parts of plain characters, none of which begins
-with a dot, with single slashes between. Numbers have bounds, so none is NaN, infinite or negative
-where that has no meaning, and sums of them do not overflow.
+with a dot, with single slashes between.
 """
 
 from __future__ import annotations
@@ -12,55 +11,39 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from loopwright.fields import LINE, MAX_MS, MAX_TEXT
 from loopwright.fleet.wire.faults import Denied, Fault
 
 MAX_NAME = 128
-MAX_TEXT = 4096
-DIGEST_BYTES = 32
-MAX_MS = 30 * 24 * 3600 * 1000
-MAX_INT = (1 << 63) - 1
 MAX_DEVICES = 1024  # of one message; a Register says that more follow
 MAX_LABELS = 64
 _PART = r"[A-Za-z0-9_][A-Za-z0-9_.+@=,:-]*"
 _NAME = rf"\A{_PART}(?:/{_PART})*\Z"
 _MAYBE_NAME = rf"\A(?:{_PART}(?:/{_PART})*)?\Z"
-_LINE = r"\A[^\x00-\x1f\x7f]*\Z"
 _NAME_PATTERN = re.compile(_NAME)
 
 Name = Annotated[str, Meta(min_length=1, max_length=MAX_NAME, pattern=_NAME)]
 MaybeName = Annotated[str, Meta(max_length=MAX_NAME, pattern=_MAYBE_NAME)]
-Word = Annotated[str, Meta(max_length=64, pattern=_LINE)]
-Line = Annotated[str, Meta(max_length=MAX_TEXT, pattern=_LINE)]
-Symbol = Annotated[str, Meta(min_length=1, max_length=512, pattern=r"\A[A-Za-z_.$][\w.$]*\Z")]
 Text = Annotated[str, Meta(max_length=4 * MAX_TEXT)]
-Secret = Annotated[str, Meta(max_length=256, pattern=_LINE)]
+Secret = Annotated[str, Meta(max_length=256, pattern=LINE)]
 Labels = Annotated[
-    dict[Name, Annotated[str, Meta(max_length=256, pattern=_LINE)]], Meta(max_length=MAX_LABELS)
+    dict[Name, Annotated[str, Meta(max_length=256, pattern=LINE)]], Meta(max_length=MAX_LABELS)
 ]
 Modules = Annotated[dict[Name, Name], Meta(max_length=MAX_LABELS)]
 Arguments = Annotated[dict[Name, Text], Meta(max_length=MAX_LABELS)]
 Trace = Annotated[str, Meta(max_length=128, pattern=r"\A[0-9a-zA-Z-]*\Z")]
 
-Milliseconds = Annotated[int, Meta(ge=0, le=MAX_MS)]
-Microseconds = Annotated[int, Meta(ge=0, le=1000 * MAX_MS)]
 Lifetime = Annotated[int, Meta(ge=1, le=MAX_MS)]
-Count = Annotated[int, Meta(ge=0, le=MAX_INT)]
 Version = Annotated[int, Meta(ge=0, le=0xFFFF)]
 PriorityClass = Annotated[int, Meta(ge=0, le=3)]
-Small = Annotated[int, Meta(ge=0, le=1 << 20)]
-Size = Annotated[int, Meta(ge=0, le=1 << 50)]
-Signed = Annotated[int, Meta(ge=-(1 << 50), le=1 << 50)]
-Nanoseconds = Annotated[float, Meta(ge=0.0, le=1e18)]
 Seconds = Annotated[float, Meta(ge=0.0, le=1e9)]
 Share = Annotated[float, Meta(ge=-1e9, le=1e9)]
 Celsius = Annotated[float, Meta(ge=-273.15, le=10_000.0)]
 
-Digest = Annotated[bytes, Meta(min_length=DIGEST_BYTES, max_length=DIGEST_BYTES)]
 Nonce = Annotated[bytes, Meta(min_length=16, max_length=64)]
 Mac = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Key = Annotated[bytes, Meta(max_length=64)]
 Sealed = Annotated[bytes, Meta(max_length=2048)]
-Signature = Annotated[bytes, Meta(max_length=256)]
 
 
 def check_name(text: str, what: str) -> str:

@@ -16,11 +16,10 @@ import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.security.mac import FrameMac
-from loopwright.fleet.wire.address import Address, Scheme, is_loopback, parse
+from loopwright.fleet.wire.address import Address, Scheme, parse
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
@@ -34,6 +33,7 @@ from loopwright.fleet.wire.messages import (
     from_frame,
     to_frame,
 )
+from loopwright.serving.places import is_loopback
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
 USER_TIMEOUT_MS = 15_000
@@ -85,6 +85,16 @@ class LinkHooks:
     lost: Callable[[Link], None]
 
 
+class FrameSeal(Protocol):
+    """Authenticates the frames of one direction, in order; `security.mac` has one."""
+
+    def tag(self, header: bytes, body: bytes | memoryview) -> bytes:
+        """The MAC of the next frame."""
+
+    def verify(self, header: bytes, body: bytes | memoryview, mac: bytes) -> None:
+        """Raises: FrameError unless the next frame is the one that was sent."""
+
+
 class _Arrivals(threading.local):
     """Where bytes arrive: one buffer for all links of a thread, which take them out at once.
 
@@ -116,7 +126,7 @@ class Link(asyncio.BufferedProtocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
-        self._macs: tuple[FrameMac, FrameMac] | None = None  # of what we send, of what we get
+        self._macs: tuple[FrameSeal, FrameSeal] | None = None  # of what we send, of what we get
         self._on_message: OnMessage | None = None
         self._on_closed: OnClosed | None = None
         self._reader: asyncio.Future[None] | None = None
@@ -301,15 +311,13 @@ class Link(asyncio.BufferedProtocol):
 
     # --- the handshake ---
 
-    def protect(self, key: bytes, *, dialer: bool) -> None:
+    def protect(self, ours: FrameSeal, theirs: FrameSeal) -> None:
         """From the next frame on, both ways, frames are authentic or the link is closed.
 
         Args:
-            key: of this connection alone, see `proofs.channel_key`.
-            dialer: whether this side dialled.
+            ours: of the frames that are sent from here.
+            theirs: of those that come.
         """
-        ours = FrameMac(key, from_dialer=dialer)
-        theirs = FrameMac(key, from_dialer=not dialer)
         self._macs = ours, theirs
 
     def established(self) -> None:

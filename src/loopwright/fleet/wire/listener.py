@@ -22,9 +22,10 @@ from pathlib import Path
 from types import TracebackType
 
 from loopwright.errors import ConfigError, FleetError
-from loopwright.fleet.wire.address import Address, Scheme, is_loopback, parse
+from loopwright.fleet.wire.address import Address, Scheme, parse
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.link import Link, LinkHooks, LinkLimits
+from loopwright.serving.places import is_loopback
 
 _BACKLOG = 1024
 _ACCEPTS_AT_ONCE = 32

@@ -18,42 +18,32 @@ from typing import Annotated, Any, TypeAlias
 import msgspec
 from msgspec import Meta
 
+from loopwright.fields import Count, Digest, Line, Milliseconds, Nanoseconds, Size, Small, Word
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.fields import (
     MAX_DEVICES,
     MAX_LABELS,
     Arguments,
     Celsius,
-    Count,
-    Digest,
     Key,
     Labels,
     Lifetime,
-    Line,
     Mac,
     MaybeName,
-    Microseconds,
-    Milliseconds,
     Modules,
     Name,
-    Nanoseconds,
     Nonce,
     PriorityClass,
     Sealed,
     Seconds,
     Secret,
     Share,
-    Signature,
-    Signed,
-    Size,
-    Small,
-    Symbol,
     Text,
     Trace,
     Version,
-    Word,
 )
 from loopwright.fleet.wire.frame import DATA_HEAD_BYTES, Flags, Frame, FrameError
+from loopwright.kernel_call import KernelCall
 
 PROTOCOL = 1
 PROTOCOL_MIN = 1
@@ -415,44 +405,10 @@ class Stored(Message, frozen=True):
     digest: Digest
 
 
-class WireParam(Message, frozen=True):
-    """One argument of a kernel, as in `measure.wire`; `layout` is (dim, stride, extent) parts."""
-
-    name: Line
-    dtype: Word
-    shape: Annotated[tuple[Size, ...], Meta(max_length=32)]
-    layout: Annotated[tuple[tuple[Signed, Signed, Signed], ...], Meta(max_length=64)]
-    transform: Line = ""
-
-
-class RunItem(Message, frozen=True):
-    """Time one kernel, whose object code is the blob `code`. Inputs are made from `seed`.
-
-    With `want_output` its outputs are streamed before its result.
-    """
-
-    id: Count
-    code: Digest
-    entry: Symbol
-    params: Annotated[tuple[WireParam, ...], Meta(max_length=256)]
-    n_outputs: Small
-    workspace: Size
-    threads: Small
-    seed: Count
-    want_output: bool
-    warmup: Small
-    repeats: Small
-    min_repeat_us: Microseconds
-    run_timeout_ms: Milliseconds
-    run_memory: Size
-    abandon_ns: Nanoseconds | None = None
-    signature: Signature = b""  # Ed25519 of the code's digest, where the device wants one
-
-
 class RunBatch(Message, frozen=True):
     """Runs, one after the other; each is answered by one Result."""
 
-    items: Annotated[tuple[RunItem, ...], Meta(max_length=MAX_DEVICES)]
+    items: Annotated[tuple[KernelCall, ...], Meta(max_length=MAX_DEVICES)]
 
 
 class OutputHead(Message, frozen=True):
@@ -466,7 +422,7 @@ class OutputHead(Message, frozen=True):
 class Result(Message, frozen=True):
     """What came of an item. `status` is a `words.RunStatus`; `ns` one figure a repeat.
 
-    `stage`, `kind` and `detail` are those of a `measure.types.Failed`.
+    `stage`, `kind` and `detail` are those of an `outcome.Failed`.
     """
 
     id: Count

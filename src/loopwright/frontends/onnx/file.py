@@ -1,72 +1,20 @@
-"""Reading ONNX files into plain data: nodes in order, the shape and dtype of each value.
-
-Weights are not read, only their shapes, so a large model opens quickly.
-"""
+"""Reading ONNX files: what can be wrong with one is said here, before any node is looked at."""
 
 from __future__ import annotations
 
 import importlib
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
 
 from loopwright.errors import EnvironmentFailure, ModelError
-from loopwright.runtime.model_file import is_model_file
 
 if TYPE_CHECKING:
     import onnx
 
-NodeAttr: TypeAlias = int | float | str | tuple[int, ...] | tuple[float, ...]
 Shapes: TypeAlias = Mapping[str, tuple[int, ...]]
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """A tensor of a graph. `shape` is None when it is unknown; a dimension is None when dynamic."""
-
-    shape: tuple[int | None, ...] | None
-    dtype: str
-
-
-@dataclass(frozen=True, slots=True)
-class Node:
-    """An operator of a graph; `inputs` are names, empty for one left out."""
-
-    name: str
-    operator: str
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    attrs: Mapping[str, NodeAttr]
-
-    def ints(self, name: str, default: tuple[int, ...]) -> tuple[int, ...]:
-        """The attribute `name`, a list of integers."""
-        value = self.attrs.get(name, default)
-        return tuple(int(v) for v in value) if isinstance(value, tuple) else default
-
-    def number(self, name: str, default: float) -> float:
-        """The attribute `name`, a number."""
-        value = self.attrs.get(name, default)
-        return float(value) if isinstance(value, int | float) else default
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A model: `computed` are the values that nodes make, `users` the nodes that read a value."""
-
-    label: str
-    nodes: tuple[Node, ...]
-    values: Mapping[str, Value]
-    outputs: tuple[str, ...]
-    computed: frozenset[str]
-    users: Mapping[str, tuple[Node, ...]]
-
-    def only_user(self, value: str) -> Node | None:
-        """The node that reads `value`, when there is just one and it is not an output."""
-        users = self.users.get(value, ())
-        return users[0] if len(users) == 1 and value not in self.outputs else None
 
 
 def import_onnx() -> ModuleType:
@@ -82,36 +30,6 @@ def import_onnx() -> ModuleType:
         ) from error
 
 
-def read_graph(path: Path, shapes: Shapes | None = None) -> Graph:
-    """The graph of the ONNX file `path`.
-
-    Args:
-        shapes: the shapes of inputs, for those whose shape the file leaves open.
-
-    Raises: ModelError when the file cannot be read, is not a whole ONNX model, or an input's shape
-        stays open.
-    """
-    onnx = import_onnx()
-    label = path.name
-    model = _load(path, label)
-    set_shapes(model, label, shapes or {})
-    model = _inferred(onnx, model, label)
-    graph = model.graph
-    nodes = tuple(_node(onnx, node, place) for place, node in enumerate(graph.node))
-    users: defaultdict[str, list[Node]] = defaultdict(list)
-    for node in nodes:
-        for name in node.inputs:
-            users[name].append(node)
-    return Graph(
-        label=label,
-        nodes=nodes,
-        values=_values(onnx, graph),
-        outputs=tuple(value.name for value in graph.output),
-        computed=frozenset(name for node in nodes for name in node.outputs),
-        users={name: tuple(found) for name, found in users.items()},
-    )
-
-
 def parse(path: Path) -> onnx.ModelProto:
     """The model in the file `path`, external data left where they are.
 
@@ -123,8 +41,6 @@ def parse(path: Path) -> onnx.ModelProto:
     try:
         if path.stat().st_size == 0:
             raise ModelError(f"{path.name} is empty; get it again")
-        if is_model_file(path):
-            raise ModelError(f"{path.name} is tuned already; give the ONNX file it was made of")
         return onnx.load(str(path), load_external_data=False)
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror}") from error
@@ -160,19 +76,13 @@ def refuse_invalid(model: onnx.ModelProto, label: str) -> None:
         raise ModelError(f"{label} is not a whole ONNX model: {what}; get it again")
 
 
-def _load(path: Path, label: str) -> onnx.ModelProto:
-    model = parse(path)
-    refuse_invalid(model, label)
-    return model
-
-
 def _without_weights(onnx: ModuleType, model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of `model` whose weights are inputs: neither the checker nor inference needs values.
+    """A copy of `model` whose weights are inputs: the checker does not need their values.
 
-    Small ones stay, since shapes are computed from them.
+    Small ones stay, and are checked whole.
     """
     graph = model.graph
-    kept = [t for t in graph.initializer if _count(t.dims) <= 64 and not t.external_data]
+    kept = [t for t in graph.initializer if math.prod(t.dims) <= 64 and not t.external_data]
     inputs = {value.name for value in graph.input} | {t.name for t in kept}
     weights = [
         onnx.helper.make_tensor_value_info(t.name, t.data_type, t.dims)
@@ -223,59 +133,6 @@ def set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
                     f"{label}: dimension {place} of input {value.name!r} is dynamic ({what}); "
                     f"fix the shape, as with --input-shape {value.name}:{example}"
                 )
-
-
-def _inferred(onnx: ModuleType, model: onnx.ModelProto, label: str) -> onnx.ModelProto:
-    try:
-        return onnx.shape_inference.infer_shapes(
-            _without_weights(onnx, model), strict_mode=True, data_prop=True
-        )
-    except onnx.shape_inference.InferenceError as error:
-        raise ModelError(f"{label}: its shapes do not fit together: {one_line(error)}") from error
-
-
-def _values(onnx: ModuleType, graph: onnx.GraphProto) -> dict[str, Value]:
-    names = {
-        number: name.lower() for name, number in onnx.TensorProto.DataType.items() if number
-    } | {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.DOUBLE: "float64"}
-    found = {
-        tensor.name: Value(tuple(tensor.dims), names.get(tensor.data_type, "undefined"))
-        for tensor in graph.initializer
-    }
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        kind = value.type.tensor_type
-        shape = (
-            tuple(d.dim_value or None for d in kind.shape.dim) if kind.HasField("shape") else None
-        )
-        found[value.name] = Value(shape, names.get(kind.elem_type, "undefined"))
-    return found
-
-
-def _node(onnx: ModuleType, node: onnx.NodeProto, place: int) -> Node:
-    domain = f"{node.domain}." if node.domain not in ("", "ai.onnx") else ""
-    attrs: dict[str, NodeAttr] = {}
-    for attr in node.attribute:
-        value = onnx.helper.get_attribute_value(attr)
-        if isinstance(value, bytes):
-            attrs[attr.name] = value.decode(errors="replace")
-        elif isinstance(value, int | float):
-            attrs[attr.name] = value
-        elif isinstance(value, Sequence) and all(isinstance(v, int | float) for v in value):
-            attrs[attr.name] = tuple(value)
-    return Node(
-        name=node.name or f"{node.op_type}_{place}",
-        operator=domain + node.op_type,
-        inputs=tuple(node.input),
-        outputs=tuple(node.output),
-        attrs=attrs,
-    )
-
-
-def _count(dims: Sequence[int]) -> int:
-    total = 1
-    for extent in dims:
-        total *= extent
-    return total
 
 
 def one_line(error: Exception) -> str:

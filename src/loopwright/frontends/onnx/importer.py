@@ -1,6 +1,6 @@
-"""ONNX models as graphs of the operators in `ops/nodes`.
+"""ONNX models as graphs of the operators in `ops`.
 
-Each ONNX operator has a rule (`onnx_rules/`) that says it in operators of graphs. Whatever depends
+Each ONNX operator has a rule (in `rules/`) that says it in operators of graphs. Whatever depends
 on no input is computed on the way: the shape of everything is known, so what models compute from
 shapes becomes constants.
 """
@@ -25,16 +25,38 @@ from loopwright.frontends.onnx.file import (
     refuse_invalid,
     set_shapes,
 )
-from loopwright.frontends.onnx.rules.call import Call, OnnxAttr
+from loopwright.frontends.onnx.rules import (
+    constants,
+    contracting,
+    elementwise,
+    moving,
+    quantized,
+    recurrent,
+    reducing,
+    resizing,
+    sums,
+)
+from loopwright.frontends.onnx.rules.call import OnnxAttr, OnnxCall, Rule
 from loopwright.frontends.onnx.rules.elementwise import ONNX_DTYPES
-from loopwright.frontends.onnx.rules.table import RULES
-from loopwright.graph.builder import Builder
+from loopwright.graph.builder import GraphBuilder
 from loopwright.graph.ir import Array, Graph, Value
 from loopwright.ir import dtype as dt
 
 if TYPE_CHECKING:
     import onnx
 
+RULES: Mapping[str, Rule] = {
+    **constants.RULES,
+    **contracting.RULES,
+    **elementwise.RULES,
+    **moving.RULES,
+    **quantized.RULES,
+    **recurrent.RULES,
+    **reducing.RULES,
+    **resizing.RULES,
+    **sums.RULES,
+}
+"""The rule of each ONNX operator, by its name in the default domain."""
 OLDEST_OPSET = 7
 """The oldest version of the operators that is read."""
 _DOMAINS = ("", "ai.onnx")
@@ -167,7 +189,7 @@ class _Importer:
         made = [name for node in self.graph.node for name in node.output]
         inputs = [value.name for value in self.graph.input]
         weights = [tensor.name for tensor in self.graph.initializer]
-        self.builder = Builder(label, [*made, *inputs, *weights])
+        self.builder = GraphBuilder(label, [*made, *inputs, *weights])
         self.read = {name for node in self.graph.node for name in node.input}
         self.read.update(value.name for value in self.graph.output)
         self.names: dict[str, str] = {"": ""}
@@ -240,7 +262,7 @@ class _Importer:
                 f"{self.label}: node {name!r} ({node.op_type}) reads {missing[0]!r}, which nothing "
                 "before it computes"
             )
-        call = Call(
+        call = OnnxCall(
             builder=self.builder,
             label=self.label,
             op=node.op_type,

@@ -20,7 +20,7 @@ import ml_dtypes
 
 from loopwright.errors import EnvironmentFailure, InternalError, ModelError, UnsupportedError
 from loopwright.frontends.torch.rules import folds, layers, moves, pointwise
-from loopwright.frontends.torch.rules.call import Call, Given, Handler, Maker, Ref
+from loopwright.frontends.torch.rules.call import Given, Handler, NodeMaker, Ref, TorchCall
 from loopwright.graph.ir import Array, Graph, Value, build
 from loopwright.ir import dtype as dt
 from loopwright.ir.dtype import DType
@@ -192,7 +192,7 @@ class _Importer:
     name: str
     program: torch.export.ExportedProgram
     constant_inputs: dict[int, torch.Tensor]
-    make: Maker = field(init=False)
+    make: NodeMaker = field(init=False)
     known: dict[str, Known] = field(default_factory=dict)
     inputs: dict[str, Value] = field(default_factory=dict)
     refused: dict[tuple[str, str], _Refused] = field(default_factory=dict)
@@ -200,7 +200,7 @@ class _Importer:
     _constants: dict[tuple[object, ...], str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.make = Maker(self.name)
+        self.make = NodeMaker(self.name)
 
     def graph(self) -> Graph:
         """The graph of the program."""
@@ -267,7 +267,7 @@ class _Importer:
         try:
             handler = _handler(target)
             self.make.begin(node.name)
-            call = Call(node.name, target, self._arguments(node), results)
+            call = TorchCall(node.name, target, self._arguments(node), results)
             found = handler(self.make, call)
             _check(self.name, call, found)
             self.known[node.name] = found
@@ -413,7 +413,7 @@ def to_numpy(tensor: torch.Tensor) -> Array:
     return array
 
 
-def _check(graph: str, call: Call, found: object) -> None:
+def _check(graph: str, call: TorchCall, found: object) -> None:
     """Raise InternalError when a translation is not of the shape and dtype that PyTorch says."""
     results = found if isinstance(found, tuple) else (found,)
     for ref, value in zip(results, call.results, strict=False):

@@ -94,7 +94,7 @@ class Module:
         self.outputs = artifact.params[len(self.inputs) :]
         self._loaded = loaded
         self._entry = Entry(loaded.entry)
-        self._workspace = artifact.workspace_shared + device.threads * artifact.workspace_per_thread
+        self._workspace = artifact.workspace(device.threads)
 
     def __call__(self, *inputs: Array) -> Array | tuple[Array, ...]:
         """The outputs (one array, or a tuple) for plain `inputs`.

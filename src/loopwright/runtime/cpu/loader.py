@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
+from loopwright.kernel_call import CPU, Form
 from loopwright.runtime.object.link import Linked, link
 from loopwright.target.host import host
 from loopwright.target.presets import keys_for
@@ -24,23 +26,43 @@ class Loaded:
 def load(artifact: Artifact) -> Loaded:
     """`artifact` linked into this process.
 
-    Raises: ConfigError if it was made for a target this machine is not; EnvironmentFailure if it
-    is broken.
+    Raises: ConfigError if it was made for a target this machine is not, or is not object code;
+        EnvironmentFailure if it is broken.
     """
-    require_runnable(artifact.target_key)
+    what = f"kernel {artifact.entry}"
+    require_object(what, artifact.kind, artifact.form.value)
+    require_runnable(artifact.target_key, artifact.requires)
     code = link(artifact.code, (artifact.entry,))
     return Loaded(artifact, code, code[artifact.entry])
 
 
-def require_runnable(target_key: str) -> None:
-    """Nothing, if code made for `target_key` runs on this machine.
+def require_object(what: str, kind: str, form: str) -> None:
+    """Nothing, if code of that form for that kind of device is what a CPU runs.
 
-    Raises: ConfigError naming the keys that run here.
+    Raises: ConfigError that says so of `what`.
+    """
+    if (kind, form) != (CPU, Form.OBJECT.value):
+        raise ConfigError(
+            f"{what} is {form} code for devices of kind {kind}; this one is of kind {CPU} and runs "
+            f"{Form.OBJECT.value} code"
+        )
+
+
+def require_runnable(target_key: str, features: Sequence[str] = ()) -> None:
+    """Nothing, if code made for `target_key`, which uses `features`, runs on this machine.
+
+    Raises: ConfigError naming the keys that run here, or the features that are missing.
     """
     keys = runnable_keys()
     if target_key not in keys:
         raise ConfigError(
             f"the kernel is made for {target_key}, this machine runs {', '.join(sorted(keys))}; "
+            "build it for target 'cpu'"
+        )
+    missing = sorted(set(features).difference(host().features))
+    if missing:
+        raise ConfigError(
+            f"the kernel uses {', '.join(missing)}, which this machine does not have; "
             "build it for target 'cpu'"
         )
 

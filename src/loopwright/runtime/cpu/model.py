@@ -24,7 +24,7 @@ from loopwright.errors import ConfigError, ShapeError
 from loopwright.ir import dtype as dt
 from loopwright.runtime import model_file
 from loopwright.runtime.cpu.kernel import aligned_copy, aligned_empty
-from loopwright.runtime.cpu.loader import require_runnable
+from loopwright.runtime.cpu.loader import require_object, require_runnable
 from loopwright.runtime.cpu.native import SYMBOLS, native, natives
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.model_file import CallInfo, Manifest, Port
@@ -65,7 +65,7 @@ class Model:
     ) -> None:
         if threads is not None and threads < 1:
             raise ConfigError(f"threads={threads}: a model runs on at least 1")
-        require_runnable(manifest.target)
+        _require_runnable(manifest)
         self.manifest = manifest
         self.threads = manifest.threads if threads is None else threads
         self._sections = dict(sections)
@@ -231,10 +231,16 @@ def require_loadable(path: Path) -> Manifest:
     """The manifest of a file that `load_model` would load. Raises: as it does."""
     manifest, _ = model_file.read(path)
     try:
-        require_runnable(manifest.target)
+        _require_runnable(manifest)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
     return manifest
+
+
+def _require_runnable(manifest: Manifest) -> None:
+    """Nothing, if the model's kernels run on this machine. Raises: ConfigError."""
+    require_object(f"model {manifest.name}", manifest.kind, manifest.form)
+    require_runnable(manifest.target, manifest.requires)
 
 
 def _aligned_bytes(data: model_file.Bytes) -> Array:

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 
 from loopwright.errors import ModelError, UnsupportedError
-from loopwright.graph.builder import Builder
+from loopwright.graph.builder import GraphBuilder
 from loopwright.graph.ir import Array
 from loopwright.ir.dtype import DType
 from loopwright.ops.nodes.attributes import NodeAttr
@@ -18,13 +18,13 @@ OnnxAttr: TypeAlias = NodeAttr | tuple[str, ...] | Array
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class OnnxCall:
     """`op` of an ONNX model, in the meaning of `opset`, on values of the graph that is built.
 
     `inputs` are names in that graph, "" for one left out. `used` says which outputs are read.
     """
 
-    builder: Builder
+    builder: GraphBuilder
     label: str
     op: str
     name: str
@@ -187,5 +187,5 @@ class Call:
         return UnsupportedError(f"{self.label}: node {self.name!r} ({self.op}): {why}")
 
 
-Rule: TypeAlias = Callable[[Call], Sequence[str]]
+Rule: TypeAlias = Callable[[OnnxCall], Sequence[str]]
 """The values of a node's outputs in the graph; those that nothing reads may be left out."""

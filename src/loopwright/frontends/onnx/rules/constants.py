@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.frontends.onnx.rules.elementwise import element_type
 
 _LARGE = 1 << 18
 """Elements of a filled tensor that are kept as they are; more are expanded from one."""
 
 
-def _constant(call: Call) -> tuple[str]:
+def _constant(call: OnnxCall) -> tuple[str]:
     for name, dtype in (("value_int", np.int64), ("value_ints", np.int64),
                         ("value_float", np.float32), ("value_floats", np.float32)):  # fmt: skip
         if name in call.attrs:
@@ -25,17 +25,17 @@ def _constant(call: Call) -> tuple[str]:
     return (call.constant(value),)
 
 
-def _shape(call: Call) -> tuple[str]:
+def _shape(call: OnnxCall) -> tuple[str]:
     shape = call.shape()
     picked = shape[slice(call.integer("start", 0), call.integer("end", len(shape)))]
     return (call.constant(np.asarray(picked, np.int64)),)
 
 
-def _size(call: Call) -> tuple[str]:
+def _size(call: OnnxCall) -> tuple[str]:
     return (call.constant(np.asarray(math.prod(call.shape()), np.int64)),)
 
 
-def _constant_of_shape(call: Call) -> tuple[str]:
+def _constant_of_shape(call: OnnxCall) -> tuple[str]:
     shape = call.known(0, "the shape")
     value = call.attrs.get("value", np.zeros(1, np.float32))
     if not isinstance(value, np.ndarray) or value.size != 1:
@@ -45,7 +45,7 @@ def _constant_of_shape(call: Call) -> tuple[str]:
     return (call.emit("expand", call.constant(value.reshape(())), shape=shape),)
 
 
-def _range(call: Call) -> tuple[str]:
+def _range(call: OnnxCall) -> tuple[str]:
     start, limit, step = (
         call.array(place, what).reshape(())
         for place, what in enumerate(("the start", "the limit", "the step"))
@@ -56,7 +56,7 @@ def _range(call: Call) -> tuple[str]:
     return (call.constant(values.astype(start.dtype)),)
 
 
-def _eye_like(call: Call) -> tuple[str]:
+def _eye_like(call: OnnxCall) -> tuple[str]:
     rows, columns = call.shape()
     dtype = call.dtype()
     if "dtype" in call.attrs:
@@ -64,7 +64,7 @@ def _eye_like(call: Call) -> tuple[str]:
     return (call.constant(np.eye(rows, columns, call.integer("k", 0)).astype(dtype.numpy)),)
 
 
-def _non_zero(call: Call) -> tuple[str]:
+def _non_zero(call: OnnxCall) -> tuple[str]:
     found = np.stack(np.nonzero(np.atleast_1d(call.array(0, "what it looks at"))))
     return (call.constant(found.astype(np.int64)),)
 
@@ -72,7 +72,7 @@ def _non_zero(call: Call) -> tuple[str]:
 def _window(weights: Mapping[int, float]) -> Rule:
     """A sum of cosines over the places of a window."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         size = call.known(0, "the size")[0]
         dtype = element_type(call, call.integer("output_datatype", 1))
         span = size if call.integer("periodic", 1) else size - 1
@@ -83,7 +83,7 @@ def _window(weights: Mapping[int, float]) -> Rule:
     return rule
 
 
-def _one_hot(call: Call) -> tuple[str]:
+def _one_hot(call: OnnxCall) -> tuple[str]:
     depth = call.known(1, "the depth")[0]
     rank = call.rank() + 1
     axis = call.axis(-1, rank)

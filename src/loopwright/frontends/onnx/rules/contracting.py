@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 
 
 def windows(
-    call: Call, kernel: Sequence[int]
+    call: OnnxCall, kernel: Sequence[int]
 ) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
     """Strides, pads (begins, then ends) and dilations of a convolution or pool over input 0."""
     rank = len(kernel)
@@ -40,7 +40,7 @@ def _shared(totals: Sequence[int], *, upper: bool) -> tuple[int, ...]:
     return (*small, *large) if upper else (*large, *small)
 
 
-def _conv(call: Call) -> tuple[str]:
+def _conv(call: OnnxCall) -> tuple[str]:
     kernel = call.shape(1)[2:]
     strides, pads, dilations = windows(call, call.integers("kernel_shape", kernel))
     groups = call.integer("group", 1)
@@ -51,7 +51,7 @@ def _conv(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _conv_transpose(call: Call) -> tuple[str]:
+def _conv_transpose(call: OnnxCall) -> tuple[str]:
     kernel = call.shape(1)[2:]
     rank = len(kernel)
     strides = call.integers("strides", (1,) * rank)
@@ -87,11 +87,11 @@ def _conv_transpose(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _matmul(call: Call) -> tuple[str]:
+def _matmul(call: OnnxCall) -> tuple[str]:
     return (call.emit("matmul", call.x(0), call.x(1)),)
 
 
-def _gemm(call: Call) -> tuple[str]:
+def _gemm(call: OnnxCall) -> tuple[str]:
     operands = [call.x(0), call.x(1), *([call.x(2)] if call.has(2) else [])]
     made = call.emit(
         "gemm",

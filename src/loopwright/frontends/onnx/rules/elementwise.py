@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.ir import dtype as dt
 
 ONNX_DTYPES: Mapping[int, str] = {
@@ -24,7 +24,7 @@ ONNX_DTYPES: Mapping[int, str] = {
 """Element types by their number in ONNX, those that graphs have."""
 
 
-def element_type(call: Call, number: int) -> dt.DType:
+def element_type(call: OnnxCall, number: int) -> dt.DType:
     """The dtype that ONNX calls `number`."""
     if number not in ONNX_DTYPES:
         raise call.refuse(f"the element type {number} is not supported")
@@ -39,7 +39,7 @@ def _same(op: str) -> Rule:
 def _numbers(op: str, **defaults: float) -> Rule:
     """The operator `op` of graphs, with numbers as attributes."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         attrs = {name: call.number(name, value) for name, value in defaults.items()}
         return (call.emit(op, call.x(), **attrs),)
 
@@ -49,7 +49,7 @@ def _numbers(op: str, **defaults: float) -> Rule:
 def _chain(op: str) -> Rule:
     """Any number of inputs, two at a time."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         total = call.x(0)
         for place in range(1, len(call.inputs)):
             total = call.emit(op, total, call.x(place))
@@ -58,16 +58,16 @@ def _chain(op: str) -> Rule:
     return rule
 
 
-def _mean(call: Call) -> tuple[str]:
+def _mean(call: OnnxCall) -> tuple[str]:
     (total,) = _chain("add")(call)
     return (call.emit("div", total, call.constant(len(call.inputs), call.dtype())),)
 
 
-def _identity(call: Call) -> tuple[str]:
+def _identity(call: OnnxCall) -> tuple[str]:
     return (call.x(),)
 
 
-def _dropout(call: Call) -> tuple[str, ...]:
+def _dropout(call: OnnxCall) -> tuple[str, ...]:
     if call.has(2) and call.scalar(2, "training_mode"):
         raise call.refuse("training mode is not supported; export the model for inference")
     if len(call.used) < 2 or not call.used[1]:
@@ -75,7 +75,7 @@ def _dropout(call: Call) -> tuple[str, ...]:
     return call.x(), call.constant(np.ones(call.shape(), np.bool_))
 
 
-def _clip(call: Call) -> tuple[str]:
+def _clip(call: OnnxCall) -> tuple[str]:
     """Before opset 11 the bounds are attributes."""
     value = call.x()
     bounds = {name: call.number(name) for name in ("min", "max") if name in call.attrs}
@@ -90,15 +90,15 @@ def _clip(call: Call) -> tuple[str]:
     return (call.emit("clip", value, **bounds) if bounds else value,)
 
 
-def _cast(call: Call) -> tuple[str]:
+def _cast(call: OnnxCall) -> tuple[str]:
     return (call.cast(call.x(), element_type(call, call.integer("to"))),)
 
 
-def _cast_like(call: Call) -> tuple[str]:
+def _cast_like(call: OnnxCall) -> tuple[str]:
     return (call.cast(call.x(), call.dtype(1)),)
 
 
-def _is_inf(call: Call) -> tuple[str]:
+def _is_inf(call: OnnxCall) -> tuple[str]:
     found = call.emit("is_inf", call.x())
     zero = call.constant(0, call.dtype())
     positive, negative = call.integer("detect_positive", 1), call.integer("detect_negative", 1)
@@ -111,11 +111,11 @@ def _is_inf(call: Call) -> tuple[str]:
     return (found,)
 
 
-def _gelu(call: Call) -> tuple[str]:
+def _gelu(call: OnnxCall) -> tuple[str]:
     return (call.emit("gelu", call.x(), approximate=call.text("approximate", "none")),)
 
 
-def _swish(call: Call) -> tuple[str]:
+def _swish(call: OnnxCall) -> tuple[str]:
     alpha = call.number("alpha", 1.0)
     if alpha == 1.0:
         return (call.emit("silu", call.x()),)
@@ -123,15 +123,15 @@ def _swish(call: Call) -> tuple[str]:
     return (call.emit("mul", call.x(), call.emit("sigmoid", scaled)),)
 
 
-def _mod(call: Call) -> tuple[str]:
+def _mod(call: OnnxCall) -> tuple[str]:
     return (call.emit("mod", call.x(0), call.x(1), fmod=call.integer("fmod", 0)),)
 
 
-def _prelu(call: Call) -> tuple[str]:
+def _prelu(call: OnnxCall) -> tuple[str]:
     return (call.emit("prelu", call.x(0), call.x(1)),)
 
 
-def _shrink(call: Call) -> tuple[str]:
+def _shrink(call: OnnxCall) -> tuple[str]:
     x, dtype = call.x(), call.dtype()
     lambd, bias = call.number("lambd", 0.5), call.constant(call.number("bias", 0.0), dtype)
     low = call.emit("less", x, call.constant(-lambd, dtype))
@@ -143,7 +143,7 @@ def _shrink(call: Call) -> tuple[str]:
 def _hyperbolic(sign: str) -> Rule:
     """`(exp(x) + exp(-x)) / 2`, or with a minus."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         grown, shrunk = call.emit("exp", call.x()), call.emit("exp", call.emit("neg", call.x()))
         total = call.emit(sign, grown, shrunk)
         return (call.emit("mul", total, call.constant(0.5, call.dtype())),)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.ir.dtype import I64
 
 
-def _reshape(call: Call) -> tuple[str]:
+def _reshape(call: OnnxCall) -> tuple[str]:
     old = call.shape()
     wanted = list(call.known(1, "the new shape"))
     if not call.integer("allowzero", 0):
@@ -23,7 +23,7 @@ def _reshape(call: Call) -> tuple[str]:
     return (call.reshape(call.x(), _filled(call, wanted, math.prod(old))),)
 
 
-def _filled(call: Call, wanted: Sequence[int], total: int) -> tuple[int, ...]:
+def _filled(call: OnnxCall, wanted: Sequence[int], total: int) -> tuple[int, ...]:
     """`wanted` with its -1 replaced by what is left of `total` elements."""
     rest = math.prod(e for e in wanted if e != -1)
     if wanted.count(-1) > 1 or (-1 in wanted and (not rest or total % rest)):
@@ -34,7 +34,7 @@ def _filled(call: Call, wanted: Sequence[int], total: int) -> tuple[int, ...]:
     return shape
 
 
-def _flatten(call: Call) -> tuple[str]:
+def _flatten(call: OnnxCall) -> tuple[str]:
     shape, axis = call.shape(), call.integer("axis", 1)
     if not -len(shape) <= axis <= len(shape):
         raise call.wrong(f"the axis {axis} is not there: it has {len(shape)} dimensions")
@@ -42,14 +42,14 @@ def _flatten(call: Call) -> tuple[str]:
     return (call.reshape(call.x(), (math.prod(shape[:axis]), math.prod(shape[axis:]))),)
 
 
-def _axes(call: Call, place: int) -> tuple[int, ...] | None:
+def _axes(call: OnnxCall, place: int) -> tuple[int, ...] | None:
     """The axes at input `place`, or before opset 13 the attribute; None without."""
     if call.has(place):
         return call.known(place, "the list of axes")
     return call.integers("axes") if "axes" in call.attrs else None
 
 
-def _squeeze(call: Call) -> tuple[str]:
+def _squeeze(call: OnnxCall) -> tuple[str]:
     shape, axes = call.shape(), _axes(call, 1)
     dropped = (
         {d for d, extent in enumerate(shape) if extent == 1}
@@ -61,7 +61,7 @@ def _squeeze(call: Call) -> tuple[str]:
     return (call.reshape(call.x(), [e for d, e in enumerate(shape) if d not in dropped]),)
 
 
-def _unsqueeze(call: Call) -> tuple[str]:
+def _unsqueeze(call: OnnxCall) -> tuple[str]:
     axes = _axes(call, 1)
     if axes is None:
         raise call.wrong("its axes are missing")
@@ -73,12 +73,12 @@ def _unsqueeze(call: Call) -> tuple[str]:
     return (call.reshape(call.x(), [e or next(left, 1) for e in shape]),)
 
 
-def _transpose(call: Call) -> tuple[str]:
+def _transpose(call: OnnxCall) -> tuple[str]:
     backwards = tuple(reversed(range(call.rank())))
     return (call.transpose(call.x(), call.integers("perm", backwards)),)
 
 
-def _concat(call: Call) -> tuple[str]:
+def _concat(call: OnnxCall) -> tuple[str]:
     rank = call.rank()
     axis = call.axis(0, rank)
     parts = [x for x in call.inputs if 0 not in call.shape_of(x)] or [call.x()]
@@ -87,7 +87,7 @@ def _concat(call: Call) -> tuple[str]:
     return (call.emit("concat", *parts, axis=axis),)
 
 
-def _split(call: Call) -> tuple[str, ...]:
+def _split(call: OnnxCall) -> tuple[str, ...]:
     axis = call.axis(0, call.rank())
     extent = call.shape()[axis]
     if call.has(1):
@@ -107,7 +107,7 @@ def _split(call: Call) -> tuple[str, ...]:
     )
 
 
-def _slice(call: Call) -> tuple[str]:
+def _slice(call: OnnxCall) -> tuple[str]:
     shape = call.shape()
     if call.opset < 10:
         begins, ends = call.integers("starts"), call.integers("ends")
@@ -136,19 +136,19 @@ def _slice(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _gather(call: Call) -> tuple[str]:
+def _gather(call: OnnxCall) -> tuple[str]:
     axis = call.axis(0, call.rank())
     indices = _counted(call, call.x(1), call.shape()[axis])
     return (call.emit("gather", call.x(), indices, axis=axis),)
 
 
-def _gather_elements(call: Call) -> tuple[str]:
+def _gather_elements(call: OnnxCall) -> tuple[str]:
     axis = call.axis(0, call.rank())
     indices = _counted(call, call.x(1), call.shape()[axis])
     return (call.emit("gather_elements", call.x(), indices, axis=axis),)
 
 
-def _counted(call: Call, indices: str, extent: int) -> str:
+def _counted(call: OnnxCall, indices: str, extent: int) -> str:
     """Constant `indices` counted from the front, and checked; others stay as they are."""
     constant = call.builder.array(indices)
     if constant is None:
@@ -161,7 +161,7 @@ def _counted(call: Call, indices: str, extent: int) -> str:
     return call.constant(np.where(known < 0, known + extent, known))
 
 
-def _gather_nd(call: Call) -> tuple[str]:
+def _gather_nd(call: OnnxCall) -> tuple[str]:
     """Indices of several dimensions become one index into those dimensions, flattened."""
     data, places = call.shape(0), call.shape(1)
     if call.integer("batch_dims", 0):
@@ -178,7 +178,7 @@ def _gather_nd(call: Call) -> tuple[str]:
     return (call.emit("gather", flat, single, axis=0),)
 
 
-def _pad(call: Call) -> tuple[str]:
+def _pad(call: OnnxCall) -> tuple[str]:
     rank = call.rank()
     given = call.integers("pads") if call.opset < 11 else call.known(1, "the list of pads")
     axes = call.known(3, "the list of axes") if call.has(3) else tuple(range(rank))
@@ -196,7 +196,7 @@ def _pad(call: Call) -> tuple[str]:
     return (call.emit("pad", call.x(), pads=tuple(pads), mode=mode, value=value),)
 
 
-def _expand(call: Call) -> tuple[str]:
+def _expand(call: OnnxCall) -> tuple[str]:
     wanted = call.known(1, "the new shape")
     try:
         shape = np.broadcast_shapes(call.shape(), wanted)
@@ -205,7 +205,7 @@ def _expand(call: Call) -> tuple[str]:
     return (call.x() if shape == call.shape() else call.emit("expand", call.x(), shape=shape),)
 
 
-def _tile(call: Call) -> tuple[str]:
+def _tile(call: OnnxCall) -> tuple[str]:
     repeats = call.known(1, "the numbers of repeats")
     if len(repeats) != call.rank():
         raise call.wrong(f"repeats {repeats} do not fit the shape {call.shape()}")
@@ -214,7 +214,7 @@ def _tile(call: Call) -> tuple[str]:
     return (call.emit("tile", call.x(), repeats=repeats),)
 
 
-def _depth_to_space(call: Call) -> tuple[str]:
+def _depth_to_space(call: OnnxCall) -> tuple[str]:
     n, c, h, w = call.shape()
     block = call.integer("blocksize")
     less = c // block**2
@@ -226,7 +226,7 @@ def _depth_to_space(call: Call) -> tuple[str]:
     return (call.reshape(moved, (n, less, h * block, w * block)),)
 
 
-def _space_to_depth(call: Call) -> tuple[str]:
+def _space_to_depth(call: OnnxCall) -> tuple[str]:
     n, c, h, w = call.shape()
     block = call.integer("blocksize")
     split = call.reshape(call.x(), (n, c, h // block, block, w // block, block))
@@ -237,7 +237,7 @@ def _space_to_depth(call: Call) -> tuple[str]:
     return (call.reshape(moved, (n, c * block**2, h // block, w // block)),)
 
 
-def _trilu(call: Call) -> tuple[str]:
+def _trilu(call: OnnxCall) -> tuple[str]:
     rows, columns = call.shape()[-2:]
     shift = call.known(1, "the diagonal")[0] if call.has(1) else 0
     ones = np.ones((rows, columns), np.bool_)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.frontends.onnx.rules.elementwise import element_type
 from loopwright.ir.bounds import dtype_range
 from loopwright.ir.dtype import U8
 
 
-def _spread(call: Call, value: str) -> str:
+def _spread(call: OnnxCall, value: str) -> str:
     """`value`, one number or one for each entry or block of the axis, in a shape that fits."""
     shape, rank = call.shape_of(value), call.rank()
     block = call.integer("block_size", 0)
@@ -27,7 +27,7 @@ def _spread(call: Call, value: str) -> str:
     return call.reshape(value, [shape[0] if d == axis else 1 for d in range(rank)])
 
 
-def _dequantize(call: Call) -> tuple[str]:
+def _dequantize(call: OnnxCall) -> tuple[str]:
     scale = _spread(call, call.x(1))
     dtype = call.dtype(1)
     value = call.cast(call.x(), dtype)
@@ -36,7 +36,7 @@ def _dequantize(call: Call) -> tuple[str]:
     return (call.emit("mul", value, scale),)
 
 
-def _quantize(call: Call) -> tuple[str]:
+def _quantize(call: OnnxCall) -> tuple[str]:
     dtype = call.dtype()
     wanted = call.dtype(2) if call.has(2) else U8
     if call.integer("output_dtype", 0):

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 
-Activation = Callable[[Call, str], str]
+Activation = Callable[[OnnxCall, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class _Direction:
     either, [gates * hidden]; `peephole` is [3 * hidden]. `order` are the steps as they are taken.
     """
 
-    call: Call
+    call: OnnxCall
     hidden: int
     w: str
     r: str
@@ -60,11 +60,11 @@ Step = Callable[[_Direction, Callable[[str], str], str, State], State]
 """(direction, product with the recurrent weights, what data give, state before) -> state after."""
 
 
-def _scaled(call: Call, value: str, factor: float) -> str:
+def _scaled(call: OnnxCall, value: str, factor: float) -> str:
     return call.emit("mul", value, call.constant(factor, call.dtype_of(value)))
 
 
-def _affine(call: Call, x: str, alpha: float, beta: float) -> str:
+def _affine(call: OnnxCall, x: str, alpha: float, beta: float) -> str:
     scaled = _scaled(call, x, alpha)
     return call.emit("add", scaled, call.constant(beta, call.dtype_of(x)))
 
@@ -80,7 +80,7 @@ _WITH_ALPHA = {"leakyrelu": ("leaky_relu", 0.01), "elu": ("elu", 1.0),
                "thresholdedrelu": ("thresholded_relu", 1.0)}  # fmt: skip
 
 
-def _activation(call: Call, name: str, alphas: list[float], betas: list[float]) -> Activation:
+def _activation(call: OnnxCall, name: str, alphas: list[float], betas: list[float]) -> Activation:
     """The activation `name`, which takes its parameters off the lists."""
     kind = name.lower()
     if kind in _PLAIN:
@@ -163,13 +163,13 @@ class _Kind:
 
 
 def _recurrent(kind: _Kind) -> Rule:
-    def rule(call: Call) -> tuple[str, ...]:
+    def rule(call: OnnxCall) -> tuple[str, ...]:
         return _unrolled(call, kind)
 
     return rule
 
 
-def _unrolled(call: Call, kind: _Kind) -> tuple[str, ...]:
+def _unrolled(call: OnnxCall, kind: _Kind) -> tuple[str, ...]:
     batch_first = call.integer("layout", 0) == 1
     data = call.transpose(call.x(), (1, 0, 2)) if batch_first else call.x()
     steps, batch, _ = call.shape_of(data)
@@ -195,18 +195,18 @@ def _unrolled(call: Call, kind: _Kind) -> tuple[str, ...]:
     return (whole, *ends)
 
 
-def _joined(call: Call, parts: Sequence[str], axis: int) -> str:
+def _joined(call: OnnxCall, parts: Sequence[str], axis: int) -> str:
     return parts[0] if len(parts) == 1 else call.emit("concat", *parts, axis=axis)
 
 
-def _refuse_lengths(call: Call, steps: int) -> None:
+def _refuse_lengths(call: OnnxCall, steps: int) -> None:
     if call.has(4):
         lengths = call.known(4, "the lengths of the sequences")
         if any(length != steps for length in lengths):
             raise call.refuse(f"sequences of different lengths {lengths} are not supported")
 
 
-def _direction(call: Call, kind: _Kind, n: int, steps: int) -> _Direction:
+def _direction(call: OnnxCall, kind: _Kind, n: int, steps: int) -> _Direction:
     """Direction `n` of a recurrent node."""
     mode = call.text("direction", "forward")
     backwards = mode == "reverse" or n == 1
@@ -231,24 +231,24 @@ def _direction(call: Call, kind: _Kind, n: int, steps: int) -> _Direction:
     return _Direction(
         call,
         hidden,
-        part(1, (size, call.shape(1)[2])),
-        part(2, (size, hidden)),
-        wb,
-        rb,
-        peephole,
-        chosen,
-        tuple(reversed(range(steps))) if backwards else tuple(range(steps)),
+        w=part(1, (size, call.shape(1)[2])),
+        r=part(2, (size, hidden)),
+        wb=wb,
+        rb=rb,
+        peephole=peephole,
+        activations=chosen,
+        order=tuple(reversed(range(steps))) if backwards else tuple(range(steps)),
     )
 
 
-def _names(call: Call, kind: _Kind) -> tuple[str, ...]:
+def _names(call: OnnxCall, kind: _Kind) -> tuple[str, ...]:
     given = call.attrs.get("activations", kind.activations * call.shape(1)[0])
     if not isinstance(given, tuple):
         raise call.wrong("its attribute activations is not a list")
     return tuple(str(name) for name in given)
 
 
-def _numbers(call: Call, name: str) -> tuple[float, ...]:
+def _numbers(call: OnnxCall, name: str) -> tuple[float, ...]:
     given = call.attrs.get(name, ())
     if not isinstance(given, tuple):
         raise call.wrong(f"its attribute {name} is not a list")
@@ -256,7 +256,7 @@ def _numbers(call: Call, name: str) -> tuple[float, ...]:
 
 
 def _initial(
-    call: Call, d: _Direction, n: int, place: int, batch: int, *, batch_first: bool
+    call: OnnxCall, d: _Direction, n: int, place: int, batch: int, *, batch_first: bool
 ) -> str:
     """The state before the first step: what is given, or zeros."""
     if not call.has(place):
@@ -296,7 +296,7 @@ def _run(d: _Direction, kind: _Kind, data: str, state: State) -> tuple[list[str]
     return outputs, state
 
 
-def _gemm(call: Call, a: str, b: str, bias: str | None) -> str:
+def _gemm(call: OnnxCall, a: str, b: str, bias: str | None) -> str:
     """`a @ b.T + bias`."""
     operands = (a, b) if bias is None else (a, b, bias)
     return call.emit("gemm", *operands, **_TRANSPOSED)

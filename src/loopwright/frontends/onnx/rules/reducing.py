@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.frontends.onnx.rules.contracting import windows
 
 
 def _reduce(op: str, alone: Sequence[str] = ()) -> Rule:
     """A reduction. `alone` are the functions that it is when there are no axes to fold."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         rank = call.rank()
         given = call.known(1, "the list of axes") if call.has(1) else ()
         axes = given or call.integers("axes", ())
@@ -31,7 +31,7 @@ def _reduce(op: str, alone: Sequence[str] = ()) -> Rule:
 
 
 def _arg(op: str) -> Rule:
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         made = call.emit(
             op,
             call.x(),
@@ -47,7 +47,7 @@ def _arg(op: str) -> Rule:
 def _softmax(op: str) -> Rule:
     """Before opset 13, over all dimensions from the axis on."""
 
-    def rule(call: Call) -> tuple[str]:
+    def rule(call: OnnxCall) -> tuple[str]:
         rank = call.rank()
         if call.opset >= 13:
             return (call.emit(op, call.x(), axis=call.axis(-1, rank)),)
@@ -59,7 +59,7 @@ def _softmax(op: str) -> Rule:
     return rule
 
 
-def _hardmax(call: Call) -> tuple[str]:
+def _hardmax(call: OnnxCall) -> tuple[str]:
     rank, shape = call.rank(), call.shape()
     value = call.x()
     axis = call.axis(-1 if call.opset >= 13 else 1, rank)
@@ -73,7 +73,7 @@ def _hardmax(call: Call) -> tuple[str]:
     return (call.reshape(call.cast(call.emit("equal", places, best), call.dtype()), shape),)
 
 
-def _max_pool(call: Call) -> tuple[str]:
+def _max_pool(call: OnnxCall) -> tuple[str]:
     if len(call.used) > 1 and call.used[1]:
         raise call.refuse("the second output, the indices, is not supported")
     kernel = call.integers("kernel_shape")
@@ -91,7 +91,7 @@ def _max_pool(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _average_pool(call: Call) -> tuple[str]:
+def _average_pool(call: OnnxCall) -> tuple[str]:
     kernel = call.integers("kernel_shape")
     strides, pads, dilations = windows(call, kernel)
     made = call.emit(
@@ -107,7 +107,7 @@ def _average_pool(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _lp_pool(call: Call) -> tuple[str]:
+def _lp_pool(call: OnnxCall) -> tuple[str]:
     """The p-th root of the sum of p-th powers, from the average with padding counted."""
     kernel = call.integers("kernel_shape")
     strides, pads, dilations = windows(call, kernel)
@@ -126,13 +126,13 @@ def _lp_pool(call: Call) -> tuple[str]:
     return (_root(call, total),)
 
 
-def _powers(call: Call) -> str:
+def _powers(call: OnnxCall) -> str:
     order = call.integer("p", 2)
     size = call.emit("abs", call.x())
     return size if order == 1 else call.emit("pow", size, call.constant(order, call.dtype()))
 
 
-def _root(call: Call, value: str) -> str:
+def _root(call: OnnxCall, value: str) -> str:
     order = call.integer("p", 2)
     if order == 1:
         return value
@@ -141,7 +141,7 @@ def _root(call: Call, value: str) -> str:
     return call.emit("pow", value, call.constant(1 / order, call.dtype()))
 
 
-def _spatial(call: Call) -> tuple[int, ...]:
+def _spatial(call: OnnxCall) -> tuple[int, ...]:
     if call.rank() < 3:
         raise call.wrong(f"its input of shape {call.shape()} has no spatial dimensions")
     return tuple(range(2, call.rank()))
@@ -151,12 +151,12 @@ def _global_pool(op: str) -> Rule:
     return lambda call: (call.emit(op, call.x(), axes=_spatial(call), keepdims=1),)
 
 
-def _global_lp_pool(call: Call) -> tuple[str]:
+def _global_lp_pool(call: OnnxCall) -> tuple[str]:
     total = call.emit("reduce_sum", _powers(call), axes=_spatial(call), keepdims=1)
     return (_root(call, total),)
 
 
-def _lp_normalization(call: Call) -> tuple[str]:
+def _lp_normalization(call: OnnxCall) -> tuple[str]:
     axis = call.axis(-1, call.rank())
     op = "reduce_l1" if call.integer("p", 2) == 1 else "reduce_l2"
     norm = call.emit(op, call.x(), axes=(axis,), keepdims=1)
@@ -165,14 +165,14 @@ def _lp_normalization(call: Call) -> tuple[str]:
     return (call.emit("div", call.x(), safe),)
 
 
-def _batch_norm(call: Call) -> tuple[str]:
+def _batch_norm(call: OnnxCall) -> tuple[str]:
     if call.integer("training_mode", 0):
         raise call.refuse("training mode is not supported; export the model for inference")
     operands = [call.x(place) for place in range(5)]
     return (call.emit("batch_norm", *operands, epsilon=call.number("epsilon", 1e-5)),)
 
 
-def _layer_norm(call: Call) -> tuple[str, ...]:
+def _layer_norm(call: OnnxCall) -> tuple[str, ...]:
     axis = call.axis(-1, call.rank())
     epsilon = call.number("epsilon", 1e-5)
     operands = [call.x(0), call.x(1), *([call.x(2)] if call.has(2) else [])]
@@ -184,14 +184,14 @@ def _layer_norm(call: Call) -> tuple[str, ...]:
     return made, mean, _inverse_deviation(call, mean, axes, epsilon)
 
 
-def _inverse_deviation(call: Call, mean: str, axes: tuple[int, ...], epsilon: float) -> str:
+def _inverse_deviation(call: OnnxCall, mean: str, axes: tuple[int, ...], epsilon: float) -> str:
     off = call.emit("sub", call.x(), mean)
     variance = call.emit("reduce_mean", call.emit("mul", off, off), axes=axes, keepdims=1)
     shifted = call.emit("add", variance, call.constant(epsilon, call.dtype()))
     return call.emit("reciprocal", call.emit("sqrt", shifted))
 
 
-def _rms_norm(call: Call) -> tuple[str]:
+def _rms_norm(call: OnnxCall) -> tuple[str]:
     axis = call.axis(-1, call.rank())
     axes = tuple(range(axis, call.rank()))
     square = call.emit("mul", call.x(), call.x())
@@ -201,12 +201,12 @@ def _rms_norm(call: Call) -> tuple[str]:
     return (call.emit("mul", scaled, call.x(1)),)
 
 
-def _instance_norm(call: Call) -> tuple[str]:
+def _instance_norm(call: OnnxCall) -> tuple[str]:
     operands = [call.x(place) for place in range(3)]
     return (call.emit("instance_norm", *operands, epsilon=call.number("epsilon", 1e-5)),)
 
 
-def _group_norm(call: Call) -> tuple[str]:
+def _group_norm(call: OnnxCall) -> tuple[str]:
     """Instances of groups; scale and bias are a channel's, or a group's before opset 21."""
     shape, groups = call.shape(), call.integer("num_groups")
     channels = shape[1]
@@ -228,7 +228,7 @@ def _group_norm(call: Call) -> tuple[str]:
     return (value,)
 
 
-def _mean_variance(call: Call) -> tuple[str]:
+def _mean_variance(call: OnnxCall) -> tuple[str]:
     axes = call.normal(call.integers("axes", (0, 2, 3)), call.rank())
     mean = call.emit("reduce_mean", call.x(), axes=tuple(sorted(axes)), keepdims=1)
     off = call.emit("sub", call.x(), mean)
@@ -239,7 +239,7 @@ def _mean_variance(call: Call) -> tuple[str]:
     return (call.emit("div", off, deviation),)
 
 
-def _lrn(call: Call) -> tuple[str]:
+def _lrn(call: OnnxCall) -> tuple[str]:
     made = call.emit(
         "lrn",
         call.x(),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 
 _PLAIN = frozenset(
     {"half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "asymmetric", "align_corners"}
@@ -35,7 +35,7 @@ class _Line:
     crop: tuple[float, float]
 
 
-def _resize(call: Call) -> tuple[str]:
+def _resize(call: OnnxCall) -> tuple[str]:
     shape, mode = call.shape(), call.text("mode", "nearest")
     coordinate = call.text("coordinate_transformation_mode", "half_pixel")
     lines = _lines(call, shape)
@@ -58,7 +58,7 @@ def _resize(call: Call) -> tuple[str]:
     return (_by_matrices(call, lines, coordinate),)
 
 
-def _upsample(call: Call) -> tuple[str]:
+def _upsample(call: OnnxCall) -> tuple[str]:
     shape = call.shape()
     if call.has(1):
         scales = tuple(float(s) for s in call.array(1, "the list of scales").reshape(-1))
@@ -76,14 +76,14 @@ def _upsample(call: Call) -> tuple[str]:
     return (made,)
 
 
-def _floats(call: Call, name: str) -> tuple[float, ...]:
+def _floats(call: OnnxCall, name: str) -> tuple[float, ...]:
     value = call.attrs.get(name)
     if not isinstance(value, tuple):
         raise call.wrong(f"its attribute {name} is missing")
     return tuple(float(v) for v in value)
 
 
-def _lines(call: Call, shape: Sequence[int]) -> tuple[_Line, ...]:
+def _lines(call: OnnxCall, shape: Sequence[int]) -> tuple[_Line, ...]:
     """The dimensions that are resized, from the scales or the sizes that are given."""
     axes = call.normal(call.integers("axes", tuple(range(len(shape)))), len(shape))
     extents = [shape[axis] for axis in axes]
@@ -110,7 +110,7 @@ def _lines(call: Call, shape: Sequence[int]) -> tuple[_Line, ...]:
     )
 
 
-def _by_matrices(call: Call, lines: Sequence[_Line], coordinate: str) -> str:
+def _by_matrices(call: OnnxCall, lines: Sequence[_Line], coordinate: str) -> str:
     """Input 0 with each line multiplied by its matrix; elements outside of a crop are replaced."""
     value, dtype, rank = call.x(), call.dtype(), call.rank()
     inside = np.ones((1,) * rank, np.bool_)
@@ -136,7 +136,7 @@ def _by_matrices(call: Call, lines: Sequence[_Line], coordinate: str) -> str:
     return call.emit("where", call.constant(inside), value, outside)
 
 
-def _places(call: Call, line: _Line, coordinate: str) -> npt.NDArray[np.float64]:
+def _places(call: OnnxCall, line: _Line, coordinate: str) -> npt.NDArray[np.float64]:
     """Where the elements of the result lie in the source."""
     i = np.arange(line.out, dtype=np.float64)
     width = line.scale * line.extent
@@ -163,7 +163,7 @@ def _places(call: Call, line: _Line, coordinate: str) -> npt.NDArray[np.float64]
             raise call.refuse(f"the coordinate transformation {coordinate!r} is not supported")
 
 
-def _weights(call: Call, line: _Line, place: float) -> npt.NDArray[np.float64]:
+def _weights(call: OnnxCall, line: _Line, place: float) -> npt.NDArray[np.float64]:
     """How much each element of the source is part of the one at `place`."""
     mode = call.text("mode", "nearest")
     found = np.zeros(line.extent)
@@ -195,7 +195,7 @@ def _cubic(away: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:
     return np.where(away <= 1, inner, np.where(away < 2, outer, 0))
 
 
-def _nearest(call: Call, place: float) -> int:
+def _nearest(call: OnnxCall, place: float) -> int:
     match call.text("nearest_mode", "round_prefer_floor"):
         case "floor":
             return math.floor(place)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loopwright.frontends.onnx.rules.call import Call, Rule
+from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class _Term:
     letters: str
 
 
-def _einsum(call: Call) -> tuple[str]:
+def _einsum(call: OnnxCall) -> tuple[str]:
     """Operands are multiplied two at a time; letters that nothing needs any more are summed."""
     left, wanted = _letters(call)
     terms = [
@@ -34,7 +34,7 @@ def _einsum(call: Call) -> tuple[str]:
     return (call.transpose(total.value, [total.letters.index(c) for c in wanted]),)
 
 
-def _letters(call: Call) -> tuple[list[str], str]:
+def _letters(call: OnnxCall) -> tuple[list[str], str]:
     """The letters of each operand and of the result, those of an ellipsis written out."""
     left, arrow, right = call.text("equation").replace(" ", "").partition("->")
     parts = left.split(",")
@@ -55,7 +55,7 @@ def _letters(call: Call) -> tuple[list[str], str]:
     return filled, right.replace("...", longest)
 
 
-def _diagonal(call: Call, term: _Term) -> _Term:
+def _diagonal(call: OnnxCall, term: _Term) -> _Term:
     """`term` with each letter once: of a letter that it has twice, the elements on the diagonal."""
     for place, letter in enumerate(term.letters):
         first = term.letters.index(letter)
@@ -71,7 +71,7 @@ def _diagonal(call: Call, term: _Term) -> _Term:
     return term
 
 
-def _summed(call: Call, term: _Term, kept: set[str]) -> _Term:
+def _summed(call: OnnxCall, term: _Term, kept: set[str]) -> _Term:
     axes = tuple(d for d, c in enumerate(term.letters) if c not in kept)
     if not axes:
         return term
@@ -79,7 +79,7 @@ def _summed(call: Call, term: _Term, kept: set[str]) -> _Term:
     return _Term(value, "".join(c for c in term.letters if c in kept))
 
 
-def _times(call: Call, a: _Term, b: _Term, kept: set[str]) -> _Term:
+def _times(call: OnnxCall, a: _Term, b: _Term, kept: set[str]) -> _Term:
     """The product of two terms as one of matrices, with the letters that are `kept`."""
     a = _summed(call, a, kept | set(b.letters))
     b = _summed(call, b, kept | set(a.letters))
@@ -96,12 +96,12 @@ def _times(call: Call, a: _Term, b: _Term, kept: set[str]) -> _Term:
     return _Term(call.reshape(product, [extents.get(c, 1) for c in letters]), "".join(letters))
 
 
-def _extents(call: Call, term: _Term) -> dict[str, int]:
+def _extents(call: OnnxCall, term: _Term) -> dict[str, int]:
     return dict(zip(term.letters, call.shape_of(term.value), strict=True))
 
 
 def _grouped(
-    call: Call, term: _Term, batch: Sequence[str], rows: Sequence[str], columns: Sequence[str]
+    call: OnnxCall, term: _Term, batch: Sequence[str], rows: Sequence[str], columns: Sequence[str]
 ) -> str:
     """`term` as matrices of rows and columns, one for each element of the batch's dimensions."""
     order = [*batch, *rows, *columns]
@@ -111,7 +111,7 @@ def _grouped(
     return call.reshape(turned, [*(extents[c] for c in batch), *sides])
 
 
-def _cumsum(call: Call) -> tuple[str]:
+def _cumsum(call: OnnxCall) -> tuple[str]:
     """A product with a triangle of ones, along the axis."""
     rank = call.rank()
     (axis,) = call.normal(call.known(1, "the axis"), rank)

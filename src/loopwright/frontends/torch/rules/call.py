@@ -41,7 +41,7 @@ Results: TypeAlias = "Ref | tuple[Ref | None, ...]"
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class TorchCall:
     """A call of `target` (`aten.add.Tensor`): arguments by name, and what it returns."""
 
     name: str
@@ -139,11 +139,11 @@ class Call:
         return UnsupportedError(why)
 
 
-Handler: TypeAlias = "Callable[[Maker, Call], Results]"
+Handler: TypeAlias = "Callable[[NodeMaker, TorchCall], Results]"
 
 
 @dataclass(slots=True)
-class Maker:
+class NodeMaker:
     """Makes the nodes and constants of a graph; values are named after the call in hand."""
 
     graph: str
@@ -221,7 +221,7 @@ class Maker:
             return self.constant(np.transpose(known, perm), name)
         return self.node("transpose", [ref], perm=tuple(perm))
 
-    def operand(self, call: Call, name: str, dtype: DType) -> Ref:
+    def operand(self, call: TorchCall, name: str, dtype: DType) -> Ref:
         """The argument `name`, a tensor or a number, in `dtype`."""
         given = call.given.get(name)
         if isinstance(given, Ref):
@@ -233,13 +233,13 @@ _SMALL = 1 << 14
 """Elements of a constant of one value that is kept whole."""
 
 
-def scalar_of(call: Call, name: str) -> float:
+def scalar_of(call: TorchCall, name: str) -> float:
     """The argument `name`, a number that stays an integer if it is one."""
     given = call.given.get(name)
     return given if isinstance(given, int) else call.number(name)
 
 
-def common(call: Call, *names: str) -> DType:
+def common(call: TorchCall, *names: str) -> DType:
     """The dtype that PyTorch compares or combines the arguments `names` in.
 
     A float comes before an integer and that before a bool; among equals a tensor with dimensions

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from loopwright.frontends.torch.rules.call import Call, Handler, Maker, Ref
+from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall
 from loopwright.ir.dtype import BOOL, I32, I64
 
 
 def _fold(op: str) -> Handler:
     """A reduction in the dtype of its result, over `dim` or all dimensions."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = make.operand(call, "self", call.dtype)
         return fold(make, call, op, x, call.axes("dim", x.rank))
 
     return handler
 
 
-def fold(make: Maker, call: Call, op: str, x: Ref, axes: Sequence[int]) -> Ref:
+def fold(make: NodeMaker, call: TorchCall, op: str, x: Ref, axes: Sequence[int]) -> Ref:
     """`op` of `x` over `axes`, in the shape of the first result of `call`."""
     if not axes:  # a tensor without dimensions
         return x
@@ -30,7 +30,7 @@ def fold(make: Maker, call: Call, op: str, x: Ref, axes: Sequence[int]) -> Ref:
 def _any(op: str) -> Handler:
     """Whether any (the maximum) or all (the minimum) of the elements are true."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = make.cast(make.cast(call.ref("self"), BOOL), I32)
         return make.cast(fold(make, call, op, x, call.axes("dim", x.rank)), BOOL)
 
@@ -40,7 +40,7 @@ def _any(op: str) -> Handler:
 def _extreme(op: str, place: str) -> Handler:
     """The largest or smallest elements along `dim`, and where they are."""
 
-    def handler(make: Maker, call: Call) -> tuple[Ref, ...]:
+    def handler(make: NodeMaker, call: TorchCall) -> tuple[Ref, ...]:
         x = call.ref("self")
         axis, keep = call.axis("dim", x.rank), call.integer("keepdim", 0)
         values = fold(make, call, op, x, (axis,))
@@ -52,7 +52,7 @@ def _extreme(op: str, place: str) -> Handler:
 def _place(op: str) -> Handler:
     """Where the largest or smallest element is."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = call.ref("self")
         if not call.has("dim"):
             x = make.reshape(x, (math.prod(x.shape),))
@@ -63,7 +63,7 @@ def _place(op: str) -> Handler:
     return handler
 
 
-def _spread(make: Maker, call: Call) -> tuple[Ref, Ref]:
+def _spread(make: NodeMaker, call: TorchCall) -> tuple[Ref, Ref]:
     """The variance and the mean, in the shape of the result."""
     x = make.cast(call.ref("self"), call.dtype)
     axes = call.axes("dim", x.rank)
@@ -82,15 +82,15 @@ def _spread(make: Maker, call: Call) -> tuple[Ref, Ref]:
     return variance, make.reshape(mean, call.shape)
 
 
-def _var(make: Maker, call: Call) -> Ref:
+def _var(make: NodeMaker, call: TorchCall) -> Ref:
     return _spread(make, call)[0]
 
 
-def _std(make: Maker, call: Call) -> Ref:
+def _std(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("sqrt", [_spread(make, call)[0]])
 
 
-def _norm(make: Maker, call: Call) -> Ref:
+def _norm(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.cast(call.ref("self"), call.dtype)
     order = call.number("ord", 2.0)
     found = {1.0: "reduce_l1", 2.0: "reduce_l2", math.inf: "reduce_max", -math.inf: "reduce_min"}
@@ -102,7 +102,7 @@ def _norm(make: Maker, call: Call) -> Ref:
 
 
 def _softmax(op: str) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = make.cast(call.ref("self"), call.dtype)
         if x.rank == 0:
             return make.full((), 1.0 if op == "softmax" else 0.0, x.dtype)
@@ -111,7 +111,7 @@ def _softmax(op: str) -> Handler:
     return handler
 
 
-def _safe_softmax(make: Maker, call: Call) -> Ref:
+def _safe_softmax(make: NodeMaker, call: TorchCall) -> Ref:
     """A softmax that is 0 where a whole row is minus infinity."""
     x = make.cast(call.ref("self"), call.dtype)
     soft = make.node("softmax", [x], axis=call.axis("dim", x.rank))
@@ -119,7 +119,7 @@ def _safe_softmax(make: Maker, call: Call) -> Ref:
     return make.node("where", [hidden, make.scalar(0.0, x.dtype), soft])
 
 
-def _count_nonzero(make: Maker, call: Call) -> Ref:
+def _count_nonzero(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.cast(make.cast(call.ref("self"), BOOL), I64)
     return fold(make, call, "reduce_sum", x, call.axes("dim", x.rank))
 

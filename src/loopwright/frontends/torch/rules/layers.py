@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from loopwright.frontends.torch.rules.call import Call, Handler, Maker, Ref
+from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall
 from loopwright.ir.dtype import DType
 from loopwright.ops.nodes.attributes import NodeAttr
 
 
-def _convolution(make: Maker, call: Call) -> Ref:
+def _convolution(make: NodeMaker, call: TorchCall) -> Ref:
     x, weight, bias = call.ref("input"), call.ref("weight"), call.maybe_ref("bias")
     space = weight.rank - 2
     padding = _per_axis(call.ints("padding"), space)
@@ -38,7 +38,7 @@ def _per_axis(given: tuple[int, ...], count: int) -> tuple[int, ...]:
     return given * count if len(given) == 1 else given
 
 
-def _linear(make: Maker, call: Call) -> Ref:
+def _linear(make: NodeMaker, call: TorchCall) -> Ref:
     """`input @ weight.T + bias`: a gemm of two matrices, else a product with the turned weight."""
     x, weight, bias = call.ref("input"), call.ref("weight"), call.maybe_ref("bias")
     if x.rank == 2 and weight.rank == 2:
@@ -49,7 +49,7 @@ def _linear(make: Maker, call: Call) -> Ref:
     return product if bias is None else make.node("add", [product, bias])
 
 
-def _addmm(make: Maker, call: Call) -> Ref:
+def _addmm(make: NodeMaker, call: TorchCall) -> Ref:
     bias, a, b = call.ref("self"), call.ref("mat1"), call.ref("mat2")
     scales = {"alpha": call.number("alpha", 1.0), "beta": call.number("beta", 1.0)}
     if scales["beta"] == 0.0:
@@ -57,7 +57,7 @@ def _addmm(make: Maker, call: Call) -> Ref:
     return make.node("gemm", [a, b, bias], **scales, trans_a=0, trans_b=0)
 
 
-def _baddbmm(make: Maker, call: Call) -> Ref:
+def _baddbmm(make: NodeMaker, call: TorchCall) -> Ref:
     names = ("batch1", "batch2") if "batch1" in call.given else ("mat", "vec")
     product = make.node("matmul", [call.ref(n) for n in names])
     alpha, beta = call.number("alpha", 1.0), call.number("beta", 1.0)
@@ -76,7 +76,7 @@ def _product(first: str, second: str) -> Handler:
     return lambda make, call: make.node("matmul", [call.ref(first), call.ref(second)])
 
 
-def _batch_norm(make: Maker, call: Call) -> Ref:
+def _batch_norm(make: NodeMaker, call: TorchCall) -> Ref:
     if call.integer("training", 0) or not call.has("running_mean"):
         raise call.refuse("in training; call eval() on the model first")
     x = call.ref("input")
@@ -85,18 +85,20 @@ def _batch_norm(make: Maker, call: Call) -> Ref:
     return make.node("batch_norm", [x, scale, bias, mean, var], epsilon=call.number("eps"))
 
 
-def _batch_norm_first(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _batch_norm_first(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_batch_norm(make, call), None, None)
 
 
-def _affine(make: Maker, call: Call, shape: tuple[int, ...], dtype: DType) -> tuple[Ref, Ref]:
+def _affine(
+    make: NodeMaker, call: TorchCall, shape: tuple[int, ...], dtype: DType
+) -> tuple[Ref, Ref]:
     """The arguments weight and bias, ones and zeros where they are left out."""
     weight, bias = call.maybe_ref("weight"), call.maybe_ref("bias")
     scale = make.full(shape, 1.0, dtype) if weight is None else weight
     return scale, make.full(shape, 0.0, dtype) if bias is None else bias
 
 
-def _layer_norm(make: Maker, call: Call) -> Ref:
+def _layer_norm(make: NodeMaker, call: TorchCall) -> Ref:
     x, shape = call.ref("input"), call.ints("normalized_shape")
     weight, bias = call.maybe_ref("weight"), call.maybe_ref("bias")
     scale = make.full(shape, 1.0, x.dtype) if weight is None else weight
@@ -106,11 +108,11 @@ def _layer_norm(make: Maker, call: Call) -> Ref:
     )
 
 
-def _layer_norm_first(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _layer_norm_first(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_layer_norm(make, call), None, None)
 
 
-def _instance_norm(make: Maker, call: Call) -> Ref:
+def _instance_norm(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("input")
     if not call.integer("use_input_stats", 1):
         return _batch_norm(make, call)
@@ -118,7 +120,7 @@ def _instance_norm(make: Maker, call: Call) -> Ref:
     return make.node("instance_norm", [x, scale, bias], epsilon=call.number("eps"))
 
 
-def _own_statistics(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _own_statistics(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     """A batch norm by the statistics of its input: an instance norm when the batch is one."""
     x = call.ref("input")
     if x.shape[0] != 1:
@@ -128,7 +130,7 @@ def _own_statistics(make: Maker, call: Call) -> tuple[Ref | None, ...]:
     return (found, None, None)
 
 
-def _group_norm(make: Maker, call: Call) -> Ref:
+def _group_norm(make: NodeMaker, call: TorchCall) -> Ref:
     """An instance norm over groups of channels, then the scale and bias of each channel."""
     x = call.ref("input")
     groups = call.integer("group" if "group" in call.given else "num_groups")
@@ -143,11 +145,11 @@ def _group_norm(make: Maker, call: Call) -> Ref:
     return found
 
 
-def _group_norm_first(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _group_norm_first(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_group_norm(make, call), None, None)
 
 
-def _pool_attrs(call: Call, space: int) -> dict[str, NodeAttr]:
+def _pool_attrs(call: TorchCall, space: int) -> dict[str, NodeAttr]:
     kernel = _per_axis(call.ints("kernel_size"), space)
     strides, padding = call.ints("stride"), _per_axis(call.ints("padding") or (0,), space)
     return {
@@ -158,13 +160,13 @@ def _pool_attrs(call: Call, space: int) -> dict[str, NodeAttr]:
     }
 
 
-def _batched(make: Maker, x: Ref, space: int) -> Ref:
+def _batched(make: NodeMaker, x: Ref, space: int) -> Ref:
     """`x` with a batch dimension."""
     return x if x.rank == space + 2 else make.reshape(x, (1, *x.shape))
 
 
 def _max_pool(space: int) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         attrs = _pool_attrs(call, space)
         attrs["dilations"] = _per_axis(call.ints("dilation") or (1,), space)
         x = _batched(make, call.ref("self"), space)
@@ -177,7 +179,7 @@ def _max_pool_values(space: int) -> Handler:
     """The pool without the indices, which nothing must read."""
     pool = _max_pool(space)
 
-    def handler(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+    def handler(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
         found = pool(make, call)
         return (found if isinstance(found, Ref) else None, None)
 
@@ -185,7 +187,7 @@ def _max_pool_values(space: int) -> Handler:
 
 
 def _average_pool(space: int) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         attrs = _pool_attrs(call, space)
         attrs["count_include_pad"] = call.integer("count_include_pad", 1)
         x = _batched(make, call.ref("self"), space)
@@ -205,7 +207,7 @@ def _average_pool(space: int) -> Handler:
 def _adaptive_average(space: int) -> Handler:
     """A mean, a pool when the size divides, else a product with the weights of each axis."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = call.ref("self")
         sizes, wanted = x.shape[-space:], call.shape[-space:]
         axes = tuple(range(x.rank - space, x.rank))
@@ -229,7 +231,7 @@ def _adaptive_average(space: int) -> Handler:
     return handler
 
 
-def _weighted(make: Maker, x: Ref, axes: tuple[int, ...], wanted: tuple[int, ...]) -> Ref:
+def _weighted(make: NodeMaker, x: Ref, axes: tuple[int, ...], wanted: tuple[int, ...]) -> Ref:
     """The means of uneven windows, one axis after the other."""
     for axis, out in zip(axes, wanted, strict=True):
         size = x.shape[axis]
@@ -247,7 +249,7 @@ def _weighted(make: Maker, x: Ref, axes: tuple[int, ...], wanted: tuple[int, ...
 
 
 def _adaptive_max(space: int) -> Handler:
-    def handler(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+    def handler(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
         x = call.ref("self")
         sizes, wanted = x.shape[-space:], call.shape[-space:]
         if any(n % w for n, w in zip(sizes, wanted, strict=True)):
@@ -267,7 +269,7 @@ def _adaptive_max(space: int) -> Handler:
     return handler
 
 
-def _attention(make: Maker, call: Call) -> Ref:
+def _attention(make: NodeMaker, call: TorchCall) -> Ref:
     """`softmax(q @ k.T * scale + mask) @ v`; rows that the mask hides wholly are 0."""
     query, key, value = (call.ref(n) for n in ("query", "key", "value"))
     if call.number("dropout_p", 0.0):
@@ -285,7 +287,7 @@ def _attention(make: Maker, call: Call) -> Ref:
     return make.node("matmul", [shares, value])
 
 
-def _shares(make: Maker, scores: Ref, mask: Ref | None) -> Ref:
+def _shares(make: NodeMaker, scores: Ref, mask: Ref | None) -> Ref:
     """The softmax of the last dimension of `scores` where `mask` lets it."""
     axis = scores.rank - 1
     if mask is None:
@@ -310,7 +312,7 @@ def _shares(make: Maker, scores: Ref, mask: Ref | None) -> Ref:
     return make.node("where", [hidden, make.scalar(0.0, scores.dtype), found])
 
 
-def _repeated(make: Maker, x: Ref, heads: int) -> Ref:
+def _repeated(make: NodeMaker, x: Ref, heads: int) -> Ref:
     """`x` with each of its heads repeated, so that there are `heads`."""
     *batch, own, length, width = x.shape
     if own == heads:
@@ -320,14 +322,14 @@ def _repeated(make: Maker, x: Ref, heads: int) -> Ref:
     return make.reshape(longer, (*batch, heads, length, width))
 
 
-def _attention_first(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _attention_first(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_attention(make, call), *(None for _ in call.results[1:]))
 
 
 def _resize(mode: str) -> Handler:
     """Upsampling to the shape of the result."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = call.ref("input" if "input" in call.given else "self")
         sizes = call.shape
         space = x.rank - 2
@@ -347,7 +349,7 @@ def _resize(mode: str) -> Handler:
     return handler
 
 
-def _factors(call: Call, space: int) -> tuple[float, ...]:
+def _factors(call: TorchCall, space: int) -> tuple[float, ...]:
     """The scale factors of an upsampling, none when its sizes say them."""
     if call.has("output_size") and not any(n.startswith("scales") for n in call.given):
         return ()

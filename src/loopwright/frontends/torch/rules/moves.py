@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from loopwright.frontends.torch.rules.call import Call, Handler, Maker, Ref
+from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall
 from loopwright.ir.dtype import I64
 
 
-def _view(make: Maker, call: Call) -> Ref:
+def _view(make: NodeMaker, call: TorchCall) -> Ref:
     """A view of other dimensions: what it is is said by the shape of its result."""
     x = call.ref("input" if "input" in call.given else "self")
     if x.dtype != call.dtype:
@@ -19,12 +19,12 @@ def _view(make: Maker, call: Call) -> Ref:
     return make.reshape(x, call.shape)
 
 
-def _permute(make: Maker, call: Call) -> Ref:
+def _permute(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     return make.transpose(x, tuple(d % x.rank for d in call.ints("dims")))
 
 
-def _transpose(make: Maker, call: Call) -> Ref:
+def _transpose(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     first = call.axis("dim0", x.rank, 0)
     second = call.axis("dim1", x.rank, 1 if x.rank > 1 else 0)
@@ -34,7 +34,7 @@ def _transpose(make: Maker, call: Call) -> Ref:
     return make.transpose(x, perm)
 
 
-def _movedim(make: Maker, call: Call) -> Ref:
+def _movedim(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     sources = [d % x.rank for d in call.ints("source")]
     targets = [d % x.rank for d in call.ints("destination")]
@@ -46,12 +46,12 @@ def _movedim(make: Maker, call: Call) -> Ref:
     return make.transpose(x, perm)
 
 
-def _expand(make: Maker, call: Call) -> Ref:
+def _expand(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     return x if x.shape == call.shape else make.node("expand", [x], shape=call.shape)
 
 
-def window(make: Maker, x: Ref, axis: int, start: int, size: int, step: int = 1) -> Ref:
+def window(make: NodeMaker, x: Ref, axis: int, start: int, size: int, step: int = 1) -> Ref:
     """`size` elements of `x` along `axis`, `step` apart."""
     if start == 0 and step == 1 and size == x.shape[axis]:
         return x
@@ -60,7 +60,7 @@ def window(make: Maker, x: Ref, axis: int, start: int, size: int, step: int = 1)
     return make.node("slice", [x], starts=tuple(starts), steps=tuple(steps), sizes=tuple(sizes))
 
 
-def _bounds(call: Call, extent: int) -> tuple[int, int]:
+def _bounds(call: TorchCall, extent: int) -> tuple[int, int]:
     """The first element of a slice and the one after its last."""
     start, end = call.integer("start", 0), call.integer("end", extent)
     start, end = (v + extent if v < 0 else v for v in (start, end))
@@ -68,14 +68,14 @@ def _bounds(call: Call, extent: int) -> tuple[int, int]:
     return start, min(max(end, start), extent)
 
 
-def _slice(make: Maker, call: Call) -> Ref:
+def _slice(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     axis = call.axis("dim", x.rank, 0)
     start, _ = _bounds(call, x.shape[axis])
     return window(make, x, axis, start, call.shape[axis], call.integer("step", 1))
 
 
-def _narrow(make: Maker, call: Call) -> Ref:
+def _narrow(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     axis = call.axis("dim", x.rank)
     start = call.integer("start")
@@ -83,14 +83,14 @@ def _narrow(make: Maker, call: Call) -> Ref:
     return window(make, x, axis, start, call.integer("length"))
 
 
-def _select(make: Maker, call: Call) -> Ref:
+def _select(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     axis = call.axis("dim", x.rank)
     found = window(make, x, axis, call.integer("index") % x.shape[axis], 1)
     return make.reshape(found, call.shape)
 
 
-def _split(make: Maker, call: Call) -> tuple[Ref, ...]:
+def _split(make: NodeMaker, call: TorchCall) -> tuple[Ref, ...]:
     x = call.ref("self")
     axis = call.axis("dim", x.rank, 0)
     sizes = [value.shape[axis] for value in call.results if value is not None]
@@ -98,7 +98,7 @@ def _split(make: Maker, call: Call) -> tuple[Ref, ...]:
     return tuple(window(make, x, axis, s, n) for s, n in zip(starts, sizes, strict=False))
 
 
-def _unbind(make: Maker, call: Call) -> tuple[Ref, ...]:
+def _unbind(make: NodeMaker, call: TorchCall) -> tuple[Ref, ...]:
     x = call.ref("self")
     axis = call.axis("dim", x.rank, 0)
     shape = (*x.shape[:axis], *x.shape[axis + 1 :])
@@ -106,25 +106,25 @@ def _unbind(make: Maker, call: Call) -> tuple[Ref, ...]:
     return tuple(make.reshape(part, shape) for part in parts)
 
 
-def _cat(make: Maker, call: Call) -> Ref:
+def _cat(make: NodeMaker, call: TorchCall) -> Ref:
     parts = [r for r in call.refs("tensors") if r is not None and r.shape != (0,)]
     axis = call.axis("dim", len(call.shape), 0)
     return _joined(make, [make.cast(p, call.dtype) for p in parts], axis)
 
 
-def _joined(make: Maker, parts: Sequence[Ref], axis: int) -> Ref:
+def _joined(make: NodeMaker, parts: Sequence[Ref], axis: int) -> Ref:
     full = [p for p in parts if p.shape[axis]]
     return full[0] if len(full) == 1 else make.node("concat", full, axis=axis)
 
 
-def _stack(make: Maker, call: Call) -> Ref:
+def _stack(make: NodeMaker, call: TorchCall) -> Ref:
     axis = call.axis("dim", len(call.shape), 0)
     parts = [make.cast(r, call.dtype) for r in call.refs("tensors") if r is not None]
     longer = [make.reshape(p, (*p.shape[:axis], 1, *p.shape[axis:])) for p in parts]
     return _joined(make, longer, axis)
 
 
-def _slice_scatter(make: Maker, call: Call) -> Ref:
+def _slice_scatter(make: NodeMaker, call: TorchCall) -> Ref:
     x, source = call.ref("self"), make.cast(call.ref("src"), call.dtype)
     axis = call.axis("dim", x.rank, 0)
     extent = x.shape[axis]
@@ -142,7 +142,7 @@ def _slice_scatter(make: Maker, call: Call) -> Ref:
     return _joined(make, parts, axis)
 
 
-def _copy(make: Maker, call: Call) -> Ref:
+def _copy(make: NodeMaker, call: TorchCall) -> Ref:
     source = make.cast(call.ref("src"), call.dtype)
     return source if source.shape == call.shape else make.node("expand", [source], shape=call.shape)
 
@@ -150,7 +150,7 @@ def _copy(make: Maker, call: Call) -> Ref:
 def _pad(mode: str, name: str = "padding") -> Handler:
     """Padding; ATen counts pairs (before, after) from the last dimension."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = call.ref("self")
         given = call.ints(name)
         begins, ends = [0] * x.rank, [0] * x.rank
@@ -164,7 +164,7 @@ def _pad(mode: str, name: str = "padding") -> Handler:
     return handler
 
 
-def _repeat(make: Maker, call: Call) -> Ref:
+def _repeat(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     name = "repeats" if "repeats" in call.given else "dims"
     repeats = call.ints(name)
@@ -173,7 +173,7 @@ def _repeat(make: Maker, call: Call) -> Ref:
     return make.node("tile", [x], repeats=repeats) if set(repeats) != {1} else x
 
 
-def _flip(make: Maker, call: Call) -> Ref:
+def _flip(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     axes = {d % x.rank for d in call.ints("dims")}
     starts = tuple(n - 1 if d in axes else 0 for d, n in enumerate(x.shape))
@@ -181,7 +181,7 @@ def _flip(make: Maker, call: Call) -> Ref:
     return make.node("slice", [x], starts=starts, steps=steps, sizes=x.shape)
 
 
-def _roll(make: Maker, call: Call) -> Ref:
+def _roll(make: NodeMaker, call: TorchCall) -> Ref:
     x, dims = call.ref("self"), call.ints("dims")
     shape = x.shape
     if not dims:
@@ -195,7 +195,7 @@ def _roll(make: Maker, call: Call) -> Ref:
     return make.reshape(x, shape)
 
 
-def _pixel_shuffle(make: Maker, call: Call) -> Ref:
+def _pixel_shuffle(make: NodeMaker, call: TorchCall) -> Ref:
     x, r = call.ref("self"), call.integer("upscale_factor")
     *batch, channels, height, width = x.shape
     n = len(batch)
@@ -204,7 +204,7 @@ def _pixel_shuffle(make: Maker, call: Call) -> Ref:
     return make.reshape(moved, call.shape)
 
 
-def _pixel_unshuffle(make: Maker, call: Call) -> Ref:
+def _pixel_unshuffle(make: NodeMaker, call: TorchCall) -> Ref:
     x, r = call.ref("self"), call.integer("downscale_factor")
     *batch, channels, height, width = x.shape
     n = len(batch)
@@ -213,23 +213,23 @@ def _pixel_unshuffle(make: Maker, call: Call) -> Ref:
     return make.reshape(moved, call.shape)
 
 
-def _embedding(make: Maker, call: Call) -> Ref:
+def _embedding(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("gather", [call.ref("weight"), call.ref("indices")], axis=0)
 
 
-def _index_select(make: Maker, call: Call) -> Ref:
+def _index_select(make: NodeMaker, call: TorchCall) -> Ref:
     x, indices = call.ref("self"), call.ref("index")
     return make.reshape(
         make.node("gather", [x, indices], axis=call.axis("dim", x.rank)), call.shape
     )
 
 
-def _gather(make: Maker, call: Call) -> Ref:
+def _gather(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     return make.node("gather_elements", [x, call.ref("index")], axis=call.axis("dim", x.rank))
 
 
-def _index(make: Maker, call: Call) -> Ref:
+def _index(make: NodeMaker, call: TorchCall) -> Ref:
     """`x[i, j, ...]` by integer tensors side by side: one gather over their joint axis."""
     x, given = call.ref("self"), call.refs("indices")
     found = [(place, ref) for place, ref in enumerate(given) if ref is not None]
@@ -249,7 +249,7 @@ def _index(make: Maker, call: Call) -> Ref:
     return make.node("gather", [x, flat], axis=first)
 
 
-def _positive(make: Maker, indices: Ref, extent: int) -> Ref:
+def _positive(make: NodeMaker, indices: Ref, extent: int) -> Ref:
     """Indices counted from the first element."""
     known = make.constants.get(indices.name)
     if known is not None:
@@ -260,7 +260,7 @@ def _positive(make: Maker, indices: Ref, extent: int) -> Ref:
 def _full(value: float | None) -> Handler:
     """A tensor of one value, `fill_value` when it is None."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         name = "fill_value" if "fill_value" in call.given else "value"
         given = call.number(name) if value is None else value
         return make.full(call.shape, given, call.dtype)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from loopwright.frontends.torch.rules.call import Call, Handler, Maker, Ref, common
+from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall, common
 from loopwright.ir.dtype import BOOL
 from loopwright.ops.nodes.attributes import NodeAttr
 
@@ -16,7 +16,7 @@ _UNARY = ("exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "tanh", "erf"
 def _unary(op: str) -> Handler:
     """`op` of the argument, in the dtype of the result: integers become floats."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         return make.node(op, [make.operand(call, "self", call.dtype)])
 
     return handler
@@ -30,7 +30,7 @@ def _same_dtype(op: str) -> Handler:
 def _rounding(op: str) -> Handler:
     """A rounding, which leaves integers as they are."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         x = call.ref("self")
         return make.node(op, [x]) if x.dtype.is_float else x
 
@@ -40,7 +40,7 @@ def _rounding(op: str) -> Handler:
 def _arithmetic(op: str, logical: str | None = None) -> Handler:
     """`self op other` in the dtype of the result; `alpha` scales the other one."""
 
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         a = make.operand(call, "self", call.dtype)
         b = make.operand(call, "other", call.dtype)
         if call.dtype.is_bool and logical is not None:
@@ -53,7 +53,7 @@ def _arithmetic(op: str, logical: str | None = None) -> Handler:
     return handler
 
 
-def _rsub(make: Maker, call: Call) -> Ref:
+def _rsub(make: NodeMaker, call: TorchCall) -> Ref:
     a, b = make.operand(call, "self", call.dtype), make.operand(call, "other", call.dtype)
     alpha = call.number("alpha", 1.0)
     if alpha != 1.0:
@@ -61,7 +61,7 @@ def _rsub(make: Maker, call: Call) -> Ref:
     return make.node("sub", [b, a])
 
 
-def _div_mode(make: Maker, call: Call) -> Ref:
+def _div_mode(make: NodeMaker, call: TorchCall) -> Ref:
     a, b = make.operand(call, "self", call.dtype), make.operand(call, "other", call.dtype)
     mode = call.text("rounding_mode", "floor" if call.target.startswith("aten.floor_div") else "")
     if not call.dtype.is_float and mode == "floor":
@@ -73,26 +73,26 @@ def _div_mode(make: Maker, call: Call) -> Ref:
     return _truncated(make, quotient) if mode == "trunc" and call.dtype.is_float else quotient
 
 
-def _truncated(make: Maker, x: Ref) -> Ref:
+def _truncated(make: NodeMaker, x: Ref) -> Ref:
     """`x` rounded to zero."""
     whole = make.node("floor", [make.node("abs", [x])])
     return make.node("mul", [make.node("sign", [x]), whole])
 
 
-def _trunc(make: Maker, call: Call) -> Ref:
+def _trunc(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     return _truncated(make, x) if x.dtype.is_float else x
 
 
 def _remainder(fmod: int) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         a, b = make.operand(call, "self", call.dtype), make.operand(call, "other", call.dtype)
         return make.node("mod", [a, b], fmod=fmod)
 
     return handler
 
 
-def _pow(make: Maker, call: Call) -> Ref:
+def _pow(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.operand(call, "self", call.dtype)
     exponent = call.given.get("exponent")
     if exponent == 1:
@@ -109,36 +109,36 @@ def _pow(make: Maker, call: Call) -> Ref:
     return make.node("pow", [x, make.operand(call, "exponent", call.dtype)])
 
 
-def _rsqrt(make: Maker, call: Call) -> Ref:
+def _rsqrt(make: NodeMaker, call: TorchCall) -> Ref:
     root = make.node("sqrt", [make.operand(call, "self", call.dtype)])
     return make.node("reciprocal", [root])
 
 
-def _log1p(make: Maker, call: Call) -> Ref:
+def _log1p(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.operand(call, "self", call.dtype)
     return make.node("log", [make.node("add", [x, make.scalar(1.0, call.dtype)])])
 
 
-def _expm1(make: Maker, call: Call) -> Ref:
+def _expm1(make: NodeMaker, call: TorchCall) -> Ref:
     power = make.node("exp", [make.operand(call, "self", call.dtype)])
     return make.node("sub", [power, make.scalar(1.0, call.dtype)])
 
 
 def _log_to(base: float) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         natural = make.node("log", [make.operand(call, "self", call.dtype)])
         return make.node("mul", [natural, make.scalar(1.0 / math.log(base), call.dtype)])
 
     return handler
 
 
-def _exp2(make: Maker, call: Call) -> Ref:
+def _exp2(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.operand(call, "self", call.dtype)
     return make.node("exp", [make.node("mul", [x, make.scalar(math.log(2.0), call.dtype)])])
 
 
 def _compare(op: str, *, negate: bool = False) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         dtype = common(call, "self", "other")
         a, b = make.operand(call, "self", dtype), make.operand(call, "other", dtype)
         found = make.node(op, [a, b])
@@ -148,7 +148,7 @@ def _compare(op: str, *, negate: bool = False) -> Handler:
 
 
 def _logical(op: str) -> Handler:
-    def handler(make: Maker, call: Call) -> Ref:
+    def handler(make: NodeMaker, call: TorchCall) -> Ref:
         if not call.dtype.is_bool:
             raise call.refuse(f"on {call.dtype}; only bools are supported")
         given = [n for n in ("self", "other") if n in call.given]
@@ -157,18 +157,18 @@ def _logical(op: str) -> Handler:
     return handler
 
 
-def _where(make: Maker, call: Call) -> Ref:
+def _where(make: NodeMaker, call: TorchCall) -> Ref:
     cond = make.cast(call.ref("condition"), BOOL)
     yes, no = make.operand(call, "self", call.dtype), make.operand(call, "other", call.dtype)
     return make.node("where", [cond, yes, no])
 
 
-def _masked_fill(make: Maker, call: Call) -> Ref:
+def _masked_fill(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     return make.node("where", [call.ref("mask"), make.operand(call, "value", x.dtype), x])
 
 
-def _clamp(make: Maker, call: Call) -> Ref:
+def _clamp(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.cast(call.ref("self"), call.dtype)
     low, high = call.given.get("min"), call.given.get("max")
     if isinstance(low, Ref) or isinstance(high, Ref) or not call.dtype.is_float:
@@ -183,28 +183,28 @@ def _clamp(make: Maker, call: Call) -> Ref:
     return make.node("clip", [x], **bounds) if bounds else x
 
 
-def _hardtanh(make: Maker, call: Call) -> Ref:
+def _hardtanh(make: NodeMaker, call: TorchCall) -> Ref:
     low, high = call.number("min_val", -1.0), call.number("max_val", 1.0)
     return make.node("clip", [call.ref("self")], min=low, max=high)
 
 
-def _relu6(make: Maker, call: Call) -> Ref:
+def _relu6(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("clip", [call.ref("self")], min=0.0, max=6.0)
 
 
-def _gelu(make: Maker, call: Call) -> Ref:
+def _gelu(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("gelu", [call.ref("self")], approximate=call.text("approximate", "none"))
 
 
-def _hard_sigmoid(make: Maker, call: Call) -> Ref:
+def _hard_sigmoid(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("hard_sigmoid", [call.ref("self")], alpha=1.0 / 6.0, beta=0.5)
 
 
-def _leaky_relu(make: Maker, call: Call) -> Ref:
+def _leaky_relu(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("leaky_relu", [call.ref("self")], alpha=call.number("negative_slope", 0.01))
 
 
-def _elu(make: Maker, call: Call) -> Ref:
+def _elu(make: NodeMaker, call: TorchCall) -> Ref:
     x, alpha, scale = call.ref("self"), call.number("alpha", 1.0), call.number("scale", 1.0)
     if call.number("input_scale", 1.0) != 1.0:
         raise call.refuse("with an input_scale other than 1")
@@ -213,16 +213,16 @@ def _elu(make: Maker, call: Call) -> Ref:
     return make.node("selu", [x], alpha=alpha, gamma=scale)
 
 
-def _selu(make: Maker, call: Call) -> Ref:
+def _selu(make: NodeMaker, call: TorchCall) -> Ref:
     alpha, gamma = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     return make.node("selu", [call.ref("self")], alpha=alpha, gamma=gamma)
 
 
-def _celu(make: Maker, call: Call) -> Ref:
+def _celu(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("celu", [call.ref("self")], alpha=call.number("alpha", 1.0))
 
 
-def _softplus(make: Maker, call: Call) -> Ref:
+def _softplus(make: NodeMaker, call: TorchCall) -> Ref:
     x, beta = call.ref("self"), call.number("beta", 1.0)
     if beta == 1.0:
         return make.node("softplus", [x])
@@ -230,28 +230,28 @@ def _softplus(make: Maker, call: Call) -> Ref:
     return make.node("mul", [soft, make.scalar(1.0 / beta, x.dtype)])
 
 
-def _log_sigmoid(make: Maker, call: Call) -> Ref:
+def _log_sigmoid(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("neg", [make.node("softplus", [make.node("neg", [call.ref("self")])])])
 
 
-def _log_sigmoid_forward(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _log_sigmoid_forward(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_log_sigmoid(make, call), None)
 
 
-def _threshold(make: Maker, call: Call) -> Ref:
+def _threshold(make: NodeMaker, call: TorchCall) -> Ref:
     x = call.ref("self")
     above = make.node("greater", [x, make.operand(call, "threshold", x.dtype)])
     return make.node("where", [above, x, make.operand(call, "value", x.dtype)])
 
 
-def _prelu(make: Maker, call: Call) -> Ref:
+def _prelu(make: NodeMaker, call: TorchCall) -> Ref:
     x, slope = call.ref("self"), call.ref("weight")
     if slope.rank == 1 and x.rank > 1:
         slope = make.reshape(slope, (slope.shape[0], *(1 for _ in x.shape[2:])))
     return make.node("prelu", [x, slope])
 
 
-def _addcmul(make: Maker, call: Call) -> Ref:
+def _addcmul(make: NodeMaker, call: TorchCall) -> Ref:
     first, second = call.ref("tensor1"), call.ref("tensor2")
     op = "div" if "addcdiv" in call.target else "mul"
     product = make.node(op, [make.cast(first, call.dtype), make.cast(second, call.dtype)])
@@ -261,30 +261,30 @@ def _addcmul(make: Maker, call: Call) -> Ref:
     return make.node("add", [make.operand(call, "self", call.dtype), product])
 
 
-def _lerp(make: Maker, call: Call) -> Ref:
+def _lerp(make: NodeMaker, call: TorchCall) -> Ref:
     start, end = call.ref("self"), call.ref("end")
     weight = make.operand(call, "weight", call.dtype)
     step = make.node("mul", [weight, make.node("sub", [end, start])])
     return make.node("add", [start, step])
 
 
-def _cast(make: Maker, call: Call) -> Ref:
+def _cast(make: NodeMaker, call: TorchCall) -> Ref:
     return make.cast(call.ref("self"), call.dtype)
 
 
-def _same(make: Maker, call: Call) -> Ref:
+def _same(make: NodeMaker, call: TorchCall) -> Ref:
     del make
     return call.ref("self")
 
 
-def _dropout(make: Maker, call: Call) -> Ref:
+def _dropout(make: NodeMaker, call: TorchCall) -> Ref:
     del make
     if call.integer("train", 0):
         raise call.refuse("in training; call eval() on the model first")
     return call.ref("input")
 
 
-def _native_dropout(make: Maker, call: Call) -> tuple[Ref | None, ...]:
+def _native_dropout(make: NodeMaker, call: TorchCall) -> tuple[Ref | None, ...]:
     return (_dropout(make, call), None)
 
 

@@ -1,6 +1,12 @@
-"""Names of tasks as people read them."""
+"""What pages and pictures draw: curves of the best so far, and short names of tasks."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loopwright.records.curve import Curve
 
 _UNSAID = {
     "strides=1x1",
@@ -11,6 +17,26 @@ _UNSAID = {
     "relu=False",
     "dtype=float32",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class CurveLine:
+    """Best-so-far in GFLOP/s by trial: the median over the runs, and the range they span."""
+
+    label: str
+    median: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def line_of(curve: Curve, label: str) -> CurveLine:
+    """`curve` as it is drawn."""
+    return CurveLine(
+        label,
+        tuple(curve.median.tolist()),
+        tuple(curve.gflops.min(axis=0).tolist()),
+        tuple(curve.gflops.max(axis=0).tolist()),
+    )
 
 
 def short(task: str) -> str:

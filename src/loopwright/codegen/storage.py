@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from loopwright.codegen.llvm.affine import linear
+from loopwright.codegen.affine import linear
 from loopwright.errors import CodegenError
 from loopwright.ir import walk
 from loopwright.ir.expr import Buffer, Expr, Load, Scope, Var
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 MAX_LANES = 128
 """A vectorized loop of more iterations is run as a serial loop over vectors of CHUNK_LANES."""
@@ -39,7 +40,7 @@ class Home(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class BufferPlace:
     """`offset` is bytes in the workspace; `lanes` is the width of a register slot.
 
     With `expand` > 0 the buffer has one copy a lane of the loop over `lane`: element i of it is at
@@ -61,7 +62,7 @@ class Storage:
     the REGISTERS buffers stored to inside it.
     """
 
-    places: dict[Buffer, Place]
+    places: dict[Buffer, BufferPlace]
     shared: int
     per_thread: int
     stored: frozenset[Buffer]
@@ -109,7 +110,7 @@ def plan_storage(kernel: Kernel) -> Storage:
     """
     planner = _Planner()
     for buffer in kernel.params:
-        planner.places[buffer] = Place(Home.PARAM)
+        planner.places[buffer] = BufferPlace(Home.PARAM)
     planner.survey(kernel.body, _Site({}))
     for buffer in planner.sites:
         planner.decide(buffer)
@@ -126,7 +127,7 @@ def plan_storage(kernel: Kernel) -> Storage:
 
 class _Planner:
     def __init__(self) -> None:
-        self.places: dict[Buffer, Place] = {}
+        self.places: dict[Buffer, BufferPlace] = {}
         self.sites: dict[Buffer, _Site] = {}
         self.accesses: dict[Buffer, list[tuple[Expr, _Site]]] = {}
         self.stored: set[Buffer] = set()
@@ -189,7 +190,9 @@ class _Planner:
             home = Home.STACK
         else:
             home = Home.SHARED if site.parallel is None else Home.THREAD
-        self.places[buffer] = Place(home, 0, max(1, lanes), expand, site.lane if expand else "")
+        self.places[buffer] = BufferPlace(
+            home, 0, max(1, lanes), expand, site.lane if expand else ""
+        )
 
     def _fits_stack(self, nbytes: int) -> bool:
         if nbytes > STACK_BUFFER or self.stack + nbytes > STACK_TOTAL:
@@ -309,5 +312,5 @@ def _outermost_allocs(stmt: Stmt) -> list[Alloc]:
             assert_never(stmt)
 
 
-def _moved(place: Place, offset: int) -> Place:
-    return Place(place.home, offset, place.lanes, place.expand, place.lane)
+def _moved(place: BufferPlace, offset: int) -> BufferPlace:
+    return BufferPlace(place.home, offset, place.lanes, place.expand, place.lane)
