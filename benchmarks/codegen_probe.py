@@ -27,7 +27,8 @@ from loopwright.codegen.llvm.object_code import OPT_LEVEL, assemble, object_byte
 from loopwright.codegen.llvm.probes import fma_probe
 from loopwright.ir.dtype import F32
 from loopwright.ir.expr import Buffer, Const, Expr, Load, Scope, Var
-from loopwright.ir.stmt import Alloc, For, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, For, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.target.host import host
 from loopwright.target.union import Target

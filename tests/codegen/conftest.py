@@ -17,7 +17,8 @@ from loopwright.codegen.llvm.emit import emit
 from loopwright.codegen.llvm.object_code import assemble
 from loopwright.ir import dtype as dt
 from loopwright.ir.expr import Buffer, Expr, Load, Var
-from loopwright.ir.stmt import For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import For, If, LoopKind, Stmt, Store
 from loopwright.layout import Layout
 from loopwright.runtime.cpu.kernel import CpuDevice, aligned_copy
 from loopwright.runtime.cpu.native import SYMBOLS, runtime_object

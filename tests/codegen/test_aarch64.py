@@ -29,7 +29,8 @@ from loopwright.graph.evaluate import evaluate as evaluate_graph
 from loopwright.graph.ir import Graph
 from loopwright.ir.dtype import F32, I32
 from loopwright.ir.expr import Buffer, Cast, Load, Var
-from loopwright.ir.stmt import For, Kernel, LoopKind, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import For, LoopKind, Store
 from loopwright.layout import Array
 from loopwright.ops.registry import build
 from loopwright.runtime.cpu import native

@@ -12,7 +12,8 @@ from loopwright.codegen.storage import plan_storage
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import BOOL, F32, I32, I64, DType
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Load, Op, Scope, Select, Var
-from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, For, If, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.target.presets import PRESETS
 

@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from machines import can_run
 
-from loopwright.ir import printer
 from loopwright.ir.dtype import F32, I64
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Select, Var
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store, block
 from loopwright.target.presets import PRESETS
 
 SIZE = 24
@@ -209,7 +209,7 @@ def check(run: Callable[..., tuple[np.ndarray, ...]], kernel: Kernel, target: in
     want = {A: a.copy(), kernel.params[1]: out.copy()}
     execute(kernel.body, {}, want)
     (got,) = run(kernel, a, out, target=TARGETS[target], threads=2)
-    assert got.tolist() == want[kernel.params[1]].tolist(), printer.show_kernel(kernel)
+    assert got.tolist() == want[kernel.params[1]].tolist(), str(kernel)
 
 
 FIXTURES = (HealthCheck.function_scoped_fixture, HealthCheck.too_slow)

@@ -13,7 +13,8 @@ from loopwright.codegen.llvm.object_code import assembly
 from loopwright.codegen.storage import Home, plan_storage
 from loopwright.ir.dtype import F16, F32, I64
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Var
-from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, For, If, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.target.host import host
 from loopwright.target.presets import PRESETS

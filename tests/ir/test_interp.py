@@ -23,7 +23,8 @@ from loopwright.ir.expr import (
     const,
 )
 from loopwright.ir.interp import run
-from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, For, If, LoopKind, Stmt, Store, block
 
 X, Y = Var("x"), Var("y")
 SERIAL, PARALLEL = LoopKind.SERIAL, LoopKind.PARALLEL

@@ -20,8 +20,9 @@ from loopwright.ir.expr import (
     Var,
     const,
 )
-from loopwright.ir.printer import show, show_kernel, show_stmt
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.printer import show, show_stmt
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Store, block
 
 A = Buffer("A", dt.F32, (64, 8))
 C = Buffer("C", dt.F32, (64,))
@@ -85,7 +86,7 @@ def test_a_kernel_prints_as_its_loop_nest() -> None:
             ),
         ),
     )
-    assert show_kernel(Kernel("double", (A, C), 1, body)) == (
+    assert str(Kernel("double", (A, C), 1, body)) == (
         "kernel double(A: float32[64, 8]) -> (C: float32[64]):\n"
         "    parallel y in 0..64:\n"
         "        alloc acc: float32[8] in register  # 32 bytes\n"

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
+from unproven import unproven_accesses
 
 from loopwright.errors import LoweringError
 from loopwright.ir import dtype as dt
-from loopwright.ir.access import unproven_accesses
 from loopwright.ir.expr import (
     Binary,
     Buffer,
@@ -22,7 +22,8 @@ from loopwright.ir.expr import (
     Var,
     const,
 )
-from loopwright.ir.stmt import Alloc, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, For, If, LoopKind, Stmt, Store, block
 from loopwright.ir.verify import verify
 
 A = Buffer("A", dt.F32, (4, 8))

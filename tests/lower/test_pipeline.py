@@ -7,7 +7,7 @@ import pytest
 
 from loopwright.ir import walk
 from loopwright.ir.expr import Select
-from loopwright.ir.stmt import Kernel
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
 from loopwright.target.presets import PRESETS

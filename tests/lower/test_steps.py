@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from running import check_compiled, differences, interpreted, random_inputs
 
-from loopwright.ir.printer import show_kernel
 from loopwright.lower.pipeline import finish, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule, create_schedule
@@ -244,7 +243,7 @@ def test_loops_are_as_the_golden_file_says(
     golden: Callable[[str, str], None], make: Make, workload: Workload
 ) -> None:
     schedule = scheduled(make, workload)
-    golden(make.__name__, f"{schedule}\n\n{show_kernel(lower(schedule))}")
+    golden(make.__name__, f"{schedule}\n\n{lower(schedule)!s}")
 
 
 @each_case
@@ -267,12 +266,12 @@ def test_generated_code_computes_the_same(make: Make, workload: Workload, cpu: C
 def test_an_unscheduled_program_is_the_loops_of_its_axes(
     golden: Callable[[str, str], None],
 ) -> None:
-    golden("no_steps", show_kernel(lower(create_schedule(product(relu=True)))))
+    golden("no_steps", str(lower(create_schedule(product(relu=True)))))
 
 
 def test_flat_loops_have_one_index_a_buffer(golden: Callable[[str, str], None]) -> None:
     schedule = scheduled(set_layout_of_a_region, blur())
-    golden("flat", show_kernel(finish(lower(schedule))))
+    golden("flat", str(finish(lower(schedule))))
 
 
 def test_a_kernel_can_be_named() -> None:

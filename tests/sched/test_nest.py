@@ -15,7 +15,7 @@ from loopwright.ir.expr import Binary, Const, Expr, Op, Var
 from loopwright.lower.pipeline import lower
 from loopwright.sched.nest import Nest, StageNest, nest
 from loopwright.sched.schedule import Schedule, create_schedule, replay
-from loopwright.sched.steps import Split
+from loopwright.sched.steps import SplitStep
 from loopwright.sched.terms import Term, Terms, all_exact
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
@@ -155,7 +155,7 @@ def test_a_reader_outside_of_the_loop_is_refused() -> None:
 
 def test_a_batch_is_refused_by_lower() -> None:
     s = windows()
-    s.apply(Split("out", "out.y", np.array([2, 4]), "o", "i"))
+    s.apply(SplitStep("out", "out.y", np.array([2, 4]), "o", "i"))
     with pytest.raises(Exception, match="a batched schedule cannot be lowered; decode one config"):
         lower(s)
 
@@ -230,7 +230,7 @@ def test_a_region_starts_no_lower_than_its_low(case: Case) -> None:
 
 def variants(schedule: Schedule, factors: list[list[int]]) -> tuple[Schedule, list[Schedule]]:
     """One schedule with every factor an array, and the schedules with one number each."""
-    splits = [n for n, step in enumerate(schedule.steps) if isinstance(step, Split)]
+    splits = [n for n, step in enumerate(schedule.steps) if isinstance(step, SplitStep)]
     single = []
     for row in factors:
         steps = list(schedule.steps)
@@ -316,7 +316,7 @@ def test_a_batched_nest_is_its_single_nests_side_by_side(
 
 def test_a_batch_of_one_is_still_a_batch() -> None:
     s = windows()
-    s.apply(Split("out", "out.y", np.array([4]), "o", "i"))
+    s.apply(SplitStep("out", "out.y", np.array([4]), "o", "i"))
     s["mid"].compute_at("out", "o")
     found = nest(s)
     assert found.size == 1

@@ -14,17 +14,17 @@ from loopwright.sched.legal import refuse
 from loopwright.sched.nest import nest
 from loopwright.sched.schedule import Schedule, replay
 from loopwright.sched.steps import (
-    Annotate,
-    CacheRead,
-    CacheWrite,
-    ComputeAt,
-    ComputeInline,
-    Fuse,
-    Reorder,
-    SetLayout,
-    SetScope,
-    Split,
-    SplitReduction,
+    AnnotateStep,
+    CacheReadStep,
+    CacheWriteStep,
+    ComputeAtStep,
+    ComputeInlineStep,
+    FuseStep,
+    ReorderStep,
+    SetLayoutStep,
+    SetScopeStep,
+    SplitReductionStep,
+    SplitStep,
     Step,
 )
 from loopwright.te.workload import Workload
@@ -59,9 +59,9 @@ def schedules(draw: DrawFn, workload: Workload, most: int = 16) -> Schedule:
         if step is None or refuse(schedule.state, step) is not None:
             continue
         longer = replay(workload, (*schedule.steps, step))
-        if not isinstance(step, ComputeAt | CacheRead | CacheWrite | SplitReduction) or _has_a_nest(
-            longer
-        ):
+        if not isinstance(
+            step, ComputeAtStep | CacheReadStep | CacheWriteStep | SplitReductionStep
+        ) or _has_a_nest(longer):
             schedule = longer
     while not _lowers(schedule):
         schedule = replay(workload, schedule.steps[:-1])
@@ -98,23 +98,23 @@ def _step(draw: DrawFn, schedule: Schedule, number: int) -> Step | None:
     if how == "split":
         loop = draw(st.sampled_from(leaves))
         factor = draw(st.one_of(st.integers(1, 9), st.sampled_from((16, 32))))
-        return Split(name, loop, factor, f"{loop}.o{number}", f"{loop}.i{number}")
+        return SplitStep(name, loop, factor, f"{loop}.o{number}", f"{loop}.i{number}")
     if how == "fuse":
         place = draw(st.integers(0, len(leaves) - 1))
         pair = leaves[place : place + 2]
-        return Fuse(name, *pair, f"{name}.f{number}") if len(pair) == 2 else None
+        return FuseStep(name, *pair, f"{name}.f{number}") if len(pair) == 2 else None
     if how == "reorder":
-        return Reorder(name, tuple(draw(st.permutations(leaves))))
+        return ReorderStep(name, tuple(draw(st.permutations(leaves))))
     if how == "annotate":
-        return Annotate(name, draw(st.sampled_from(leaves)), draw(st.sampled_from(LoopKind)))
+        return AnnotateStep(name, draw(st.sampled_from(leaves)), draw(st.sampled_from(LoopKind)))
     if how == "at":
         order = list(state.stages)
         later = order[order.index(name) + 1 :]
         consumer = draw(st.sampled_from([*state.readers(name), *later] or order))
         inside = state.stages[consumer].leaves
-        return ComputeAt(name, consumer, draw(st.sampled_from(inside))) if inside else None
+        return ComputeAtStep(name, consumer, draw(st.sampled_from(inside))) if inside else None
     if how == "inline":
-        return ComputeInline(name)
+        return ComputeInlineStep(name)
     return _storage_step(draw, schedule, how, number)
 
 
@@ -124,18 +124,18 @@ def _storage_step(draw: DrawFn, schedule: Schedule, how: str, number: int) -> St
     name = draw(st.sampled_from(tensors))
     scope = draw(st.sampled_from(Scope))
     if how == "scope":
-        return SetScope(name, scope) if name in state.stages else None
+        return SetScopeStep(name, scope) if name in state.stages else None
     if how == "layout":
         ndim = schedule.tensor(name).ndim
         order: list[int | tuple[int, int]] = list(draw(st.permutations(range(ndim))))
         for _ in range(draw(st.integers(0, 2)) if ndim else 0):
             block = (draw(st.integers(0, ndim - 1)), draw(st.integers(1, 5)))
             order.insert(draw(st.integers(0, len(order))), block)
-        return SetLayout(name, tuple(order))
+        return SetLayoutStep(name, tuple(order))
     if how == "fold":
-        return SplitReduction(name, draw(st.integers(2, 5)), f"{name}.parts{number}")
+        return SplitReductionStep(name, draw(st.integers(2, 5)), f"{name}.parts{number}")
     if how == "cache_read":
         readers = state.readers(name)
         some = tuple(r for r in readers if draw(st.booleans())) if readers else ()
-        return CacheRead(name, some, f"{name}.read{number}", scope) if some else None
-    return CacheWrite(name, f"{name}.write{number}", scope)
+        return CacheReadStep(name, some, f"{name}.read{number}", scope) if some else None
+    return CacheWriteStep(name, f"{name}.write{number}", scope)

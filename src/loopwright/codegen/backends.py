@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm.object_code import LlvmBackend
 from loopwright.errors import ConfigError
-from loopwright.ir.stmt import Kernel
+from loopwright.ir.kernel import Kernel
 from loopwright.plugins import plugin, plugin_names
 from loopwright.target.union import Target
 

@@ -19,7 +19,7 @@ from collections.abc import Callable
 
 from loopwright.codegen.operations import Operations
 from loopwright.codegen.values import Operand
-from loopwright.ir.dtype import F32, F64, I32, Kind
+from loopwright.ir.dtype import F32, F64, I32, DTypeKind
 from loopwright.ir.expr import Fn, Op
 
 _ROUNDING = {Fn.FLOOR: "floor", Fn.CEIL: "ceil", Fn.ROUND: "roundeven"}
@@ -125,7 +125,7 @@ class Functions:
         dtype = value.dtype
         if dtype.is_float:
             return self._ops.intrinsic("fabs", value)
-        if dtype.kind is not Kind.INT:
+        if dtype.kind is not DTypeKind.INT:
             return value
         positive = self._ops.binary(Op.GE, value, self._ops.literal(0, dtype))
         return self._ops.select(positive, value, self._ops.negate(value))

@@ -12,7 +12,7 @@ import math
 from abc import ABC, abstractmethod
 
 from loopwright.codegen.values import Number, Operand, rounded
-from loopwright.ir.dtype import BOOL, F16, F32, F64, I32, DType, Kind
+from loopwright.ir.dtype import BOOL, F16, F32, F64, I32, DType, DTypeKind
 from loopwright.ir.expr import COMPARISONS, Fn, Op
 
 _FLOAT = {Op.ADD: "fadd", Op.SUB: "fsub", Op.MUL: "fmul", Op.DIV: "fdiv"}
@@ -136,7 +136,7 @@ class Operations(ABC):
         return self.round(self.intrinsic("rint", whole))
 
     def _integer(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
-        signed = lhs.dtype.kind is Kind.INT
+        signed = lhs.dtype.kind is DTypeKind.INT
         if op in _INT:
             # The add of truth values is exclusive or; their sums and products are OR and AND.
             if lhs.dtype.is_bool and op in (Op.ADD, Op.MUL):
@@ -166,7 +166,7 @@ class Operations(ABC):
             return divisor
         dtype = divisor.dtype
         traps = self.binary(Op.EQ, divisor, self.literal(0, dtype))
-        if dtype.kind is Kind.INT:
+        if dtype.kind is DTypeKind.INT:
             traps = self.binary(Op.OR, traps, self.binary(Op.EQ, divisor, self.literal(-1, dtype)))
         return self.select(traps, self.literal(1, dtype), divisor)
 
@@ -229,8 +229,8 @@ class Operations(ABC):
         if source.is_float and dtype.is_float:
             return self._float_cast(value, dtype)
         if source.is_float:
-            return self.convert("fptosi" if dtype.kind is Kind.INT else "fptoui", value, dtype)
-        signed = source.kind is Kind.INT
+            return self.convert("fptosi" if dtype.kind is DTypeKind.INT else "fptoui", value, dtype)
+        signed = source.kind is DTypeKind.INT
         if dtype.is_float:
             return self.round(self.convert("sitofp" if signed else "uitofp", value, dtype))
         if dtype.bits == source.bits and not source.is_bool:

@@ -17,7 +17,8 @@ from loopwright.codegen.affine import linear
 from loopwright.errors import CodegenError
 from loopwright.ir import walk
 from loopwright.ir.expr import Buffer, Expr, Load, Scope, Var
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 MAX_LANES = 128
 """A vectorized loop of more iterations is run as a serial loop over vectors of CHUNK_LANES."""

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 import ml_dtypes
 import numpy as np
 
-from loopwright.ir.dtype import DType, Kind
+from loopwright.ir.dtype import DType, DTypeKind
 
 Number: TypeAlias = int | float | bool
 
@@ -28,13 +28,13 @@ class Operand(NamedTuple):
 def rounded(value: Number, dtype: DType) -> Number:
     """`value` as `dtype` holds it: floats rounded, integers wrapped around."""
     if dtype.is_float:
-        if dtype.kind is Kind.BFLOAT:
+        if dtype.kind is DTypeKind.BFLOAT:
             return float(ml_dtypes.bfloat16(value))
         with np.errstate(over="ignore"):
             return float(dtype.numpy.type(value))
     if dtype.is_bool:
         return bool(value)
     wrapped = int(value) & ((1 << dtype.bits) - 1)
-    if dtype.kind is Kind.INT and wrapped >> (dtype.bits - 1):
+    if dtype.kind is DTypeKind.INT and wrapped >> (dtype.bits - 1):
         wrapped -= 1 << dtype.bits
     return wrapped

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from loopwright.ir import walk
-from loopwright.ir.dtype import DType, Kind
+from loopwright.ir.dtype import DType, DTypeKind
 from loopwright.ir.expr import (
     COMPARISONS,
     LOGICAL,
@@ -38,9 +38,9 @@ def dtype_range(dtype: DType) -> Interval | None:
     """The inclusive interval of an integer or bool dtype; None for floats."""
     if dtype.is_bool:
         return 0, 1
-    if dtype.kind is Kind.INT:
+    if dtype.kind is DTypeKind.INT:
         return -(1 << (dtype.bits - 1)), (1 << (dtype.bits - 1)) - 1
-    return (0, (1 << dtype.bits) - 1) if dtype.kind is Kind.UINT else None
+    return (0, (1 << dtype.bits) - 1) if dtype.kind is DTypeKind.UINT else None
 
 
 def bounds(expr: Expr, ranges: Ranges) -> Interval | None:

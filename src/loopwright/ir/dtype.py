@@ -11,7 +11,7 @@ import numpy as np
 from loopwright.errors import UnsupportedError
 
 
-class Kind(enum.Enum):
+class DTypeKind(enum.Enum):
     """The family of a dtype."""
 
     FLOAT = "float"
@@ -25,7 +25,7 @@ class Kind(enum.Enum):
 class DType:
     """An element type; compare with `==`. bool is stored as one byte, 0 or 1."""
 
-    kind: Kind
+    kind: DTypeKind
     bits: int
 
     @property
@@ -36,17 +36,17 @@ class DType:
     @property
     def is_float(self) -> bool:
         """True for every floating type, bfloat16 included."""
-        return self.kind in (Kind.FLOAT, Kind.BFLOAT)
+        return self.kind in (DTypeKind.FLOAT, DTypeKind.BFLOAT)
 
     @property
     def is_int(self) -> bool:
         """True for signed and unsigned integers, not for bool."""
-        return self.kind in (Kind.INT, Kind.UINT)
+        return self.kind in (DTypeKind.INT, DTypeKind.UINT)
 
     @property
     def is_bool(self) -> bool:
         """True for bool."""
-        return self.kind is Kind.BOOL
+        return self.kind is DTypeKind.BOOL
 
     @property
     def name(self) -> str:
@@ -56,22 +56,24 @@ class DType:
     @property
     def numpy(self) -> np.dtype[np.generic]:
         """The NumPy dtype of the same memory format (bfloat16 comes from ml_dtypes)."""
-        return np.dtype(ml_dtypes.bfloat16) if self.kind is Kind.BFLOAT else np.dtype(self.name)
+        return (
+            np.dtype(ml_dtypes.bfloat16) if self.kind is DTypeKind.BFLOAT else np.dtype(self.name)
+        )
 
     def __str__(self) -> str:
         return self.name
 
 
-F16 = DType(Kind.FLOAT, 16)
-F32 = DType(Kind.FLOAT, 32)
-F64 = DType(Kind.FLOAT, 64)
-BF16 = DType(Kind.BFLOAT, 16)
-I8 = DType(Kind.INT, 8)
-I16 = DType(Kind.INT, 16)
-I32 = DType(Kind.INT, 32)
-I64 = DType(Kind.INT, 64)
-U8 = DType(Kind.UINT, 8)
-BOOL = DType(Kind.BOOL, 8)
+F16 = DType(DTypeKind.FLOAT, 16)
+F32 = DType(DTypeKind.FLOAT, 32)
+F64 = DType(DTypeKind.FLOAT, 64)
+BF16 = DType(DTypeKind.BFLOAT, 16)
+I8 = DType(DTypeKind.INT, 8)
+I16 = DType(DTypeKind.INT, 16)
+I32 = DType(DTypeKind.INT, 32)
+I64 = DType(DTypeKind.INT, 64)
+U8 = DType(DTypeKind.UINT, 8)
+BOOL = DType(DTypeKind.BOOL, 8)
 
 ALL = (F16, F32, F64, BF16, I8, I16, I32, I64, U8, BOOL)
 _BY_NAME = {t.name: t for t in ALL}

@@ -26,16 +26,27 @@ Meaning
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, dataclass_transform
 
 import numpy as np
 
 from loopwright.errors import InternalError, ShapeError
 from loopwright.ir import dtype as dt
 from loopwright.ir.dtype import BOOL, I64, DType
-from loopwright.ir.node import node
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, eq_default=False)
+def node(cls: type[T]) -> type[T]:
+    """Declare an IR node: frozen, slotted, compared by identity.
+
+    Structural comparison is `walk.same(a, b)`; passes return the same node when nothing changed.
+    """
+    return dataclasses.dataclass(frozen=True, slots=True, eq=False)(cls)
 
 
 class Op(enum.Enum):

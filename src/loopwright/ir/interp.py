@@ -36,8 +36,9 @@ from loopwright.ir.expr import (
     Select,
     Var,
 )
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.printer import show
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 Array: TypeAlias = npt.NDArray[Any]
 _MAX_DEPTH = 30

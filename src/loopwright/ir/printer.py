@@ -1,12 +1,4 @@
-"""Kernels as text: a Python-like loop nest with no more parentheses than needed.
-
-kernel conv(data: float32[3136], weight: float32[64]) -> (out: float32[3136]):
-    parallel oc in 0..4:
-        alloc acc: float32[16] in register
-        for k in 0..64:
-            vectorized x in 0..16:
-                acc[x] = acc[x] + data[k*16 + x] * weight[oc]
-"""
+"""Expressions and statements as text: Python-like, with no more parentheses than needed."""
 
 from __future__ import annotations
 
@@ -30,7 +22,7 @@ from loopwright.ir.expr import (
     Select,
     Var,
 )
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, Stmt, Store
+from loopwright.ir.stmt import Alloc, Block, For, If, Stmt, Store
 
 _INDENT = "    "
 
@@ -96,26 +88,17 @@ def show_stmt(stmt: Stmt, indent: int = 0) -> str:
     return "\n".join(lines)
 
 
-def show_kernel(kernel: Kernel) -> str:
-    """The signature of `kernel` and its loop nest; ends in a newline."""
-    split = len(kernel.params) - kernel.n_outputs
-    inputs, outputs = (
-        ", ".join(_declare(b) for b in part)
-        for part in (kernel.params[:split], kernel.params[split:])
-    )
-    return f"kernel {kernel.name}({inputs}) -> ({outputs}):\n{show_stmt(kernel.body, 1)}\n"
-
-
 _PASS = "pass"
 
 
-def _declare(buffer: Buffer) -> str:
+def declare(buffer: Buffer) -> str:
+    """`buffer` as it is declared: name, dtype and shape."""
     return f"{buffer.name}: {buffer.dtype}[{', '.join(map(str, buffer.shape))}]"
 
 
 def _alloc(stmt: Alloc) -> str:
     where = "" if stmt.buffer.scope is Scope.GLOBAL else f" in {stmt.buffer.scope.value}"
-    return f"alloc {_declare(stmt.buffer)}{where}  # {_size(stmt.buffer.nbytes)}"
+    return f"alloc {declare(stmt.buffer)}{where}  # {_size(stmt.buffer.nbytes)}"
 
 
 def _size(nbytes: int) -> str:

@@ -1,4 +1,4 @@
-"""Statements of the loop IR, and the kernel that holds them.
+"""Statements of the loop IR; `ir.kernel` has the function that holds them.
 
     Stmt ::= For(var, extent, kind, body)     var runs from 0 to extent - 1
            | If(cond, then, otherwise)        then when cond holds, else otherwise (if any)
@@ -17,11 +17,9 @@ Meaning
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from loopwright.ir.expr import Buffer, Expr, Var
-from loopwright.ir.node import node
+from loopwright.ir.expr import Buffer, Expr, Var, node
 
 
 class LoopKind(enum.Enum):
@@ -88,25 +86,3 @@ def block(*stmts: Stmt) -> Stmt:
         else:
             flat.append(stmt)
     return flat[0] if len(flat) == 1 else Block(tuple(flat))
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Kernel:
-    """A function over buffers.
-
-    `params` are the buffers in ABI order, inputs first; the last `n_outputs` of them are written.
-    """
-
-    name: str
-    params: tuple[Buffer, ...]
-    n_outputs: int
-    body: Stmt
-
-    def with_body(self, body: Stmt) -> Kernel:
-        """The same kernel with another body; itself if it is the same body."""
-        return self if body is self.body else replace(self, body=body)
-
-    def __str__(self) -> str:
-        from loopwright.ir.printer import show_kernel  # the printer knows every class of this file
-
-        return show_kernel(self)

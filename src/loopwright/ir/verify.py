@@ -38,8 +38,9 @@ from loopwright.ir.expr import (
     Select,
     Var,
 )
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.printer import show
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 _FIXED_KINDS = frozenset({LoopKind.UNROLLED, LoopKind.VECTORIZED})
 _TWO_ARGUMENTS = frozenset({Fn.POW})

@@ -234,6 +234,30 @@ def substitute_buffers(stmt: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
     return rewrite(stmt, in_stmt)
 
 
+def renamed(stmt: Stmt, suffix: str) -> Stmt:
+    """`stmt` with `suffix` behind the names of its loop variables and allocated buffers.
+
+    For copies: names are unique in a kernel.
+    """
+    if not suffix:
+        return stmt
+    variables: dict[str, Expr] = {
+        loop.var.name: Var(loop.var.name + suffix) for loop in loops(stmt)
+    }
+    buffers: dict[Buffer, Buffer] = {}
+    for alloc in allocs(stmt):
+        old = alloc.buffer
+        buffers[old] = Buffer(old.name + suffix, old.dtype, old.shape, old.scope)
+    moved = rewrite_exprs(stmt, lambda e: substitute(e, variables))
+
+    def turn(node: Stmt) -> Stmt:
+        if isinstance(node, For):
+            return For(Var(node.var.name + suffix), node.extent, node.kind, node.body)
+        return node
+
+    return substitute_buffers(rewrite(moved, turn), buffers)
+
+
 def same(a: Node, b: Node) -> bool:
     """True when `a` and `b` have the same structure and names; buffers compare by their fields."""
     todo: list[tuple[Node, Node]] = [(a, b)]
@@ -281,6 +305,11 @@ def free_vars(node: Node) -> tuple[Var, ...]:
         elif isinstance(n, Reduce):
             bound.update(axis.var.name for axis in n.axes)
     return tuple(var for name, var in seen.items() if name not in bound)
+
+
+def names(node: Node) -> frozenset[str]:
+    """The names of the free variables of `node`."""
+    return frozenset(var.name for var in free_vars(node))
 
 
 def loads(node: Node) -> tuple[Load, ...]:

@@ -21,9 +21,9 @@ from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
 from loopwright.ir.dtype import BOOL, I64
 from loopwright.ir.expr import Binary, Expr, Load, Op, Select, Var, const
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.simplify import linear, simplify_stmt
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store, block
-from loopwright.lower.rename import renamed
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store, block
 
 Ranges = Mapping[str, Interval]
 MAX_COST = 6000
@@ -64,9 +64,9 @@ def _visit_loop(loop: For, ranges: Ranges, depth: int) -> Stmt:
     bound = {n.var.name for n in walk.loops(loop)}
     cost = _cost(loop)
     for test in tests:
-        if not _names(test) & bound and 2 * cost <= MAX_COST:
+        if not walk.names(test) & bound and 2 * cost <= MAX_COST:
             holds = _assuming(loop, test, ranges, value=True)
-            fails = renamed(_assuming(loop, test, ranges, value=False), f".n{depth}")
+            fails = walk.renamed(_assuming(loop, test, ranges, value=False), f".n{depth}")
             return If(test, _visit(holds, ranges, depth + 1), _visit(fails, ranges, depth + 1))
     inner = {**ranges, loop.var.name: (0, loop.extent - 1)}
     if loop.kind is not LoopKind.SERIAL:
@@ -91,7 +91,7 @@ def _piece(loop: For, begin: int, end: int, suffix: str, ranges: Ranges, depth: 
     var = Var(loop.var.name + suffix)
     inner = {**ranges, var.name: (0, end - begin - 1)}
     start: Expr = const(begin) if end - begin == 1 else Binary(Op.ADD, var, const(begin))
-    body = walk.substitute(renamed(loop.body, suffix), {loop.var.name: start})
+    body = walk.substitute(walk.renamed(loop.body, suffix), {loop.var.name: start})
     body = _visit(simplify_stmt(body, inner), inner, depth + 1)
     return body if end - begin == 1 else For(var, end - begin, loop.kind, body)
 
@@ -167,7 +167,3 @@ def _assuming(stmt: Stmt, test: Expr, ranges: Ranges, *, value: bool) -> Stmt:
 
     told = walk.rewrite_exprs(stmt, lambda e: walk.rewrite_expr(e, turn))
     return simplify_stmt(told, ranges)
-
-
-def _names(expr: Expr) -> set[str]:
-    return {v.name for v in walk.free_vars(expr)}

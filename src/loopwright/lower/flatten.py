@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
 from loopwright.ir.expr import Binary, Buffer, Expr, Load, Op, const
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.simplify import simplify
-from loopwright.ir.stmt import Alloc, Kernel, Stmt, Store
+from loopwright.ir.stmt import Alloc, Stmt, Store
 
 
 def flatten_storage(kernel: Kernel) -> Kernel:

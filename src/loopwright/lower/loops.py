@@ -30,8 +30,9 @@ from loopwright.ir.expr import (
     const,
     identity,
 )
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.simplify import simplify
-from loopwright.ir.stmt import Alloc, For, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.stmt import Alloc, For, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
 from loopwright.lower.tails import Maker, guarded, specialise
 from loopwright.sched.nest import AxisNest, Nest, NestLoop, StageNest, nest
@@ -322,7 +323,7 @@ class _Builder:
 
 def _innermost(guard: Expr, loops: Sequence[NestLoop]) -> NestLoop | None:
     """The innermost of `loops` that `guard` depends on."""
-    names = {var.name for var in walk.free_vars(guard)}
+    names = walk.names(guard)
     return next((loop for loop in reversed(loops) if loop.var.name in names), None)
 
 

@@ -22,9 +22,9 @@ from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
 from loopwright.ir.dtype import BOOL
 from loopwright.ir.expr import Binary, Const, Expr, Op, Select, Var, const
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.simplify import linear, simplify
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store, block
-from loopwright.lower.rename import renamed
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store, block
 
 Ranges = Mapping[str, Interval]
 
@@ -68,9 +68,9 @@ def _split(stmt: Stmt, ranges: Ranges) -> Stmt:
     terms = _terms(stmt)
     bound = {loop.var.name for loop in walk.loops(stmt)}
     for term in terms:
-        if not _names(term) & bound:
+        if not walk.names(term) & bound:
             holds = _assuming(stmt, term, ranges, value=True)
-            fails = renamed(_assuming(stmt, term, ranges, value=False), f".f{len(terms)}")
+            fails = walk.renamed(_assuming(stmt, term, ranges, value=False), f".f{len(terms)}")
             return If(term, _split(holds, ranges), _split(fails, ranges))
     if not isinstance(stmt, For) or not terms:
         return stmt
@@ -93,7 +93,7 @@ def _piece(loop: For, begin: int, end: int, suffix: str, ranges: Ranges) -> Stmt
     var = Var(loop.var.name + suffix)
     inner = {**ranges, var.name: (0, end - begin - 1)}
     start: Expr = const(begin) if end - begin == 1 else Binary(Op.ADD, var, const(begin))
-    body = walk.substitute(renamed(loop.body, suffix), {loop.var.name: start})
+    body = walk.substitute(walk.renamed(loop.body, suffix), {loop.var.name: start})
     body = _split(_simplified(body, inner), inner)
     return body if end - begin == 1 else For(var, end - begin, loop.kind, body)
 
@@ -142,7 +142,3 @@ def _assuming(stmt: Stmt, term: Expr, ranges: Ranges, *, value: bool) -> Stmt:
 def _simplified(stmt: Stmt, ranges: Ranges) -> Stmt:
     inner = {**ranges, **{n.var.name: (0, n.extent - 1) for n in walk.loops(stmt)}}
     return walk.rewrite_exprs(stmt, lambda e: simplify(e, inner))
-
-
-def _names(expr: Expr) -> set[str]:
-    return {v.name for v in walk.free_vars(expr)}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from loopwright.ir.stmt import Kernel
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.borders import cut_at_borders
 from loopwright.lower.flatten import flatten_storage

@@ -5,7 +5,8 @@ from __future__ import annotations
 from loopwright.errors import ScheduleError
 from loopwright.ir import walk
 from loopwright.ir.expr import Load, Scope
-from loopwright.ir.stmt import Kernel, LoopKind, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import LoopKind, Store
 
 _FIXED_KINDS = (LoopKind.UNROLLED, LoopKind.VECTORIZED)
 _UNORDERED_KINDS = (LoopKind.VECTORIZED, LoopKind.PARALLEL)

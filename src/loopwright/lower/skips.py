@@ -21,7 +21,8 @@ from typing import TypeAlias
 
 from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Cast, Const, Expr, Load, Op, Scope, Select
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store, block
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store, block
 from loopwright.lower.tails import guarded
 
 Pulled: TypeAlias = tuple[tuple[Expr, ...], Stmt]
@@ -60,9 +61,9 @@ def _for(loop: For, lanes: frozenset[str]) -> Pulled:
     if loop.kind is LoopKind.VECTORIZED:
         lanes = lanes | {name}
     terms, body = _pulled(loop.body, lanes)
-    own = [t for t in terms if name in _names(t)]
+    own = [t for t in terms if name in walk.names(t)]
     body = guarded(own, body)
-    outside = tuple(t for t in terms if name not in _names(t))
+    outside = tuple(t for t in terms if name not in walk.names(t))
     return outside, loop if body is loop.body else replace(loop, body=body)
 
 
@@ -110,7 +111,7 @@ def _without_test(factor: Expr, lanes: frozenset[str], terms: list[Expr]) -> Exp
             return factor if inner is value else replace(factor, value=inner)
         case Select(cond=cond, yes=yes, no=Const(value=0)):
             found = _terms(cond)
-            if any(_names(t) & lanes or walk.loads(t) for t in found):
+            if any(walk.names(t) & lanes or walk.loads(t) for t in found):
                 return factor
             terms += found
             return _without_test(yes, lanes, terms)
@@ -122,7 +123,3 @@ def _terms(cond: Expr) -> Sequence[Expr]:
     if isinstance(cond, Binary) and cond.op is Op.AND:
         return [*_terms(cond.lhs), *_terms(cond.rhs)]
     return [cond]
-
-
-def _names(expr: Expr) -> set[str]:
-    return {v.name for v in walk.free_vars(expr)}

@@ -22,7 +22,6 @@ from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Var, const
 from loopwright.ir.simplify import linear, simplify
 from loopwright.ir.stmt import For, If, LoopKind, Stmt
-from loopwright.lower.rename import renamed
 
 Maker = Callable[[Sequence[Expr]], Stmt]
 MAX_SPECIALISED = 2
@@ -80,7 +79,7 @@ class _Choice:
     ) -> Stmt:
         """The tile behind the tests that are left, under the guards `kept` so far."""
         if not chosen:
-            body = renamed(self.make([*kept, *self.dynamic]), suffix)
+            body = walk.renamed(self.make([*kept, *self.dynamic]), suffix)
             self.ranges.update({n.var.name: (0, n.extent - 1) for n in walk.loops(body)})
             return body
         (condition, full), rest = chosen[0], chosen[1:]
@@ -105,7 +104,7 @@ def _full(
     """The condition for the whole tile, free of its variables; None where it cannot be told."""
     if not isinstance(condition, Binary) or condition.op not in (Op.LT, Op.GE):
         return None
-    used = _names(condition) & bound
+    used = walk.names(condition) & bound
     if not used <= spatial:
         return None
     if not _monotone(condition.lhs, used) or not isinstance(condition.rhs, Const):
@@ -124,16 +123,16 @@ def _monotone(expr: Expr, names: Set[str]) -> bool:
         case Binary(op=Op.MUL, lhs=lhs, rhs=Const(value=value)):
             return value >= 0 and _monotone(lhs, names)
         case Binary(op=Op.SUB, lhs=lhs, rhs=rhs):
-            return _monotone(lhs, names) and not _names(rhs) & names
+            return _monotone(lhs, names) and not walk.names(rhs) & names
         case Var() | Const():
             return True
         case _:
-            return not _names(expr) & names
+            return not walk.names(expr) & names
 
 
 def _last_iteration(full: Expr, ranges: Mapping[str, Interval]) -> tuple[str, int] | None:
     """The variable and its last value, if that iteration alone is not full."""
-    names = _names(full)
+    names = walk.names(full)
     if len(names) != 1:
         return None
     (name,) = names
@@ -199,7 +198,7 @@ def _moves_with(expr: Expr, coeffs: Mapping[str, int], modulo: int = 0) -> bool:
     form = linear(expr)
     found = {a.name: c for a, c in form.terms if isinstance(a, Var)}
     others = [a for a, _ in form.terms if not isinstance(a, Var)]
-    if not all(_quotient_moves_with(a, coeffs) for a in others if _names(a) & set(coeffs)):
+    if not all(_quotient_moves_with(a, coeffs) for a in others if walk.names(a) & set(coeffs)):
         return False
     unit = next(name for name, c in coeffs.items() if c == 1)
     times = found.get(unit, 0)
@@ -217,7 +216,3 @@ def _quotient_moves_with(atom: Expr, coeffs: Mapping[str, int]) -> bool:
             return _moves_with(atom, coeffs)
         case _:
             return False
-
-
-def _names(expr: Expr) -> set[str]:
-    return {v.name for v in walk.free_vars(expr)}

@@ -12,32 +12,32 @@ import numpy as np
 
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
-from loopwright.sched.state import At, Inline, StageState, State, initial_loops
+from loopwright.sched.state import At, Inline, ScheduleState, StageState, initial_loops
 from loopwright.sched.steps import (
-    Annotate,
-    CacheRead,
-    CacheWrite,
-    ComputeAt,
-    ComputeInline,
-    ComputeRoot,
-    Fuse,
-    Reorder,
-    SetLayout,
-    SetScope,
-    Split,
-    SplitReduction,
+    AnnotateStep,
+    CacheReadStep,
+    CacheWriteStep,
+    ComputeAtStep,
+    ComputeInlineStep,
+    ComputeRootStep,
+    FuseStep,
+    ReorderStep,
+    SetLayoutStep,
+    SetScopeStep,
+    SplitReductionStep,
+    SplitStep,
     Step,
 )
 
 Reason: TypeAlias = str
 
 
-def refuse(state: State, step: Step) -> Reason | None:
+def refuse(state: ScheduleState, step: Step) -> Reason | None:
     """Why `step` is illegal in `state`, or None."""
     return _RULES[type(step)](state, step)
 
 
-def _refuse_split(state: State, step: Split) -> Reason | None:
+def _refuse_split(state: ScheduleState, step: SplitStep) -> Reason | None:
     reason = _unknown_stage(state, step.stage) or _fixed_loop(state, step.stage, step.loop)
     if reason is not None:
         return reason
@@ -48,7 +48,7 @@ def _refuse_split(state: State, step: Split) -> Reason | None:
     return _taken(state.stages[step.stage], (step.outer, step.inner))
 
 
-def _refuse_fuse(state: State, step: Fuse) -> Reason | None:
+def _refuse_fuse(state: ScheduleState, step: FuseStep) -> Reason | None:
     reason = (
         _unknown_stage(state, step.stage)
         or _fixed_loop(state, step.stage, step.first)
@@ -65,7 +65,7 @@ def _refuse_fuse(state: State, step: Fuse) -> Reason | None:
     return _taken(stage, (step.fused,))
 
 
-def _refuse_reorder(state: State, step: Reorder) -> Reason | None:
+def _refuse_reorder(state: ScheduleState, step: ReorderStep) -> Reason | None:
     reason = _unknown_stage(state, step.stage)
     if reason is not None:
         return reason
@@ -78,7 +78,7 @@ def _refuse_reorder(state: State, step: Reorder) -> Reason | None:
     return None
 
 
-def _refuse_annotate(state: State, step: Annotate) -> Reason | None:
+def _refuse_annotate(state: ScheduleState, step: AnnotateStep) -> Reason | None:
     reason = _unknown_stage(state, step.stage)
     if reason is not None:
         return reason
@@ -95,7 +95,7 @@ def _refuse_annotate(state: State, step: Annotate) -> Reason | None:
     return None
 
 
-def _refuse_compute_at(state: State, step: ComputeAt) -> Reason | None:
+def _refuse_compute_at(state: ScheduleState, step: ComputeAtStep) -> Reason | None:
     reason = _unknown_stage(state, step.stage) or _unknown_stage(state, step.consumer)
     if reason is not None:
         return reason
@@ -112,7 +112,7 @@ def _refuse_compute_at(state: State, step: ComputeAt) -> Reason | None:
     return None if state.readers(step.stage) else f"nothing reads {step.stage}"
 
 
-def _inside(state: State, name: str) -> list[str]:
+def _inside(state: ScheduleState, name: str) -> list[str]:
     """`name`, the stage it is computed in, the one that is computed in, and so on."""
     found = [name]
     while isinstance(attach := state.stages[found[-1]].attach, At):
@@ -120,7 +120,7 @@ def _inside(state: State, name: str) -> list[str]:
     return found
 
 
-def _refuse_inline(state: State, step: ComputeInline) -> Reason | None:
+def _refuse_inline(state: ScheduleState, step: ComputeInlineStep) -> Reason | None:
     name = step.stage
     reason = _unknown_stage(state, name)
     if reason is not None:
@@ -133,17 +133,17 @@ def _refuse_inline(state: State, step: ComputeInline) -> Reason | None:
     return f"{inside[0]} is computed inside {name}" if inside else None
 
 
-def _refuse_root(state: State, step: ComputeRoot) -> Reason | None:
+def _refuse_root(state: ScheduleState, step: ComputeRootStep) -> Reason | None:
     return _unknown_stage(state, step.stage)
 
 
-def _refuse_scope(state: State, step: SetScope) -> Reason | None:
+def _refuse_scope(state: ScheduleState, step: SetScopeStep) -> Reason | None:
     if state.is_output(step.stage) and step.scope is not Scope.GLOBAL:
         return f"{step.stage} is an output, which must stay in {Scope.GLOBAL.value} memory"
     return _unknown_stage(state, step.stage)
 
 
-def _refuse_cache_read(state: State, step: CacheRead) -> Reason | None:
+def _refuse_cache_read(state: ScheduleState, step: CacheReadStep) -> Reason | None:
     names = _tensor_names(state)
     if step.name in names:
         return f"there is a tensor {step.name} already"
@@ -157,11 +157,11 @@ def _refuse_cache_read(state: State, step: CacheRead) -> Reason | None:
     return None
 
 
-def _refuse_cache_write(state: State, step: CacheWrite) -> Reason | None:
+def _refuse_cache_write(state: ScheduleState, step: CacheWriteStep) -> Reason | None:
     return _refuse_new_stage(state, step.tensor, step.name, "cache_write")
 
 
-def _refuse_split_reduction(state: State, step: SplitReduction) -> Reason | None:
+def _refuse_split_reduction(state: ScheduleState, step: SplitReductionStep) -> Reason | None:
     reason = _refuse_new_stage(state, step.tensor, step.name, "split_reduction")
     if reason is not None:
         return reason
@@ -170,7 +170,7 @@ def _refuse_split_reduction(state: State, step: SplitReduction) -> Reason | None
     return None if step.lanes > 1 else f"{step.lanes} lanes are less than 2"
 
 
-def _refuse_new_stage(state: State, tensor: str, name: str, call: str) -> Reason | None:
+def _refuse_new_stage(state: ScheduleState, tensor: str, name: str, call: str) -> Reason | None:
     """Why the body of `tensor` cannot move to a new stage `name`."""
     reason = _unknown_stage(state, tensor)
     if reason is not None:
@@ -188,7 +188,7 @@ def _refuse_new_stage(state: State, tensor: str, name: str, call: str) -> Reason
     return None
 
 
-def _refuse_layout(state: State, step: SetLayout) -> Reason | None:
+def _refuse_layout(state: ScheduleState, step: SetLayoutStep) -> Reason | None:
     names = _tensor_names(state)
     if step.tensor not in names:
         return f"there is no tensor {step.tensor}; the tensors are {', '.join(names)}"
@@ -208,23 +208,23 @@ def _refuse_layout(state: State, step: SetLayout) -> Reason | None:
 
 
 # One row a step.
-_RULES: Mapping[type, Callable[[State, Any], Reason | None]] = {
-    Split: _refuse_split,
-    Fuse: _refuse_fuse,
-    Reorder: _refuse_reorder,
-    Annotate: _refuse_annotate,
-    ComputeAt: _refuse_compute_at,
-    ComputeInline: _refuse_inline,
-    ComputeRoot: _refuse_root,
-    SetScope: _refuse_scope,
-    SetLayout: _refuse_layout,
-    CacheRead: _refuse_cache_read,
-    CacheWrite: _refuse_cache_write,
-    SplitReduction: _refuse_split_reduction,
+_RULES: Mapping[type, Callable[[ScheduleState, Any], Reason | None]] = {
+    SplitStep: _refuse_split,
+    FuseStep: _refuse_fuse,
+    ReorderStep: _refuse_reorder,
+    AnnotateStep: _refuse_annotate,
+    ComputeAtStep: _refuse_compute_at,
+    ComputeInlineStep: _refuse_inline,
+    ComputeRootStep: _refuse_root,
+    SetScopeStep: _refuse_scope,
+    SetLayoutStep: _refuse_layout,
+    CacheReadStep: _refuse_cache_read,
+    CacheWriteStep: _refuse_cache_write,
+    SplitReductionStep: _refuse_split_reduction,
 }
 
 
-def _unknown_stage(state: State, name: str) -> Reason | None:
+def _unknown_stage(state: ScheduleState, name: str) -> Reason | None:
     if name in state.stages:
         return None
     return f"there is no stage {name}; the stages are {', '.join(state.stages)}"
@@ -236,7 +236,7 @@ def _unknown_loop(stage: StageState, loop: str) -> Reason | None:
     return f"{stage.tensor.name} has no loop {loop} (now); its loops are {', '.join(stage.leaves)}"
 
 
-def _fixed_loop(state: State, name: str, loop: str) -> Reason | None:
+def _fixed_loop(state: ScheduleState, name: str, loop: str) -> Reason | None:
     """Why a loop of a known stage cannot be replaced by others."""
     stage = state.stages[name]
     unknown = _unknown_loop(stage, loop)
@@ -258,7 +258,7 @@ def _taken(stage: StageState, names: Iterable[str]) -> Reason | None:
     return None
 
 
-def _attached(state: State, consumer: str) -> list[tuple[str, str]]:
+def _attached(state: ScheduleState, consumer: str) -> list[tuple[str, str]]:
     """(stage, loop) of each stage that is computed in a loop of `consumer`."""
     return [
         (name, stage.attach.loop)
@@ -267,7 +267,7 @@ def _attached(state: State, consumer: str) -> list[tuple[str, str]]:
     ]
 
 
-def _tensor_names(state: State) -> dict[str, int]:
+def _tensor_names(state: ScheduleState) -> dict[str, int]:
     """Dimensions of every tensor by name: inputs, then stages."""
     found = {t.name: t.ndim for t in state.workload.inputs}
     return found | {name: stage.tensor.ndim for name, stage in state.stages.items()}

@@ -21,8 +21,8 @@ from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.index import IndexForm, index_form
 from loopwright.sched.schedule import Schedule
-from loopwright.sched.state import At, Inline, LayoutOrder, StageState, State
-from loopwright.sched.steps import Split
+from loopwright.sched.state import At, Inline, LayoutOrder, ScheduleState, StageState
+from loopwright.sched.steps import SplitStep
 from loopwright.sched.terms import (
     Flag,
     LoopId,
@@ -159,7 +159,7 @@ def nest(schedule: Schedule) -> Nest:
     )
 
 
-def inline_all(state: State) -> State:
+def inline_all(state: ScheduleState) -> ScheduleState:
     """The state with inlined stages substituted into their readers, and gone."""
     for name in list(state.stages):
         stage = state.stages[name]  # as it is by now: what it reads may have been inlined into it
@@ -168,7 +168,7 @@ def inline_all(state: State) -> State:
         stages = {n: s for n, s in state.stages.items() if n != name}
         for reader in state.readers(name):
             stages[reader] = _inlined(state.stages[reader], stage)
-        state = State(state.workload, stages, state.layouts)
+        state = ScheduleState(state.workload, stages, state.layouts)
     return state
 
 
@@ -188,7 +188,7 @@ def _inlined(reader: StageState, stage: StageState) -> StageState:
 class _Builder:
     """Works through the stages, consumers first."""
 
-    def __init__(self, state: State) -> None:
+    def __init__(self, state: ScheduleState) -> None:
         self.state = state
         self.done: dict[str, StageNest] = {}
         self.extents: dict[LoopId, Extent] = {}
@@ -357,7 +357,7 @@ class _Builder:
         axis_names = list(terms)
         guards: list[Guard] = []
         for relation in stage.relations:
-            if isinstance(relation, Split):
+            if isinstance(relation, SplitStep):
                 whole = extents[relation.loop]
                 extents[relation.outer] = ceildiv(whole, relation.factor)
                 extents[relation.inner] = minimum(relation.factor, whole)
@@ -443,7 +443,7 @@ def _recover(
         loop.id[1]: const(0) if loop.extent == 1 else loop.var for loop in loops
     }
     for relation in reversed(stage.relations):
-        if isinstance(relation, Split):
+        if isinstance(relation, SplitStep):
             step = const(int(relation.factor))
             scaled_outer = Binary(Op.MUL, values[relation.outer], step)
             values[relation.loop] = _plus(scaled_outer, values[relation.inner])
@@ -536,12 +536,12 @@ def _accesses(
     return tuple(found)
 
 
-def _batch_size(state: State) -> int | None:
+def _batch_size(state: ScheduleState) -> int | None:
     sizes = [
         relation.factor
         for stage in state.stages.values()
         for relation in stage.relations
-        if isinstance(relation, Split)
+        if isinstance(relation, SplitStep)
     ]
     sizes += [b[1] for order in state.layouts.values() for b in order if not isinstance(b, int)]
     return next((s.size for s in sizes if isinstance(s, np.ndarray)), None)

@@ -1,4 +1,4 @@
-"""A reduction in parts: what `SplitReduction` makes of a stage."""
+"""A reduction in parts: what `SplitReductionStep` makes of a stage."""
 
 from __future__ import annotations
 

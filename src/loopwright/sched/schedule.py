@@ -26,18 +26,18 @@ from loopwright.sched import state as states
 from loopwright.sched.extent import Extent, SizeLike, ceildiv, extent, size_of
 from loopwright.sched.legal import refuse
 from loopwright.sched.steps import (
-    Annotate,
-    CacheRead,
-    CacheWrite,
-    ComputeAt,
-    ComputeInline,
-    ComputeRoot,
-    Fuse,
-    Reorder,
-    SetLayout,
-    SetScope,
-    Split,
-    SplitReduction,
+    AnnotateStep,
+    CacheReadStep,
+    CacheWriteStep,
+    ComputeAtStep,
+    ComputeInlineStep,
+    ComputeRootStep,
+    FuseStep,
+    ReorderStep,
+    SetLayoutStep,
+    SetScopeStep,
+    SplitReductionStep,
+    SplitStep,
     Step,
 )
 from loopwright.sched.terms import minimum
@@ -92,7 +92,7 @@ class Schedule:
         """The new stage that computes what `tensor` did; `tensor` now copies from it."""
         name, kept = _name(tensor), Scope(scope)
         cache = f"{name}.{kept.value}"
-        self.apply(CacheWrite(name, cache, kept))
+        self.apply(CacheWriteStep(name, cache, kept))
         return self.tensor(cache)
 
     def cache_read(
@@ -105,7 +105,7 @@ class Schedule:
         """The new stage that copies `tensor`; `readers` read the copy."""
         kept = Scope(scope)
         cache = name or f"{_name(tensor)}.{kept.value}"
-        self.apply(CacheRead(_name(tensor), tuple(_name(r) for r in readers), cache, kept))
+        self.apply(CacheReadStep(_name(tensor), tuple(_name(r) for r in readers), cache, kept))
         return self.tensor(cache)
 
     def split_reduction(self, tensor: Tensor | str, lanes: int) -> Tensor:
@@ -114,13 +114,13 @@ class Schedule:
         So a reduction along contiguous memory is vectorized: along the parts.
         """
         name = _name(tensor)
-        self.apply(SplitReduction(name, lanes, f"{name}.parts"))
+        self.apply(SplitReductionStep(name, lanes, f"{name}.parts"))
         return self.tensor(f"{name}.parts")
 
     def set_layout(self, tensor: Tensor | str, order: Sequence[int | tuple[int, SizeLike]]) -> None:
         """Store `tensor` in `order`, outermost first: `d` is the rest of it, `(d, b)` a block."""
         extents = tuple(o if isinstance(o, int) else (o[0], extent(o[1])) for o in order)
-        self.apply(SetLayout(_name(tensor), extents))
+        self.apply(SetLayoutStep(_name(tensor), extents))
 
     def layout(self, name: str) -> Layout:
         """How a tensor is stored. Requires: no batch."""
@@ -154,14 +154,14 @@ class Schedule:
 
     def _note_extents(self, step: Step) -> None:
         match step:
-            case Split(stage=stage, loop=loop):
+            case SplitStep(stage=stage, loop=loop):
                 whole = self._extents[(stage, loop)]
                 self._extents[(stage, step.outer)] = ceildiv(whole, step.factor)
                 self._extents[(stage, step.inner)] = minimum(step.factor, whole)
-            case Fuse(stage=stage):
+            case FuseStep(stage=stage):
                 first, second = (self._extents[(stage, n)] for n in (step.first, step.second))
                 self._extents[(stage, step.fused)] = first * second
-            case CacheRead() | CacheWrite() | SplitReduction():
+            case CacheReadStep() | CacheWriteStep() | SplitReductionStep():
                 self._note_axes(self.tensor(step.name))
             case _:
                 pass
@@ -199,13 +199,13 @@ class Stage:
         else:
             raise ScheduleError(f"split {name}: give factor or nparts, one of them")
         outer, inner = self._new_name(f"{name}.o"), self._new_name(f"{name}.i")
-        self._schedule.apply(Split(self._name, name, size, outer, inner))
+        self._schedule.apply(SplitStep(self._name, name, size, outer, inner))
         return self._loop(outer), self._loop(inner)
 
     def tile(
         self, y: LoopLike, x: LoopLike, y_factor: SizeLike, x_factor: SizeLike
     ) -> tuple[Loop, Loop, Loop, Loop]:
-        """Split both and reorder to `(y outer, x outer, y inner, x inner)`."""
+        """SplitStep both and reorder to `(y outer, x outer, y inner, x inner)`."""
         yo, yi = self.split(y, y_factor)
         xo, xi = self.split(x, x_factor)
         self.reorder(yo, xo, yi, xi)
@@ -217,13 +217,13 @@ class Stage:
         for loop in (second, *more):
             other = _loop_name(loop)
             name = self._new_name(f"{fused}+{other.rpartition('.')[2] or other}")
-            self._schedule.apply(Fuse(self._name, fused, other, name))
+            self._schedule.apply(FuseStep(self._name, fused, other, name))
             fused = name
         return self._loop(fused)
 
     def reorder(self, *loops: LoopLike) -> None:
         """Give the named loops this order; the others stay where they are."""
-        self._schedule.apply(Reorder(self._name, tuple(_loop_name(n) for n in loops)))
+        self._schedule.apply(ReorderStep(self._name, tuple(_loop_name(n) for n in loops)))
 
     def vectorize(self, loop: LoopLike) -> None:
         """Run the iterations as lanes of vectors."""
@@ -240,22 +240,22 @@ class Stage:
     def compute_at(self, consumer: Tensor | str | Stage, loop: LoopLike) -> None:
         """Compute, in each iteration of the consumer's `loop`, just what is read there."""
         name = consumer._name if isinstance(consumer, Stage) else _name(consumer)
-        self._schedule.apply(ComputeAt(self._name, name, _loop_name(loop)))
+        self._schedule.apply(ComputeAtStep(self._name, name, _loop_name(loop)))
 
     def compute_inline(self) -> None:
         """Replace every read by the body."""
-        self._schedule.apply(ComputeInline(self._name))
+        self._schedule.apply(ComputeInlineStep(self._name))
 
     def compute_root(self) -> None:
         """Compute the whole tensor before its readers start."""
-        self._schedule.apply(ComputeRoot(self._name))
+        self._schedule.apply(ComputeRootStep(self._name))
 
     def set_scope(self, scope: str | Scope) -> None:
         """Keep the stage's buffer in `scope`."""
-        self._schedule.apply(SetScope(self._name, Scope(scope)))
+        self._schedule.apply(SetScopeStep(self._name, Scope(scope)))
 
     def _annotate(self, loop: LoopLike, kind: LoopKind) -> None:
-        self._schedule.apply(Annotate(self._name, _loop_name(loop), kind))
+        self._schedule.apply(AnnotateStep(self._name, _loop_name(loop), kind))
 
     def _loop(self, name: str) -> Loop:
         return Loop(self._name, name, size_of(self._schedule.loop_extent(self._name, name)))

@@ -16,18 +16,18 @@ from loopwright.ir.stmt import LoopKind
 from loopwright.sched import reductions
 from loopwright.sched.extent import Extent
 from loopwright.sched.steps import (
-    Annotate,
-    CacheRead,
-    CacheWrite,
-    ComputeAt,
-    ComputeInline,
-    ComputeRoot,
-    Fuse,
-    Reorder,
-    SetLayout,
-    SetScope,
-    Split,
-    SplitReduction,
+    AnnotateStep,
+    CacheReadStep,
+    CacheWriteStep,
+    ComputeAtStep,
+    ComputeInlineStep,
+    ComputeRootStep,
+    FuseStep,
+    ReorderStep,
+    SetLayoutStep,
+    SetScopeStep,
+    SplitReductionStep,
+    SplitStep,
     Step,
 )
 from loopwright.te.tensor import Compute, Tensor
@@ -62,7 +62,7 @@ class StageState:
 
     tensor: Tensor
     leaves: tuple[str, ...]
-    relations: tuple[Split | Fuse, ...] = ()
+    relations: tuple[SplitStep | FuseStep, ...] = ()
     kinds: tuple[tuple[str, LoopKind], ...] = ()
     attach: Attach = Root()
     scope: Scope = Scope.GLOBAL
@@ -80,9 +80,9 @@ class StageState:
         """The loops, past and present, that come from reduce axes."""
         names = {axis.var.name for axis in self.op.reduce_axes}
         for relation in self.relations:
-            if isinstance(relation, Split) and relation.loop in names:
+            if isinstance(relation, SplitStep) and relation.loop in names:
                 names |= {relation.outer, relation.inner}
-            elif isinstance(relation, Fuse) and relation.first in names:
+            elif isinstance(relation, FuseStep) and relation.first in names:
                 names.add(relation.fused)
         return frozenset(names)
 
@@ -93,7 +93,7 @@ class StageState:
         for relation in self.relations:
             names |= (
                 {relation.outer, relation.inner}
-                if isinstance(relation, Split)
+                if isinstance(relation, SplitStep)
                 else {relation.fused}
             )
         return frozenset(names)
@@ -104,7 +104,7 @@ class StageState:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class State:
+class ScheduleState:
     """All stages, each after what it reads, and the layouts that were set."""
 
     workload: Workload
@@ -123,14 +123,14 @@ class State:
         """True for a tensor that the workload returns."""
         return any(t.name == name for t in self.workload.outputs)
 
-    def with_stage(self, name: str, stage: StageState) -> State:
+    def with_stage(self, name: str, stage: StageState) -> ScheduleState:
         """The state with one stage exchanged."""
         return replace(self, stages={**self.stages, name: stage})
 
 
-def initial(workload: Workload) -> State:
+def initial(workload: Workload) -> ScheduleState:
     """Every stage at root, with its initial loops."""
-    return State(workload, {t.name: _fresh(t) for t in workload.stages}, {})
+    return ScheduleState(workload, {t.name: _fresh(t) for t in workload.stages}, {})
 
 
 def initial_loops(tensor: Tensor) -> tuple[str, ...]:
@@ -142,16 +142,16 @@ def _fresh(tensor: Tensor, scope: Scope = Scope.GLOBAL) -> StageState:
     return StageState(tensor, initial_loops(tensor), scope=scope)
 
 
-def apply(state: State, step: Step) -> State:
+def apply(state: ScheduleState, step: Step) -> ScheduleState:
     """The state after `step`. Requires: `legal.refuse(state, step)` is None."""
     match step:
-        case CacheRead():
+        case CacheReadStep():
             return _cache_read(state, step)
-        case CacheWrite():
+        case CacheWriteStep():
             return _cache_write(state, step)
-        case SplitReduction():
+        case SplitReductionStep():
             return _split_reduction(state, step)
-        case SetLayout():
+        case SetLayoutStep():
             return replace(state, layouts={**state.layouts, step.tensor: step.order})
         case _:
             stage = state.stages[step.stage]
@@ -159,32 +159,39 @@ def apply(state: State, step: Step) -> State:
 
 
 _StageStep: TypeAlias = (
-    Split | Fuse | Reorder | Annotate | ComputeAt | ComputeInline | ComputeRoot | SetScope
+    SplitStep
+    | FuseStep
+    | ReorderStep
+    | AnnotateStep
+    | ComputeAtStep
+    | ComputeInlineStep
+    | ComputeRootStep
+    | SetScopeStep
 )
 
 
 def _apply_to_stage(stage: StageState, step: _StageStep) -> StageState:
     match step:
-        case Split():
+        case SplitStep():
             leaves = _replace(stage.leaves, (step.loop,), (step.outer, step.inner))
             return replace(stage, leaves=leaves, relations=(*stage.relations, step))
-        case Fuse():
+        case FuseStep():
             leaves = _replace(stage.leaves, (step.first, step.second), (step.fused,))
             return replace(stage, leaves=leaves, relations=(*stage.relations, step))
-        case Reorder():
+        case ReorderStep():
             wanted = iter(step.loops)
             leaves = tuple(next(wanted) if n in step.loops else n for n in stage.leaves)
             return replace(stage, leaves=leaves)
-        case Annotate():
+        case AnnotateStep():
             others = tuple((n, k) for n, k in stage.kinds if n != step.loop)
             return replace(stage, kinds=(*others, (step.loop, step.kind)))
-        case ComputeAt():
+        case ComputeAtStep():
             return replace(stage, attach=At(step.consumer, step.loop))
-        case ComputeInline():
+        case ComputeInlineStep():
             return replace(stage, attach=Inline())
-        case ComputeRoot():
+        case ComputeRootStep():
             return replace(stage, attach=Root())
-        case SetScope():
+        case SetScopeStep():
             return replace(stage, scope=step.scope)
         case _:
             assert_never(step)
@@ -197,7 +204,7 @@ def _replace(
     return (*leaves[:place], *new, *leaves[place + len(old) :])
 
 
-def _cache_read(state: State, step: CacheRead) -> State:
+def _cache_read(state: ScheduleState, step: CacheReadStep) -> ScheduleState:
     source = _tensor(state, step.tensor)
     axes = tuple(Var(f"{step.name}.{_axis_name(source, d)}") for d in range(source.ndim))
     copy = Tensor(step.name, source.dtype, source.shape, op=Compute(axes, Load(source, axes)))
@@ -212,7 +219,7 @@ def _cache_read(state: State, step: CacheRead) -> State:
     return replace(state, stages=stages)
 
 
-def _cache_write(state: State, step: CacheWrite) -> State:
+def _cache_write(state: ScheduleState, step: CacheWriteStep) -> ScheduleState:
     stage = state.stages[step.tensor]
     axes = tuple(Var(f"{step.name}.{v.name.rpartition('.')[2]}") for v in stage.op.axes)
     renamed = {old.name: new for old, new in zip(stage.op.axes, axes, strict=True)}
@@ -230,7 +237,7 @@ def _cache_write(state: State, step: CacheWrite) -> State:
     return replace(state, stages=stages)
 
 
-def _split_reduction(state: State, step: SplitReduction) -> State:
+def _split_reduction(state: ScheduleState, step: SplitReductionStep) -> ScheduleState:
     stage = state.stages[step.tensor]
     parts = reductions.parts(stage.tensor, step.lanes, step.name)
     whole = replace(_fresh(reductions.folded(stage.tensor, parts)), attach=stage.attach)
@@ -264,7 +271,7 @@ def _reading(tensor: Tensor, sources: Mapping[str, Buffer]) -> Tensor:
     return replace(tensor, op=replace(op, body=walk.rewrite_expr(op.body, turn)))
 
 
-def _tensor(state: State, name: str) -> Tensor:
+def _tensor(state: ScheduleState, name: str) -> Tensor:
     if name in state.stages:
         return state.stages[name].tensor
     return state.workload.tensor(name)

@@ -15,7 +15,7 @@ from loopwright.sched.extent import Extent
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Split:
+class SplitStep:
     """`for loop` -> `for outer: for inner` with inner of extent `factor`.
 
     Rewrite: loop = outer * factor + inner; iterations past the extent are guarded away.
@@ -29,7 +29,7 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fuse:
+class FuseStep:
     """`for first: for second` -> `for fused`.
 
     Rewrite: first = fused // extent(second), second = fused % extent(second).
@@ -42,7 +42,7 @@ class Fuse:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Reorder:
+class ReorderStep:
     """The named loops take, in this order, the places that they hold together."""
 
     stage: str
@@ -50,7 +50,7 @@ class Reorder:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Annotate:
+class AnnotateStep:
     """The loop runs as `kind`."""
 
     stage: str
@@ -59,7 +59,7 @@ class Annotate:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ComputeAt:
+class ComputeAtStep:
     """The stage computes, in each iteration of `consumer`'s `loop`, just what is read there."""
 
     stage: str
@@ -68,21 +68,21 @@ class ComputeAt:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ComputeInline:
+class ComputeInlineStep:
     """The stage's body replaces every read of it."""
 
     stage: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ComputeRoot:
+class ComputeRootStep:
     """The stage computes all of its tensor before its readers start."""
 
     stage: str
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SetScope:
+class SetScopeStep:
     """The stage's buffer lives in `scope`."""
 
     stage: str
@@ -90,7 +90,7 @@ class SetScope:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SetLayout:
+class SetLayoutStep:
     """The tensor (stage, input or output) is stored as `order` says; see `Layout.blocked`."""
 
     tensor: str
@@ -98,7 +98,7 @@ class SetLayout:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CacheRead:
+class CacheReadStep:
     """`readers` read `tensor` through a copy, the new stage `name`."""
 
     tensor: str
@@ -108,7 +108,7 @@ class CacheRead:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class CacheWrite:
+class CacheWriteStep:
     """The stage's body moves to the new stage `name`; the stage itself copies from it."""
 
     tensor: str
@@ -117,7 +117,7 @@ class CacheWrite:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SplitReduction:
+class SplitReductionStep:
     """The reduction `tensor` is folded in `lanes` parts by the new stage `name`, then as a whole.
 
     Rewrite: T[i] = fold(k) f(i, k) -> N[i, l] = fold(o) f(i, o * lanes + l), T[i] = the fold of
@@ -131,16 +131,16 @@ class SplitReduction:
 
 
 Step: TypeAlias = (
-    Split
-    | Fuse
-    | Reorder
-    | Annotate
-    | ComputeAt
-    | ComputeInline
-    | ComputeRoot
-    | SetScope
-    | SetLayout
-    | CacheRead
-    | CacheWrite
-    | SplitReduction
+    SplitStep
+    | FuseStep
+    | ReorderStep
+    | AnnotateStep
+    | ComputeAtStep
+    | ComputeInlineStep
+    | ComputeRootStep
+    | SetScopeStep
+    | SetLayoutStep
+    | CacheReadStep
+    | CacheWriteStep
+    | SplitReductionStep
 )

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.sched.extent import Extent, ceildiv
-from loopwright.sched.steps import Fuse, Split
+from loopwright.sched.steps import FuseStep, SplitStep
 
 LoopId: TypeAlias = tuple[str, str]
 """(stage, loop): unique in a schedule."""
@@ -74,25 +74,25 @@ def all_exact(terms: Terms) -> Flag:
     return result
 
 
-def expand(terms: Terms, stage: str, relation: Split | Fuse, inner_extent: Extent) -> Terms:
+def expand(terms: Terms, stage: str, relation: SplitStep | FuseStep, inner_extent: Extent) -> Terms:
     """`terms` with the loops that `relation` replaced written in the loops it made.
 
-    `inner_extent` is the extent of the second loop of a Fuse (unused for a Split).
+    `inner_extent` is the extent of the second loop of a FuseStep (unused for a SplitStep).
     """
     result: list[Term] = []
     for term in terms:
-        if isinstance(relation, Split) and term.loop == (stage, relation.loop):
+        if isinstance(relation, SplitStep) and term.loop == (stage, relation.loop):
             result += _split_term(term, stage, relation)
-        elif isinstance(relation, Fuse) and term.loop == (stage, relation.first):
+        elif isinstance(relation, FuseStep) and term.loop == (stage, relation.first):
             result.append(replace(term, loop=(stage, relation.fused), div=term.div * inner_extent))
-        elif isinstance(relation, Fuse) and term.loop == (stage, relation.second):
+        elif isinstance(relation, FuseStep) and term.loop == (stage, relation.second):
             result.append(_second_term(term, (stage, relation.fused), inner_extent))
         else:
             result.append(term)
     return tuple(result)
 
 
-def _split_term(term: Term, stage: str, split: Split) -> tuple[Term, Term]:
+def _split_term(term: Term, stage: str, split: SplitStep) -> tuple[Term, Term]:
     """The term of `outer * factor + inner`; exact where factor, div and mod divide each other."""
     factor, div, mod = split.factor, term.div, term.mod
     inner = (stage, split.inner)

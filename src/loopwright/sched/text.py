@@ -31,18 +31,18 @@ from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent
 from loopwright.sched.steps import (
-    Annotate,
-    CacheRead,
-    CacheWrite,
-    ComputeAt,
-    ComputeInline,
-    ComputeRoot,
-    Fuse,
-    Reorder,
-    SetLayout,
-    SetScope,
-    Split,
-    SplitReduction,
+    AnnotateStep,
+    CacheReadStep,
+    CacheWriteStep,
+    ComputeAtStep,
+    ComputeInlineStep,
+    ComputeRootStep,
+    FuseStep,
+    ReorderStep,
+    SetLayoutStep,
+    SetScopeStep,
+    SplitReductionStep,
+    SplitStep,
     Step,
 )
 
@@ -58,36 +58,36 @@ _VERBS = {
 def show(step: Step) -> str:
     """The step on one line; see the grammar at the head of this file."""
     match step:
-        case Split(stage, loop, factor, outer, inner):
+        case SplitStep(stage, loop, factor, outer, inner):
             made = _names(outer, inner)
             return f"split {_names(stage, loop)} by {_size(factor)} into {made}"
-        case Fuse(stage, first, second, fused):
+        case FuseStep(stage, first, second, fused):
             return f"fuse {_names(stage, first, second)} into {_names(fused)}"
-        case Reorder(stage, loops):
+        case ReorderStep(stage, loops):
             return f"reorder {_names(stage, *loops)}"
-        case Annotate(stage, loop, kind):
+        case AnnotateStep(stage, loop, kind):
             return f"{_VERBS[kind]} {_names(stage, loop)}"
-        case ComputeAt(stage, consumer, loop):
+        case ComputeAtStep(stage, consumer, loop):
             return f"compute {_names(stage)} at {_names(consumer)} in {_names(loop)}"
-        case ComputeInline(stage):
+        case ComputeInlineStep(stage):
             return f"inline {_names(stage)}"
-        case ComputeRoot(stage):
+        case ComputeRootStep(stage):
             return f"root {_names(stage)}"
-        case SetScope(stage, scope):
+        case SetScopeStep(stage, scope):
             return f"keep {_names(stage)} in {scope.value}"
-        case SetLayout(tensor, order):
+        case SetLayoutStep(tensor, order):
             dims = " ".join(
                 str(o) if isinstance(o, int) else f"{o[0]}:{_size(o[1])}" for o in order
             )
             return f"store {_names(tensor)} as {dims}".rstrip()
-        case CacheRead(tensor, readers, name, scope):
+        case CacheReadStep(tensor, readers, name, scope):
             through = _names(name)
             return (
                 f"read {_names(tensor)} through {through} for {_names(*readers)} in {scope.value}"
             )
-        case CacheWrite(tensor, name, scope):
+        case CacheWriteStep(tensor, name, scope):
             return f"write {_names(tensor)} through {_names(name)} in {scope.value}"
-        case SplitReduction(tensor, lanes, name):
+        case SplitReductionStep(tensor, lanes, name):
             return f"fold {_names(tensor)} through {_names(name)} by {lanes}"
 
 
@@ -140,40 +140,40 @@ def _take(words: Sequence[str], pattern: str) -> list[str]:
 
 def _split(words: Sequence[str]) -> Step:
     stage, loop, factor, outer, inner = _take(words, "_ _ by _ into _ _")
-    return Split(stage, loop, int(factor), outer, inner)
+    return SplitStep(stage, loop, int(factor), outer, inner)
 
 
 def _fuse(words: Sequence[str]) -> Step:
-    return Fuse(*_take(words, "_ _ _ into _"))
+    return FuseStep(*_take(words, "_ _ _ into _"))
 
 
 def _reorder(words: Sequence[str]) -> Step:
-    return Reorder(words[0], tuple(words[1:]))
+    return ReorderStep(words[0], tuple(words[1:]))
 
 
 def _annotate(kind: LoopKind) -> Callable[[Sequence[str]], Step]:
     def parse_kind(words: Sequence[str]) -> Step:
         stage, loop = _take(words, "_ _")
-        return Annotate(stage, loop, kind)
+        return AnnotateStep(stage, loop, kind)
 
     return parse_kind
 
 
 def _compute(words: Sequence[str]) -> Step:
-    return ComputeAt(*_take(words, "_ at _ in _"))
+    return ComputeAtStep(*_take(words, "_ at _ in _"))
 
 
 def _inline(words: Sequence[str]) -> Step:
-    return ComputeInline(*_take(words, "_"))
+    return ComputeInlineStep(*_take(words, "_"))
 
 
 def _root(words: Sequence[str]) -> Step:
-    return ComputeRoot(*_take(words, "_"))
+    return ComputeRootStep(*_take(words, "_"))
 
 
 def _keep(words: Sequence[str]) -> Step:
     stage, scope = _take(words, "_ in _")
-    return SetScope(stage, Scope(scope))
+    return SetScopeStep(stage, Scope(scope))
 
 
 def _store(words: Sequence[str]) -> Step:
@@ -182,23 +182,23 @@ def _store(words: Sequence[str]) -> Step:
     for word in words[2:]:
         dim, colon, block = word.partition(":")
         order.append((int(dim), int(block)) if colon else int(dim))
-    return SetLayout(tensor, tuple(order))
+    return SetLayoutStep(tensor, tuple(order))
 
 
 def _read(words: Sequence[str]) -> Step:
     tensor, name = _take(words[:4], "_ through _ for")
     (scope,) = _take(words[-2:], "in _")
-    return CacheRead(tensor, tuple(words[4:-2]), name, Scope(scope))
+    return CacheReadStep(tensor, tuple(words[4:-2]), name, Scope(scope))
 
 
 def _write(words: Sequence[str]) -> Step:
     tensor, name, scope = _take(words, "_ through _ in _")
-    return CacheWrite(tensor, name, Scope(scope))
+    return CacheWriteStep(tensor, name, Scope(scope))
 
 
 def _fold(words: Sequence[str]) -> Step:
     tensor, name, lanes = _take(words, "_ through _ by _")
-    return SplitReduction(tensor, int(lanes), name)
+    return SplitReductionStep(tensor, int(lanes), name)
 
 
 _PARSERS: Mapping[str, Callable[[Sequence[str]], Step]] = {

@@ -24,7 +24,8 @@ from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, pl
 from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, LoopKind, Stmt, Store
+from loopwright.ir.kernel import Kernel
+from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 from loopwright.target.union import Target
 
 LANE = Idx(0, 1)

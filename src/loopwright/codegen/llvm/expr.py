@@ -294,7 +294,7 @@ class Expressions:
         for node in walk.visit(stmt):
             if isinstance(node, Load | Store):
                 in_memory = self._storage.places[node.buffer].home is not Home.REGISTERS
-                if in_memory and not _names(node.indices[0]) & lane_vars:
+                if in_memory and not walk.names(node.indices[0]) & lane_vars:
                     return True
         return False
 
@@ -306,7 +306,7 @@ class Expressions:
         """True when some load in `expr` has the same address in every lane."""
         lane_vars = self._lane_vars()
         loads = (n for n in distinct(expr) if isinstance(n, Load))
-        return any(not _names(load.indices[0]) & lane_vars for load in loads)
+        return any(not walk.names(load.indices[0]) & lane_vars for load in loads)
 
 
 def _dtype(node: Expr) -> DType:
@@ -314,11 +314,6 @@ def _dtype(node: Expr) -> DType:
     while isinstance(node, Binary) and node.op not in COMPARISONS:
         node = node.lhs
     return node.dtype
-
-
-def _names(expr: Expr) -> set[str]:
-    """The variables in `expr`."""
-    return {n.name for n in distinct(expr) if isinstance(n, Var)}
 
 
 def _repeated(expr: Expr) -> frozenset[Expr]:

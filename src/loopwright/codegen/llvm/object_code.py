@@ -12,7 +12,7 @@ import llvmlite.binding as llvm
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.errors import CodegenError
-from loopwright.ir.stmt import Kernel
+from loopwright.ir.kernel import Kernel
 from loopwright.target.union import Target
 
 OPT_LEVEL = 2

@@ -9,7 +9,7 @@ import functools
 import struct
 
 from loopwright.codegen.values import Number, Operand, rounded
-from loopwright.ir.dtype import F16, F32, F64, DType, Kind
+from loopwright.ir.dtype import F16, F32, F64, DType, DTypeKind
 
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16"}
 
@@ -27,7 +27,7 @@ def storage_type(dtype: DType) -> str:
     """The scalar type that values of `dtype` have in memory: `i16` for bfloat16, `i8` for bool."""
     if dtype == F16:
         return "half"
-    if dtype.kind is Kind.BFLOAT:
+    if dtype.kind is DTypeKind.BFLOAT:
         return "i16"
     return "i8" if dtype.is_bool else compute_type(dtype)
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from loopwright.errors import ShapeError
-from loopwright.ir.dtype import F64, accumulator
-from loopwright.ir.dtype import Kind as DKind
+from loopwright.ir.dtype import F64, DTypeKind, accumulator
 from loopwright.ir.expr import Binary, Expr, Op, binary, const
 from loopwright.ops.nodes.attributes import NodeAttrs, integer
 from loopwright.ops.nodes.node import (
@@ -47,7 +46,7 @@ def _mod(a: Expr, b: Expr, attrs: NodeAttrs) -> Expr:
         raise ShapeError(f"the dtypes {a.dtype} and {b.dtype} differ")
     truncated = integer(attrs, "fmod", 0)
     if a.dtype.is_int:
-        return a - (a / b) * b if truncated and a.dtype.kind is DKind.INT else a % b
+        return a - (a / b) * b if truncated and a.dtype.kind is DTypeKind.INT else a % b
     wide, by = a.astype(F64), b.astype(F64)
     quotient = trunc(wide / by)
     # 0 * inf is no number: what has no whole quotient is its own remainder.

@@ -32,7 +32,7 @@ def _sign(x: Expr, _: NodeAttrs) -> Expr:
 
 
 def _minus_one(x: Expr) -> Expr:
-    unsigned = x.dtype.kind is dt.Kind.UINT
+    unsigned = x.dtype.kind is dt.DTypeKind.UINT
     return const(0 if unsigned else -1, x.dtype)
 
 
@@ -170,7 +170,7 @@ NODES: tuple[NodeDef, ...] = (
     _float("gelu", _gelu, "approximate"),
     _any("identity", _plain(lambda x: x)),
     _any("neg", _plain(lambda x: -x)),
-    _any("abs", _plain(lambda x: x if x.dtype.kind is dt.Kind.UINT else te.abs(x))),
+    _any("abs", _plain(lambda x: x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x))),
     _any("relu", _plain(lambda x: te.maximum(x, const(0, x.dtype)))),
     _any("sign", _sign),
     _any("not", _not),

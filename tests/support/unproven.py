@@ -14,10 +14,11 @@ from typing import TypeAlias
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
 from loopwright.ir.expr import Binary, Buffer, Call, Expr, Fn, Load, Op, Select, Var
+from loopwright.ir.kernel import Kernel
 from loopwright.ir.linear import Form, Forms
 from loopwright.ir.printer import show
 from loopwright.ir.simplify import form_of, simplify
-from loopwright.ir.stmt import Alloc, Block, For, If, Kernel, Stmt, Store
+from loopwright.ir.stmt import Alloc, Block, For, If, Stmt, Store
 
 _Facts: TypeAlias = tuple[Form, ...]
 """Forms that are at most 0 wherever control gets to."""
