@@ -200,7 +200,7 @@ with lw.load(sys.argv[1]) as model:
 print(*sys.modules)
 """
 NEEDED = {
-    "errors", "fields", "jsonio", "kernel_call", "layout", "settings", "target", "version",
+    "errors", "fields", "jsonio", "kernel_call", "layout", "outcome", "settings", "target", "version",
     "weights", "ir", "runtime", "codegen.artifact", "codegen.llvm", "codegen.llvm.driver",
 }  # fmt: skip
 
