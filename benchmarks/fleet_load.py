@@ -168,7 +168,7 @@ def _timed_command(address: str) -> tuple[float, int]:
 async def _use(link: Link, devices: int) -> None:
     """Lease each device once, so that the store knows it; those free for longest come first."""
     for number in range(devices):
-        link.send(Acquire(f"before{number}", "kind=cpu"))
+        link.send(Acquire(request=f"before{number}", selector="kind=cpu"))
         answer = await link.receive(30.0)
         if not isinstance(answer, Granted):
             raise FleetError(f"no grant of a free device: {answer}")
@@ -194,7 +194,7 @@ async def measure_restart(agents: int, each: int) -> Restart:
         second = stack.enter_context(process("tracker", store, address))
         link = await client(address)
         up = time.perf_counter() - begin
-        link.send(Acquire("after", "kind=cpu", max_wait_ms=30_000))
+        link.send(Acquire(request="after", selector="kind=cpu", max_wait_ms=30_000))
         while not isinstance(answer := await link.receive(30.0), Granted):
             if not isinstance(answer, Queued):
                 raise FleetError(f"no grant after the restart: {answer}")

@@ -24,6 +24,7 @@ from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, Serving, run, serve
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed, dial
 from loopwright.fleet.wire.messages import (
     Acquire,
@@ -31,7 +32,6 @@ from loopwright.fleet.wire.messages import (
     DeviceInfo,
     DeviceReport,
     Granted,
-    Incoming,
     Queued,
     Register,
     Release,
@@ -48,7 +48,7 @@ _START_S = 60.0
 
 async def run_tracker(store: str, address: str) -> None:
     """The tracker process: one line of JSON when it serves."""
-    options = ServeOptions((address,), store, TrackerConfig(auth=False))
+    options = ServeOptions(listen=(address,), store=store, config=TrackerConfig(auth=False))
 
     def ready(serving: Serving) -> None:
         sys.stdout.write(json.dumps({"addresses": serving.addresses}) + "\n")
@@ -68,13 +68,13 @@ class SimulatedAgent:
         self._credential: Credential = Anonymous(name)
         self._devices = tuple(
             DeviceInfo(
-                f"{name}/cpu{n}",
-                {"board": f"b{n % 100}", "host": name, "kind": "cpu", "arch": "x86-64"},
-                "cpu -mcpu=x86-64-v3",
-                "Simulated CPU @ 2.0 GHz",
-                (n,),
-                ("tcp://127.0.0.1:7071",),
-                1,
+                name=f"{name}/cpu{n}",
+                labels={"board": f"b{n % 100}", "host": name, "kind": "cpu", "arch": "x86-64"},
+                target="cpu -mcpu=x86-64-v3",
+                device="Simulated CPU @ 2.0 GHz",
+                cores=(n,),
+                addresses=("tcp://127.0.0.1:7071",),
+                tier=1,
             )
             for n in range(count)
         )
@@ -109,7 +109,7 @@ class SimulatedAgent:
         if link is None or link.closed:
             return
         reports = tuple(
-            DeviceReport(name, "idle", "good", last_epoch=epoch)
+            DeviceReport(name=name, occupancy="idle", health="good", last_epoch=epoch)
             for name, epoch in self._epochs.items()
         )
         for start in range(0, len(reports), _PAGE):
@@ -165,7 +165,9 @@ class LoadClient:
             self.done.set()
             return
         self._count += 1
-        self._link.send(Acquire(f"r{os.getpid()}-{self._number}-{self._count}", self._selector))
+        self._link.send(
+            Acquire(request=f"r{os.getpid()}-{self._number}-{self._count}", selector=self._selector)
+        )
 
     def _heard(self, message: Incoming, _: int) -> None:
         if isinstance(message, Granted):

@@ -30,7 +30,7 @@ import harness
 from fleet_part import Part, Row, run_alone
 from fleet_roles import real_fleet
 from harness import figure
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.session import Blob
@@ -67,7 +67,7 @@ async def _leased(address: str, token: str) -> AsyncIterator[tuple[AsyncFleet, H
     fleet = AsyncFleet(control, _far, time.monotonic)
     await fleet.start()
     try:
-        async with fleet.lease(Wish()) as (held,):
+        async with fleet.lease(LeaseRequest()) as (held,):
             yield fleet, held
     finally:
         await fleet.close()

@@ -21,7 +21,7 @@ from pathlib import Path
 from loopwright.errors import ConfigError
 from loopwright.fleet.security import signing, tickets, tokens
 from loopwright.fleet.security.mac import FrameMac
-from loopwright.fleet.wire import address, messages
+from loopwright.fleet.wire import address, codec
 from loopwright.fleet.wire.faults import Denied
 from loopwright.fleet.wire.fields import check_name
 from loopwright.fleet.wire.frame import (
@@ -83,13 +83,13 @@ def message_of(frame: Frame) -> None:
     """Read a frame as a message; one that is good is written and read as the same."""
     FrameMac(KEY, from_dialer=True).tag(frame.header, frame.body)
     try:
-        message = messages.from_frame(frame)
+        message = codec.from_frame(frame)
     except FrameError:
         return
-    if isinstance(message, messages.Data):
-        again = messages.from_frame(messages.data_frame(message.head, message.data, frame.stream))
+    if isinstance(message, codec.Data):
+        again = codec.from_frame(codec.data_frame(message.head, message.data, frame.stream))
     else:
-        again = messages.from_frame(messages.to_frame(message, frame.stream))
+        again = codec.from_frame(codec.to_frame(message, frame.stream))
     if again != message:
         raise BrokenPromiseError(f"{message!r} is written as {again!r}")
 
@@ -134,7 +134,7 @@ def _fuzz(options: argparse.Namespace, corpus: Path) -> None:
         atheris = importlib.import_module("atheris")
     except ImportError:
         raise SystemExit("fuzzing needs the package atheris: pip install atheris") from None
-    for module in (messages, tickets, tokens, address, signing):
+    for module in (codec, tickets, tokens, address, signing):
         for name, value in vars(module).items():
             if getattr(value, "__module__", None) == module.__name__ and hasattr(value, "__code__"):
                 setattr(module, name, atheris.instrument_func(value))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 from fleet_site import Town, town
 
-from loopwright.fleet.book.events import Event, Wanted
+from loopwright.fleet.book.events import Event, Requested
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.sim.devices import SimulatedAgent, SimulatedDevice, timed
 from loopwright.fleet.wire.link import Link, dial
@@ -114,7 +114,7 @@ def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
     tracker, happened, priorities = fleet.here.tracker, fleet.here.tracker.happened, set()
 
     def note(event: Event) -> None:
-        if isinstance(event, Wanted):
+        if isinstance(event, Requested):
             priorities.add(event.priority)
         happened(event)
 
@@ -161,5 +161,5 @@ def test_a_version_that_is_too_far_apart_is_told_with_both(fleet: Town) -> None:
         check=False,
     )
     assert (done.returncode, done.stdout) == (69, "")
-    assert "speaks protocol 3 to 3, this one 1 to 1; versions may be apart by one" in done.stderr
+    assert "speaks protocol 3 to 3, this one 1 to 2; versions may be apart by one" in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -21,11 +21,11 @@ from loopwright.fleet.agent.blobs import BlobCache
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits, Timers
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
+from loopwright.fleet.wire.codec import Data
 from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.wire.messages import (
     Close,
     Closed,
-    Data,
     Error,
     Have,
     Message,

@@ -65,7 +65,9 @@ def tracker(orders: TrackerOrders) -> None:
         sys.stdout.flush()
 
     config = msgspec.convert(orders.config, TrackerConfig)
-    options = ServeOptions(orders.listen, orders.store, config, token_file=Path(orders.token_file))
+    options = ServeOptions(
+        listen=orders.listen, store=orders.store, config=config, token_file=Path(orders.token_file)
+    )
     run(serve(options, rng=np.random.default_rng(0), log=sys.stderr, ready=ready))
 
 

@@ -20,15 +20,16 @@ from loopwright.fleet.security.handshake import Facts, accept_session, welcome
 from loopwright.fleet.security.mac import FrameMac, channel_macs
 from loopwright.fleet.security.tickets import DeviceState
 from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow, make_code, make_token
+from loopwright.fleet.wire.codec import to_frame
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
 from loopwright.fleet.wire.frame import Flags, FrameError, header
-from loopwright.fleet.wire.link import Link, Peer
-from loopwright.fleet.wire.messages import Challenge, Message, to_frame
+from loopwright.fleet.wire.link import Link, LinkPeer
+from loopwright.fleet.wire.messages import Challenge, Message
 from loopwright.fleet.words import Role
 
 Assault = Callable[[Tally], Awaitable[None]]
 FACTS = Facts("tracker-1", 1, 1000)
-FAR = Peer("tcp://192.0.2.7:1", host="192.0.2.7")
+FAR = LinkPeer(address="tcp://192.0.2.7:1", host="192.0.2.7")
 TOKEN, EXPIRED, REVOKED, VIEWER, CODE, OLD_CODE = (
     make_token(),
     make_token(),
@@ -133,8 +134,8 @@ async def say(sock: socket.socket, *messages: Message) -> None:
 
 async def hear(sock: socket.socket) -> Challenge:
     """The challenge that is sent."""
+    from loopwright.fleet.wire.codec import from_frame
     from loopwright.fleet.wire.frame import Decoder
-    from loopwright.fleet.wire.messages import from_frame
 
     decoder = Decoder()
     while True:

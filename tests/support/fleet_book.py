@@ -8,10 +8,10 @@ from typing import TypeVar
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import (
+    DesiredState,
     Effect,
     EndLease,
-    Given,
-    Order,
+    GrantedLease,
     ReserveEpochs,
     TellDesired,
     TellGranted,
@@ -27,10 +27,10 @@ from loopwright.fleet.book.events import (
     Event,
     GiveBack,
     Renewal,
-    Report,
+    ReportedState,
+    Requested,
     Synced,
     Tick,
-    Wanted,
 )
 from loopwright.fleet.words import Admin, EndReason, Health, Occupancy, Verdict
 
@@ -88,7 +88,7 @@ class Bench:
 
     # --- agents ---
 
-    def synced(self, agent: str, *reports: Report) -> Synced:
+    def synced(self, agent: str, *reports: ReportedState) -> Synced:
         """A report of an agent, with the seq that it has by now."""
         return Synced(agent, self.incarnation[agent], self.seq[agent], reports)
 
@@ -115,13 +115,25 @@ class Bench:
         """One device of an agent reports."""
         agent = device.partition("/")[0]
         self.seq[agent] += 1
-        told = Report(device, occupancy, health, lease, epoch, max(last, epoch), drift)
+        told = ReportedState(
+            device=device,
+            occupancy=occupancy,
+            health=health,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=max(last, epoch),
+            drift=drift,
+        )
         return self.tell(self.synced(agent, told))
 
     def report_of(self, agent: str, device: str) -> list[Effect]:
         """An agent reports a device that is not named after it."""
         self.seq[agent] += 1
-        return self.tell(self.synced(agent, Report(device, Occupancy.IDLE, Health.GOOD)))
+        return self.tell(
+            self.synced(
+                agent, ReportedState(device=device, occupancy=Occupancy.IDLE, health=Health.GOOD)
+            )
+        )
 
     def ready(self, *devices: str, **labels: str) -> None:
         """Devices that may be granted, each of an agent that is named before the slash."""
@@ -134,7 +146,7 @@ class Bench:
         for device in devices:
             self.report(device)
 
-    def order(self, device: str) -> Order:
+    def order(self, device: str) -> DesiredState:
         """What the device was told last by the last event."""
         orders = [o for told in self.said(TellDesired) for o in told.orders if o.device == device]
         return orders[-1]
@@ -158,37 +170,39 @@ class Bench:
         self.asked += 1
         name = request or f"r{self.asked}"
         self.tell(
-            Wanted(
-                name,
-                client,
-                tenant,
-                selector,
-                count,
-                ttl,
-                priority,
-                max_wait,
-                {} if modules is None else modules,
+            Requested(
+                request=name,
+                client=client,
+                tenant=tenant,
+                selector=selector,
+                count=count,
+                ttl_s=ttl,
+                priority=priority,
+                max_wait_s=max_wait,
+                modules={} if modules is None else modules,
             )
         )
         return name
 
-    def get(self, selector: str = "", **how: object) -> Given:
+    def get(self, selector: str = "", **how: object) -> GrantedLease:
         """Ask for a device that is free; returns the grant."""
         self.want(selector, **how)  # type: ignore[arg-type]  # as want takes them
         return self.given[0]
 
-    def use(self, selector: str = "", **how: object) -> Given:
+    def use(self, selector: str = "", **how: object) -> GrantedLease:
         """Ask for a device that is free, and open it."""
         given = self.get(selector, **how)
         self.report(given.device, Occupancy.ACTIVE, epoch=given.epoch)
         return given
 
-    def renew(self, given: Given, *, client: str = "c", tenant: str = "t") -> Verdict:
+    def renew(self, given: GrantedLease, *, client: str = "c", tenant: str = "t") -> Verdict:
         """Renew a lease."""
         self.tell(Renewal(given.lease, given.epoch, client, tenant))
         return self.said(TellRenewed)[0].verdict
 
-    def give_back(self, given: Given, *, client: str = "c", tenant: str = "t") -> list[Effect]:
+    def give_back(
+        self, given: GrantedLease, *, client: str = "c", tenant: str = "t"
+    ) -> list[Effect]:
         """Release a lease."""
         return self.tell(GiveBack(given.lease, given.epoch, client, tenant))
 
@@ -199,7 +213,7 @@ class Bench:
     # --- what was said ---
 
     @property
-    def given(self) -> tuple[Given, ...]:
+    def given(self) -> tuple[GrantedLease, ...]:
         """What was granted by the last event."""
         return tuple(given for told in self.said(TellGranted) for given in told.given)
 

@@ -25,7 +25,15 @@ KEY = bytes(range(32))
 OTHER_KEY = bytes(range(1, 33))
 LOOPBACK = "tcp://127.0.0.1:0"
 USER = Principal("ada", "lab", Role.USER)
-INFO = DeviceInfo("host/cpu0", {"board": "rpi4"}, "llvm -mcpu=x", "a cpu", (0, 1), (), 1)
+INFO = DeviceInfo(
+    name="host/cpu0",
+    labels={"board": "rpi4"},
+    target="llvm -mcpu=x",
+    device="a cpu",
+    cores=(0, 1),
+    addresses=(),
+    tier=1,
+)
 STATE = DeviceState("host/cpu0", "boot-1", 4)
 
 
@@ -78,7 +86,16 @@ def sealed(key: bytes = KEY, **changes: object) -> tuple[bytes, bytes]:
 
 def opened(ticket: Ticket) -> Opened:
     """What a device answers."""
-    return Opened(ticket.lease, ticket.epoch, ticket.ttl_ms, INFO, 1, 1000, 1 << 30, 1 << 20)
+    return Opened(
+        lease=ticket.lease,
+        epoch=ticket.epoch,
+        ttl_ms=ticket.ttl_ms,
+        device=INFO,
+        tier=1,
+        max_wall_ms=1000,
+        max_memory=1 << 30,
+        max_blob=1 << 20,
+    )
 
 
 @dataclass

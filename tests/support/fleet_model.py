@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.selector import parse
-from loopwright.fleet.words import Admin, EndReason, Health, Link, Occupancy, Refusal
+from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal
 
 NEVER = float("inf")
 
@@ -45,13 +45,13 @@ class ModelAgent:
     down: float = NEVER
     seq: int = 0
 
-    def link(self, now: float, config: BookConfig) -> Link:
+    def link(self, now: float, config: BookConfig) -> LinkState:
         if not self.registered:
-            return Link.LOST
+            return LinkState.LOST
         if now >= min(self.heard + config.lost_s, self.down + config.reconnect_s):
-            return Link.LOST
+            return LinkState.LOST
         silent = now >= self.heard + config.suspect_s or self.down != NEVER
-        return Link.SUSPECT if silent else Link.UP
+        return LinkState.SUSPECT if silent else LinkState.UP
 
 
 @dataclass
@@ -112,7 +112,7 @@ class Model:
             del self.waiting[request]
         return gone
 
-    def link(self, device: ModelDevice) -> Link:
+    def link(self, device: ModelDevice) -> LinkState:
         return self.agents[device.agent].link(self.now, self.config)
 
     def lease_on(self, device: ModelDevice) -> ModelLease | None:
@@ -120,7 +120,7 @@ class Model:
 
     def grantable(self, device: ModelDevice) -> bool:
         return (
-            self.link(device) is Link.UP
+            self.link(device) is LinkState.UP
             and device.known
             and device.synced
             and device.health is Health.GOOD
@@ -182,7 +182,7 @@ class Model:
             reason = None
             if self.now >= lease.expires:
                 reason = EndReason.EXPIRED
-            elif self.link(device) is Link.LOST:
+            elif self.link(device) is LinkState.LOST:
                 reason = EndReason.DEVICE_LOST
             elif not lease.opened and self.now >= lease.granted + config.open_s:
                 heard = self.agents[device.agent].heard
@@ -192,7 +192,7 @@ class Model:
                 ended.add((lease.id, reason))
                 self.end(lease)
         for device in self.devices.values():
-            if self.link(device) is Link.LOST:
+            if self.link(device) is LinkState.LOST:
                 device.synced = False
                 device.awaited = NEVER
             elif self.now >= device.awaited + config.grace_s:
@@ -215,7 +215,7 @@ class Model:
     def end(self, lease: ModelLease) -> None:
         device = self.devices[lease.device]
         del self.leases[lease.id]
-        if lease.opened and self.link(device) is not Link.LOST:
+        if lease.opened and self.link(device) is not LinkState.LOST:
             device.awaited = self.now
 
     def lose_agent(self, agent: ModelAgent) -> set[tuple[str, EndReason]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from loopwright.fleet.wire import codec
 from loopwright.fleet.wire import messages as m
 from loopwright.fleet.wire.frame import Frame
 from loopwright.kernel_call import KernelCall, WireParam
@@ -15,36 +16,105 @@ from loopwright.kernel_call import KernelCall, WireParam
 GOLDEN = Path(__file__).parent.parent / "fleet" / "wire" / "golden" / "protocol-1.txt"
 DIGEST, NONCE = bytes(range(32)), bytes(range(32, 64))
 DEVICE = m.DeviceInfo(
-    "lab/cpu0",
-    {"board": "rpi4", "kind": "cpu"},
-    "llvm -mcpu=cortex-a72",
-    "BCM2711 4x1500 MHz",
-    (0, 1, 2, 3),
-    ("tcp://10.0.0.7:7071", "unix:///run/agent.sock"),
-    1,
+    name="lab/cpu0",
+    labels={"board": "rpi4", "kind": "cpu"},
+    target="llvm -mcpu=cortex-a72",
+    device="BCM2711 4x1500 MHz",
+    cores=(0, 1, 2, 3),
+    addresses=("tcp://10.0.0.7:7071", "unix:///run/agent.sock"),
+    tier=1,
 )
-REPORT = m.DeviceReport("lab/cpu0", "active", "good", "lease-1", 7, 7, 0.01, 51.5, "warm")
+REPORT = m.DeviceReport(
+    name="lab/cpu0",
+    occupancy="active",
+    health="good",
+    lease="lease-1",
+    epoch=7,
+    last_epoch=7,
+    drift=0.01,
+    temperature_c=51.5,
+    detail="warm",
+)
 PARAM = WireParam("a", "float32", (4, 8), ((0, 8, 4), (1, 1, 8)), "winograd")
 ITEM = KernelCall(
     3, DIGEST, "kernel_0", (PARAM,), 1, 4096, 2, 11, True, 1, 5, 100, 2000, 1 << 30, 1.5e6, NONCE
 )
-ORDER = m.DeviceOrder("lab/cpu0", "lease-1", 7, 9000, "enabled", True, True, "y", 6)
+ORDER = m.DeviceOrder(
+    name="lab/cpu0",
+    lease="lease-1",
+    epoch=7,
+    ttl_ms=9000,
+    admin="enabled",
+    probe=True,
+    kill=True,
+    why="y",
+    fence=6,
+)
 MODULES = {"bitstream": "0" * 64}
 SAMPLES: tuple[m.Message, ...] = (
-    m.Hello("agent", 1, 2, "loopwright 1.0", "key", "lab", "s3cret", "00-ab-cd-01", True),
-    m.Welcome(1, "tracker-1", 9, 2000, "lab", 1, DIGEST, NONCE),
+    m.Hello(
+        role="agent",
+        proto_min=1,
+        proto_max=2,
+        software="loopwright 1.0",
+        auth="key",
+        principal="lab",
+        secret="s3cret",
+        trace="00-ab-cd-01",
+        mac=True,
+    ),
+    m.Welcome(
+        proto=1,
+        tracker="tracker-1",
+        tracker_epoch=9,
+        sync_ms=2000,
+        principal="lab",
+        role=1,
+        device_key=DIGEST,
+        proof=NONCE,
+    ),
     m.Challenge(NONCE, True),
     m.Proof(DIGEST, NONCE),
-    m.Error("auth", "the token is not known here", 1500, False, DIGEST, 4),
+    m.Error(
+        code="auth",
+        detail="the token is not known here",
+        retry_after_ms=1500,
+        fatal=False,
+        digest=DIGEST,
+        item=4,
+        answers=6,
+    ),
     m.Ping(41),
     m.Pong(41),
     m.Register("boot-1", (DEVICE,), True, ({"runtime": "ab" * 32},)),
     m.Sync(12, (REPORT,)),
     m.Desired(12, (ORDER,), 2000),
     m.Superseded("lab/cpu0", "boot-2"),
-    m.Acquire("req-1", "board=rpi4", 2, 15_000, 3, 60_000, MODULES, {"wl": "conv2d"}),
+    m.Acquire(
+        request="req-1",
+        selector="board=rpi4",
+        count=2,
+        ttl_ms=15_000,
+        priority=3,
+        max_wait_ms=60_000,
+        modules=MODULES,
+        tags={"wl": "conv2d"},
+    ),
     m.Queued("req-1", 4, "3 match, 2 leased"),
-    m.Granted("req-1", (m.Grant("lease-1", DEVICE, "boot-1", 7, 15_000, b"ticket", DIGEST),)),
+    m.Granted(
+        "req-1",
+        (
+            m.Grant(
+                lease="lease-1",
+                device=DEVICE,
+                incarnation="boot-1",
+                epoch=7,
+                ttl_ms=15_000,
+                ticket=b"ticket",
+                key=DIGEST,
+            ),
+        ),
+    ),
     m.Refused("req-1", "quota", "8 of 8 leases", 5000),
     m.Renew("lease-1", 7),
     m.Renewed("lease-1", "yield-please", 9000, "a gang waits", "preempted"),
@@ -55,15 +125,39 @@ SAMPLES: tuple[m.Message, ...] = (
     m.Answer(5, b"[]", "lab/cpu1"),
     m.Command(6, "drain", {"device": "lab/cpu0", "why": "fan"}),
     m.Done(6, b"{}"),
-    m.Open(b"ticket", NONCE, 1, 2, "00-ab-cd-01", True),
-    m.Opened("lease-1", 7, 15_000, DEVICE, 1, 2000, 1 << 30, 1 << 26, {"runtime": "0" * 64}),
+    m.Open(ticket=b"ticket", nonce=NONCE, proto_min=1, proto_max=2, trace="00-ab-cd-01", mac=True),
+    m.Opened(
+        lease="lease-1",
+        epoch=7,
+        ttl_ms=15_000,
+        device=DEVICE,
+        tier=1,
+        max_wall_ms=2000,
+        max_memory=1 << 30,
+        max_blob=1 << 26,
+        modules={"runtime": "0" * 64},
+    ),
     m.Configure({"runtime": "0" * 64}),
     m.Configured(("runtime",)),
     m.Have((DIGEST, NONCE)),
     m.Missing((DIGEST,), (4096,)),
     m.Stored(DIGEST),
     m.RunBatch((ITEM,)),
-    m.Result(3, "ok", (1.5e6, 1.25e6), "run", "crash", "signal 11", 0.25, 1, 51.5, 0.01, 2, 1, 1),
+    m.Result(
+        id=3,
+        status="ok",
+        ns=(1.5e6, 1.25e6),
+        stage="run",
+        kind="crash",
+        detail="signal 11",
+        run_s=0.25,
+        tier=1,
+        temperature_c=51.5,
+        drift=0.01,
+        canary=2,
+        good=1,
+        lost=1,
+    ),
     m.Close(),
     m.Closed("released", "bye"),
     m.PutHead(DIGEST, 1 << 20, 3 << 20),
@@ -74,8 +168,8 @@ SAMPLES: tuple[m.Message, ...] = (
 def encoded(message: m.Message) -> Frame:
     """The frame of a sample; heads of data frames carry four bytes."""
     if isinstance(message, (m.PutHead, m.OutputHead)):
-        return m.data_frame(message, b"data", 5)
-    return m.to_frame(message, 5)
+        return codec.data_frame(message, b"data", 5)
+    return codec.to_frame(message, 5)
 
 
 def main() -> None:

@@ -114,7 +114,7 @@ class Town:
 
             client = await self.here.client()
             name = client.request()
-            client.link.send(Acquire(name, selector, **more))
+            client.link.send(Acquire(request=name, selector=selector, **more))
             await until(lambda: book.request(name) is not None)
             self._kept.append(client)
             return name

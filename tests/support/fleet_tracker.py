@@ -16,17 +16,18 @@ import numpy as np
 from loopwright.fleet.security.handshake import Anonymous, Credential, greet
 from loopwright.fleet.store.memory import MemoryRows, MemoryStore
 from loopwright.fleet.store.rows import (
-    Batch,
-    Kept,
+    ChangeBatch,
     Logged,
     Pace,
     StoreBusyError,
+    StoreContents,
     StoreError,
     TrackerStore,
 )
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.log import JsonLog
 from loopwright.fleet.tracker.server import Clocks, Tracker
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.link import Link, dial, pair
 from loopwright.fleet.wire.listener import Listener, ListenLimits
 from loopwright.fleet.wire.messages import (
@@ -41,7 +42,6 @@ from loopwright.fleet.wire.messages import (
     Done,
     Grant,
     Granted,
-    Incoming,
     Message,
     Queued,
     Register,
@@ -106,7 +106,7 @@ class FlakyStore:
 
     inner: TrackerStore = field(default_factory=MemoryStore)
     broken: str = ""
-    commits: list[Batch] = field(default_factory=list)
+    commits: list[ChangeBatch] = field(default_factory=list)
     kind: Pace = Pace.SLOW
     busy: bool = False
     threads: list[str] = field(default_factory=list)
@@ -116,13 +116,13 @@ class FlakyStore:
     def begin(self) -> int:
         return self.inner.begin()
 
-    def load(self) -> Kept:
+    def load(self) -> StoreContents:
         return self.inner.load()
 
-    def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
+    def pace(self, batch: ChangeBatch) -> Pace:  # noqa: ARG002  # of the protocol
         return self.kind
 
-    def commit(self, batch: Batch, *, wait: bool = True) -> None:
+    def commit(self, batch: ChangeBatch, *, wait: bool = True) -> None:
         if self.busy and not wait:
             raise StoreBusyError("another process writes")
         if self.hang is not None:
@@ -185,7 +185,10 @@ class Site:
         link, welcome = await self._come("agent", credential or Anonymous(name), "")
         agent = FakeAgent(link, welcome, incarnation, {})
         infos = tuple(info(device, labels, address) for device in devices)
-        agent.reports = {device.name: DeviceReport(device.name, "idle", "good") for device in infos}
+        agent.reports = {
+            device.name: DeviceReport(name=device.name, occupancy="idle", health="good")
+            for device in infos
+        }
         link.send(Register(incarnation, infos))
         agent.listen()
         if sync:
@@ -211,7 +214,15 @@ class Site:
 
 def info(name: str, labels: Mapping[str, str] | None = None, address: str = ADDRESS) -> DeviceInfo:
     given = {"board": "rpi4", "kind": "cpu"} if labels is None else dict(labels)
-    return DeviceInfo(name, given, "cpu", "a cpu", (0,), (address,), 1)
+    return DeviceInfo(
+        name=name,
+        labels=given,
+        target="cpu",
+        device="a cpu",
+        cores=(0,),
+        addresses=(address,),
+        tier=1,
+    )
 
 
 @dataclass

@@ -80,7 +80,7 @@ class LocalRunner:
         starting = self._thread.start(self.embedded.start())
         starting.add_done_callback(lambda done: done.cancelled() or done.exception())
         alone = not self.background_cores
-        config = DevicesConfig(1, 1 if alone else _IN_FLIGHT, idle_s=math.inf)
+        config = DevicesConfig(limit=1, in_flight=1 if alone else _IN_FLIGHT, idle_s=math.inf)
         devices = LeasedDevices(
             self.embedded,
             self._thread,

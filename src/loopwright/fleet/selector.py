@@ -43,7 +43,7 @@ class Operator(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Term:
+class SelectorTerm:
     """One condition; `values` are sorted, and empty for EXISTS and MISSING."""
 
     key: str
@@ -78,7 +78,7 @@ class Term:
 class Selector:
     """A parsed selector; made by `parse`."""
 
-    terms: tuple[Term, ...]
+    terms: tuple[SelectorTerm, ...]
     text: str = field(compare=False)
 
     def matches(self, labels: Mapping[str, str]) -> bool:
@@ -97,7 +97,7 @@ def parse(text: str) -> Selector:
     if len(text) > MAX_CHARS:
         raise ConfigError(f"a selector of {len(text)} characters; at most {MAX_CHARS} are read")
     reader = _Reader(text)
-    terms: dict[tuple[str, str, tuple[str, ...]], Term] = {}
+    terms: dict[tuple[str, str, tuple[str, ...]], SelectorTerm] = {}
     reader.skip_space()
     while reader.at < len(text):
         term = _term(reader)
@@ -168,21 +168,21 @@ class _Reader:
         return _ESCAPED.sub(r"\1", found.group(1))
 
 
-def _term(reader: _Reader) -> Term:
+def _term(reader: _Reader) -> SelectorTerm:
     """The term that is next."""
     if reader.take("!"):
-        return Term(reader.word(_WORD, "a label's name after '!'"), Operator.MISSING)
+        return SelectorTerm(reader.word(_WORD, "a label's name after '!'"), Operator.MISSING)
     key = reader.word(_WORD, "a label's name")
     if reader.take("!="):
-        return Term(key, Operator.NOT_IN, (reader.value(),))
+        return SelectorTerm(key, Operator.NOT_IN, (reader.value(),))
     if reader.take("==") or reader.take("="):
-        return Term(key, Operator.IN, (reader.value(),))
+        return SelectorTerm(key, Operator.IN, (reader.value(),))
     start = reader.at
     for operator in (Operator.NOT_IN, Operator.IN):
         if reader.take(operator.value) and reader.take("("):
-            return Term(key, operator, _values(reader))
+            return SelectorTerm(key, operator, _values(reader))
         reader.at = start
-    return Term(key, Operator.EXISTS)
+    return SelectorTerm(key, Operator.EXISTS)
 
 
 def _values(reader: _Reader) -> tuple[str, ...]:

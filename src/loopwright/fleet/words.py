@@ -17,7 +17,7 @@ NO_RUNTIME = "none"
 """In place of a digest: the device has no native runtime, a client is to bring one."""
 
 
-class Link(enum.Enum):
+class LinkState(enum.Enum):
     """Whether the tracker hears of a device."""
 
     UP = "up"
@@ -96,8 +96,36 @@ class Verdict(enum.Enum):
     GONE = "gone"
 
 
+class ErrorCode(enum.StrEnum):
+    """What kind of failure an Error message tells of. Codes of newer versions read as FAILED."""
+
+    AUTH = "auth"
+    FORBIDDEN = "forbidden"
+    PROTOCOL = "protocol"  # the sender could not read what it got
+    UNEXPECTED = "unexpected"  # a message that has no place here
+    BAD_REQUEST = "bad-request"
+    NO_DEVICE = "no-device"
+    NOT_FOUND = "not-found"
+    STORE = "store"
+    DEVICE = "device"  # it cannot serve now
+    REFUSED = "refused"
+    QUOTA = "quota"
+    NO_BLOB = "no-blob"
+    BAD_UPLOAD = "bad-upload"
+    BAD_DIGEST = "bad-digest"
+    TOO_LARGE = "too-large"
+    DISK = "disk"
+    DISK_FULL = "disk-full"
+    FAILED = "failed"
+
+    @classmethod
+    def _missing_(cls, value: object) -> ErrorCode:
+        del value
+        return cls.FAILED
+
+
 class RunStatus(enum.Enum):
-    """How one run on a device ended. `BLAMES_CANDIDATE` says which may train a cost model."""
+    """How one run on a device ended. `CONCLUSIVE` says which may train a cost model."""
 
     OK = "ok"
     LOAD_ERROR = "load-error"
@@ -113,7 +141,7 @@ class RunStatus(enum.Enum):
     INFRA = "infra"
 
 
-BLAMES_CANDIDATE = frozenset(
+CONCLUSIVE = frozenset(
     {
         RunStatus.OK,
         RunStatus.LOAD_ERROR,

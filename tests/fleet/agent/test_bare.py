@@ -22,10 +22,10 @@ from fleet_tracker import run as run_site
 from loopwright.fleet.agent import describe
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import AgentOptions
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import Ran
+from loopwright.fleet.client.session import RemoteResult
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import Configure, Configured, Error, Opened
@@ -113,15 +113,15 @@ def test_a_candidate_runs_with_the_runtime_that_a_client_brings_once(
 
     digest = digest_of(runtime_object(machine_dir))
 
-    async def work() -> list[tuple[Opened, int, Ran]]:
-        found: list[tuple[Opened, int, Ran]] = []
+    async def work() -> list[tuple[Opened, int, RemoteResult]]:
+        found: list[tuple[Opened, int, RemoteResult]] = []
         async with site() as here:
             made = await (await here.client()).command("join.issue", agent="pi")
             begin("--tracker", here.address, "--join", made["code"])
             async with client_of(here, machine_dir) as fleet:
                 await here.free(1)
                 for _ in range(2):
-                    async with fleet.lease(Wish("name=pi/cpu0")) as (lease,):
+                    async with fleet.lease(LeaseRequest(selector="name=pi/cpu0")) as (lease,):
                         session = await fleet.open(lease)
                         brought = session.sent_bytes
                         (ran,) = [one async for one in session.run_batch([timed])]

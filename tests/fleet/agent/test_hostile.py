@@ -15,7 +15,7 @@ import hostile_kernels
 from hostile_kernels import Hostile
 from loopwright.fleet.agent import bubble
 from loopwright.fleet.wire.messages import RunBatch
-from loopwright.fleet.words import BLAMES_CANDIDATE, RunStatus, Tier
+from loopwright.fleet.words import CONCLUSIVE, RunStatus, Tier
 from loopwright.runtime.cpu.native import object_code
 from loopwright.sandbox.inputs import generate
 
@@ -73,7 +73,7 @@ def test_a_hostile_candidate_is_blamed_and_the_session_goes_on(
         run = item(hostile_code, kind.name, run_timeout_ms=limit, run_memory=MEMORY)
         (result,) = await client.run(run)
         assert result.status == kind.status.value, result
-        assert RunStatus(result.status) in BLAMES_CANDIDATE
+        assert RunStatus(result.status) in CONCLUSIVE
         assert result.tier == Tier.T1
         assert result.kind == "" or result.detail
         await client.doubles(hostile_code)

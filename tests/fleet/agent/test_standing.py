@@ -20,7 +20,7 @@ def ticket(epoch: int, lease: str | None = None, ttl_ms: int = 1000, boot: str =
 
 def order(epoch: int = 0, ttl_ms: int = 1000, **more: object) -> DeviceOrder:
     lease = f"l{epoch}" if epoch else ""
-    return DeviceOrder("h/d", lease, epoch, ttl_ms, "enabled", **more)  # type: ignore[arg-type]
+    return DeviceOrder(name="h/d", lease=lease, epoch=epoch, ttl_ms=ttl_ms, admin="enabled", **more)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -124,7 +124,9 @@ def test_epochs_never_go_back(standing: Standing) -> None:
 
 
 def test_a_word_of_a_newer_tracker_is_refused_and_changes_nothing(standing: Standing) -> None:
-    newer = DeviceOrder("h/d", "", 0, 1000, "asleep", fence=5, kill=True)
+    newer = DeviceOrder(
+        name="h/d", lease="", epoch=0, ttl_ms=1000, admin="asleep", fence=5, kill=True
+    )
 
     with pytest.raises(FleetError, match=r"wants h/d 'asleep'.*update this agent"):
         standing.order(newer, 100.5, OPEN_S)

@@ -61,7 +61,17 @@ class FakeTracker:
             link.send(self.refuse)
             link.close()
         else:
-            link.send(Welcome(PROTOCOL, "fake", 1, 60_000, "here", 0, KEY))
+            link.send(
+                Welcome(
+                    proto=PROTOCOL,
+                    tracker="fake",
+                    tracker_epoch=1,
+                    sync_ms=60_000,
+                    principal="here",
+                    role=0,
+                    device_key=KEY,
+                )
+            )
             self.links.append(link)
             await self.listen(link)
 
@@ -79,7 +89,7 @@ class FakeTracker:
     def order(self, **changes: object) -> None:
         """Send one order for the device."""
         words: dict[str, object] = {"lease": "", "epoch": 0, "ttl_ms": 0, "admin": "enabled"}
-        order = DeviceOrder(DEVICE, **{**words, **changes})  # type: ignore[arg-type]
+        order = DeviceOrder(name=DEVICE, **{**words, **changes})  # type: ignore[arg-type]
         self.links[-1].send(Desired(1, (order,), 60_000))
 
     @property
@@ -270,7 +280,7 @@ def test_a_superseded_agent_ends_its_session_and_stops(machine_dir: Path) -> Non
 def test_an_agent_that_is_refused_stops_with_the_trackers_words(machine_dir: Path) -> None:
     async def main() -> None:
         async with running(options(machine_dir, key=b"")) as agent:
-            tracker = FakeTracker(refuse=Error("auth", "a join code is needed here"))
+            tracker = FakeTracker(refuse=Error(code="auth", detail="a join code is needed here"))
             with pytest.raises(AuthError, match="a join code is needed here"):
                 await asyncio.wait_for(agent.run(tracker.connect), WAIT_S)
             await asyncio.gather(*tracker.tasks)

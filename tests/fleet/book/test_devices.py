@@ -18,7 +18,7 @@ from loopwright.fleet.book.events import (
     AgentUp,
     DeviceSpec,
     ProbeAsked,
-    Report,
+    ReportedState,
     Synced,
     Tick,
 )
@@ -27,7 +27,7 @@ from loopwright.fleet.words import (
     Admin,
     EndReason,
     Health,
-    Link,
+    LinkState,
     Occupancy,
     Refusal,
     Verdict,
@@ -55,7 +55,7 @@ class TestGrantable:
     def test_when_up_good_enabled_idle_and_reported(self, bench: Bench) -> None:
         one = view(bench)
         assert one.grantable
-        assert (one.link, one.health) == (Link.UP, Health.GOOD)
+        assert (one.link, one.health) == (LinkState.UP, Health.GOOD)
         assert (one.admin, one.occupancy) == (Admin.ENABLED, Occupancy.IDLE)
 
     def test_not_before_it_reported(self) -> None:
@@ -90,13 +90,13 @@ class TestLink:
     def test_silence_makes_it_suspect_then_lost(self, bench: Bench) -> None:
         given = bench.use(ttl=600.0)
         bench.wait(5.9, agents=False)
-        assert view(bench).link is Link.UP
+        assert view(bench).link is LinkState.UP
         bench.wait(0.2, agents=False)
-        assert view(bench).link is Link.SUSPECT
+        assert view(bench).link is LinkState.SUSPECT
         bench.wait(23.8, agents=False)
         assert bench.ended == []
         bench.wait(0.2, agents=False)
-        assert view(bench).link is Link.LOST
+        assert view(bench).link is LinkState.LOST
         assert bench.ended == [(given.lease, EndReason.DEVICE_LOST)]
         assert "device-lost" in notes(bench)
 
@@ -107,7 +107,11 @@ class TestLink:
         bench.want("name=b/0")
         assert bench.granted == []
         assert bench.renew(given) is Verdict.OK
-        bench.tell(bench.synced("b", Report("b/0", Occupancy.IDLE, Health.GOOD)))
+        bench.tell(
+            bench.synced(
+                "b", ReportedState(device="b/0", occupancy=Occupancy.IDLE, health=Health.GOOD)
+            )
+        )
         assert bench.granted == []  # that seq is known already
         bench.report("b/0")
         assert len(bench.granted) == 1
@@ -115,7 +119,7 @@ class TestLink:
     def test_a_closed_connection_makes_it_suspect_at_once_and_lost_soon(self, bench: Bench) -> None:
         given = bench.use()
         bench.tell(AgentDown("a", "1"))
-        assert view(bench).link is Link.SUSPECT
+        assert view(bench).link is LinkState.SUSPECT
         bench.wait(9.9, agents=False)
         assert bench.ended == []
         bench.wait(0.2, agents=False)
@@ -138,7 +142,7 @@ class TestLink:
         bench.up("a", "a/0")
         bench.tell(AgentDown("a", "1"))  # of the connection before: it took long to die
         bench.report("a/0", Occupancy.ACTIVE, epoch=given.epoch)
-        assert view(bench).link is Link.UP
+        assert view(bench).link is LinkState.UP
         bench.wait(20.0)
         assert bench.ended == []
 
@@ -147,7 +151,7 @@ class TestLink:
         bench.wait(31.0, agents=False)
         request = bench.want()
         bench.report("a/0", Occupancy.ACTIVE, epoch=1)
-        assert view(bench).link is Link.UP
+        assert view(bench).link is LinkState.UP
         assert bench.granted == []
         order = bench.order("a/0")
         assert (order.lease, order.fence, order.kill) == ("", 1, True)
@@ -157,9 +161,9 @@ class TestLink:
     def test_a_longer_period_between_reports_makes_silence_longer(self, bench: Bench) -> None:
         bench.tell(Synced("a", "1", 99, (), period_s=10.0))
         bench.wait(29.0, agents=False)
-        assert view(bench).link is Link.UP
+        assert view(bench).link is LinkState.UP
         bench.wait(2.0, agents=False)
-        assert view(bench).link is Link.SUSPECT
+        assert view(bench).link is LinkState.SUSPECT
 
     def test_a_device_that_is_lost_for_a_week_is_forgotten(self) -> None:
         bench = Bench(BookConfig(forget_s=1000.0))
@@ -181,9 +185,21 @@ class TestReports:
     def test_those_out_of_order_or_doubled_are_ignored(self, bench: Bench) -> None:
         given = bench.get()
         bench.seq["a"] = 10
-        bench.tell(bench.synced("a", Report("a/0", Occupancy.ACTIVE, Health.GOOD, "", 1, 1)))
+        bench.tell(
+            bench.synced(
+                "a",
+                ReportedState(
+                    device="a/0",
+                    occupancy=Occupancy.ACTIVE,
+                    health=Health.GOOD,
+                    lease="",
+                    epoch=1,
+                    last_epoch=1,
+                ),
+            )
+        )
         for seq in (10, 9):
-            old = Report("a/0", Occupancy.IDLE, Health.BAD)
+            old = ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD)
             bench.tell(Synced("a", "1", seq, (old,)))
             assert view(bench).health is Health.GOOD
             assert view(bench).occupancy is Occupancy.ACTIVE
@@ -198,14 +214,24 @@ class TestReports:
     def test_one_answer_covers_all_devices_of_an_agent(self) -> None:
         bench = Bench()
         bench.ready("a/0", "a/1", "a/2")
-        idle = [Report(f"a/{n}", Occupancy.IDLE, Health.GOOD) for n in range(3)]
+        idle = [
+            ReportedState(device=f"a/{n}", occupancy=Occupancy.IDLE, health=Health.GOOD)
+            for n in range(3)
+        ]
         bench.seq["a"] += 1
         bench.tell(bench.synced("a", *idle))
         (told,) = bench.said(TellDesired)
         assert [order.device for order in told.orders] == ["a/0", "a/1", "a/2"]
 
     def test_those_of_an_agent_that_is_not_known_change_nothing(self, bench: Bench) -> None:
-        bench.tell(Synced("x", "1", 1, (Report("a/0", Occupancy.IDLE, Health.BAD),)))
+        bench.tell(
+            Synced(
+                "x",
+                "1",
+                1,
+                (ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD),),
+            )
+        )
         assert notes(bench) == ["unknown-agent"]
         assert view(bench).health is Health.GOOD
 
@@ -245,7 +271,7 @@ class TestCleaning:
         bench.report("a/0", Occupancy.CLEANING, last=1)
         bench.wait(20.0, agents=False)
         assert view(bench).health is Health.GOOD
-        assert view(bench).link is Link.SUSPECT
+        assert view(bench).link is LinkState.SUSPECT
 
 
 class TestProbes:
@@ -359,7 +385,14 @@ class TestIncarnations:
     def test_reports_of_the_old_one_are_refused(self, bench: Bench) -> None:
         bench.up("a", "a/0", incarnation="2")
         bench.report("a/0")
-        bench.tell(Synced("a", "1", 999, (Report("a/0", Occupancy.IDLE, Health.BAD),)))
+        bench.tell(
+            Synced(
+                "a",
+                "1",
+                999,
+                (ReportedState(device="a/0", occupancy=Occupancy.IDLE, health=Health.BAD),),
+            )
+        )
         assert [(s.incarnation, s.device) for s in bench.said(TellSuperseded)] == [("1", "a/0")]
         assert view(bench).health is Health.GOOD
 
@@ -434,7 +467,7 @@ class TestTwoAgentsWithOneDevice:
         given = bench.use("name=a/1")
         bench.up("a", "a/0")
         assert bench.ended == [(given.lease, EndReason.DEVICE_LOST)]
-        assert view(bench, "a/1").link is Link.LOST
+        assert view(bench, "a/1").link is LinkState.LOST
 
 
 class TestLabels:
@@ -466,7 +499,7 @@ class TestTheTrackerItself:
         bench.tell(Tick())
         assert bench.ended == []
         bench.report("a/0", Occupancy.ACTIVE, epoch=given.epoch)
-        assert view(bench).link is Link.UP
+        assert view(bench).link is LinkState.UP
 
     def test_time_never_goes_back(self, bench: Bench) -> None:
         given = bench.use()

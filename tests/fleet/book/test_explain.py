@@ -8,7 +8,7 @@ import pytest
 from fleet_book import Bench
 
 from loopwright.fleet.book.config import BookConfig, TenantConfig
-from loopwright.fleet.book.events import AgentDown, Revoked, StoreDown, Unwanted
+from loopwright.fleet.book.events import AgentDown, Cancelled, Revoked, StoreDown
 from loopwright.fleet.words import Admin, Health, LeaseState, Occupancy
 
 
@@ -260,7 +260,7 @@ class TestRequests:
         bench = three()
         leased(bench, "a/0")
         waits = bench.want("name=a/0")
-        bench.tell(Unwanted(waits, "c"))
+        bench.tell(Cancelled(waits, "c"))
         assert bench.explain(waits) == "over: cancelled, its client or an operator took it back"
 
     def test_one_that_waited_in_vain(self) -> None:

@@ -27,6 +27,7 @@ from loopwright.fleet.book.events import (
     AdminSet,
     AgentDown,
     AgentUp,
+    Cancelled,
     ClientDown,
     DeviceRow,
     DeviceSpec,
@@ -34,17 +35,16 @@ from loopwright.fleet.book.events import (
     Event,
     GiveBack,
     Renewal,
-    Report,
+    ReportedState,
+    Requested,
     Restored,
     Revoked,
     StoreDown,
     StoreUp,
     Synced,
     Tick,
-    Unwanted,
-    Wanted,
 )
-from loopwright.fleet.words import Admin, EndReason, Health, Link, Occupancy, Refusal, Verdict
+from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Verdict
 
 CONFIG = BookConfig(
     epoch_block=4,
@@ -229,7 +229,7 @@ class BookMachine(RuleBasedStateMachine):
     @rule(agent=st.sampled_from(AGENTS))
     def hang_up(self, agent: str) -> None:
         one = self.model.agents[agent]
-        if one.registered and one.link(self.model.now, CONFIG) is not Link.LOST:
+        if one.registered and one.link(self.model.now, CONFIG) is not LinkState.LOST:
             one.down = self.model.now
             self.tell(AgentDown(agent, str(one.incarnation)))
 
@@ -251,7 +251,14 @@ class BookMachine(RuleBasedStateMachine):
             elif device.cleaning:
                 occupancy = Occupancy.CLEANING
             reports.append(
-                Report(device.name, occupancy, device.well, "", device.session, device.last)
+                ReportedState(
+                    device=device.name,
+                    occupancy=occupancy,
+                    health=device.well,
+                    lease="",
+                    epoch=device.session,
+                    last_epoch=device.last,
+                )
             )
             model.told(device, occupancy)
         self.tell(Synced(agent, str(one.incarnation), one.seq, tuple(reports)), ended)
@@ -262,7 +269,7 @@ class BookMachine(RuleBasedStateMachine):
         if one.seq == 0:
             return
         idle = tuple(
-            Report(device.name, Occupancy.IDLE, Health.GOOD)
+            ReportedState(device=device.name, occupancy=Occupancy.IDLE, health=Health.GOOD)
             for device in self.model.devices.values()
             if device.agent == agent
         )
@@ -360,7 +367,16 @@ class BookMachine(RuleBasedStateMachine):
         expected = self._refusal(request)
         if expected is None:
             model.waiting[name] = request
-        event = Wanted(name, client, tenant, selector, count, ttl, priority, max_wait)
+        event = Requested(
+            request=name,
+            client=client,
+            tenant=tenant,
+            selector=selector,
+            count=count,
+            ttl_s=ttl,
+            priority=priority,
+            max_wait_s=max_wait,
+        )
         effects = self.tell(event)
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
         assert refused == ([] if expected is None else [expected])
@@ -393,18 +409,25 @@ class BookMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def want_what_was_granted(self, data: st.DataObject) -> None:
         lease = self._lease(data)
-        event = Wanted(lease.request, lease.client, lease.tenant, "", 1, lease.ttl)
+        event = Requested(
+            request=lease.request,
+            client=lease.client,
+            tenant=lease.tenant,
+            selector="",
+            count=1,
+            ttl_s=lease.ttl,
+        )
         assert any(isinstance(e, TellGranted) for e in self.tell(event))
 
-    def _event(self, request: ModelRequest) -> Wanted:
-        return Wanted(
-            request.id,
-            request.client,
-            request.tenant,
-            request.selector,
-            request.count,
-            request.ttl,
-            request.priority,
+    def _event(self, request: ModelRequest) -> Requested:
+        return Requested(
+            request=request.id,
+            client=request.client,
+            tenant=request.tenant,
+            selector=request.selector,
+            count=request.count,
+            ttl_s=request.ttl,
+            priority=request.priority,
         )
 
     @precondition(lambda self: self.model.waiting)
@@ -412,7 +435,7 @@ class BookMachine(RuleBasedStateMachine):
     def cancel(self, data: st.DataObject) -> None:
         request = data.draw(st.sampled_from(list(self.model.waiting.values())))
         del self.model.waiting[request.id]
-        effects = self.tell(Unwanted(request.id, request.client))
+        effects = self.tell(Cancelled(request.id, request.client))
         assert [e.code for e in effects if isinstance(e, TellRefused)] == [Refusal.CANCELLED]
         again = self.tell(self._event(request))
         assert [e.code for e in again if isinstance(e, TellRefused)] == [Refusal.CANCELLED]

@@ -9,8 +9,8 @@ import pytest
 from fleet_book import Bench
 
 from loopwright.fleet.book.config import BookConfig, TenantConfig
-from loopwright.fleet.book.effects import Given, Note, TellGranted, TellQueued
-from loopwright.fleet.book.events import ClientDown, DeviceSpec, StoreDown, StoreUp, Unwanted
+from loopwright.fleet.book.effects import GrantedLease, Note, TellGranted, TellQueued
+from loopwright.fleet.book.events import Cancelled, ClientDown, DeviceSpec, StoreDown, StoreUp
 from loopwright.fleet.book.views import LeaseView
 from loopwright.fleet.words import Admin, EndReason, Refusal, Verdict
 
@@ -22,9 +22,16 @@ def bench() -> Bench:
     return bench
 
 
-def again(view: LeaseView) -> Given:
+def again(view: LeaseView) -> GrantedLease:
     """A lease as its holder knows it."""
-    return Given(view.id, view.device, view.agent, view.incarnation, view.epoch, view.ttl_s)
+    return GrantedLease(
+        lease=view.id,
+        device=view.device,
+        agent=view.agent,
+        incarnation=view.incarnation,
+        epoch=view.epoch,
+        ttl_s=view.ttl_s,
+    )
 
 
 def serve(bench: Bench, rounds: int) -> list[TellGranted]:
@@ -138,22 +145,22 @@ class TestWaiting:
     def test_it_may_be_cancelled_by_who_asked(self, bench: Bench) -> None:
         given = bench.get()
         waits = bench.want(client="c1")
-        bench.tell(Unwanted(waits, "c2"))
+        bench.tell(Cancelled(waits, "c2"))
         assert [note.what for note in bench.said(Note)] == ["denied"]
-        bench.tell(Unwanted(waits, "c1"))
+        bench.tell(Cancelled(waits, "c1"))
         assert [r.code for r in bench.refused] == [Refusal.CANCELLED]
         bench.give_back(given)
         assert bench.granted == []
 
     def test_a_cancel_that_comes_before_its_request_counts(self, bench: Bench) -> None:
-        bench.tell(Unwanted("r", "c"))
+        bench.tell(Cancelled("r", "c"))
         bench.want(request="r")
         assert bench.granted == []
         assert [r.code for r in bench.refused] == [Refusal.CANCELLED]
 
     def test_a_cancel_of_what_was_granted_leaves_it_to_the_client(self, bench: Bench) -> None:
         given = bench.use(request="r")
-        bench.tell(Unwanted("r", "c"))
+        bench.tell(Cancelled("r", "c"))
         assert bench.effects == []
         assert bench.renew(given) is Verdict.OK
 
@@ -224,7 +231,7 @@ class TestQuotas:
             last = bench.want(tenant=f"t{number}")
         (refused,) = bench.refused
         assert (refused.code, refused.retry_after_s) == (Refusal.QUEUE_FULL, 5.0)
-        bench.tell(Unwanted(bench.book.requests()[0].id, "c"))
+        bench.tell(Cancelled(bench.book.requests()[0].id, "c"))
         bench.want(request=last)  # the same request may be tried again
         assert len(bench.queued) == 1
 

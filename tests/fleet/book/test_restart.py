@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import (
     EndLease,
-    Given,
+    GrantedLease,
     Note,
     ReserveEpochs,
     SaveDevice,
@@ -25,7 +25,15 @@ from loopwright.fleet.book.events import (
     Renewal,
     Restored,
 )
-from loopwright.fleet.words import Admin, EndReason, LeaseState, Link, Occupancy, Refusal, Verdict
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    LeaseState,
+    LinkState,
+    Occupancy,
+    Refusal,
+    Verdict,
+)
 
 
 def row(
@@ -36,7 +44,18 @@ def row(
     request: str = "r-old",
 ) -> LeaseRow:
     return LeaseRow(
-        lease, request, device, "a", incarnation, epoch, "c", "t", "board=x", 30.0, 1, {"k": "v"}
+        lease=lease,
+        request=request,
+        device=device,
+        agent="a",
+        incarnation=incarnation,
+        epoch=epoch,
+        client="c",
+        tenant="t",
+        selector="board=x",
+        ttl_s=30.0,
+        priority=1,
+        tags={"k": "v"},
     )
 
 
@@ -62,7 +81,9 @@ class TestDeviceIsTheTruth:
         (lease,) = bench.book.leases()
         assert lease.state is LeaseState.ACTIVE
         assert dict(lease.tags) == {"k": "v"}
-        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease(
+            lease="old1", device="a/0", agent="a", incarnation="1", epoch=7, ttl_s=30.0
+        )
         assert bench.renew(given) is Verdict.OK
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
@@ -74,7 +95,9 @@ class TestDeviceIsTheTruth:
         waits = bench.want("board=x")
         bench.report("a/0", last=7)
         assert bench.ended == []
-        given = Given("old1", "a/0", "a", "1", 7, 30.0)
+        given = GrantedLease(
+            lease="old1", device="a/0", agent="a", incarnation="1", epoch=7, ttl_s=30.0
+        )
         assert bench.renew(given) is Verdict.OK  # it may open another
         bench.give_back(given)
         assert bench.ended == [("old1", EndReason.RELEASED)]
@@ -415,10 +438,10 @@ class TestBrokenRows:
 def test_the_link_of_a_device_of_before_is_suspect_until_it_is_heard_of() -> None:
     bench = restarted(row())
     (view,) = bench.book.devices()
-    assert view.link is Link.SUSPECT
+    assert view.link is LinkState.SUSPECT
     bench.up("a", "a/0")
     view = bench.book.devices()[0]
-    assert view.link is Link.UP
+    assert view.link is LinkState.UP
     assert not view.grantable
 
 

@@ -23,7 +23,7 @@ from loopwright.errors import (
 )
 from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.client import control
-from loopwright.fleet.client.aio import Wish
+from loopwright.fleet.client.aio import LeaseRequest
 from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.control import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
@@ -43,7 +43,7 @@ async def behave(device: str, item: KernelCall, code: bytes) -> Result:
     if code == b"crash":
         raise Crash
     if code == b"infra":
-        return Result(item.id, "infra", detail="no fault of its own")
+        return Result(id=item.id, status="infra", detail="no fault of its own")
     return timed(item, 2000.0)
 
 
@@ -125,7 +125,7 @@ def test_leases_and_requests_outlive_the_tracker(lab: Lab) -> None:
     fleet, other = lab.client(), lab.client()
     lease = fleet.lease(ttl=3.0)
     told = threading.Event()
-    wish = Wish(max_wait=20.0)
+    wish = LeaseRequest(max_wait=20.0)
     waiting = lab.thread.start(other.aio.acquire(wish, lambda _, __: told.set()))
     assert told.wait(WAIT_S)
     lab.run(lab.end())
@@ -209,7 +209,7 @@ def test_what_cannot_be_had_says_so_with_its_exit_code(
 def test_a_request_that_is_given_up_is_forgotten_by_the_tracker(lab: Lab) -> None:
     fleet, other = lab.client(), lab.client()
     with fleet.lease():
-        waiting = lab.thread.start(other.aio.acquire(Wish()))
+        waiting = lab.thread.start(other.aio.acquire(LeaseRequest()))
         wait_until(lab, lambda: lab.tracker.book.requests())
         waiting.cancel()
         wait_until(lab, lambda: not lab.tracker.book.requests())
@@ -314,7 +314,7 @@ def test_what_the_tracker_would_not_read_is_not_said_again(
 ) -> None:
     monkeypatch.setattr(control, "require_sendable", lambda _: None)
     fleet = lab.client()
-    wish = Acquire("r1", "board=sim", priority=99)
+    wish = Acquire(request="r1", selector="board=sim", priority=99)
     lease = fleet.lease()
     with pytest.raises(FleetError, match="would not read what was asked: a Acquire that is none"):
         lab.run(fleet.aio.control.acquire(wish, lambda _, __: None))

@@ -70,13 +70,24 @@ class Script:
             raise Crash
         if word == "lose" or (word == "lose-on" and rest == device):
             return Result(
-                item.id, "infra", stage="run", kind="worker-lost", detail="it ended", lost=1
+                id=item.id,
+                status="infra",
+                stage="run",
+                kind="worker-lost",
+                detail="it ended",
+                lost=1,
             )
         if word in ("infra", "drift", "revoked") or (word == "drift-on" and rest == device):
-            return Result(item.id, word.partition("-")[0], detail="for no fault of its own")
+            return Result(
+                id=item.id, status=word.partition("-")[0], detail="for no fault of its own"
+            )
         if word == "segv":
             return Result(
-                item.id, RunStatus.CRASH.value, stage="run", kind="crash", detail="SIGSEGV"
+                id=item.id,
+                status=RunStatus.CRASH.value,
+                stage="run",
+                kind="crash",
+                detail="SIGSEGV",
             )
         return timed(item, 1000.0)
 
@@ -88,7 +99,9 @@ def leased(
     fleet: Fleet, limit: int = 2, other_s: float = 5.0, max_wait_s: float = 600.0
 ) -> LeasedDevices:
     devices = device_class(fleet, "board=sim")
-    config = DevicesConfig(limit, 2, max_wait_s, other_s=other_s, retry_s=0.01)
+    config = DevicesConfig(
+        limit=limit, in_flight=2, max_wait_s=max_wait_s, other_s=other_s, retry_s=0.01
+    )
     lessor = _Lessor(fleet.aio, devices, FleetOptions())
     runnable = frozenset({artifact("").target_key})
     return LeasedDevices(lessor, fleet.thread, time.monotonic, config, runnable=runnable)
@@ -196,7 +209,7 @@ def test_words_blame_nobody(lab: Lab) -> None:
 
     async def say(_: str, item: KernelCall, __: bytes) -> Result:
         detail = "the measuring process was lost: not so"
-        return Result(item.id, "infra", stage="run", kind="worker-lost", detail=detail)
+        return Result(id=item.id, status="infra", stage="run", kind="worker-lost", detail=detail)
 
     agent.behave = say
     devices = leased(lab.client())

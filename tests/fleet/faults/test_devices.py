@@ -150,7 +150,11 @@ class Newer:
         assert isinstance(hello, Hello)
         self.hellos += 1
         low = hello.proto_max + 2
-        link.send(Error("protocol", f"you speak 1 to {hello.proto_max}, this one {low} to {low}"))
+        link.send(
+            Error(
+                code="protocol", detail=f"you speak 1 to {hello.proto_max}, this one {low} to {low}"
+            )
+        )
         link.close()
 
 

@@ -119,7 +119,7 @@ def test_leases_and_what_explains_them() -> None:
             await made.here.free(1)
             client = await made.here.client()
             grant = await client.acquire()
-            client.link.send(Acquire("second", "board=rpi4"))
+            client.link.send(Acquire(request="second", selector="board=rpi4"))
             await until(lambda: made.here.tracker.book.request("second") is not None)
             found = await made.get("/api/v1/leases")
             assert {view["id"] for view in found} == {grant.lease, "second"}

@@ -48,6 +48,7 @@ from loopwright.fleet.security.tokens import (
     make_token,
     require_role,
 )
+from loopwright.fleet.wire.codec import to_frame
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.listener import Listener, ListenLimits
@@ -61,7 +62,6 @@ from loopwright.fleet.wire.messages import (
     Proof,
     Release,
     RunBatch,
-    to_frame,
 )
 from loopwright.fleet.words import Role
 
@@ -76,7 +76,7 @@ def changed(data: bytes, at: int) -> bytes:
 
 
 def ticket(data: bytes, state: DeviceState = STATE) -> Assault:
-    return at_device(Open(data, NONCE), state=state)
+    return at_device(Open(ticket=data, nonce=NONCE), state=state)
 
 
 def resealed(body: bytes) -> bytes:
@@ -158,7 +158,7 @@ def prove_with(make: Callable[[bytes], Proof], nonce: bytes = NONCE) -> Assault:
         link, sock = await victim(tally)
         with sock:
             device = asyncio.create_task(accept_session(link, KEY, lambda _: STATE, timeout_s=2))
-            await say(sock, Open(GOOD, nonce))
+            await say(sock, Open(ticket=GOOD, nonce=nonce))
             await say(sock, make((await hear(sock)).nonce))
             await device
 
@@ -170,7 +170,12 @@ def agent_proves(name: str, make: Callable[[bytes], Proof]) -> Assault:
         link, sock = await victim(tally)
         with sock:
             tracker = asyncio.create_task(welcome(link, town(), FACTS, timeout_s=2))
-            await say(sock, Hello("agent", 1, 1, "x", "key", name))
+            await say(
+                sock,
+                Hello(
+                    role="agent", proto_min=1, proto_max=1, software="x", auth="key", principal=name
+                ),
+            )
             await say(sock, make((await hear(sock)).nonce))
             await tracker
 
@@ -294,7 +299,15 @@ FRAMES = [
 
 
 def hello(role: str, auth: str, principal: str = "", secret: str = "") -> Hello:
-    return Hello(role, 1, 1, "attack", auth, principal, secret)
+    return Hello(
+        role=role,
+        proto_min=1,
+        proto_max=1,
+        software="attack",
+        auth=auth,
+        principal=principal,
+        secret=secret,
+    )
 
 
 def used_code() -> Assault:
@@ -324,7 +337,11 @@ CREDENTIALS = [
     Attack("unknown way in", Fault.NO_CREDENTIAL, at_tracker(hello("client", "root"))),
     Attack("role that is none", Fault.PROTOCOL, at_tracker(hello("admin", "token", "", UNKNOWN))),
     Attack("first message is no hello", Fault.UNEXPECTED, at_tracker(Release("lease-1", 1))),
-    Attack("acquire before hello", Fault.UNEXPECTED, at_tracker(Acquire("r", "board=x"))),
+    Attack(
+        "acquire before hello",
+        Fault.UNEXPECTED,
+        at_tracker(Acquire(request="r", selector="board=x")),
+    ),
     Attack("run before open", Fault.UNEXPECTED, at_device(RunBatch(()))),
     Attack("proof before open", Fault.UNEXPECTED, at_device(Proof(bytes(32)))),
     Attack("hello to a device", Fault.UNEXPECTED, at_device(hello("client", "none"))),
@@ -407,12 +424,12 @@ CREDENTIALS = [
     Attack(
         "version apart by more than one",
         Fault.PROTOCOL,
-        at_tracker(Hello("client", 7, 9, "x", "none")),
+        at_tracker(Hello(role="client", proto_min=7, proto_max=9, software="x", auth="none")),
     ),
     Attack(
         "session of a version apart by more than one",
         Fault.PROTOCOL,
-        at_device(Open(GOOD, NONCE, 7, 9)),
+        at_device(Open(ticket=GOOD, nonce=NONCE, proto_min=7, proto_max=9)),
     ),
     Attack(
         "role escalation",
@@ -492,7 +509,7 @@ def test_what_the_attacks_are_made_of_is_good_where_it_should_be() -> None:
         link, sock = await victim(Tally())
         with sock:
             device = asyncio.create_task(accept_session(link, KEY, lambda _: STATE))
-            await say(sock, Open(GOOD, NONCE))
+            await say(sock, Open(ticket=GOOD, nonce=NONCE))
             nonce = (await hear(sock)).nonce
             await say(sock, Proof(prove(GOOD_KEY, Purpose.SESSION, nonce, NONCE)))
             assert await device == a_ticket()

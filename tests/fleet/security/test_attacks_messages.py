@@ -10,13 +10,12 @@ import pytest
 from fleet_attacks import Assault, Attack, bytes_at, frame, message_of, must_fail
 from fleet_links import run
 
+from loopwright.fleet.wire.codec import NUMBERS, PUT, to_frame
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
 from loopwright.fleet.wire.fields import check_name
 from loopwright.fleet.wire.frame import CONTROL_BYTES, DATA_BYTES, Flags
 from loopwright.fleet.wire.link import LinkClosed
 from loopwright.fleet.wire.messages import (
-    NUMBERS,
-    PUT,
     Acquire,
     Ask,
     Command,
@@ -30,7 +29,6 @@ from loopwright.fleet.wire.messages import (
     Renew,
     RunBatch,
     Sync,
-    to_frame,
 )
 
 HUGE = (1 << 64) - 1

@@ -33,11 +33,11 @@ from loopwright.fleet.security.handshake import (
 from loopwright.fleet.security.tickets import Ticket
 from loopwright.fleet.security.tokens import CodeRow, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault
-from loopwright.fleet.wire.link import Link, Peer, pair
+from loopwright.fleet.wire.link import Link, LinkPeer, pair
 from loopwright.fleet.wire.messages import PROTOCOL, Error, Hello, Ping, Pong, Welcome
 
 FACTS = Facts("tracker-1", 3, 2000)
-FAR = Peer("tcp://192.0.2.7:1", host="192.0.2.7")
+FAR = LinkPeer(address="tcp://192.0.2.7:1", host="192.0.2.7")
 TOKEN, CODE = make_token(), make_code()
 
 
@@ -173,7 +173,18 @@ def test_a_tracker_that_does_not_have_the_key_is_found_out() -> None:
             assert isinstance(await other.receive(1), Hello)
             other.send(Challenge(bytes(32)))
             assert isinstance(await other.receive(1), Proof)
-            other.send(Welcome(PROTOCOL, "evil", 1, 1000, "board", 0, b"", bytes(32)))
+            other.send(
+                Welcome(
+                    proto=PROTOCOL,
+                    tracker="evil",
+                    tracker_epoch=1,
+                    sync_ms=1000,
+                    principal="board",
+                    role=0,
+                    device_key=b"",
+                    proof=bytes(32),
+                )
+            )
 
         task = asyncio.create_task(impostor())
         with pytest.raises(Denied, match="proof"):
@@ -203,13 +214,13 @@ def test_credentials_do_not_show_their_secret() -> None:
         assert str(KEY) not in repr(credential)
 
 
-@pytest.mark.parametrize("version", [(2, 9), (0, 0)])
-def test_versions_too_far_apart_are_refused_with_both_ranges(version: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("low", "high"), [(PROTOCOL + 1, 9), (0, 0)])
+def test_versions_too_far_apart_are_refused_with_both_ranges(low: int, high: int) -> None:
     async def work() -> None:
         one, other = await ends()
         task = asyncio.create_task(welcome(other, folk(), FACTS))
-        one.send(Hello("client", *version, "old", "none"))
-        with pytest.raises(FleetError, match=f"speaks protocol {version[0]} to {version[1]}"):
+        one.send(Hello(role="client", proto_min=low, proto_max=high, software="old", auth="none"))
+        with pytest.raises(FleetError, match=f"speaks protocol {low} to {high}"):
             await task
         assert "update the older" in getattr(await one.receive(1), "detail", "")
         assert other.tally.of(Fault.PROTOCOL) == 1
@@ -222,7 +233,17 @@ def test_a_newer_side_that_still_speaks_our_version_is_welcome() -> None:
     async def work() -> None:
         one, other = await ends()
         task = asyncio.create_task(welcome(other, folk(), FACTS))
-        one.send(Hello("client", 1, PROTOCOL + 1, "new", "token", "", TOKEN.text))
+        one.send(
+            Hello(
+                role="client",
+                proto_min=1,
+                proto_max=PROTOCOL + 1,
+                software="new",
+                auth="token",
+                principal="",
+                secret=TOKEN.text,
+            )
+        )
         assert (await task).proto == PROTOCOL
         await bye(one, other)
 
@@ -294,7 +315,7 @@ def test_a_device_that_has_no_process_for_a_session_may_have_one_later(
 
         async def device() -> None:
             await accept_session(other, KEY, lambda _: STATE)
-            other.send(Error(code, "the warden is not there"))
+            other.send(Error(code=code, detail="the warden is not there"))
             other.close("no session")
 
         task = asyncio.create_task(device())

@@ -43,7 +43,7 @@ def test_no_selector_leases_a_device_of_another_pool(selector: str) -> None:
     async def work() -> None:
         async with scoped("user") as (here, client):
             for name in ("r1", "r2"):  # the second when ours is leased
-                client.link.send(Acquire(name, selector, max_wait_ms=0))
+                client.link.send(Acquire(request=name, selector=selector, max_wait_ms=0))
                 answer = await client.link.receive(5)
                 if not isinstance(answer, Refused):
                     (grant,) = answer.grants  # type: ignore[union-attr]  # a Granted

@@ -10,7 +10,7 @@ from fleet_book import Bench
 
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig
-from loopwright.fleet.book.events import Event, GiveBack, Wanted
+from loopwright.fleet.book.events import Event, GiveBack, Requested
 from loopwright.fleet.sim.load import Rig, load
 
 
@@ -49,7 +49,15 @@ class TestSize:
             rig = Rig(devices, 0)
             for number in range(devices):
                 name = f"h{number // 100}/cpu{number % 100}"
-                rig.tell(Wanted(f"n{number}", "c", "t", f"name={name}", ttl_s=3000.0))
+                rig.tell(
+                    Requested(
+                        request=f"n{number}",
+                        client="c",
+                        tenant="t",
+                        selector=f"name={name}",
+                        ttl_s=3000.0,
+                    )
+                )
             released = [GiveBack(lease, epoch, "c", who) for lease, _, epoch, who in rig.held]
             costs.append(calls(rig, released[:20]))
             assert len(rig.held) == devices + 20
@@ -71,7 +79,11 @@ def aged(cycles: int) -> LeaseBook:
     for number in range(cycles):
         bench.now += 0.01
         client, tenant = f"c{number}", f"t{number}"
-        bench.tell(Wanted(f"r{number}", client, tenant, f"name=a/{number % 2}"))
+        bench.tell(
+            Requested(
+                request=f"r{number}", client=client, tenant=tenant, selector=f"name=a/{number % 2}"
+            )
+        )
         (given,) = bench.given
         bench.tell(GiveBack(given.lease, given.epoch, client, tenant))
         if number % 100 == 0:

@@ -23,7 +23,7 @@ from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.store.rows import (
     AgentRow,
     AuditEvent,
-    Batch,
+    ChangeBatch,
     Pace,
     StoreBusyError,
     StoreError,
@@ -43,7 +43,7 @@ def path(tmp_path: Path) -> Path:
 def test_only_the_owner_reads_the_file_and_its_log(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    store.commit(Batch([AgentRow("pi", b"k" * 32)]))
+    store.commit(ChangeBatch([AgentRow("pi", b"k" * 32)]))
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in path.parent.iterdir()}
     store.close()
     assert "tracker.db-wal" in modes
@@ -60,15 +60,28 @@ def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
 def leased(number: int) -> SaveLease:
     name = f"l1.{number}"
     return SaveLease(
-        LeaseRow(name, "r", "pi/cpu0", "pi", "boot", number + 1, "c", "t", "kind=cpu", 30.0, 0, {})
+        LeaseRow(
+            lease=name,
+            request="r",
+            device="pi/cpu0",
+            agent="pi",
+            incarnation="boot",
+            epoch=number + 1,
+            client="c",
+            tenant="t",
+            selector="kind=cpu",
+            ttl_s=30.0,
+            priority=0,
+            tags={},
+        )
     )
 
 
 def filled(store: SqlTrackerStore) -> int:
     """How many leases were committed until the log is to go into the file."""
     number = 0
-    while store.pace(Batch()) is Pace.PROMPT:
-        store.commit(Batch(leased(number + n) for n in range(1000)), wait=False)
+    while store.pace(ChangeBatch()) is Pace.PROMPT:
+        store.commit(ChangeBatch(leased(number + n) for n in range(1000)), wait=False)
         number += 1000
     return number
 
@@ -76,9 +89,9 @@ def filled(store: SqlTrackerStore) -> int:
 def test_only_what_must_survive_a_loss_of_power_waits_for_the_disk(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    assert store.pace(Batch([leased(0), AuditEvent(1.0, "did", "this")])) is Pace.PROMPT
-    assert store.pace(Batch([leased(0), ReserveEpochs("pi/cpu0", 1000)])) is Pace.SLOW
-    assert store.pace(Batch([AgentRow("pi", b"k" * 32)])) is Pace.SLOW
+    assert store.pace(ChangeBatch([leased(0), AuditEvent(1.0, "did", "this")])) is Pace.PROMPT
+    assert store.pace(ChangeBatch([leased(0), ReserveEpochs("pi/cpu0", 1000)])) is Pace.SLOW
+    assert store.pace(ChangeBatch([AgentRow("pi", b"k" * 32)])) is Pace.SLOW
     store.close()
 
 
@@ -87,13 +100,13 @@ def test_the_log_goes_into_the_file_now_and_then(path: Path) -> None:
     store.begin()
     number = filled(store)
     before = path.stat().st_size
-    store.commit(Batch([leased(number)]))
+    store.commit(ChangeBatch([leased(number)]))
     assert path.stat().st_size > before + 40 * number
-    assert store.pace(Batch()) is Pace.PROMPT
-    store.commit(Batch([leased(number + 1)]), wait=False)
+    assert store.pace(ChangeBatch()) is Pace.PROMPT
+    store.commit(ChangeBatch([leased(number + 1)]), wait=False)
     log = path.with_name("tracker.db-wal")
     size = log.stat().st_size
-    store.commit(Batch([leased(number + 2)]), wait=False)
+    store.commit(ChangeBatch([leased(number + 2)]), wait=False)
     assert log.stat().st_size == size  # it began anew
     assert len(store.load().leases) == number + 3
     store.close()
@@ -105,10 +118,10 @@ def test_a_commit_that_would_not_wait_is_refused_while_another_process_writes(pa
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreBusyError):
-        store.commit(Batch([leased(0)]), wait=False)
+        store.commit(ChangeBatch([leased(0)]), wait=False)
     other.execute("ROLLBACK")
     other.close()
-    store.commit(Batch([leased(0)]), wait=False)  # it need not be reopened
+    store.commit(ChangeBatch([leased(0)]), wait=False)  # it need not be reopened
     assert [row.lease for row in store.load().leases] == ["l1.0"]
     store.close()
 
@@ -121,7 +134,7 @@ def test_the_log_goes_into_the_file_when_another_process_has_written(path: Path)
     other.execute("BEGIN IMMEDIATE")
     rest = threading.Timer(0.1, other.execute, ["ROLLBACK"])
     rest.start()
-    store.commit(Batch([leased(number)]))
+    store.commit(ChangeBatch([leased(number)]))
     rest.join()
     other.close()
     assert len(store.load().leases) == number + 1
@@ -171,7 +184,9 @@ def test_another_version_is_refused(path: Path) -> None:
 def test_a_damaged_file_is_refused(path: Path, where: float) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    store.commit(Batch([AgentRow(f"agent-{n}", b"k" * 32, {"n": "x" * 200}) for n in range(400)]))
+    store.commit(
+        ChangeBatch([AgentRow(f"agent-{n}", b"k" * 32, {"n": "x" * 200}) for n in range(400)])
+    )
     store.close()
     with path.open("r+b") as file:
         file.seek(int(path.stat().st_size * where) // 4096 * 4096)
@@ -182,7 +197,7 @@ def test_a_damaged_file_is_refused(path: Path, where: float) -> None:
 def test_a_cut_file_is_refused(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    store.commit(Batch([AgentRow(f"agent-{n}", b"k" * 32) for n in range(400)]))
+    store.commit(ChangeBatch([AgentRow(f"agent-{n}", b"k" * 32) for n in range(400)]))
     store.close()
     os.truncate(path, path.stat().st_size // 2 + 100)
     refused(path, "is damaged")
@@ -211,12 +226,12 @@ _WRITER = """
 import os, sys
 from loopwright.fleet.book.effects import ReserveEpochs, SaveLease
 from loopwright.fleet.book.events import LeaseRow
-from loopwright.fleet.store.rows import Batch
+from loopwright.fleet.store.rows import ChangeBatch
 from loopwright.fleet.store.sql import SqlTrackerStore
 store = SqlTrackerStore(sys.argv[1])
 store.begin()
 for n in range(1, 10**9):
-    store.commit(Batch([ReserveEpochs("d", n)]))
+    store.commit(ChangeBatch([ReserveEpochs("d", n)]))
     os.write(1, b"%d\\n" % n)
 """
 
@@ -253,18 +268,18 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_refuses_commits_and_later_goes_on(small_disk: Path) -> None:
     store = SqlTrackerStore(url_of(small_disk / "tracker.db"))
     store.begin()
-    store.commit(Batch([ReserveEpochs("d", 1000)]))
+    store.commit(ChangeBatch([ReserveEpochs("d", 1000)]))
     filler = small_disk / "filler"
     with pytest.raises(OSError, match="No space"):
         filler.write_bytes(b"x" * (1 << 20))
-    big = Batch([AuditEvent(1.0, "x", "y", detail="z" * 4000) for _ in range(40)])
+    big = ChangeBatch([AuditEvent(1.0, "x", "y", detail="z" * 4000) for _ in range(40)])
     with pytest.raises(StoreError, match="disk is full; free some space"):
         store.commit(big)
     with pytest.raises(StoreError, match="was not reopened"):
         store.commit(big)
     filler.unlink()
     store.reopen()
-    store.commit(Batch([ReserveEpochs("d", 2000)]))
+    store.commit(ChangeBatch([ReserveEpochs("d", 2000)]))
     assert [row.epochs for row in store.load().devices] == [2000]
     assert store.events(0, 10) == ()
     store.close()
@@ -276,24 +291,24 @@ def test_another_writer_is_waited_for_no_longer_than_said(path: Path) -> None:
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="locked by another process"):
-        store.commit(Batch([ReserveEpochs("d", 1)]))
+        store.commit(ChangeBatch([ReserveEpochs("d", 1)]))
     other.execute("ROLLBACK")
     other.close()
     store.reopen()
-    store.commit(Batch([ReserveEpochs("d", 1)]))
+    store.commit(ChangeBatch([ReserveEpochs("d", 1)]))
     store.close()
 
 
 def test_a_store_of_before_devices_were_forgotten_is_taken_up(path: Path) -> None:
     store = SqlTrackerStore(url_of(path))
     store.begin()
-    store.commit(Batch([ReserveEpochs("pi/cpu0", 1000)]))
+    store.commit(ChangeBatch([ReserveEpochs("pi/cpu0", 1000)]))
     store.close()
     with closing(sqlite3.connect(path)) as raw:
         raw.execute("DROP TABLE forgotten")
     store = SqlTrackerStore(url_of(path))
     store.begin()
     (row,) = store.load().devices
-    store.commit(Batch([SaveDevice(replace(row, forgotten=True))]))
+    store.commit(ChangeBatch([SaveDevice(replace(row, forgotten=True))]))
     assert store.load().devices == (replace(row, forgotten=True),)
     store.close()

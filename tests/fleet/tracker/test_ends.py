@@ -16,7 +16,9 @@ from loopwright.fleet.words import EndReason
 @pytest.mark.parametrize("reason", EndReason)
 @pytest.mark.parametrize("detail", ["", "for urgent request r epoch 3: x"])
 def test_what_is_written_is_read_again(reason: EndReason, detail: str) -> None:
-    effect = EndLease("l1", "pi/cpu0", "t", 7, reason, detail)
+    effect = EndLease(
+        lease="l1", device="pi/cpu0", tenant="t", epoch=7, reason=reason, detail=detail
+    )
     event = AuditEvent(1.0, ENDED, effect.lease, detail=ends.written(effect))
     assert ends.read([event]) == (("l1", reason),)
 

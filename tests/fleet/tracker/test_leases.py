@@ -27,7 +27,7 @@ from loopwright.fleet.wire.messages import (
     Renewed,
     Superseded,
 )
-from loopwright.fleet.words import Link
+from loopwright.fleet.words import LinkState
 
 
 async def ready(here: Site, *devices: str) -> tuple[FakeAgent, Client]:
@@ -77,7 +77,7 @@ def test_a_request_waits_and_is_served_when_the_device_is_back() -> None:
             _, first = await ready(here)
             grant = await first.acquire()
             second = await here.client()
-            second.link.send(Acquire("r2", "board=rpi4"))
+            second.link.send(Acquire(request="r2", selector="board=rpi4"))
             queued = await second.link.receive(5)
             assert isinstance(queued, Queued)
             assert "1 leased" in queued.why
@@ -95,7 +95,7 @@ def test_those_who_ask_are_served_before_releases_of_the_same_turn() -> None:
             second = await here.client()
             grant = await first.acquire()
             first.link.send(Release(grant.lease, grant.epoch))
-            second.link.send(Acquire("r2", "kind=cpu"))
+            second.link.send(Acquire(request="r2", selector="kind=cpu"))
             await second.hear(Granted)
             await first.hear(Released)
             told = [line["event"] for line in here.lines() if line["event"].startswith("lease.")]
@@ -166,7 +166,7 @@ def test_a_client_that_is_back_before_the_agent_gets_its_lease_when_that_is() ->
             first = await client.acquire(request="same")
         async with site(rows=rows) as here:
             client = await here.client()
-            client.link.send(Acquire("same", "board=rpi4"))
+            client.link.send(Acquire(request="same", selector="board=rpi4"))
             waits = await client.link.receive(5)
             assert isinstance(waits, Queued)
             assert "pi/cpu0 is not back yet" in waits.why
@@ -182,7 +182,7 @@ def test_a_grant_that_no_ticket_can_be_made_for_is_refused() -> None:
         async with site() as here:
             _, client = await ready(here)
             del here.tracker.directory.agents["pi"]
-            client.link.send(Acquire("r", "board=rpi4"))
+            client.link.send(Acquire(request="r", selector="board=rpi4"))
             return await client.hear(Refused)
 
     refused = run(work())
@@ -205,11 +205,11 @@ def test_a_gang_is_granted_together() -> None:
 @pytest.mark.parametrize(
     ("acquire", "code", "detail"),
     [
-        (Acquire("r", "board=zynq"), "unsatisfiable", "board"),
-        (Acquire("r", "board=rpi4", count=2), "unsatisfiable", "2"),
-        (Acquire("r", "=rpi4"), "bad-request", "selector"),
-        (Acquire("r", "board=rpi4", ttl_ms=1), "bad-request", "ttl"),
-        (Acquire("r", "board=rpi4", count=65), "bad-request", "count"),
+        (Acquire(request="r", selector="board=zynq"), "unsatisfiable", "board"),
+        (Acquire(request="r", selector="board=rpi4", count=2), "unsatisfiable", "2"),
+        (Acquire(request="r", selector="=rpi4"), "bad-request", "selector"),
+        (Acquire(request="r", selector="board=rpi4", ttl_ms=1), "bad-request", "ttl"),
+        (Acquire(request="r", selector="board=rpi4", count=65), "bad-request", "count"),
     ],
 )
 def test_what_can_never_be_served_is_refused_at_once(
@@ -231,7 +231,7 @@ def test_a_request_gives_up_after_its_time() -> None:
         async with site() as here:
             _, client = await ready(here)
             await client.acquire()
-            client.link.send(Acquire("late", "board=rpi4", max_wait_ms=30))
+            client.link.send(Acquire(request="late", selector="board=rpi4", max_wait_ms=30))
             return (await client.hear(Refused)).code
 
     assert run(work()) == "max-wait"
@@ -244,9 +244,9 @@ def test_a_tenant_holds_no_more_than_its_quota() -> None:
         async with site(dataclasses.replace(QUICK, book=book)) as here:
             _, client = await ready(here, "pi/cpu0", "pi/cpu1")
             await client.acquire()
-            client.link.send(Acquire("waits", "board=rpi4"))
-            client.link.send(Acquire("too-many", "board=rpi4"))
-            client.link.send(Acquire("never", "board=rpi4", count=2))
+            client.link.send(Acquire(request="waits", selector="board=rpi4"))
+            client.link.send(Acquire(request="too-many", selector="board=rpi4"))
+            client.link.send(Acquire(request="never", selector="board=rpi4", count=2))
             return [(await client.hear(Refused)).code for _ in range(2)]
 
     assert run(work()) == ["quota", "quota"]
@@ -257,7 +257,7 @@ def test_a_cancelled_request_is_over() -> None:
         async with site() as here:
             _, client = await ready(here)
             await client.acquire()
-            client.link.send(Acquire("r2", "board=rpi4"))
+            client.link.send(Acquire(request="r2", selector="board=rpi4"))
             assert isinstance(await client.link.receive(5), Queued)
             client.link.send(Cancel("r2"))
             refused = await client.hear(Refused)
@@ -347,7 +347,7 @@ def test_what_a_client_waits_for_ends_with_its_connection_and_its_lease_does_not
         async with site() as here:
             _, client = await ready(here)
             await client.acquire()
-            client.link.send(Acquire("r2", "board=rpi4"))
+            client.link.send(Acquire(request="r2", selector="board=rpi4"))
             assert isinstance(await client.link.receive(5), Queued)
             client.link.close()
             await until(lambda: here.tracker.book.counts.waiting == 0)
@@ -420,7 +420,7 @@ def test_an_older_agent_that_gets_its_device_back_is_reached_at_its_own_address(
             newer = await here.agent(incarnation="boot-2", address="tcp://127.0.0.1:2")
             await until(lambda: any(isinstance(m, Superseded) for m in older.heard))
             newer.link.abort()
-            await until(lambda: here.tracker.book.counts.by_link[Link.LOST] == 1)
+            await until(lambda: here.tracker.book.counts.by_link[LinkState.LOST] == 1)
             older.sync()
             await here.free(1)
             grant = await client.acquire()

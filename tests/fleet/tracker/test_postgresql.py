@@ -57,7 +57,7 @@ class Ledger:
     async def cycle(self, client: Client) -> None:
         """Lease and give back without an end; what is refused is asked for again."""
         while True:
-            client.link.send(Acquire(client.request(), "kind=cpu"))
+            client.link.send(Acquire(request=client.request(), selector="kind=cpu"))
             heard = await client.link.receive(LIMIT_S)
             while isinstance(heard, Queued):
                 heard = await client.link.receive(LIMIT_S)
@@ -170,7 +170,9 @@ async def again(here: Site, held: Grant, epochs: Mapping[str, int]) -> None:
     """The agent comes back: one lease is served, the sessions of all others are over."""
     agent = await here.agent("pi", DEVICES, sync=False)
     for name, epoch in epochs.items():
-        agent.reports[name] = DeviceReport(name, "idle", "good", last_epoch=epoch)
+        agent.reports[name] = DeviceReport(
+            name=name, occupancy="idle", health="good", last_epoch=epoch
+        )
     agent.serve_lease(held)
     told = await agent.told(held.device.name, lambda order: order.lease != "")
     assert (told.lease, told.epoch) == (held.lease, held.epoch)

@@ -31,7 +31,7 @@ import numpy as np
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.serve import ServeOptions, serve
 config = TrackerConfig(auth=False, sync_active_s=0.1, sync_idle_s=0.2)
-options = ServeOptions((sys.argv[1],), sys.argv[2], config)
+options = ServeOptions(listen=(sys.argv[1],), store=sys.argv[2], config=config)
 ready = lambda serving: print(json.dumps(serving.addresses), flush=True)
 asyncio.run(serve(options, rng=np.random.default_rng(0), log=sys.stderr, ready=ready))
 """
@@ -78,7 +78,9 @@ async def client_of(address: str) -> Client:
 async def agent_of(address: str, *devices: str, seq: int = 0, key: bytes = b"") -> FakeAgent:
     link, welcome = await comes(address, "agent", ByKey("pi", key) if key else Anonymous("pi"))
     agent = FakeAgent(link, welcome, "boot-1", {}, seq=seq)  # type: ignore[arg-type]
-    agent.reports = {name: DeviceReport(name, "idle", "good") for name in devices}
+    agent.reports = {
+        name: DeviceReport(name=name, occupancy="idle", health="good") for name in devices
+    }
     agent.link.send(Register("boot-1", tuple(map(info, devices))))
     agent.listen()
     return agent
@@ -128,18 +130,22 @@ def test_the_book_believes_the_device_more_than_the_store(tmp_path: Path) -> Non
     store = f"sqlite:///{tmp_path}/tracker.db"
 
     async def work() -> None:
-        async with serving(ServeOptions(("tcp://127.0.0.1:0",), store, OPEN)) as here:
+        async with serving(
+            ServeOptions(listen=("tcp://127.0.0.1:0",), store=store, config=OPEN)
+        ) as here:
             agent = await agent_of(here.addresses[0], "pi/cpu0")
             agent.sync()
             client = await client_of(here.addresses[0])
             old = await client.acquire(max_wait_ms=5000)
         with contextlib.closing(sqlite3.connect(tmp_path / "tracker.db")) as rows:
             assert rows.execute("SELECT count(*) FROM leases").fetchone() == (1,)
-        async with serving(ServeOptions(("tcp://127.0.0.1:0",), store, OPEN)) as here:
+        async with serving(
+            ServeOptions(listen=("tcp://127.0.0.1:0",), store=store, config=OPEN)
+        ) as here:
             key = agent.welcome.device_key
             agent = await agent_of(here.addresses[0], "pi/cpu0", seq=agent.seq, key=key)
             agent.reports["pi/cpu0"] = DeviceReport(
-                "pi/cpu0", "idle", "good", last_epoch=old.epoch + 5000
+                name="pi/cpu0", occupancy="idle", health="good", last_epoch=old.epoch + 5000
             )
             agent.sync()
             client = await client_of(here.addresses[0])
@@ -174,9 +180,9 @@ async def serving(options: ServeOptions) -> AsyncIterator[Serving]:
 def test_the_first_start_makes_an_admin_token_once(tmp_path: Path) -> None:
     secret = tmp_path / "admin-token"
     options = ServeOptions(
-        (f"unix://{tmp_path}/t.sock", "tcp://127.0.0.1:0"),
-        f"sqlite:///{tmp_path}/tracker.db",
-        QUICK,
+        listen=(f"unix://{tmp_path}/t.sock", "tcp://127.0.0.1:0"),
+        store=f"sqlite:///{tmp_path}/tracker.db",
+        config=QUICK,
         token_file=secret,
     )
 
@@ -199,21 +205,28 @@ def test_the_first_start_makes_an_admin_token_once(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (lambda f: ServeOptions((), f"sqlite:///{f}/t.db"), "needs an address"),
+        (lambda f: ServeOptions(listen=(), store=f"sqlite:///{f}/t.db"), "needs an address"),
         (
-            lambda f: ServeOptions(("tcp://0.0.0.0:0",), f"sqlite:///{f}/t.db", OPEN),
+            lambda f: ServeOptions(
+                listen=("tcp://0.0.0.0:0",), store=f"sqlite:///{f}/t.db", config=OPEN
+            ),
             "without authentication",
         ),
         (
-            lambda f: ServeOptions(("tcp://0.0.0.0:0",), f"sqlite:///{f}/t.db", QUICK),
+            lambda f: ServeOptions(
+                listen=("tcp://0.0.0.0:0",), store=f"sqlite:///{f}/t.db", config=QUICK
+            ),
             "in the clear",
         ),
         (
-            lambda f: ServeOptions(("tls://127.0.0.1:0",), f"sqlite:///{f}/t.db"),
+            lambda f: ServeOptions(listen=("tls://127.0.0.1:0",), store=f"sqlite:///{f}/t.db"),
             "needs a certificate",
         ),
-        (lambda f: ServeOptions(("tcp://127.0.0.1:0",), f"sqlite:///{f}"), "is a folder"),
-        (lambda _: ServeOptions(("tcp://127.0.0.1:0",), "redis://x"), "not supported"),
+        (
+            lambda f: ServeOptions(listen=("tcp://127.0.0.1:0",), store=f"sqlite:///{f}"),
+            "is a folder",
+        ),
+        (lambda _: ServeOptions(listen=("tcp://127.0.0.1:0",), store="redis://x"), "not supported"),
     ],
 )
 def test_what_is_not_safe_or_not_there_is_refused(
@@ -227,7 +240,7 @@ def test_what_is_not_safe_or_not_there_is_refused(
 def test_a_store_that_is_none_of_ours_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("my notes")
-    options = ServeOptions(("tcp://127.0.0.1:0",), f"sqlite:///{path}", OPEN)
+    options = ServeOptions(listen=("tcp://127.0.0.1:0",), store=f"sqlite:///{path}", config=OPEN)
     with pytest.raises(ConfigError, match="is not a database"):
         run(serve(options, rng=np.random.default_rng(0)))
     assert path.read_text() == "my notes"
@@ -236,8 +249,10 @@ def test_a_store_that_is_none_of_ours_is_refused_and_left_alone(tmp_path: Path) 
 def test_a_taken_address_does_not_take_the_store_over(tmp_path: Path) -> None:
     async def work() -> None:
         store = f"sqlite:///{tmp_path}/tracker.db"
-        async with serving(ServeOptions(("tcp://127.0.0.1:0",), store, OPEN)) as here:
-            again = ServeOptions(here.addresses, store, OPEN)
+        async with serving(
+            ServeOptions(listen=("tcp://127.0.0.1:0",), store=store, config=OPEN)
+        ) as here:
+            again = ServeOptions(listen=here.addresses, store=store, config=OPEN)
             with pytest.raises(FleetError, match="another process listens there"):
                 await serve(again, rng=np.random.default_rng(0))
             await here.tracker.saved()
@@ -250,7 +265,7 @@ def test_a_tracker_that_was_replaced_says_so_and_ends(tmp_path: Path) -> None:
     store = f"sqlite:///{tmp_path}/tracker.db"
 
     async def work() -> None:
-        options = ServeOptions(("tcp://127.0.0.1:0",), store, OPEN)
+        options = ServeOptions(listen=("tcp://127.0.0.1:0",), store=store, config=OPEN)
         up: asyncio.Future[Serving] = asyncio.get_running_loop().create_future()
         first = asyncio.ensure_future(
             serve(options, rng=np.random.default_rng(0), ready=up.set_result)

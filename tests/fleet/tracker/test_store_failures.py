@@ -43,7 +43,7 @@ def test_a_grant_is_told_only_when_it_is_durable() -> None:
         async with site(store=store) as here:
             _, client = await ready(here)
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("r", "kind=cpu"))
+            client.link.send(Acquire(request="r", selector="kind=cpu"))
             with pytest.raises(TimeoutError):
                 await client.link.receive(0.1)
             assert here.tracker.book.counts.leases == 1
@@ -64,7 +64,7 @@ def test_requests_of_one_turn_share_a_commit_in_the_loop() -> None:
             store.commits.clear()
             store.threads.clear()
             for number in range(4):
-                client.link.send(Acquire(f"r{number}", "kind=cpu"))
+                client.link.send(Acquire(request=f"r{number}", selector="kind=cpu"))
             for _ in range(4):
                 await client.hear(Granted)
             assert [len(batch.leases) for batch in store.commits] == [4]
@@ -82,7 +82,7 @@ def test_a_store_that_is_locked_is_waited_for_beside_the_loop() -> None:
             _, client = await ready(here)
             store.busy = True
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("r", "kind=cpu"))
+            client.link.send(Acquire(request="r", selector="kind=cpu"))
             await until(lambda: here.tracker.book.counts.leases == 1)
             assert (await client.ask("status"))["read_only"] == ""  # the loop goes on
             gate.set()
@@ -118,9 +118,9 @@ def test_what_is_told_later_does_not_overtake_a_grant() -> None:
         async with site(store=store) as here:
             _, client = await ready(here, 1)
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("first", "kind=cpu"))
-            client.link.send(Acquire("second", "kind=cpu"))
-            client.link.send(Acquire("third", "no=such"))
+            client.link.send(Acquire(request="first", selector="kind=cpu"))
+            client.link.send(Acquire(request="second", selector="kind=cpu"))
+            client.link.send(Acquire(request="third", selector="no=such"))
             await until(lambda: here.tracker.book.counts.waiting == 1)
             gate.set()
             return [type(await client.link.receive(5)).__name__ for _ in range(3)]
@@ -137,9 +137,9 @@ def test_other_clients_do_not_wait_for_a_grant_to_be_saved() -> None:
             _, client = await ready(here, 1)
             other = await here.client()
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("first", "kind=cpu"))
+            client.link.send(Acquire(request="first", selector="kind=cpu"))
             await until(lambda: here.tracker.book.counts.leases == 1)
-            other.link.send(Acquire("second", "no=such"))
+            other.link.send(Acquire(request="second", selector="no=such"))
             refused = await other.hear(Refused)
             gate.set()
             await client.hear(Granted)
@@ -157,12 +157,12 @@ def test_a_full_disk_refuses_new_leases_and_keeps_the_others() -> None:
             held = await client.acquire()
             agent.serve_lease(held)
             store.broken = FULL
-            client.link.send(Acquire("lost", "kind=cpu"))
+            client.link.send(Acquire(request="lost", selector="kind=cpu"))
             refused = await client.hear(Refused)
             assert refused.code == "read-only"
             assert FULL in refused.detail
             assert refused.retry_after_ms > 0
-            client.link.send(Acquire("later", "kind=cpu"))
+            client.link.send(Acquire(request="later", selector="kind=cpu"))
             assert (await client.hear(Refused)).code == "read-only"
             client.link.send(Renew(held.lease, held.epoch))
             assert (await client.hear(Renewed)).verdict == "ok"
@@ -182,8 +182,8 @@ def test_a_grant_that_is_told_again_does_not_fail_with_one_that_is_not_saved() -
             _, client = await ready(here)
             held = await client.acquire(request="held")
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("lost", "kind=cpu"))
-            client.link.send(Acquire("held", "kind=cpu"))
+            client.link.send(Acquire(request="lost", selector="kind=cpu"))
+            client.link.send(Acquire(request="held", selector="kind=cpu"))
             await until(lambda: here.tracker.committer.waiting >= 2)
             store.broken = FULL
             gate.set()
@@ -202,7 +202,7 @@ def test_a_store_that_is_back_grants_again_and_has_what_was_missed() -> None:
             _, client = await ready(here)
             held = await client.acquire()
             store.broken = FULL
-            client.link.send(Acquire("lost", "kind=cpu"))
+            client.link.send(Acquire(request="lost", selector="kind=cpu"))
             await client.hear(Refused)
             await client.release(held)
             assert [row.lease for row in store.load().leases] == [held.lease]
@@ -225,7 +225,7 @@ def test_a_waiting_request_is_served_when_the_store_is_back() -> None:
             _, client = await ready(here, 1)
             held = await client.acquire()
             other = await here.client()
-            other.link.send(Acquire("waits", "kind=cpu"))
+            other.link.send(Acquire(request="waits", selector="kind=cpu"))
             await until(lambda: here.tracker.book.counts.waiting == 1)
             store.broken = FULL
             here.tracker.audit("something", "to be saved")
@@ -246,7 +246,7 @@ def test_a_store_that_does_not_answer_has_failed() -> None:
         async with site(dataclasses.replace(QUICK, commit_s=0.05), store=store) as here:
             _, client = await ready(here)
             store.hang = lambda: gate.wait(10) and None
-            client.link.send(Acquire("r", "kind=cpu"))
+            client.link.send(Acquire(request="r", selector="kind=cpu"))
             refused = await client.hear(Refused)
             assert refused.code == "read-only"
             assert "did not answer" in refused.detail
@@ -302,7 +302,7 @@ def test_a_second_tracker_on_the_store_ends_the_first(kind: Pace) -> None:
             _, client = await ready(here)
             async with site(rows=rows) as second:
                 assert second.tracker.epoch == here.tracker.epoch + 1
-                client.link.send(Acquire("r", "kind=cpu"))
+                client.link.send(Acquire(request="r", selector="kind=cpu"))
                 with pytest.raises(StoreFencedError, match="tracker 2 has begun"):
                     await here.tracker.stopped()
                 with pytest.raises(TimeoutError):

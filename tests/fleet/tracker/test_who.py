@@ -12,7 +12,7 @@ from fleet_tracker import QUICK, Client, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
-from loopwright.fleet.wire.link import LinkClosed, Peer, dial, pair
+from loopwright.fleet.wire.link import LinkClosed, LinkPeer, dial, pair
 from loopwright.fleet.wire.listener import ListenLimits
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
@@ -235,15 +235,18 @@ def test_a_wrong_key_is_refused_like_an_unknown_agent() -> None:
 @pytest.mark.parametrize(
     ("peer", "given"),
     [
-        (Peer("unix", os.getuid(), local=True, host="unix"), True),
-        (Peer("unix", 0, local=True, host="unix"), True),  # root reads the store anyway
-        (Peer("unix", os.getuid() + 1, local=True, host="unix"), False),
-        (Peer("unix", None, local=True, host="unix"), False),
-        (Peer("tcp", local=True, host="127.0.0.1"), False),
+        (LinkPeer(address="unix", uid=os.getuid(), local=True, host="unix"), True),
+        (
+            LinkPeer(address="unix", uid=0, local=True, host="unix"),
+            True,
+        ),  # root reads the store anyway
+        (LinkPeer(address="unix", uid=os.getuid() + 1, local=True, host="unix"), False),
+        (LinkPeer(address="unix", uid=None, local=True, host="unix"), False),
+        (LinkPeer(address="tcp", local=True, host="127.0.0.1"), False),
     ],
 )
 def test_the_key_of_an_agent_is_told_again_only_to_the_user_of_the_tracker(
-    peer: Peer, *, given: bool
+    peer: LinkPeer, *, given: bool
 ) -> None:
     async def work() -> None:
         async with site(OPEN) as here:
@@ -287,14 +290,16 @@ def test_a_joined_agent_has_devices_under_its_own_name_only() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "fine"), [(1, 2, True), (PROTOCOL, PROTOCOL, True), (2, 9, False)]
+    ("low", "high", "fine"), [(1, 2, True), (PROTOCOL, PROTOCOL, True), (PROTOCOL + 1, 9, False)]
 )
 def test_versions_are_negotiated(low: int, high: int, fine: bool) -> None:
     async def work() -> object:
         async with site() as here:
             mine, theirs = await pair()
             task = asyncio.ensure_future(here.tracker.serve(theirs))
-            mine.send(Hello("client", low, high, "test", "none"))
+            mine.send(
+                Hello(role="client", proto_min=low, proto_max=high, software="test", auth="none")
+            )
             answer = await mine.receive(5)
             await asyncio.gather(task, return_exceptions=True)
             return answer
@@ -355,7 +360,7 @@ def test_a_viewer_leases_nothing() -> None:
         async with site() as here:
             await here.agent()
             viewer = await here.client(ByToken(await token(here, role="viewer")))
-            viewer.link.send(Acquire("r", ""))
+            viewer.link.send(Acquire(request="r", selector=""))
             return await viewer.hear(Refused)
 
     refused = run(work())
@@ -371,7 +376,7 @@ def test_scopes_limit_a_token_to_pools() -> None:
             await here.free(2)
             bob = await here.client(ByToken(await token(here, scopes="lab")))
             grant = await bob.acquire("")
-            bob.link.send(Acquire("r2", "pool=attic"))
+            bob.link.send(Acquire(request="r2", selector="pool=attic"))
             return grant.device.name, (await bob.hear(Refused)).code
 
     assert run(work()) == ("lab/cpu0", "unsatisfiable")
@@ -391,7 +396,9 @@ def test_a_client_that_speaks_like_another_is_closed(message: Message) -> None:
     assert "does not send" in run(work())
 
 
-@pytest.mark.parametrize("message", [Acquire("r", ""), Sync(1, ()), Command(1, "token.issue")])
+@pytest.mark.parametrize(
+    "message", [Acquire(request="r", selector=""), Sync(1, ()), Command(1, "token.issue")]
+)
 def test_an_agent_that_speaks_out_of_turn_is_closed(message: Message) -> None:
     async def work() -> None:
         async with site() as here:

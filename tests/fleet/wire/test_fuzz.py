@@ -13,8 +13,9 @@ from fleet_samples import SAMPLES, encoded
 from hypothesis import given
 from hypothesis import strategies as st
 
+from loopwright.fleet.wire.codec import NUMBERS, from_frame
 from loopwright.fleet.wire.frame import Decoder, Frame, FrameError, header
-from loopwright.fleet.wire.messages import NUMBERS, Ping, from_frame
+from loopwright.fleet.wire.messages import Ping
 
 TOOL = Path(__file__).parents[3] / "tools" / "fuzz_frames.py"
 STREAM = b"".join(encoded(sample).encode() for sample in SAMPLES)

@@ -11,18 +11,16 @@ from fleet_links import KEY, LOOPBACK, OTHER_KEY, run, served, until
 
 from loopwright.errors import ConfigError, FleetError
 from loopwright.fleet.security.mac import channel_macs
+from loopwright.fleet.wire.codec import Data, Incoming, to_frame
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.frame import FrameError
 from loopwright.fleet.wire.link import Link, LinkClosed, LinkLimits, dial, pair
 from loopwright.fleet.wire.listener import Listener
 from loopwright.fleet.wire.messages import (
-    Data,
     Error,
-    Incoming,
     Ping,
     Pong,
     PutHead,
-    to_frame,
 )
 
 DIGEST = bytes(32)
@@ -269,7 +267,7 @@ def test_a_peer_that_does_not_read_is_cut_off() -> None:
     async def work() -> None:
         one, other = await pair(LinkLimits(unsent=4 << 20))
         other.pause_reading()
-        message = Error("x", "y" * 16_000)
+        message = Error(code="x", detail="y" * 16_000)
         for _ in range(2000):
             if one.closed:
                 break
@@ -289,7 +287,7 @@ def test_drain_ends_when_the_link_does() -> None:
         one, other = await pair(LinkLimits(unsent=64 << 20))
         other.pause_reading()
         for _ in range(400):
-            one.send(Error("x", "y" * 16_000))
+            one.send(Error(code="x", detail="y" * 16_000))
         task = asyncio.create_task(one.drain())
         await asyncio.sleep(0)
         assert not task.done()
@@ -306,7 +304,7 @@ def test_closing_does_not_wait_for_a_peer_that_does_not_read() -> None:
         one, other = await pair(LinkLimits(linger_s=0.02))
         other.pause_reading()
         for _ in range(200):
-            one.send(Error("x", "y" * 16_000))
+            one.send(Error(code="x", detail="y" * 16_000))
         one.close()
         await one.wait_closed()
         other.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
@@ -13,6 +14,7 @@ from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask
 from loopwright.errors import ConfigError
 
 if TYPE_CHECKING:
+    from loopwright.fleet.tracker.config import TrackerConfig
     from loopwright.fleet.tracker.serve import ServeOptions, Serving
 
 app = typer.Typer(
@@ -83,15 +85,22 @@ def serve(
 
     The first start shows an admin token once; whoever runs the tracker needs none over its socket.
     """
+    from loopwright.fleet.tracker.serve import ServeOptions
+
+    at = tuple(listen) if listen else (_own(context),)
+    made = _config(config, tenant or ())
+    options = ServeOptions(
+        listen=at, store=store, config=made, ca=tls_dir, client_ca=client_ca, token_file=token_file
+    )
+    _run(options, http, log)
+
+
+def _config(file: Path | None, tenants: Sequence[str]) -> TrackerConfig:
     from loopwright.fleet.book.config import BookConfig
     from loopwright.fleet.tracker.config import TrackerConfig
     from loopwright.fleet.tracker.quotas import with_quotas
-    from loopwright.fleet.tracker.serve import ServeOptions
 
-    addresses = tuple(listen) if listen else (_own(context),)
-    numbers = TrackerConfig(book=with_quotas(BookConfig(), config, tenant or ()))
-    options = ServeOptions(addresses, store, numbers, tls_dir, client_ca, token_file)
-    _run(options, http, log)
+    return TrackerConfig(book=with_quotas(BookConfig(), file, tenants))
 
 
 def _own(context: typer.Context) -> str:

@@ -30,20 +30,20 @@ from loopwright.fleet.security.handshake import (
     greet,
 )
 from loopwright.fleet.security.tickets import DeviceState
+from loopwright.fleet.wire.codec import Incoming
 from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Desired,
     DeviceInfo,
     Error,
-    Incoming,
     Ping,
     Pong,
     Register,
     Superseded,
     Sync,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 from loopwright.kernel_call import KernelCall
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
@@ -314,8 +314,8 @@ class Agent:
                     raise FleetError(f"another agent has {name}")
             case Ping(seq):
                 link.send(Pong(seq))
-            case Error(code, detail, _, fatal):
-                if code == "auth":
+            case Error(code=code, detail=detail, fatal=fatal):
+                if code == ErrorCode.AUTH:
                     raise AuthError(detail)
                 if fatal:
                     raise LinkClosed(detail)

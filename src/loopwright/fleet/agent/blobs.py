@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from loopwright.errors import FleetError
+from loopwright.fleet.words import ErrorCode
 
 DIGEST_BYTES = 32
 _COPY_BYTES = 1 << 20
@@ -34,7 +35,7 @@ _T = TypeVar("_T")
 class BlobError(FleetError):
     """An upload that is refused; `code` is for an Error message."""
 
-    def __init__(self, code: str, message: str) -> None:
+    def __init__(self, code: ErrorCode, message: str) -> None:
         super().__init__(message)
         self.code = code
 
@@ -129,7 +130,7 @@ class BlobCache:
         Raises: BlobError if it is not there, or no longer what it was.
         """
         if digest not in self._sizes:
-            raise BlobError("no-blob", f"blob {digest.hex()[:12]} was not uploaded")
+            raise BlobError(ErrorCode.NO_BLOB, f"blob {digest.hex()[:12]} was not uploaded")
         try:
             data = _verified(self._path(digest), digest)
         except BlobError:
@@ -173,7 +174,9 @@ class BlobCache:
         Raises: BlobError when there is no room for it, before anything is written.
         """
         if total > self.largest:
-            raise BlobError("too-large", f"a blob of {total} bytes, the limit is {self.largest}")
+            raise BlobError(
+                ErrorCode.TOO_LARGE, f"a blob of {total} bytes, the limit is {self.largest}"
+            )
         continues = digest in self._left and digest not in self._active
         kept = self._left.pop(digest) if continues else 0
         self._make_room(total)
@@ -201,7 +204,7 @@ class BlobCache:
             where = f"{len(data)} bytes at {offset} of {total}"
             expected = f"expected {upload.size} of {upload.total}"
             self._drop(upload)
-            raise BlobError("bad-upload", f"a piece of {where}, {expected}")
+            raise BlobError(ErrorCode.BAD_UPLOAD, f"a piece of {where}, {expected}")
         try:
             with memoryview(data) as left:
                 at = 0
@@ -221,7 +224,8 @@ class BlobCache:
         if upload.hash.digest() != upload.digest:
             self._drop(upload)
             raise BlobError(
-                "bad-digest", f"what was uploaded as {upload.digest.hex()[:12]} is something else"
+                ErrorCode.BAD_DIGEST,
+                f"what was uploaded as {upload.digest.hex()[:12]} is something else",
             )
         path = self._path(upload.digest)
         try:
@@ -273,7 +277,7 @@ class BlobCache:
             spare += self._forget(digest)
         if spare < nbytes:
             raise BlobError(
-                "quota",
+                ErrorCode.QUOTA,
                 f"no room for {nbytes} bytes: {self.used} of {self.quota} are in use; "
                 "upload less at a time",
             )
@@ -338,9 +342,11 @@ def _verified(path: Path, digest: bytes) -> bytes:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise BlobError("no-blob", f"blob {digest.hex()[:12]} is gone: {error.strerror}") from error
+        raise BlobError(
+            ErrorCode.NO_BLOB, f"blob {digest.hex()[:12]} is gone: {error.strerror}"
+        ) from error
     if hashlib.sha256(data).digest() != digest:
-        raise BlobError("no-blob", f"blob {digest.hex()[:12]} was altered on disk")
+        raise BlobError(ErrorCode.NO_BLOB, f"blob {digest.hex()[:12]} was altered on disk")
     return data
 
 
@@ -354,5 +360,5 @@ def _digest(name: str) -> bytes | None:
 
 def _refused(error: OSError) -> BlobError:
     if error.errno in _FULL:
-        return BlobError("disk-full", "the disk of the device is full; try again later")
-    return BlobError("disk", f"the device cannot keep uploads: {error.strerror}")
+        return BlobError(ErrorCode.DISK_FULL, "the disk of the device is full; try again later")
+    return BlobError(ErrorCode.DISK, f"the device cannot keep uploads: {error.strerror}")

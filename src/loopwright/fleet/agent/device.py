@@ -145,13 +145,13 @@ class Device:
         if self.unconfined:
             labels["unconfined"] = ",".join(self.unconfined)
         return DeviceInfo(
-            self.spec.name,
-            labels,
-            machine.target_of(self.spec.cores),
-            machine.device,
-            self.spec.cores,
-            self._around.addresses(),
-            int(self.tier),
+            name=self.spec.name,
+            labels=labels,
+            target=machine.target_of(self.spec.cores),
+            device=machine.device,
+            cores=self.spec.cores,
+            addresses=self._around.addresses(),
+            tier=int(self.tier),
         )
 
     def report(self) -> DeviceReport:
@@ -159,15 +159,15 @@ class Device:
         standing = self.standing
         busy = self._serving is not None or self._cleaning
         return DeviceReport(
-            self.spec.name,
-            self.occupancy.value,
-            self.health.value,
-            standing.lease if busy else standing.reserved,
-            standing.epoch if busy else 0,
-            standing.last_epoch,
-            self.canary.drift,
-            self._heat.celsius(_TEMPERATURE_S),
-            self.detail,
+            name=self.spec.name,
+            occupancy=self.occupancy.value,
+            health=self.health.value,
+            lease=standing.lease if busy else standing.reserved,
+            epoch=standing.epoch if busy else 0,
+            last_epoch=standing.last_epoch,
+            drift=self.canary.drift,
+            temperature_c=self._heat.celsius(_TEMPERATURE_S),
+            detail=self.detail,
         )
 
     # --- life ---
@@ -243,7 +243,7 @@ class Device:
             try:
                 worker = await self._new_worker()
             except WorkerLost as error:
-                self._say(link, Error("device", str(error)))
+                self._say(link, Error(code="device", detail=str(error)))
                 link.close(str(error))
                 return
             try:
@@ -272,7 +272,7 @@ class Device:
             code = "device"
             self._check_health()
         except FleetError as error:
-            self._say(link, Error(code, str(error)))
+            self._say(link, Error(code=code, detail=str(error)))
             link.close(str(error))
             raise
 
@@ -287,15 +287,15 @@ class Device:
     def _opened(self, ticket: Ticket) -> Opened:
         left = self.standing.left_s(self._around.clock())
         return Opened(
-            ticket.lease,
-            ticket.epoch,
-            int(left * 1000),
-            self.info(),
-            int(self.tier),
-            int(self.limits.wall_s * 1000),
-            self.limits.memory,
-            self.limits.blob,
-            self._modules.shown(),
+            lease=ticket.lease,
+            epoch=ticket.epoch,
+            ttl_ms=int(left * 1000),
+            device=self.info(),
+            tier=int(self.tier),
+            max_wall_ms=int(self.limits.wall_s * 1000),
+            max_memory=self.limits.memory,
+            max_blob=self.limits.blob,
+            modules=self._modules.shown(),
         )
 
     async def _follow(self, link: Link, serving: asyncio.Task[EndReason]) -> None:

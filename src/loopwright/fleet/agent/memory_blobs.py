@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import final
 
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Upload
+from loopwright.fleet.words import ErrorCode
 
 
 @final
@@ -24,7 +25,7 @@ class MemoryBlobs(BlobCache):
         Raises: BlobError if it is not there.
         """
         if not self.has(digest):
-            raise BlobError("no-blob", f"blob {digest.hex()[:12]} was not uploaded")
+            raise BlobError(ErrorCode.NO_BLOB, f"blob {digest.hex()[:12]} was not uploaded")
         return self._data[digest]
 
     async def fetch(self, digest: bytes) -> bytes:
@@ -40,7 +41,9 @@ class MemoryBlobs(BlobCache):
         Raises: BlobError when there is no room for it.
         """
         if total > self.largest:
-            raise BlobError("too-large", f"a blob of {total} bytes, the limit is {self.largest}")
+            raise BlobError(
+                ErrorCode.TOO_LARGE, f"a blob of {total} bytes, the limit is {self.largest}"
+            )
         self._make_room(total)
         upload = Upload(digest, total, Path(), io.BytesIO(), hashlib.sha256(), 0)
         self._active.setdefault(digest, upload)
@@ -56,7 +59,8 @@ class MemoryBlobs(BlobCache):
         data = upload.file.read()
         if upload.hash.digest() != upload.digest:
             raise BlobError(
-                "bad-digest", f"what was uploaded as {upload.digest.hex()[:12]} is something else"
+                ErrorCode.BAD_DIGEST,
+                f"what was uploaded as {upload.digest.hex()[:12]} is something else",
             )
         self._data[upload.digest] = data
         self._sizes[upload.digest] = upload.total

@@ -44,8 +44,8 @@ def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
         kind = FailureKind(reply.kind)
         status = RunStatus.SANDBOX_VIOLATION if reply.violation else STATUS_OF[kind]
         return Result(
-            item.id,
-            status.value,
+            id=item.id,
+            status=status.value,
             stage=reply.stage,
             kind=reply.kind,
             detail=reply.detail,
@@ -54,14 +54,18 @@ def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
     why = untrue(reply, wall_s)
     if why is not None:
         return failed(item, RunStatus.INFRA, why)
-    return Result(item.id, RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
+    return Result(id=item.id, status=RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
 
 
 def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
     """The result of an item that the candidate is not to blame for."""
     kind = FailureKind.CRASH if status is RunStatus.CRASH else FailureKind.WORKER_LOST
     return Result(
+<<<<<<< HEAD
         item.id, status.value, stage=FailureStage.RUN.value, kind=kind.value, detail=detail
+=======
+        id=item.id, status=status.value, stage=Stage.RUN.value, kind=kind.value, detail=detail
+>>>>>>> main
     )
 
 

@@ -11,15 +11,14 @@ from typing import Protocol
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
 from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
     Configure,
     Configured,
-    Data,
     Error,
     Have,
-    Incoming,
     Missing,
     OutputHead,
     Ping,
@@ -29,7 +28,7 @@ from loopwright.fleet.wire.messages import (
     RunBatch,
     Stored,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 from loopwright.kernel_call import KernelCall
 
 _CHUNK_BYTES = 1 << 20
@@ -117,7 +116,7 @@ class Session:
                     pass
                 case _:
                     detail = f"a {type(message).__name__} is not for a session"
-                    link.send(Error("unexpected", detail, fatal=False))
+                    link.send(Error(code=ErrorCode.UNEXPECTED, detail=detail, fatal=False))
         except LinkClosed:
             raise
         except FleetError as error:
@@ -164,7 +163,7 @@ class Session:
 
 def _refusal(message: Incoming, error: FleetError) -> Error:
     """The answer to what a session does not do, which says what that was."""
-    code = "auth" if isinstance(error, AuthError) else "refused"
+    code = ErrorCode.AUTH if isinstance(error, AuthError) else ErrorCode.REFUSED
     if isinstance(error, BlobError):
         code = error.code
     digest, item = b"", 0
@@ -173,7 +172,7 @@ def _refusal(message: Incoming, error: FleetError) -> Error:
             digest = head.digest
         case RunBatch(items) if items:
             item = items[0].id
-    return Error(code, str(error), fatal=False, digest=digest, item=item)
+    return Error(code=code, detail=str(error), fatal=False, digest=digest, item=item)
 
 
 def _why(task: asyncio.Task[None]) -> EndReason:

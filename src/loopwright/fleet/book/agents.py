@@ -11,15 +11,16 @@ from loopwright.fleet.book.devices import calm_due, report
 from loopwright.fleet.book.effects import TellSuperseded
 from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Synced
 from loopwright.fleet.book.leases import end, tell_granted
+from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, link_of
 from loopwright.fleet.book.standing import refresh, released, reserve
-from loopwright.fleet.book.state import NEVER, Boot, Device, State, link_of
-from loopwright.fleet.words import Admin, EndReason, Health, Link
+from loopwright.fleet.book.state import BookState
+from loopwright.fleet.words import Admin, EndReason, Health, LinkState
 
 OLD_BOOTS = 8
 """How many incarnations of an agent are known."""
 
 
-def agent_up(state: State, event: AgentUp) -> None:
+def agent_up(state: BookState, event: AgentUp) -> None:
     """An agent connected: anew, again, or as another process."""
     boot = state.boots.get((event.agent, event.incarnation))
     current = state.agents.get(event.agent)
@@ -33,18 +34,18 @@ def agent_up(state: State, event: AgentUp) -> None:
 
 
 def _newest_up(
-    state: State, event: AgentUp, specs: dict[str, DeviceSpec], current: Boot | None
+    state: BookState, event: AgentUp, specs: dict[str, DeviceSpec], current: Boot | None
 ) -> None:
     """The process that an agent has now connected, be it `current` or one not seen before."""
     boot = state.boots.get((event.agent, event.incarnation))
     if boot is None:
         boot = new_boot(state, event.agent, event.incarnation)
-    was_live = current is not None and current.connected and current.link is Link.UP
+    was_live = current is not None and current.connected and current.link is LinkState.UP
     boot.specs = specs
     boot.connected = True
     boot.down_at = NEVER
     boot.heard = state.now
-    boot.link = Link.UP
+    boot.link = LinkState.UP
     if current is not None and current is not boot:
         for device in list(current.devices.values()):
             taken = device.name in specs
@@ -56,9 +57,9 @@ def _newest_up(
     state.arm(boot, state.now + state.config.suspect_s)
 
 
-def new_boot(state: State, agent: str, incarnation: str) -> Boot:
+def new_boot(state: BookState, agent: str, incarnation: str) -> Boot:
     """An incarnation that is the newest of its agent."""
-    boot = Boot(agent, incarnation)
+    boot = Boot(agent=agent, incarnation=incarnation)
     state.boots[(agent, incarnation)] = boot
     state.agents[agent] = boot
     known = state.history.setdefault(agent, [])
@@ -70,12 +71,12 @@ def new_boot(state: State, agent: str, incarnation: str) -> Boot:
     return boot
 
 
-def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
+def claim(state: BookState, boot: Boot, spec: DeviceSpec) -> None:
     """A boot has a device from now on; it may be granted when it has reported."""
     device = state.device(spec.name)
     owner = device.boot
     if owner is not None and owner is not boot:
-        live = owner.connected and owner.link is Link.UP
+        live = owner.connected and owner.link is LinkState.UP
         _unclaim(state, device, f"agent {boot.agent} has it now", live=live, gone=False)
     state.expected.discard(spec.name)
     device.boot = boot
@@ -93,7 +94,7 @@ def claim(state: State, boot: Boot, spec: DeviceSpec) -> None:
         tell_granted(state, device.lease.request)
 
 
-def _relabel(state: State, device: Device, spec: DeviceSpec) -> None:
+def _relabel(state: BookState, device: DeviceRecord, spec: DeviceSpec) -> None:
     """Index a device under the labels that it has now."""
     _unindex(state, device)
     device.labels = {**spec.labels, "name": spec.name}
@@ -102,13 +103,13 @@ def _relabel(state: State, device: Device, spec: DeviceSpec) -> None:
         state.index.add(device)
 
 
-def _unindex(state: State, device: Device) -> None:
+def _unindex(state: BookState, device: DeviceRecord) -> None:
     for match in state.index.remove(device):
         if match.waiting:
             state.shrunk[match] = None
 
 
-def _unclaim(state: State, device: Device, why: str, *, live: bool, gone: bool) -> None:
+def _unclaim(state: BookState, device: DeviceRecord, why: str, *, live: bool, gone: bool) -> None:
     """A boot no longer has a device: what it did there is over."""
     owner = device.boot
     if owner is None:
@@ -131,14 +132,14 @@ def _unclaim(state: State, device: Device, why: str, *, live: bool, gone: bool) 
         state.note("device-gone", device.name, why)
 
 
-def _drop_sessions(state: State, device: Device, why: str) -> None:
+def _drop_sessions(state: BookState, device: DeviceRecord, why: str) -> None:
     """End what a device did when it is lost, or another process has it."""
     if device.lease is not None:
         end(state, device.lease, EndReason.DEVICE_LOST, f"{device.name}: {why}")
     released(state, device)
 
 
-def _flapped(state: State, device: Device, loser: Boot) -> None:
+def _flapped(state: BookState, device: DeviceRecord, loser: Boot) -> None:
     """Another process took a device from one that was alive."""
     config = state.config
     claims = device.claims
@@ -155,30 +156,30 @@ def _flapped(state: State, device: Device, loser: Boot) -> None:
         )
 
 
-def _old_boot_up(state: State, boot: Boot, specs: dict[str, DeviceSpec]) -> None:
+def _old_boot_up(state: BookState, boot: Boot, specs: dict[str, DeviceSpec]) -> None:
     """A process that a newer one replaced connected again: it gets only what nobody else has."""
     boot.connected = True
     boot.specs = specs
     boot.heard = state.now
     for name in specs:
         device = state.devices.get(name)
-        if device is not None and device.boot is not boot and link_of(device) is not Link.LOST:
+        if device is not None and device.boot is not boot and link_of(device) is not LinkState.LOST:
             state.out.append(TellSuperseded(boot.agent, boot.incarnation, name))
 
 
-def agent_down(state: State, event: AgentDown) -> None:
+def agent_down(state: BookState, event: AgentDown) -> None:
     """A connection is gone: SUSPECT at once, LOST if the agent is not back within a while."""
     boot = state.boots.get((event.agent, event.incarnation))
     if boot is None:
         return
     boot.connected = False
-    if boot.devices and boot.link is not Link.LOST:
+    if boot.devices and boot.link is not LinkState.LOST:
         boot.down_at = state.now
-        _set_link(state, boot, Link.SUSPECT)
+        _set_link(state, boot, LinkState.SUSPECT)
         state.arm(boot, state.now + state.config.reconnect_s)
 
 
-def synced(state: State, event: Synced) -> None:
+def synced(state: BookState, event: Synced) -> None:
     """An agent reported; it is answered with what its devices should do."""
     boot = state.boots.get((event.agent, event.incarnation))
     if boot is None:
@@ -191,8 +192,8 @@ def synced(state: State, event: Synced) -> None:
         boot.heard = state.now
         boot.connected = True  # whatever AgentDown said: it may have been of an older connection
         boot.down_at = NEVER
-        if boot.link is not Link.UP:
-            _set_link(state, boot, Link.UP)
+        if boot.link is not LinkState.UP:
+            _set_link(state, boot, LinkState.UP)
             state.arm(boot, state.now + state.config.suspect_s)
     for told in event.reports:
         device = state.devices.get(told.device)
@@ -207,22 +208,22 @@ def synced(state: State, event: Synced) -> None:
         state.tell(device)
 
 
-def _take_over(state: State, boot: Boot, device: Device) -> bool:
+def _take_over(state: BookState, boot: Boot, device: DeviceRecord) -> bool:
     """Whether an older process gets a device, since the newer one is LOST."""
     spec = boot.specs.get(device.name)
-    if spec is None or link_of(device) is not Link.LOST:
+    if spec is None or link_of(device) is not LinkState.LOST:
         return False
-    boot.link = Link.UP
+    boot.link = LinkState.UP
     claim(state, boot, spec)
     state.arm(boot, state.now + state.config.suspect_s)
     return True
 
 
-def _set_link(state: State, boot: Boot, link: Link) -> None:
+def _set_link(state: BookState, boot: Boot, link: LinkState) -> None:
     boot.link = link
     for device in list(boot.devices.values()):
-        device.lost_at = state.now if link is Link.LOST else NEVER
-        if link is Link.LOST:
+        device.lost_at = state.now if link is LinkState.LOST else NEVER
+        if link is LinkState.LOST:
             state.note("device-lost", device.name, f"agent {boot.agent} is silent")
             device.synced = False
             state.arm(device, state.now + state.config.forget_s)
@@ -230,18 +231,18 @@ def _set_link(state: State, boot: Boot, link: Link) -> None:
         refresh(state, device)
 
 
-def boot_due(state: State, boot: Boot) -> None:
+def boot_due(state: BookState, boot: Boot) -> None:
     """An agent may have been silent for too long."""
     now, config = state.now, state.config
-    if not boot.devices or boot.link is Link.LOST:
+    if not boot.devices or boot.link is LinkState.LOST:
         return
     silence = max(config.lost_s, 4 * boot.period)
     lost = min(boot.heard + silence, boot.down_at + config.reconnect_s)
     suspect = boot.heard + max(config.suspect_s, 3 * boot.period)
     if now >= lost:
-        _set_link(state, boot, Link.LOST)
+        _set_link(state, boot, LinkState.LOST)
         return
-    if now >= suspect and boot.link is Link.UP:
+    if now >= suspect and boot.link is LinkState.UP:
         state.note("agent-suspect", boot.agent, f"silent for {now - boot.heard:.1f} s")
-        _set_link(state, boot, Link.SUSPECT)
-    state.arm(boot, suspect if boot.link is Link.UP else lost)
+        _set_link(state, boot, LinkState.SUSPECT)
+    state.arm(boot, suspect if boot.link is LinkState.UP else lost)

@@ -28,7 +28,8 @@ from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import Effect, TellDesired
 from loopwright.fleet.book.events import Event
 from loopwright.fleet.book.explain import Explanation, explain
-from loopwright.fleet.book.state import NEVER, Boot, Device, Lease, Request, State
+from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.book.views import (
     Counts,
     DeviceView,
@@ -43,18 +44,18 @@ from loopwright.fleet.book.views import (
 )
 from loopwright.fleet.selector import parse
 
-_Handler: TypeAlias = Callable[[State, Any], None]
+_Handler: TypeAlias = Callable[[BookState, Any], None]
 
 
-def _store_down(state: State, event: events.StoreDown) -> None:
+def _store_down(state: BookState, event: events.StoreDown) -> None:
     requests.store_down(state, event.why, event.lost)
 
 
-def _store_up(state: State, _: events.StoreUp) -> None:
+def _store_up(state: BookState, _: events.StoreUp) -> None:
     requests.store_up(state)
 
 
-def _tick(state: State, _: events.Tick) -> None:
+def _tick(state: BookState, _: events.Tick) -> None:
     """Timers run before each event anyway."""
 
 
@@ -62,8 +63,8 @@ _HANDLERS: dict[type[Event], _Handler] = {
     events.AgentUp: agents.agent_up,
     events.AgentDown: agents.agent_down,
     events.Synced: agents.synced,
-    events.Wanted: requests.wanted,
-    events.Unwanted: requests.unwanted,
+    events.Requested: requests.wanted,
+    events.Cancelled: requests.unwanted,
     events.Renewal: leases.renewal,
     events.GiveBack: leases.give_back,
     events.ClientDown: requests.client_down,
@@ -78,9 +79,9 @@ _HANDLERS: dict[type[Event], _Handler] = {
 }
 _DUE: dict[type, _Handler] = {
     Boot: agents.boot_due,
-    Device: devices.device_due,
-    Lease: leases.lease_due,
-    Request: requests.request_due,
+    DeviceRecord: devices.device_due,
+    LeaseRecord: leases.lease_due,
+    RequestRecord: requests.request_due,
 }
 
 
@@ -89,7 +90,7 @@ class LeaseBook:
 
     def __init__(self, config: BookConfig = BookConfig()) -> None:  # noqa: B008  # it is frozen
         self.config = config
-        self._state = State(config)
+        self._state = BookState(config=config)
 
     def apply(self, event: Event, now: float) -> tuple[Effect, ...]:
         """What must be done about an event at `now`, which never goes back."""
@@ -99,7 +100,7 @@ class LeaseBook:
             state.now = now
         self._run_timers()
         _HANDLERS[type(event)](state, event)
-        if state.freed or state.reopened or state.shrunk or state.hoarder or state.gangs:
+        if state.freed or state.reopened or state.shrunk or state.held_for or state.gangs:
             requests.settle(state)
         if state.orders:
             self._order()

@@ -15,7 +15,7 @@ class TenantConfig:
     max_queued: int = 20_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class BookConfig:
     """What a LeaseBook goes by. The defaults are those of the design.
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from loopwright.fleet.book.effects import SaveDevice
-from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, Report
+from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, ReportedState
 from loopwright.fleet.book.leases import end, end_unknown
+from loopwright.fleet.book.records import NEVER, DeviceRecord, LeaseRecord, health_of, link_of
 from loopwright.fleet.book.standing import refresh, released, reserve
-from loopwright.fleet.book.state import NEVER, Device, Lease, State, health_of, link_of
-from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy
+from loopwright.fleet.book.state import BookState
+from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy
 
 _AT_WORK = (Occupancy.ACTIVE, Occupancy.CLEANING)
 
 
-def report(state: State, device: Device, told: Report) -> None:
+def report(state: BookState, device: DeviceRecord, told: ReportedState) -> None:
     """Take a device at its word."""
     top = max(told.epoch, told.last_epoch)
     if top > device.top:
@@ -42,7 +43,7 @@ def report(state: State, device: Device, told: Report) -> None:
     refresh(state, device)
 
 
-def _adopt(state: State, device: Device, lease: Lease, told: Report) -> None:
+def _adopt(state: BookState, device: DeviceRecord, lease: LeaseRecord, told: ReportedState) -> None:
     """What a report says about the lease that the book has for the device.
 
     Of a lease whose session is over nothing follows, not even when the tracker was away meanwhile:
@@ -61,7 +62,7 @@ def _adopt(state: State, device: Device, lease: Lease, told: Report) -> None:
         lease.state = LeaseState.ACTIVE
 
 
-def _health(state: State, device: Device, told: Report) -> None:
+def _health(state: BookState, device: DeviceRecord, told: ReportedState) -> None:
     """Note how well a device says it is, and when to probe it."""
     health, before = told.health, device.health
     device.drift = told.drift
@@ -86,13 +87,13 @@ def _health(state: State, device: Device, told: Report) -> None:
         state.arm(device, device.probe_at)
 
 
-def cleaning_limit(state: State, device: Device) -> float:
+def cleaning_limit(state: BookState, device: DeviceRecord) -> float:
     """How long a device may take to become clean."""
     fpga = device.labels.get("kind") == "fpga"
     return state.config.cleaning_fpga_s if fpga else state.config.cleaning_s
 
 
-def device_due(state: State, device: Device) -> None:
+def device_due(state: BookState, device: DeviceRecord) -> None:
     """A device's time has come: to be clean, to be probed, to flap no more, to be forgotten."""
     now, config = state.now, state.config
     due = NEVER
@@ -107,7 +108,7 @@ def device_due(state: State, device: Device) -> None:
         limit = device.ending_since + cleaning_limit(state, device)
         if now < limit:
             due = min(due, limit)
-        elif link_of(device) is Link.UP:
+        elif link_of(device) is LinkState.UP:
             device.stuck = True
             released(state, device)
             device.busy = True
@@ -115,14 +116,14 @@ def device_due(state: State, device: Device) -> None:
         else:
             due = min(due, now + config.sync_s)
     due = min(due, _probe_due(state, device), calm_due(state, device))
-    if device.boot is None or device.boot.link is Link.LOST:
+    if device.boot is None or device.boot.link is LinkState.LOST:
         due = min(due, _forget_due(state, device))
     refresh(state, device)
     if due != NEVER and device.name in state.devices:
         state.arm(device, due)
 
 
-def calm_due(state: State, device: Device) -> float:
+def calm_due(state: BookState, device: DeviceRecord) -> float:
     """Count only the last times that a device was taken from a live agent.
 
     Returns: when the next of them is too long ago to count; without any it does not flap.
@@ -136,7 +137,7 @@ def calm_due(state: State, device: Device) -> float:
     return claims[0] + window
 
 
-def _probe_due(state: State, device: Device) -> float:
+def _probe_due(state: BookState, device: DeviceRecord) -> float:
     """Order a probe where one is due; returns when to look again."""
     now = state.now
     if device.probe and now >= device.probe_until:
@@ -147,13 +148,13 @@ def _probe_due(state: State, device: Device) -> float:
     if now < device.probe_at:
         return device.probe_at
     kept = device.admin in (Admin.ENABLED, Admin.DRAIN)
-    if not kept or link_of(device) is not Link.UP or device.lease is not None or device.busy:
+    if not kept or link_of(device) is not LinkState.UP or device.lease is not None or device.busy:
         device.probe_at = now + state.config.sync_s
         return device.probe_at
     return order_probe(state, device)
 
 
-def order_probe(state: State, device: Device) -> float:
+def order_probe(state: BookState, device: DeviceRecord) -> float:
     """Have a device probed; returns how long that is repeated."""
     device.probe = True
     device.probe_at = NEVER
@@ -163,7 +164,7 @@ def order_probe(state: State, device: Device) -> float:
     return device.probe_until
 
 
-def _forget_due(state: State, device: Device) -> float:
+def _forget_due(state: BookState, device: DeviceRecord) -> float:
     """Forget a device that was lost long ago; returns when to look again."""
     if device.lost_at == NEVER or device.lease is not None:
         return NEVER
@@ -184,7 +185,7 @@ def _forget_due(state: State, device: Device) -> float:
     return NEVER
 
 
-def admin_set(state: State, event: AdminSet) -> None:
+def admin_set(state: BookState, event: AdminSet) -> None:
     """An operator says what a device is for."""
     device = state.devices.get(event.device)
     if device is None:
@@ -209,7 +210,7 @@ def admin_set(state: State, event: AdminSet) -> None:
     state.tell(device)
 
 
-def probe_asked(state: State, event: ProbeAsked) -> None:
+def probe_asked(state: BookState, event: ProbeAsked) -> None:
     """An operator wants a device probed."""
     device = state.devices.get(event.device)
     if device is None:
@@ -218,6 +219,6 @@ def probe_asked(state: State, event: ProbeAsked) -> None:
     order_probe(state, device)
 
 
-def is_unwell(device: Device) -> bool:
+def is_unwell(device: DeviceRecord) -> bool:
     """Whether health alone keeps a device from being granted."""
     return health_of(device) is not Health.GOOD

@@ -37,7 +37,7 @@ class SaveDevice(msgspec.Struct, frozen=True, gc=False):
     row: DeviceRow
 
 
-class EndLease(msgspec.Struct, frozen=True, gc=False):
+class EndLease(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease ended: forget its row, keep the reason in the audit log."""
 
     lease: str
@@ -57,7 +57,7 @@ class TellQueued(msgspec.Struct, frozen=True, gc=False):
     why: str
 
 
-class Given(msgspec.Struct, frozen=True, gc=False):
+class GrantedLease(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """One device of a grant."""
 
     lease: str
@@ -74,7 +74,7 @@ class TellGranted(msgspec.Struct, frozen=True, gc=False):
     client: str
     request: str
     tenant: str
-    given: tuple[Given, ...]
+    given: tuple[GrantedLease, ...]
 
 
 class TellRefused(msgspec.Struct, frozen=True, gc=False):
@@ -87,7 +87,7 @@ class TellRefused(msgspec.Struct, frozen=True, gc=False):
     retry_after_s: float = 0.0
 
 
-class TellRenewed(msgspec.Struct, frozen=True, gc=False):
+class TellRenewed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Answer a renewal; `reason` is why a lease that is gone ended, where that is known."""
 
     client: str
@@ -106,7 +106,7 @@ class TellReleased(msgspec.Struct, frozen=True, gc=False):
     reason: EndReason
 
 
-class Order(msgspec.Struct, frozen=True, gc=False):
+class DesiredState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a device should do: serve `lease` with `epoch` (0: nobody), for `ttl_s` more seconds.
 
     `fence`: sessions of epochs up to and including it are over, and tickets with them are refused.
@@ -129,7 +129,7 @@ class TellDesired(msgspec.Struct, frozen=True, gc=False):
 
     agent: str
     incarnation: str
-    orders: tuple[Order, ...]
+    orders: tuple[DesiredState, ...]
 
 
 class TellSuperseded(msgspec.Struct, frozen=True, gc=False):

@@ -21,7 +21,7 @@ class DeviceSpec(msgspec.Struct, frozen=True, gc=False):
     modules: Mapping[str, str] = msgspec.field(default_factory=dict)  # kind -> digest, loaded
 
 
-class Report(msgspec.Struct, frozen=True, gc=False):
+class ReportedState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """How a device says it is. `epoch` is of its session (0 without), `last_epoch` the highest ever
     accepted in this incarnation.
     """
@@ -61,11 +61,11 @@ class Synced(msgspec.Struct, frozen=True, gc=False):
     agent: str
     incarnation: str
     seq: int
-    reports: tuple[Report, ...]
+    reports: tuple[ReportedState, ...]
     period_s: float = 0.0
 
 
-class Wanted(msgspec.Struct, frozen=True, gc=False):
+class Requested(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A client wants `count` devices, all or none. The same `request` again is the same request."""
 
     request: str
@@ -80,7 +80,7 @@ class Wanted(msgspec.Struct, frozen=True, gc=False):
     tags: Mapping[str, str] = msgspec.field(default_factory=dict)
 
 
-class Unwanted(msgspec.Struct, frozen=True, gc=False):
+class Cancelled(msgspec.Struct, frozen=True, gc=False):
     """The client no longer wants a request that waits."""
 
     request: str
@@ -157,7 +157,7 @@ class StoreUp(msgspec.Struct, frozen=True, gc=False):
     """The store can be written again."""
 
 
-class LeaseRow(msgspec.Struct, frozen=True, gc=False):
+class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease as the store keeps it across a restart; only the living are restored."""
 
     lease: str
@@ -208,8 +208,8 @@ Event: TypeAlias = (
     AgentUp
     | AgentDown
     | Synced
-    | Wanted
-    | Unwanted
+    | Requested
+    | Cancelled
     | Renewal
     | GiveBack
     | ClientDown

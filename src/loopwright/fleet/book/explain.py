@@ -7,17 +7,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from loopwright.fleet.book import queue
-from loopwright.fleet.book.state import (
-    Device,
-    Lease,
-    Request,
-    State,
+from loopwright.fleet.book.records import (
+    DeviceRecord,
+    LeaseRecord,
+    RequestRecord,
     health_of,
     link_of,
     occupancy_of,
 )
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import Operator, Selector
-from loopwright.fleet.words import Admin, Health, LeaseState, Link, Occupancy, Refusal
+from loopwright.fleet.words import Admin, Health, LeaseState, LinkState, Occupancy, Refusal
 
 _FEW = 16
 _LABELS_SHOWN = 12
@@ -35,7 +35,7 @@ _OVER = {
 """What came of a request that waited -> the same for people."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """What is known of a lease or request: `text` is a sentence, the rest are its figures.
 
@@ -70,7 +70,7 @@ class _Tally:
         reasons.append(why)
 
 
-def explain(state: State, subject: str) -> Explanation | None:
+def explain(state: BookState, subject: str) -> Explanation | None:
     """What there is to say about a lease or a request; None for an unknown one."""
     lease = state.leases.get(subject)
     if lease is not None:
@@ -80,19 +80,19 @@ def explain(state: State, subject: str) -> Explanation | None:
         if request in state.waiting:
             return _of_waiting(state, request)
         names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
-        return Explanation(subject, LeaseState.GRANTED, f"granted: {names}")
+        return Explanation(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
     if subject in state.ended:
         reason, detail = state.ended[subject]
         text = f"ended: {reason.value}{', ' + detail if detail else ''}"
-        return Explanation(subject, LeaseState.ENDED, text)
+        return Explanation(subject=subject, state=LeaseState.ENDED, text=text)
     if subject in state.over:
         word = state.over[subject][1]
         more = f", {_OVER[word]}" if word in _OVER else ""
-        return Explanation(subject, LeaseState.ENDED, f"over: {word}{more}")
+        return Explanation(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
     return None
 
 
-def waiting_why(state: State, request: Request) -> str:
+def waiting_why(state: BookState, request: RequestRecord) -> str:
     """Why a request waits, in the time that a busy tracker has for it."""
     match = request.match
     if match is None:
@@ -104,7 +104,7 @@ def waiting_why(state: State, request: Request) -> str:
     return f"{len(match.devices)} match, {free or 'none'} free{limits}"
 
 
-def refusal_of(state: State, request: Request) -> str:
+def refusal_of(state: BookState, request: RequestRecord) -> str:
     """Why no device could ever serve a request."""
     match = request.match
     if match is None:
@@ -128,7 +128,7 @@ def refusal_of(state: State, request: Request) -> str:
     return f"no device matches all of {selector.text!r}, though each term alone matches some"
 
 
-def _values_of(state: State, key: str) -> str:
+def _values_of(state: BookState, key: str) -> str:
     values = sorted(value for name, value in state.index.by_label if name == key and value)
     if not values:
         return ""
@@ -136,7 +136,7 @@ def _values_of(state: State, key: str) -> str:
     return f"; {key} is {', '.join(values[:_LABELS_SHOWN])}{more}"
 
 
-def _of_lease(state: State, lease: Lease) -> Explanation:
+def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
     device, left = lease.device.name, lease.expires - state.now
     if lease.reason is not None:
         text = f"ended: {lease.reason.value}; {device} is not clean yet"
@@ -148,27 +148,27 @@ def _of_lease(state: State, lease: Lease) -> Explanation:
         text = f"on {device}, for {left:.0f} s unless renewed"
     if lease.device.flapping:
         text += f"; {device} is flapping: two agents have it"
-    return Explanation(lease.id, lease.state, text, free_within_s=left)
+    return Explanation(subject=lease.id, state=lease.state, text=text, free_within_s=left)
 
 
-def _of_waiting(state: State, request: Request) -> Explanation:
+def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
     match = request.match
     devices = match.devices if match is not None else {}
     tally = _tally(state, devices)
     until = tally.until - state.now + state.config.grace_s if tally.leased else None
     return Explanation(
-        request.id,
-        LeaseState.QUEUED,
-        _sentence(state, request, tally),
-        len(devices),
-        tally.free,
-        tally.leased,
-        until,
-        _ahead(request),
+        subject=request.id,
+        state=LeaseState.QUEUED,
+        text=_sentence(state, request, tally),
+        matching=len(devices),
+        free=tally.free,
+        leased=tally.leased,
+        free_within_s=until,
+        ahead=_ahead(request),
     )
 
 
-def _ahead(request: Request) -> int:
+def _ahead(request: RequestRecord) -> int:
     """How many that wait for the same devices are of a higher class, or older in the same."""
     if request.match is None or request.line is None:
         return 0
@@ -180,7 +180,7 @@ def _ahead(request: Request) -> int:
     )
 
 
-def _tally(state: State, devices: Iterable[Device]) -> _Tally:
+def _tally(state: BookState, devices: Iterable[DeviceRecord]) -> _Tally:
     tally = _Tally()
     for device in devices:
         if device.flapping:
@@ -197,14 +197,14 @@ def _tally(state: State, devices: Iterable[Device]) -> _Tally:
     return tally
 
 
-def kept_because(state: State, device: Device) -> tuple[str, str]:
+def kept_because(state: BookState, device: DeviceRecord) -> tuple[str, str]:
     """What keeps a device without a lease from being granted, in a word and a reason."""
     link, health = link_of(device), health_of(device)
     named = _ADMIN.get(device.admin)
     if named is not None:
         return named, device.why
-    if link is not Link.UP:
-        return ("lost", "") if link is Link.LOST else ("silent", "")
+    if link is not LinkState.UP:
+        return ("lost", "") if link is LinkState.LOST else ("silent", "")
     if not device.synced:
         return "not reported yet", ""
     if device.stuck:
@@ -220,7 +220,7 @@ def kept_because(state: State, device: Device) -> tuple[str, str]:
     return "short of epochs", state.read_only or "the store is asked for more"
 
 
-def _sentence(state: State, request: Request, tally: _Tally) -> str:
+def _sentence(state: BookState, request: RequestRecord, tally: _Tally) -> str:
     match = request.match
     n = len(match.devices) if match is not None else 0
     parts = [f"{n} {'matches' if n == 1 else 'match'}"]
@@ -239,7 +239,7 @@ def _sentence(state: State, request: Request, tally: _Tally) -> str:
     return ", ".join(parts) + _limits(state, request)
 
 
-def _limits(state: State, request: Request) -> str:
+def _limits(state: BookState, request: RequestRecord) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
     if state.settling and match is not None and len(match.devices) < request.count:
@@ -251,9 +251,9 @@ def _limits(state: State, request: Request) -> str:
         parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
     if request.count > 1:
         parts += f"; {request.count} are wanted at once"
-    hoarder = state.hoarder
-    if hoarder is not None and hoarder is not request and match is not None:
+    gang = state.held_for
+    if gang is not None and gang is not request and match is not None:
         held = sum(1 for device in match.free if queue.held_from(state, device, request))
         if held:
-            parts += f"; {held} held for request {hoarder.id}, which waits for longer"
+            parts += f"; {held} held for request {gang.id}, which waits for longer"
     return parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.effects import (
     EndLease,
-    Given,
+    GrantedLease,
     SaveLease,
     TellGranted,
     TellQueued,
@@ -14,23 +14,23 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import GiveBack, Renewal
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.standing import refresh, reserve
-from loopwright.fleet.book.state import (
+from loopwright.fleet.book.records import (
     NEVER,
-    Device,
-    Lease,
-    Request,
-    State,
+    DeviceRecord,
+    LeaseRecord,
+    Match,
+    RequestRecord,
     link_of,
     row_of,
 )
-from loopwright.fleet.words import EndReason, LeaseState, Link, Priority, Refusal, Verdict
+from loopwright.fleet.book.standing import refresh, reserve
+from loopwright.fleet.book.state import BookState
+from loopwright.fleet.words import EndReason, LeaseState, LinkState, Priority, Refusal, Verdict
 
 _AFFINITY_LOOKS = 64
 
 
-def grant(state: State, request: Request, devices: list[Device]) -> None:
+def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord]) -> None:
     """Lease the devices, which are free, to a request."""
     now, config, tenant = state.now, state.config, request.tenant
     for device in devices:
@@ -39,16 +39,16 @@ def grant(state: State, request: Request, devices: list[Device]) -> None:
             continue
         state.index.set_free(device, free=False)
         device.top += 1
-        lease = Lease(
-            _new_id(state),
-            request,
-            device,
-            boot,
-            device.top,
-            request.client,
-            now,
-            now + request.ttl_s,
-            now + config.open_s,
+        lease = LeaseRecord(
+            id=_new_id(state),
+            request=request,
+            device=device,
+            boot=boot,
+            epoch=device.top,
+            client=request.client,
+            granted_at=now,
+            expires=now + request.ttl_s,
+            open_by=now + config.open_s,
             charged_at=now + 1.0,
         )
         device.lease = lease
@@ -64,7 +64,7 @@ def grant(state: State, request: Request, devices: list[Device]) -> None:
     tell_granted(state, request)
 
 
-def _new_id(state: State) -> str:
+def _new_id(state: BookState) -> str:
     """An id that no lease has; another start's prefix differs, unless somebody set it wrong."""
     while True:
         name = f"{state.config.prefix}{state.number()}"
@@ -72,7 +72,7 @@ def _new_id(state: State) -> str:
             return name
 
 
-def tell_granted(state: State, request: Request) -> None:
+def tell_granted(state: BookState, request: RequestRecord) -> None:
     """Tell the client of a request what it has, once all agents have said where their devices are.
 
     After a restart a client may be back before the agents; then it is told that it waits for them.
@@ -86,25 +86,25 @@ def tell_granted(state: State, request: Request) -> None:
         state.out.append(TellQueued(request.client, request.id, 0, why))
         return
     given = tuple(
-        Given(
-            lease.id,
-            lease.device.name,
-            lease.boot.agent,
-            lease.boot.incarnation,
-            lease.epoch,
-            max(0.0, lease.expires - state.now),
+        GrantedLease(
+            lease=lease.id,
+            device=lease.device.name,
+            agent=lease.boot.agent,
+            incarnation=lease.boot.incarnation,
+            epoch=lease.epoch,
+            ttl_s=max(0.0, lease.expires - state.now),
         )
         for lease in request.leases
     )
     state.out.append(TellGranted(request.client, request.id, request.tenant.name, given))
 
 
-def choose(state: State, match: Match, request: Request) -> list[Device]:
+def choose(state: BookState, match: Match, request: RequestRecord) -> list[DeviceRecord]:
     """The devices to give: those that have the modules first, then those free for longest."""
     usable = queue.usable(state, match, request)
-    chosen: dict[Device, None] = {}
+    chosen: dict[DeviceRecord, None] = {}
     if request.modules:
-        looked: dict[Device, int] = {}
+        looked: dict[DeviceRecord, int] = {}
         for module in request.modules.items():
             for _, device in zip(
                 range(_AFFINITY_LOOKS), state.index.loaded.get(module, ()), strict=False
@@ -120,12 +120,21 @@ def choose(state: State, match: Match, request: Request) -> list[Device]:
     return list(chosen)
 
 
-def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None:
+def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "") -> None:
     """End a lease, for this reason and no other; its device follows when it is clean."""
     device, request, tenant = lease.device, lease.request, lease.request.tenant
     opened = lease.state is LeaseState.ACTIVE
     lease.reason = reason
-    state.out.append(EndLease(lease.id, device.name, tenant.name, lease.epoch, reason, detail))
+    state.out.append(
+        EndLease(
+            lease=lease.id,
+            device=device.name,
+            tenant=tenant.name,
+            epoch=lease.epoch,
+            reason=reason,
+            detail=detail,
+        )
+    )
     state.out.append(TellReleased(lease.client, lease.id, reason))
     state.totals.ended[reason] += 1
     state.disarm(lease)
@@ -148,7 +157,7 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
             state.totals.refused[Refusal.CANCELLED] += 1
             state.out.append(TellRefused(request.client, request.id, Refusal.CANCELLED, over))
     device.lease = None
-    if opened and device.boot is lease.boot and link_of(device) is not Link.LOST:
+    if opened and device.boot is lease.boot and link_of(device) is not LinkState.LOST:
         lease.state = LeaseState.RELEASING
         device.releasing = lease
         device.ending_since = state.now
@@ -162,7 +171,7 @@ def end(state: State, lease: Lease, reason: EndReason, detail: str = "") -> None
     refresh(state, device)
 
 
-def end_unknown(state: State, device: Device, lease: str, epoch: int) -> None:
+def end_unknown(state: BookState, device: DeviceRecord, lease: str, epoch: int) -> None:
     """End a lease that only a device knows, unless it ended before.
 
     The tracker that granted it wrote into another store than this one, which is an older copy, or
@@ -172,13 +181,22 @@ def end_unknown(state: State, device: Device, lease: str, epoch: int) -> None:
         return
     detail = "the store does not know it: it is an older copy, or has lost its newest rows"
     state.note("lease-unknown", lease, f"reported by {device.name}, epoch {epoch}")
-    state.out.append(EndLease(lease, device.name, "", epoch, EndReason.REVOKED, detail))
+    state.out.append(
+        EndLease(
+            lease=lease,
+            device=device.name,
+            tenant="",
+            epoch=epoch,
+            reason=EndReason.REVOKED,
+            detail=detail,
+        )
+    )
     state.totals.ended[EndReason.REVOKED] += 1
     state.remember(lease, EndReason.REVOKED, detail)
     device.over = lease
 
 
-def forget_request(state: State, request: Request, what: str) -> None:
+def forget_request(state: BookState, request: RequestRecord, what: str) -> None:
     """A request is over; what came of it is remembered for a while."""
     del state.requests[request.id]
     over = state.over
@@ -187,7 +205,7 @@ def forget_request(state: State, request: Request, what: str) -> None:
         over.popitem(last=False)
 
 
-def lease_due(state: State, lease: Lease) -> None:
+def lease_due(state: BookState, lease: LeaseRecord) -> None:
     """A lease's time has come: to be opened, to be yielded, or to end."""
     now, config = state.now, state.config
     if now >= lease.expires:
@@ -213,7 +231,7 @@ def lease_due(state: State, lease: Lease) -> None:
     state.arm(lease, due)
 
 
-def renewal(state: State, event: Renewal) -> None:
+def renewal(state: BookState, event: Renewal) -> None:
     """A client renews."""
     lease = state.leases.get(event.lease)
     if lease is None or lease.reason is not None:
@@ -239,23 +257,36 @@ def renewal(state: State, event: Renewal) -> None:
     wanted = _wanted(state, lease)
     if wanted is None:
         lease.yield_by = NEVER
-        verdict = TellRenewed(event.client, lease.id, Verdict.OK, request.ttl_s)
+        verdict = TellRenewed(
+            client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.ttl_s
+        )
     else:
         state.totals.yields += 1
         why = f"{_class_of(wanted)} request {wanted.id} waits for this device"
         left = max(0.0, min(lease.expires, lease.yield_by) - now)
-        verdict = TellRenewed(event.client, lease.id, Verdict.YIELD_PLEASE, left, why)
+        verdict = TellRenewed(
+            client=event.client, lease=lease.id, verdict=Verdict.YIELD_PLEASE, ttl_s=left, why=why
+        )
     state.out.append(verdict)
 
 
 def _gone(
-    state: State, event: Renewal, why: str, ended: tuple[EndReason, str] | None = None
+    state: BookState, event: Renewal, why: str, ended: tuple[EndReason, str] | None = None
 ) -> None:
     reason = None if ended is None else ended[0]
-    state.out.append(TellRenewed(event.client, event.lease, Verdict.GONE, 0.0, why, reason))
+    state.out.append(
+        TellRenewed(
+            client=event.client,
+            lease=event.lease,
+            verdict=Verdict.GONE,
+            ttl_s=0.0,
+            why=why,
+            reason=reason,
+        )
+    )
 
 
-def _why_ended(state: State, lease: str) -> str:
+def _why_ended(state: BookState, lease: str) -> str:
     known = state.ended.get(lease)
     if known is None:
         return f"no lease {lease} is known"
@@ -263,7 +294,7 @@ def _why_ended(state: State, lease: str) -> str:
     return f"lease {lease} ended: {reason.value}{', ' + detail if detail else ''}"
 
 
-def _wanted(state: State, lease: Lease) -> Request | None:
+def _wanted(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
     """The request of a higher class for which the holder should give the device back."""
     if lease.yield_for is not None:
         return lease.yield_for
@@ -285,7 +316,7 @@ def _wanted(state: State, lease: Lease) -> Request | None:
     return None
 
 
-def _stop_asking(lease: Lease, wanted: Request) -> None:
+def _stop_asking(lease: LeaseRecord, wanted: RequestRecord) -> None:
     """A lease that was asked to yield ended; if the request waits on, another may be asked."""
     lease.yield_for = None
     lease.yield_by = NEVER
@@ -295,11 +326,11 @@ def _stop_asking(lease: Lease, wanted: Request) -> None:
         wanted.match.pressing.setdefault(wanted.priority, {})[wanted] = None
 
 
-def _class_of(request: Request) -> str:
+def _class_of(request: RequestRecord) -> str:
     return Priority(request.priority).name.lower()
 
 
-def give_back(state: State, event: GiveBack) -> None:
+def give_back(state: BookState, event: GiveBack) -> None:
     """A client releases; once more is harmless."""
     lease = state.leases.get(event.lease)
     if lease is None or lease.reason is not None:

@@ -9,40 +9,28 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from loopwright.fleet.book.records import DeviceRecord, Match
 from loopwright.fleet.selector import Operator, Selector, parse
-
-if TYPE_CHECKING:
-    from loopwright.fleet.book.state import Device, Line, Request
 
 Anchor: TypeAlias = tuple[str, str | None] | None
 """A label, with its value or any, that each device of a match has; None when there is none."""
 
 
-@dataclass(slots=True, eq=False)
-class Match:
-    """A selector in use."""
-
-    selector: Selector
-    devices: dict[Device, None] = field(default_factory=dict)
-    free: dict[Device, None] = field(default_factory=dict)
-    lines: dict[tuple[int, int], Line] = field(default_factory=dict)  # (rank, count)
-    waiting: dict[Request, None] = field(default_factory=dict)
-    pressing: dict[int, dict[Request, None]] = field(default_factory=dict)  # by priority
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Index:
     """All selectors in use and all registered devices."""
 
     matches: dict[str, Match] = field(default_factory=dict)
     idle: OrderedDict[str, Match] = field(default_factory=OrderedDict)  # nobody waits with these
     by_anchor: dict[Anchor, dict[Match, None]] = field(default_factory=dict)
-    by_label: dict[tuple[str, str | None], dict[Device, None]] = field(default_factory=dict)
-    devices: dict[Device, None] = field(default_factory=dict)
+    by_label: dict[tuple[str, str | None], dict[DeviceRecord, None]] = field(default_factory=dict)
+    devices: dict[DeviceRecord, None] = field(default_factory=dict)
     spelled: dict[str, Selector] = field(default_factory=dict)  # texts parsed before
-    loaded: dict[tuple[str, str], dict[Device, None]] = field(default_factory=dict)  # free ones
+    loaded: dict[tuple[str, str], dict[DeviceRecord, None]] = field(
+        default_factory=dict
+    )  # free ones
     free: int = 0
 
     def match(self, text: str, keep: int) -> Match:
@@ -74,14 +62,14 @@ class Index:
         """Nobody waits with it any more: it may go."""
         self.idle[match.selector.text] = match
 
-    def meant(self, selector: Selector) -> list[Device]:
+    def meant(self, selector: Selector) -> list[DeviceRecord]:
         """The registered devices that a selector means, found without keeping anything."""
         found = self.matches.get(selector.text)
         if found is not None:
             return list(found.devices)
         return [device for device in self._candidates(selector) if selector.matches(device.labels)]
 
-    def add(self, device: Device) -> None:
+    def add(self, device: DeviceRecord) -> None:
         """A device came, with its labels."""
         self.devices[device] = None
         for key, value in device.labels.items():
@@ -93,7 +81,7 @@ class Index:
                     match.devices[device] = None
                     device.matches[match] = None
 
-    def remove(self, device: Device) -> list[Match]:
+    def remove(self, device: DeviceRecord) -> list[Match]:
         """A device goes, or gets other labels; returns the matches that it was in."""
         self.set_free(device, free=False)
         self.devices.pop(device, None)
@@ -110,7 +98,7 @@ class Index:
         device.matches.clear()
         return left
 
-    def set_free(self, device: Device, *, free: bool) -> None:
+    def set_free(self, device: DeviceRecord, *, free: bool) -> None:
         """Note whether a device may be granted. Its labels and modules change only while not."""
         if device.free == free:
             return
@@ -132,7 +120,7 @@ class Index:
                     del self.loaded[module]
 
     def _build(self, selector: Selector) -> Match:
-        match = Match(selector)
+        match = Match(selector=selector)
         for device in self._candidates(selector):
             if selector.matches(device.labels):
                 match.devices[device] = None
@@ -154,9 +142,9 @@ class Index:
                 del self.by_anchor[anchor]
         del self.matches[match.selector.text]
 
-    def _candidates(self, selector: Selector) -> list[Device]:
+    def _candidates(self, selector: Selector) -> list[DeviceRecord]:
         """Devices among which are all that the selector means."""
-        found: dict[Device, None] = {}
+        found: dict[DeviceRecord, None] = {}
         for anchor in _anchors(selector):
             found.update(self.devices if anchor is None else self.by_label.get(anchor, {}))
         return list(found)
@@ -185,7 +173,7 @@ def _cost(anchors: tuple[Anchor, ...], selector: Selector) -> tuple[bool, bool, 
     return (first[0] != "name", first[1] is None, len(anchors))
 
 
-def _anchors_met(device: Device) -> list[Anchor]:
+def _anchors_met(device: DeviceRecord) -> list[Anchor]:
     """The anchors under which a match that means this device may be kept."""
     met: list[Anchor] = [None]
     for key, value in device.labels.items():

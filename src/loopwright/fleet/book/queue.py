@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import heapq
 
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.state import Device, Line, Request, State, Tenant
+from loopwright.fleet.book.records import DeviceRecord, Match, QueueLine, RequestRecord, Tenant
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Priority
 
 TOP = int(max(Priority))
 OVERDUE = TOP + 1
 
 
-def rank_of(state: State, request: Request) -> int:
+def rank_of(state: BookState, request: RequestRecord) -> int:
     """The class that a request has by now."""
     waited = state.now - request.since
     if waited >= state.config.overdue_s:
@@ -28,7 +28,7 @@ def rank_of(state: State, request: Request) -> int:
     return min(TOP, request.priority + int(waited / state.config.age_s))
 
 
-def next_rank_at(state: State, request: Request) -> float:
+def next_rank_at(state: BookState, request: RequestRecord) -> float:
     """When the class of a request that waits will be another."""
     config = state.config
     overdue = request.since + config.overdue_s
@@ -43,12 +43,12 @@ def blocked(tenant: Tenant, count: int) -> bool:
     return tenant.live + count > tenant.max_live
 
 
-def join(state: State, request: Request, match: Match) -> None:
+def join(state: BookState, request: RequestRecord, match: Match) -> None:
     """Have a request wait in the line of its class."""
     rank = rank_of(state, request)
     line = match.lines.get((rank, request.count))
     if line is None:
-        line = Line(match, rank, request.count)
+        line = QueueLine(match=match, rank=rank, count=request.count)
         match.lines[(rank, request.count)] = line
     request.line = line
     tenant = request.tenant
@@ -65,7 +65,7 @@ def join(state: State, request: Request, match: Match) -> None:
         heapq.heappush(state.gangs, (request.seq, request))
 
 
-def leave(request: Request) -> None:
+def leave(request: RequestRecord) -> None:
     """Take a request out of its line, if it stands in one."""
     line = request.line
     if line is None:
@@ -79,7 +79,7 @@ def leave(request: Request) -> None:
         request.tenant.parked.pop(line, None)
 
 
-def first_of(line: Line) -> Request | None:
+def first_of(line: QueueLine) -> RequestRecord | None:
     """The request of a line that goes first; tenants at their quota are parked."""
     heap = line.heap
     while heap:
@@ -101,7 +101,7 @@ def first_of(line: Line) -> Request | None:
     return None
 
 
-def unpark(state: State, tenant: Tenant) -> None:
+def unpark(state: BookState, tenant: Tenant) -> None:
     """A tenant holds less than before: it may stand in its lines again."""
     for line in list(tenant.parked):
         if blocked(tenant, line.count):
@@ -116,24 +116,24 @@ def unpark(state: State, tenant: Tenant) -> None:
         state.reopened[line.match] = None
 
 
-def charge(state: State, tenant: Tenant, device_seconds: float) -> None:
+def charge(state: BookState, tenant: Tenant, device_seconds: float) -> None:
     """Note what a tenant used."""
     config = state.config
     limit = state.vtime + config.max_debt_s / tenant.weight
     tenant.passed = max(tenant.passed, min(limit, tenant.passed + device_seconds / tenant.weight))
 
 
-def served(state: State, tenant: Tenant, count: int) -> None:
+def served(state: BookState, tenant: Tenant, count: int) -> None:
     """A tenant gets `count` devices: time goes on, and it is charged a second for each."""
     if tenant.passed > state.vtime:
         state.vtime = tenant.passed
     charge(state, tenant, float(count))
 
 
-def elect(state: State) -> None:
+def elect(state: BookState) -> None:
     """Choose the gang that devices are held for: the oldest overdue one its quota allows."""
     chosen = None
-    kept: list[tuple[int, Request]] = []
+    kept: list[tuple[int, RequestRecord]] = []
     while state.gangs:
         seq, request = heapq.heappop(state.gangs)
         line = request.line
@@ -145,31 +145,31 @@ def elect(state: State) -> None:
             break
     for entry in kept:
         heapq.heappush(state.gangs, entry)
-    before = state.hoarder
+    before = state.held_for
     if before is not chosen:
-        state.hoarder = chosen
+        state.held_for = chosen
         if before is not None and before.match is not None:
             state.freed.update(before.match.free)
 
 
-def held_from(state: State, device: Device, request: Request) -> bool:
+def held_from(state: BookState, device: DeviceRecord, request: RequestRecord) -> bool:
     """Whether a device is held for a gang that goes before this request."""
-    hoarder = state.hoarder
-    if hoarder is None or hoarder is request or hoarder.match not in device.matches:
+    gang = state.held_for
+    if gang is None or gang is request or gang.match not in device.matches:
         return False
     line = request.line
-    older = line is not None and line.rank == OVERDUE and request.seq < hoarder.seq
+    older = line is not None and line.rank == OVERDUE and request.seq < gang.seq
     return not older
 
 
-def usable(state: State, match: Match, request: Request) -> dict[Device, None]:
+def usable(state: BookState, match: Match, request: RequestRecord) -> dict[DeviceRecord, None]:
     """The free devices that a request could have."""
-    if state.hoarder is None:
+    if state.held_for is None:
         return match.free
     return {device: None for device in match.free if not held_from(state, device, request)}
 
 
-def best_for(state: State, device: Device) -> Request | None:
+def best_for(state: BookState, device: DeviceRecord) -> RequestRecord | None:
     """The request that goes first of those that this free device could serve now."""
     best, best_key = None, (0, 0.0, 0)
     for match in device.matches:
@@ -182,13 +182,13 @@ def best_for(state: State, device: Device) -> Request | None:
 
 
 def best_of(
-    state: State, match: Match, device: Device | None
-) -> tuple[tuple[int, float, int], Request] | None:
+    state: BookState, match: Match, device: DeviceRecord | None
+) -> tuple[tuple[int, float, int], RequestRecord] | None:
     """The request of a match that goes first, with what orders it, that can be served now.
 
     With `device`, that one must be of use to it.
     """
-    best: tuple[tuple[int, float, int], Request] | None = None
+    best: tuple[tuple[int, float, int], RequestRecord] | None = None
     free = len(match.free)
     for line in match.lines.values():
         if line.count > free or (best is not None and -line.rank > best[0][0]):
@@ -196,7 +196,7 @@ def best_of(
         request = first_of(line)
         if request is None:
             continue
-        if state.hoarder is not None:
+        if state.held_for is not None:
             if device is not None and held_from(state, device, request):
                 continue
             if len(usable(state, match, request)) < line.count:
@@ -207,11 +207,11 @@ def best_of(
     return best
 
 
-def _key(line: Line, tenant: Tenant, first: Request) -> float:
+def _key(line: QueueLine, tenant: Tenant, first: RequestRecord) -> float:
     return float(first.seq) if line.rank == OVERDUE else tenant.passed
 
 
-def _first(line: Line, number: int) -> Request | None:
+def _first(line: QueueLine, number: int) -> RequestRecord | None:
     """The oldest request of a tenant in a line; entries of those that left are dropped."""
     waiting = line.queues.get(number)
     if waiting is None:

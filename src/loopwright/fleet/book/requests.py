@@ -7,18 +7,18 @@ import math
 from loopwright.errors import ConfigError
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.effects import TellQueued, TellRefused, TellReleased
-from loopwright.fleet.book.events import ClientDown, Revoked, Unwanted, Wanted
+from loopwright.fleet.book.events import Cancelled, ClientDown, Requested, Revoked
 from loopwright.fleet.book.explain import refusal_of, waiting_why
 from loopwright.fleet.book.leases import choose, end, forget_request, grant, tell_granted
-from loopwright.fleet.book.matching import Match
-from loopwright.fleet.book.state import NEVER, Request, State
+from loopwright.fleet.book.records import NEVER, Match, RequestRecord
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import EndReason, Refusal
 
 _MAX_NAME = 128
 _MAX_ENTRIES = 64
 
 
-def wanted(state: State, event: Wanted) -> None:
+def wanted(state: BookState, event: Requested) -> None:
     """A client wants devices: now, or in its turn, or never."""
     known = state.requests.get(event.request)
     if known is not None:
@@ -40,25 +40,25 @@ def wanted(state: State, event: Wanted) -> None:
     tenant = state.tenant(event.tenant)
     if tenant.queued == 0:
         tenant.passed = max(tenant.passed, state.vtime)
-    request = Request(
-        event.request,
-        event.client,
-        tenant,
-        match.selector.text,
-        match,
-        event.count,
-        event.ttl_s,
-        event.priority,
-        event.modules,
-        event.tags,
-        state.number(),
-        state.now,
-        state.now + event.max_wait_s,
+    request = RequestRecord(
+        id=event.request,
+        client=event.client,
+        tenant=tenant,
+        selector=match.selector.text,
+        match=match,
+        count=event.count,
+        ttl_s=event.ttl_s,
+        priority=event.priority,
+        modules=event.modules,
+        tags=event.tags,
+        seq=state.number(),
+        since=state.now,
+        give_up=state.now + event.max_wait_s,
     )
     _serve(state, request, match)
 
 
-def _serve(state: State, request: Request, match: Match) -> None:
+def _serve(state: BookState, request: RequestRecord, match: Match) -> None:
     """Give a new request what it wants, or have it wait, or refuse it."""
     tenant, count, config = request.tenant, request.count, state.config
     if state.read_only:
@@ -90,7 +90,7 @@ def _serve(state: State, request: Request, match: Match) -> None:
         _enqueue(state, request, match)
 
 
-def _enqueue(state: State, request: Request, match: Match) -> None:
+def _enqueue(state: BookState, request: RequestRecord, match: Match) -> None:
     state.index.used(match)
     match.waiting[request] = None
     state.waiting[request] = None
@@ -103,13 +103,13 @@ def _enqueue(state: State, request: Request, match: Match) -> None:
     _tell_queued(state, request)
 
 
-def _tell_queued(state: State, request: Request) -> None:
+def _tell_queued(state: BookState, request: RequestRecord) -> None:
     ahead = len(request.match.waiting) if request.match is not None else 0
     why = waiting_why(state, request)
     state.out.append(TellQueued(request.client, request.id, ahead, why))
 
 
-def _dequeue(state: State, request: Request) -> None:
+def _dequeue(state: BookState, request: RequestRecord) -> None:
     """A request waits no longer."""
     queue.leave(request)
     state.disarm(request)
@@ -126,18 +126,18 @@ def _dequeue(state: State, request: Request) -> None:
         lease.yield_for = None
         lease.yield_by = NEVER
     request.asked.clear()
-    if state.hoarder is request:
+    if state.held_for is request:
         queue.elect(state)
 
 
-def _forget_client(state: State, request: Request) -> None:
+def _forget_client(state: BookState, request: RequestRecord) -> None:
     mine = state.by_client[request.client]
     del mine[request]
     if not mine:
         del state.by_client[request.client]
 
 
-def _again(state: State, request: Request, event: Wanted) -> None:
+def _again(state: BookState, request: RequestRecord, event: Requested) -> None:
     """The same request came once more: from a client that connected again, or as a copy."""
     if request.tenant.name != event.tenant:
         state.totals.denied += 1
@@ -158,21 +158,21 @@ def _again(state: State, request: Request, event: Wanted) -> None:
 
 
 def _refuse(
-    state: State, event: Wanted | Unwanted, code: Refusal, detail: str, retry_s: float = 0.0
+    state: BookState, event: Requested | Cancelled, code: Refusal, detail: str, retry_s: float = 0.0
 ) -> None:
     state.totals.refused[code] += 1
     state.out.append(TellRefused(event.client, event.request, code, detail, retry_s))
 
 
 def _turn_away(
-    state: State, request: Request, code: Refusal, detail: str, retry_s: float = 0.0
+    state: BookState, request: RequestRecord, code: Refusal, detail: str, retry_s: float = 0.0
 ) -> None:
     """Refuse a request that does not wait (any more). It may be tried again."""
     state.totals.refused[code] += 1
     state.out.append(TellRefused(request.client, request.id, code, detail, retry_s))
 
 
-def _wrong(state: State, event: Wanted) -> str:
+def _wrong(state: BookState, event: Requested) -> str:
     """What is wrong with a request, if anything: all of it comes from outside."""
     config = state.config
     for what, name in (("request", event.request), ("client", event.client)):
@@ -192,7 +192,7 @@ def _wrong(state: State, event: Wanted) -> str:
     return ""
 
 
-def unwanted(state: State, event: Unwanted) -> None:
+def unwanted(state: BookState, event: Cancelled) -> None:
     """A client no longer wants a request that waits. One already granted it gives back."""
     request = state.requests.get(event.request)
     if request is None:
@@ -208,14 +208,14 @@ def unwanted(state: State, event: Unwanted) -> None:
         cancel(state, request, Refusal.CANCELLED, "as asked")
 
 
-def cancel(state: State, request: Request, code: Refusal, detail: str) -> None:
+def cancel(state: BookState, request: RequestRecord, code: Refusal, detail: str) -> None:
     """End a request that waits."""
     _dequeue(state, request)
     forget_request(state, request, code.value)
     _turn_away(state, request, code, detail)
 
 
-def client_down(state: State, event: ClientDown) -> None:
+def client_down(state: BookState, event: ClientDown) -> None:
     """A client's connection is gone: what it waits for ends; its leases live out their ttl."""
     for request in list(state.by_client.get(event.client, ())):
         _dequeue(state, request)
@@ -223,7 +223,7 @@ def client_down(state: State, event: ClientDown) -> None:
         state.note("request-ended", request.id, EndReason.CLIENT_LOST.value)
 
 
-def revoked(state: State, event: Revoked) -> None:
+def revoked(state: BookState, event: Revoked) -> None:
     """An operator takes a lease away, or ends a request that waits."""
     lease = state.leases.get(event.lease)
     if lease is not None and lease.reason is None:
@@ -237,7 +237,7 @@ def revoked(state: State, event: Revoked) -> None:
     state.note("nothing-to-revoke", event.lease, reason.value if reason else "unknown")
 
 
-def request_due(state: State, request: Request) -> None:
+def request_due(state: BookState, request: RequestRecord) -> None:
     """A request waited for too long, or long enough to rise."""
     if request not in state.waiting or request.match is None:
         return
@@ -259,12 +259,12 @@ def request_due(state: State, request: Request) -> None:
 # --- what frees up ---
 
 
-def settle(state: State) -> None:
+def settle(state: BookState) -> None:
     """Give what became free, or allowed, to requests that wait; end those that cannot be met."""
     if state.shrunk:
         _end_hopeless(state)
     while True:
-        if state.gangs or state.hoarder is not None:
+        if state.gangs or state.held_for is not None:
             queue.elect(state)
         if state.read_only or not (state.freed or state.reopened):
             return
@@ -278,7 +278,7 @@ def settle(state: State) -> None:
                 _give(state, best[1])
 
 
-def _give(state: State, request: Request) -> None:
+def _give(state: BookState, request: RequestRecord) -> None:
     match = request.match
     if match is None:
         return
@@ -287,7 +287,7 @@ def _give(state: State, request: Request) -> None:
     grant(state, request, devices)
 
 
-def _end_hopeless(state: State) -> None:
+def _end_hopeless(state: BookState) -> None:
     """End requests whose devices went for good."""
     if state.settling:
         return
@@ -299,7 +299,7 @@ def _end_hopeless(state: State) -> None:
             cancel(state, request, Refusal.UNSATISFIABLE, detail)
 
 
-def store_down(state: State, why: str, lost: tuple[str, ...]) -> None:
+def store_down(state: BookState, why: str, lost: tuple[str, ...]) -> None:
     """No new grants; those nobody heard of are undone."""
     if not state.read_only:
         state.note("read-only", "store", why)
@@ -318,7 +318,7 @@ def store_down(state: State, why: str, lost: tuple[str, ...]) -> None:
             _turn_away(state, request, Refusal.READ_ONLY, detail, state.config.retry_after_s)
 
 
-def store_up(state: State) -> None:
+def store_up(state: BookState) -> None:
     """Grants again: first of all that became free meanwhile."""
     if not state.read_only:
         return

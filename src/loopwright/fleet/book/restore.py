@@ -5,11 +5,12 @@ from __future__ import annotations
 from loopwright.fleet.book.agents import new_boot
 from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
-from loopwright.fleet.book.state import Boot, Device, Lease, Request, State
-from loopwright.fleet.words import Admin, EndReason, Link
+from loopwright.fleet.book.records import Boot, DeviceRecord, LeaseRecord, RequestRecord
+from loopwright.fleet.book.state import BookState
+from loopwright.fleet.words import Admin, EndReason, LinkState
 
 
-def restored(state: State, event: Restored) -> None:
+def restored(state: BookState, event: Restored) -> None:
     """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
 
     All epochs that were reserved count as used. Devices of before may take `settle_s` to come
@@ -37,7 +38,16 @@ def restored(state: State, event: Restored) -> None:
             _lease(state, row, device)
         else:
             detail, reason = f"{row.device} has a newer lease", EndReason.EXPIRED
-            state.out.append(EndLease(row.lease, row.device, row.tenant, row.epoch, reason, detail))
+            state.out.append(
+                EndLease(
+                    lease=row.lease,
+                    device=row.device,
+                    tenant=row.tenant,
+                    epoch=row.epoch,
+                    reason=reason,
+                    detail=detail,
+                )
+            )
             state.totals.ended[reason] += 1
             state.remember(row.lease, reason, detail)
     state.absent.update(event.agents)
@@ -45,7 +55,7 @@ def restored(state: State, event: Restored) -> None:
         state.settling_until = state.now + state.config.settle_s
 
 
-def _device(state: State, name: str) -> Device:
+def _device(state: BookState, name: str) -> DeviceRecord:
     device = state.device(name)
     if not device.labels:
         device.labels = {"name": name}
@@ -53,18 +63,18 @@ def _device(state: State, name: str) -> Device:
     return device
 
 
-def _boot(state: State, row: LeaseRow) -> Boot:
+def _boot(state: BookState, row: LeaseRow) -> Boot:
     """The process that had the lease: it has `lost_s` to be heard of."""
     boot = state.boots.get((row.agent, row.incarnation))
     if boot is None:
         boot = new_boot(state, row.agent, row.incarnation)
-        boot.link, boot.connected = Link.SUSPECT, False
+        boot.link, boot.connected = LinkState.SUSPECT, False
         boot.heard = state.now
         state.arm(boot, state.now + state.config.lost_s)
     return boot
 
 
-def _lease(state: State, row: LeaseRow, device: Device) -> None:
+def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
     boot, config, now = _boot(state, row), state.config, state.now
     if device.boot is None:
         device.boot = boot
@@ -72,31 +82,31 @@ def _lease(state: State, row: LeaseRow, device: Device) -> None:
     tenant = state.tenant(row.tenant)
     request = state.requests.get(row.request)
     if request is None:
-        request = Request(
-            row.request,
-            row.client,
-            tenant,
-            row.selector,
-            None,
-            1,
-            row.ttl_s,
-            row.priority,
-            {},
-            row.tags,
-            state.number(),
-            now,
+        request = RequestRecord(
+            id=row.request,
+            client=row.client,
+            tenant=tenant,
+            selector=row.selector,
+            match=None,
+            count=1,
+            ttl_s=row.ttl_s,
+            priority=row.priority,
+            modules={},
+            tags=row.tags,
+            seq=state.number(),
+            since=now,
         )
         state.requests[row.request] = request
-    lease = Lease(
-        row.lease,
-        request,
-        device,
-        boot,
-        row.epoch,
-        row.client,
-        now,
-        now + row.ttl_s,
-        now + max(config.open_s, config.settle_s),
+    lease = LeaseRecord(
+        id=row.lease,
+        request=request,
+        device=device,
+        boot=boot,
+        epoch=row.epoch,
+        client=row.client,
+        granted_at=now,
+        expires=now + row.ttl_s,
+        open_by=now + max(config.open_s, config.settle_s),
         charged_at=now,
     )
     device.lease = lease

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from loopwright.fleet.book.effects import Order, ReserveEpochs
+from loopwright.fleet.book.effects import DesiredState, ReserveEpochs
 from loopwright.fleet.book.events import EpochsReserved
-from loopwright.fleet.book.state import Device, State
-from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link
+from loopwright.fleet.book.records import DeviceRecord
+from loopwright.fleet.book.state import BookState
+from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState
 
 
-def grantable(device: Device) -> bool:
+def grantable(device: DeviceRecord) -> bool:
     """Whether a device may be granted now."""
     boot = device.boot
     return (
         boot is not None
-        and boot.link is Link.UP
+        and boot.link is LinkState.UP
         and device.synced
         and device.lease is None
         and device.releasing is None
@@ -25,7 +26,7 @@ def grantable(device: Device) -> bool:
     )
 
 
-def refresh(state: State, device: Device) -> None:
+def refresh(state: BookState, device: DeviceRecord) -> None:
     """Bring the index of free devices up to date."""
     free = grantable(device)
     if free is not device.free:
@@ -34,7 +35,7 @@ def refresh(state: State, device: Device) -> None:
             state.freed[device] = None
 
 
-def reserve(state: State, device: Device) -> None:
+def reserve(state: BookState, device: DeviceRecord) -> None:
     """Ask for more epochs well before those that are durable are used up."""
     block = state.config.epoch_block
     if device.top + block // 2 >= device.asked:
@@ -42,7 +43,7 @@ def reserve(state: State, device: Device) -> None:
         state.out.append(ReserveEpochs(device.name, device.asked))
 
 
-def epochs_reserved(state: State, event: EpochsReserved) -> None:
+def epochs_reserved(state: BookState, event: EpochsReserved) -> None:
     """The store did as asked."""
     device = state.devices.get(event.device)
     if device is not None:
@@ -51,12 +52,19 @@ def epochs_reserved(state: State, event: EpochsReserved) -> None:
         refresh(state, device)
 
 
-def order_of(state: State, device: Device) -> Order:
+def order_of(state: BookState, device: DeviceRecord) -> DesiredState:
     """What a device should do now."""
     lease = device.lease
     if lease is not None:
         left = max(0.0, min(lease.expires, lease.yield_by) - state.now)
-        return Order(device.name, lease.id, lease.epoch, left, device.admin, fence=lease.epoch - 1)
+        return DesiredState(
+            device=device.name,
+            lease=lease.id,
+            epoch=lease.epoch,
+            ttl_s=left,
+            admin=device.admin,
+            fence=lease.epoch - 1,
+        )
     calm = device.calm
     probe = device.probe and state.now < device.probe_until
     ending = device.releasing
@@ -74,11 +82,21 @@ def order_of(state: State, device: Device) -> Order:
     why = device.why
     if ending is not None and ending.reason is not None:
         why = ending.reason.value
-    device.calm = Order(device.name, "", 0, 0.0, device.admin, probe, kill, why, device.top)
+    device.calm = DesiredState(
+        device=device.name,
+        lease="",
+        epoch=0,
+        ttl_s=0.0,
+        admin=device.admin,
+        probe=probe,
+        kill=kill,
+        why=why,
+        fence=device.top,
+    )
     return device.calm
 
 
-def released(state: State, device: Device) -> None:
+def released(state: BookState, device: DeviceRecord) -> None:
     """The session of a lease that ended is known to be over."""
     lease = device.releasing
     if lease is not None:

@@ -1,166 +1,34 @@
-"""What a LeaseBook remembers: mutable records of devices, agents, leases, requests and tenants.
-
-Only the modules of this package touch these; others see the frozen views of `views`.
-"""
+"""What a LeaseBook remembers: its records by name, timers, counters, and what is yet to be done."""
 
 from __future__ import annotations
 
 import heapq
-import math
-from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections import OrderedDict
 from dataclasses import dataclass, field
-from typing import TypeAlias
 
 from loopwright.fleet.book.config import BookConfig
-from loopwright.fleet.book.effects import Effect, Note, Order, SaveDevice
-from loopwright.fleet.book.events import DeviceRow, DeviceSpec, LeaseRow
-from loopwright.fleet.book.matching import Index, Match
-from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, Link, Occupancy, Refusal
+from loopwright.fleet.book.effects import Effect, Note, SaveDevice
+from loopwright.fleet.book.events import DeviceRow
+from loopwright.fleet.book.matching import Index
+from loopwright.fleet.book.records import (
+    NEVER,
+    Boot,
+    DeviceRecord,
+    LeaseRecord,
+    Match,
+    RequestRecord,
+    Tenant,
+    Timed,
+)
+from loopwright.fleet.words import (
+    EndReason,
+    Refusal,
+)
 
-NEVER = math.inf
 _TENANTS = 1024
 
 
-@dataclass(slots=True, eq=False)
-class Boot:
-    """One incarnation of an agent: the process that owns devices until a newer one claims them."""
-
-    agent: str
-    incarnation: str
-    link: Link = Link.UP
-    connected: bool = True
-    heard: float = 0.0
-    down_at: float = NEVER  # when its connection closed
-    seq: int = -1
-    period: float = 0.0  # how often it was told to report
-    specs: dict[str, DeviceSpec] = field(default_factory=dict)
-    devices: dict[str, Device] = field(default_factory=dict)  # those it owns
-    timer: float = NEVER
-
-
-@dataclass(slots=True, eq=False)
-class Device:
-    """A device, whether it is there or not.
-
-    `top` is the highest epoch given out or reported, `reserved` how far epochs are durable,
-    `asked` how far the store was asked to make them durable.
-    """
-
-    name: str
-    labels: Mapping[str, str] = field(default_factory=dict)
-    modules: dict[str, str] = field(default_factory=dict)
-    matches: dict[Match, None] = field(default_factory=dict)  # selectors in use that mean it
-    boot: Boot | None = None
-    registered: bool = False
-    synced: bool = False
-    health: Health = Health.UNKNOWN
-    drift: float = 0.0
-    detail: str = ""
-    admin: Admin = Admin.ENABLED
-    why: str = ""
-    busy: bool = False  # reported a session or cleaning that no lease accounts for
-    stuck: bool = False  # did not get clean in time
-    session: int = 0  # epoch of the session it reported last
-    lease: Lease | None = None
-    releasing: Lease | None = None
-    over: str = ""  # the lease that ended on it last
-    ending_since: float = NEVER  # when the session began to end
-    told_since: bool = False  # it reported after that
-    top: int = 0
-    reserved: int = 0
-    asked: int = 0
-    free: bool = False  # in the index of devices to grant
-    probe: bool = False
-    probe_until: float = NEVER
-    probe_at: float = NEVER
-    claims: deque[float] = field(default_factory=deque)  # when it was taken from a live agent
-    flapping: bool = False  # two agents have it, and it goes to and fro
-    lost_at: float = NEVER
-    calm: Order | None = None  # the order while nothing is wanted of it, made once
-    timer: float = NEVER
-
-
-@dataclass(slots=True, eq=False)
-class Lease:
-    """A lease of one device, from the grant on."""
-
-    id: str
-    request: Request
-    device: Device
-    boot: Boot
-    epoch: int
-    client: str
-    granted_at: float
-    expires: float
-    open_by: float
-    state: LeaseState = LeaseState.GRANTED
-    reason: EndReason | None = None
-    charged_at: float = 0.0
-    yield_by: float = NEVER
-    yield_for: Request | None = None
-    timer: float = NEVER
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A request for devices: it waits in `line`, or has `leases`, or is over."""
-
-    id: str
-    client: str
-    tenant: Tenant
-    selector: str
-    match: Match | None
-    count: int
-    ttl_s: float
-    priority: int
-    modules: Mapping[str, str]
-    tags: Mapping[str, str]
-    seq: int = 0
-    since: float = 0.0
-    give_up: float = NEVER
-    line: Line | None = None
-    leases: list[Lease] = field(default_factory=list)
-    owed: bool = False  # its client is not told of the leases before their agents are back
-    asked: list[Lease] = field(default_factory=list)  # leases that were asked to yield to it
-    timer: float = NEVER
-
-
-@dataclass(slots=True, eq=False)
-class Tenant:
-    """A tenant. `passed` is its virtual time: use divided by weight."""
-
-    name: str
-    weight: float
-    max_live: int
-    max_queued: int
-    number: int
-    live: int = 0
-    queued: int = 0
-    passed: float = 0.0
-    parked: dict[Line, None] = field(default_factory=dict)  # lines that its quota keeps it out of
-
-
-@dataclass(slots=True, eq=False)
-class Line:
-    """Requests that wait for `count` devices of one selector in one class, by tenant.
-
-    `heap` has (key, tenant's number) of each tenant in `queues` that is not parked; keys only
-    grow, so one that is out of date is mended when it comes to the top.
-    """
-
-    match: Match
-    rank: int
-    count: int
-    queues: dict[int, list[tuple[int, Request]]] = field(default_factory=dict)
-    heap: list[tuple[float, int]] = field(default_factory=list)
-    listed: set[int] = field(default_factory=set)
-
-
-Timed: TypeAlias = Boot | Device | Lease | Request
-
-
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class Totals:
     """Counters since the start."""
 
@@ -172,8 +40,8 @@ class Totals:
     refused: dict[Refusal, int] = field(default_factory=lambda: dict.fromkeys(Refusal, 0))
 
 
-@dataclass(slots=True)
-class State:
+@dataclass(slots=True, kw_only=True)
+class BookState:
     """All of a book. `freed` and `reopened` are looked at when an event is done."""
 
     config: BookConfig
@@ -183,15 +51,17 @@ class State:
     settling_until: float = -NEVER
     expected: set[str] = field(default_factory=set)  # devices of before that did not come back yet
     absent: set[str] = field(default_factory=set)  # agents of before that did not connect yet
-    devices: dict[str, Device] = field(default_factory=dict)
+    devices: dict[str, DeviceRecord] = field(default_factory=dict)
     forgotten: dict[str, DeviceRow] = field(default_factory=dict)  # their epochs must not go back
     boots: dict[tuple[str, str], Boot] = field(default_factory=dict)
     agents: dict[str, Boot] = field(default_factory=dict)  # the newest of each
     history: dict[str, list[Boot]] = field(default_factory=dict)  # of each, oldest first
-    leases: dict[str, Lease] = field(default_factory=dict)  # living and releasing
-    requests: dict[str, Request] = field(default_factory=dict)  # waiting or with living leases
-    waiting: dict[Request, None] = field(default_factory=dict)
-    by_client: dict[str, dict[Request, None]] = field(default_factory=dict)  # those that wait
+    leases: dict[str, LeaseRecord] = field(default_factory=dict)  # living and releasing
+    requests: dict[str, RequestRecord] = field(
+        default_factory=dict
+    )  # waiting or with living leases
+    waiting: dict[RequestRecord, None] = field(default_factory=dict)
+    by_client: dict[str, dict[RequestRecord, None]] = field(default_factory=dict)  # those that wait
     tenants: dict[str, Tenant] = field(default_factory=dict)
     tenant_of: dict[int, Tenant] = field(default_factory=dict)
     tenants_limit: int = _TENANTS  # with so many, those who have nothing are forgotten
@@ -201,13 +71,15 @@ class State:
     totals: Totals = field(default_factory=Totals)
     vtime: float = 0.0
     counter: int = 0
-    freed: dict[Device, None] = field(default_factory=dict)
+    freed: dict[DeviceRecord, None] = field(default_factory=dict)
     reopened: dict[Match, None] = field(default_factory=dict)
     shrunk: dict[Match, None] = field(default_factory=dict)
-    gangs: list[tuple[int, Request]] = field(default_factory=list)  # overdue ones, oldest first
-    hoarder: Request | None = None  # the gang that devices are held for
+    gangs: list[tuple[int, RequestRecord]] = field(
+        default_factory=list
+    )  # overdue ones, oldest first
+    held_for: RequestRecord | None = None  # the gang that devices are held for
     out: list[Effect] = field(default_factory=list)
-    orders: dict[Boot, dict[Device, None]] = field(default_factory=dict)
+    orders: dict[Boot, dict[DeviceRecord, None]] = field(default_factory=dict)
     timers: list[tuple[float, int, Timed]] = field(default_factory=list)
     stale: int = 0
 
@@ -244,7 +116,7 @@ class State:
             self.stale -= 1
         return timers[0][0] if timers else NEVER
 
-    def tell(self, device: Device) -> None:
+    def tell(self, device: DeviceRecord) -> None:
         """Have the device's agent told what is wanted of it when this event is done."""
         boot = device.boot
         if boot is not None:
@@ -260,11 +132,11 @@ class State:
         if len(self.ended) > self.config.remembered:
             self.ended.popitem(last=False)
 
-    def device(self, name: str) -> Device:
+    def device(self, name: str) -> DeviceRecord:
         """The device of this name, made when it is new; one that was forgotten goes on."""
         device = self.devices.get(name)
         if device is None:
-            device = Device(name, lost_at=self.now)
+            device = DeviceRecord(name=name, lost_at=self.now)
             self.devices[name] = device
             kept = self.forgotten.pop(name, None)
             if kept is not None:
@@ -282,7 +154,12 @@ class State:
                 self._forget_tenants()
             kind = self.config.of_tenant(name)
             tenant = Tenant(
-                name, kind.weight, kind.max_live, kind.max_queued, self.number(), passed=self.vtime
+                name=name,
+                weight=kind.weight,
+                max_live=kind.max_live,
+                max_queued=kind.max_queued,
+                number=self.number(),
+                passed=self.vtime,
             )
             self.tenants[name] = tenant
             self.tenant_of[tenant.number] = tenant
@@ -318,42 +195,3 @@ class State:
         for match in self.index.matches.values():
             if match.waiting:
                 self.shrunk[match] = None
-
-
-def link_of(device: Device) -> Link:
-    """Whether the book hears of a device."""
-    return Link.LOST if device.boot is None else device.boot.link
-
-
-def health_of(device: Device) -> Health:
-    """How well a device is: what it says, unless it did not get clean in time."""
-    return Health.BAD if device.stuck else device.health
-
-
-def occupancy_of(device: Device) -> Occupancy:
-    """What a device is doing, as far as grants go."""
-    if device.lease is not None:
-        opened = device.lease.state is LeaseState.ACTIVE
-        return Occupancy.ACTIVE if opened else Occupancy.RESERVED
-    if device.busy or device.releasing is not None:
-        return Occupancy.CLEANING
-    return Occupancy.IDLE
-
-
-def row_of(lease: Lease) -> LeaseRow:
-    """A lease as the store keeps it."""
-    request, boot = lease.request, lease.boot
-    return LeaseRow(
-        lease.id,
-        request.id,
-        lease.device.name,
-        boot.agent,
-        boot.incarnation,
-        lease.epoch,
-        lease.client,
-        request.tenant.name,
-        request.selector,
-        request.ttl_s,
-        request.priority,
-        request.tags,
-    )

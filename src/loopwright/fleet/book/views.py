@@ -10,27 +10,27 @@ import msgspec
 
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.explain import kept_because
-from loopwright.fleet.book.state import (
-    Device,
-    Lease,
-    Request,
-    State,
+from loopwright.fleet.book.records import (
+    DeviceRecord,
+    LeaseRecord,
+    RequestRecord,
     health_of,
     link_of,
     occupancy_of,
 )
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import (
     Admin,
     EndReason,
     Health,
     LeaseState,
-    Link,
+    LinkState,
     Occupancy,
     Refusal,
 )
 
 
-class DeviceView(msgspec.Struct, frozen=True, gc=False):
+class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A device. `epoch` is the highest given out or reported, `held_for` a gang that waits."""
 
     name: str
@@ -38,7 +38,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     modules: Mapping[str, str]
     agent: str
     incarnation: str
-    link: Link
+    link: LinkState
     health: Health
     admin: Admin
     occupancy: Occupancy
@@ -55,7 +55,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     held_for: str
 
 
-class LeaseView(msgspec.Struct, frozen=True, gc=False):
+class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease that lives, or whose device is not clean yet. Times are those of `now`."""
 
     id: str
@@ -76,7 +76,7 @@ class LeaseView(msgspec.Struct, frozen=True, gc=False):
     ttl_s: float
 
 
-class RequestView(msgspec.Struct, frozen=True, gc=False):
+class RequestView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A request that waits."""
 
     id: str
@@ -92,7 +92,7 @@ class RequestView(msgspec.Struct, frozen=True, gc=False):
     over_quota: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TenantView:
     """What a tenant holds and waits for, and what it may."""
 
@@ -104,13 +104,13 @@ class TenantView:
     weight: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
     """How many there are, and how many there were since the start."""
 
     devices: int
     free: int
-    by_link: Mapping[Link, int]
+    by_link: Mapping[LinkState, int]
     by_health: Mapping[Health, int]
     by_admin: Mapping[Admin, int]
     by_occupancy: Mapping[Occupancy, int]
@@ -125,111 +125,120 @@ class Counts:
     refused: Mapping[Refusal, int]
 
 
-def device_view(state: State, device: Device) -> DeviceView:
+def device_view(state: BookState, device: DeviceRecord) -> DeviceView:
     """A copy of a device."""
-    boot, lease, hoarder = device.boot, device.lease, state.hoarder
-    held = hoarder is not None and device.free and hoarder.match in device.matches
+    boot, lease, gang = device.boot, device.lease, state.held_for
+    held = gang is not None and device.free and gang.match in device.matches
     return DeviceView(
-        device.name,
-        dict(device.labels),
-        dict(device.modules),
-        boot.agent if boot is not None else "",
-        boot.incarnation if boot is not None else "",
-        link_of(device),
-        health_of(device),
-        device.admin,
-        occupancy_of(device),
-        device.synced,
-        device.free and not state.read_only,
-        lease.id if lease is not None else "",
-        device.top,
-        device.reserved,
-        device.drift,
-        device.detail,
-        device.why,
-        _kept(state, device),
-        device.flapping,
-        hoarder.id if held and hoarder is not None else "",
+        name=device.name,
+        labels=dict(device.labels),
+        modules=dict(device.modules),
+        agent=boot.agent if boot is not None else "",
+        incarnation=boot.incarnation if boot is not None else "",
+        link=link_of(device),
+        health=health_of(device),
+        admin=device.admin,
+        occupancy=occupancy_of(device),
+        synced=device.synced,
+        grantable=device.free and not state.read_only,
+        lease=lease.id if lease is not None else "",
+        epoch=device.top,
+        reserved=device.reserved,
+        drift=device.drift,
+        detail=device.detail,
+        why=device.why,
+        kept=_kept(state, device),
+        flapping=device.flapping,
+        held_for=gang.id if held and gang is not None else "",
     )
 
 
-def _kept(state: State, device: Device) -> str:
+def _kept(state: BookState, device: DeviceRecord) -> str:
     if device.free or device.lease is not None:
         return ""
     kind, why = kept_because(state, device)
     return f"{kind}: {why}" if why else kind
 
 
-def lease_view(lease: Lease) -> LeaseView:
+def lease_view(lease: LeaseRecord) -> LeaseView:
     """A copy of a lease."""
     request = lease.request
     return LeaseView(
-        lease.id,
-        request.id,
-        lease.device.name,
-        lease.boot.agent,
-        lease.boot.incarnation,
-        lease.epoch,
-        lease.client,
-        request.tenant.name,
-        request.selector,
-        request.priority,
-        dict(request.tags),
-        lease.state,
-        lease.reason,
-        lease.granted_at,
-        lease.expires,
-        request.ttl_s,
+        id=lease.id,
+        request=request.id,
+        device=lease.device.name,
+        agent=lease.boot.agent,
+        incarnation=lease.boot.incarnation,
+        epoch=lease.epoch,
+        client=lease.client,
+        tenant=request.tenant.name,
+        selector=request.selector,
+        priority=request.priority,
+        tags=dict(request.tags),
+        state=lease.state,
+        reason=lease.reason,
+        granted_at=lease.granted_at,
+        expires=lease.expires,
+        ttl_s=request.ttl_s,
     )
 
 
-def request_view(request: Request) -> RequestView:
+def request_view(request: RequestRecord) -> RequestView:
     """A copy of a request that waits."""
     return RequestView(
-        request.id,
-        request.client,
-        request.tenant.name,
-        request.selector,
-        request.count,
-        request.priority,
-        request.line.rank if request.line is not None else request.priority,
-        request.since,
-        request.give_up,
-        dict(request.tags),
-        queue.blocked(request.tenant, request.count),
+        id=request.id,
+        client=request.client,
+        tenant=request.tenant.name,
+        selector=request.selector,
+        count=request.count,
+        priority=request.priority,
+        rank=request.line.rank if request.line is not None else request.priority,
+        since=request.since,
+        give_up=request.give_up,
+        tags=dict(request.tags),
+        over_quota=queue.blocked(request.tenant, request.count),
     )
 
 
-def tenant_views(state: State, most: int) -> tuple[TenantView, ...]:
+def tenant_views(state: BookState, most: int) -> tuple[TenantView, ...]:
     """Tenants that hold or want something, and those with a quota of their own: at most `most`."""
     here = {name for name, tenant in state.tenants.items() if tenant.live or tenant.queued}
     views: list[TenantView] = []
     for name in here | set(state.config.tenants):
         known, may = state.tenants.get(name), state.config.of_tenant(name)
         live, queued = (0, 0) if known is None else (known.live, known.queued)
-        views.append(TenantView(name, live, may.max_live, queued, may.max_queued, may.weight))
+        views.append(
+            TenantView(
+                name=name,
+                leases=live,
+                max_leases=may.max_live,
+                queued=queued,
+                max_queued=may.max_queued,
+                weight=may.weight,
+            )
+        )
     views.sort(key=lambda view: (-view.leases - view.queued, view.name))
     return tuple(sorted(views[:most], key=lambda view: view.name))
 
 
-def counts(state: State) -> Counts:
+def counts(state: BookState) -> Counts:
     """All the counts; takes time in proportion to the devices."""
     devices = state.devices.values()
     totals = state.totals
     return Counts(
-        len(devices),
-        state.index.free,
-        Counter(map(link_of, devices)),
-        Counter(map(health_of, devices)),
-        Counter(device.admin for device in devices),
-        Counter(map(occupancy_of, devices)),
-        len(state.leases),
-        len(state.waiting),
-        sum(1 for boot in state.agents.values() if boot.connected),
-        totals.granted,
-        totals.renewed,
-        totals.yields,
-        totals.denied,
-        dict(totals.ended),
-        dict(totals.refused),
+        devices=len(devices),
+        free=state.index.free,
+        by_link=Counter(map(link_of, devices)),
+        by_health=Counter(map(health_of, devices)),
+        by_admin=Counter(device.admin for device in devices),
+        by_occupancy=Counter(map(occupancy_of, devices)),
+        leases=len(state.leases),
+        waiting=len(state.waiting),
+        agents=sum(1 for boot in state.agents.values() if boot.connected),
+        granted=totals.granted,
+        renewed=totals.renewed,
+        yields=totals.yields,
+        denied=totals.denied,
+        ended=dict(totals.ended),
+        refused=dict(totals.refused),
     )

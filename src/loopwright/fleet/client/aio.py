@@ -35,8 +35,8 @@ DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
 _MOST_S = MAX_MS / 1000
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseRequest:
     """What is to be leased: `count` devices that match `selector`, all or none.
 
     Args:
@@ -65,14 +65,14 @@ class Wish:
         _require("a count", self.count, 1, MAX_DEVICES, " devices")
         _require("a priority", int(self.priority), min(Priority), max(Priority))
         return Acquire(
-            new_request_id(),
-            selector,
-            self.count,
-            round(self.ttl * 1000),
-            int(self.priority),
-            round(self.max_wait * 1000),
-            dict(self.modules),
-            dict(self.tags),
+            request=new_request_id(),
+            selector=selector,
+            count=self.count,
+            ttl_ms=round(self.ttl * 1000),
+            priority=int(self.priority),
+            max_wait_ms=round(self.max_wait * 1000),
+            modules=dict(self.modules),
+            tags=dict(self.tags),
         )
 
 
@@ -126,7 +126,7 @@ class AsyncFleet:
     # --- leases and sessions ---
 
     async def acquire(
-        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> tuple[HeldLease, ...]:
         """Leases on the devices of `wish`, renewed until they are released.
 
@@ -148,7 +148,7 @@ class AsyncFleet:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, wish: Wish, on_queued: OnQueued = lambda _, __: None
+        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> AsyncIterator[tuple[HeldLease, ...]]:
         """`acquire`, released at the end."""
         held = await self.acquire(wish, on_queued)

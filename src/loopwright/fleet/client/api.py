@@ -31,13 +31,13 @@ from loopwright.errors import (
     NoDeviceError,
     QueueTimeoutError,
 )
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.control import Control, OnQueued
 from loopwright.fleet.client.devices import failed_of, provenance, status_of
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import Blob, DeviceSession, Ran, outputs_of
+from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
@@ -104,11 +104,11 @@ class Session:
             yield _result(run, self._thread.run(_next(results)), self._lease)
 
 
-async def _next(results: AsyncIterator[Ran]) -> Ran:
+async def _next(results: AsyncIterator[RemoteResult]) -> RemoteResult:
     return await anext(results)
 
 
-def _result(run: Run, ran: Ran, lease: HeldLease) -> RunResult:
+def _result(run: Run, ran: RemoteResult, lease: HeldLease) -> RunResult:
     where = provenance(lease, ran.result)
     status = status_of(ran.result)
     if status is not RunStatus.OK or not ran.result.ns:
@@ -232,7 +232,15 @@ class Fleet:
             time; AuthError, ConfigError, FleetError.
         """
         wanted = {kind: Blob.of(data).digest.hex() for kind, data in (modules or {}).items()}
-        wish = Wish(selector, ttl, priority, max_wait, count, wanted, dict(tags or {}))
+        wish = LeaseRequest(
+            selector=selector,
+            ttl=ttl,
+            priority=priority,
+            max_wait=max_wait,
+            count=count,
+            modules=wanted,
+            tags=dict(tags or {}),
+        )
         return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(wish, on_queued)))
 
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:

@@ -25,19 +25,19 @@ from loopwright.errors import (
     UnknownNameError,
 )
 from loopwright.fleet.security.handshake import Credential, greet
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
+    PROTOCOL,
     Acquire,
     Answer,
     Ask,
     Cancel,
     Command,
-    Data,
     Done,
     Error,
     Grant,
     Granted,
-    Incoming,
     Message,
     Ping,
     Pong,
@@ -48,9 +48,10 @@ from loopwright.fleet.wire.messages import (
     Renew,
     Renewed,
     Welcome,
+    question_of,
 )
 from loopwright.fleet.wire.sendable import require_sendable
-from loopwright.fleet.words import EndReason, Refusal
+from loopwright.fleet.words import EndReason, ErrorCode, Refusal
 
 _T = TypeVar("_T")
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
@@ -370,19 +371,8 @@ class Control:
             self._say(release)
         for request in owed.requests.values():
             left_ms = max(0, int((request.until - self._clock() - self._config.late_s) * 1000))
-            message = request.message
-            self._say(
-                Acquire(
-                    message.request,
-                    message.selector,
-                    message.count,
-                    message.ttl_ms,
-                    message.priority,
-                    min(left_ms, message.max_wait_ms),
-                    message.modules,
-                    message.tags,
-                )
-            )
+            wait_ms = min(left_ms, request.message.max_wait_ms)
+            self._say(msgspec.structs.replace(request.message, max_wait_ms=wait_ms))
         for question in owed.questions.values():
             question.sent = self._say(question.message)
 
@@ -449,15 +439,16 @@ class Control:
             told(reason)
 
     def _error(self, message: Error) -> None:
-        head, colon, detail = message.detail.partition(": ")
-        if colon and head.isdigit():
-            question = self._owed.questions.get(int(head))
+        proto = PROTOCOL if self.welcome is None else self.welcome.proto
+        number, detail = question_of(message, proto=proto)
+        if number:
+            question = self._owed.questions.get(number)
             if question is not None and not question.future.done():
                 question.future.set_exception(failure_of(message.code, detail))
             return
-        if message.fatal and message.code == "auth":
+        if message.fatal and message.code == ErrorCode.AUTH:
             self._fail(AuthError(message.detail))
-        elif message.fatal and message.code == "protocol":
+        elif message.fatal and message.code == ErrorCode.PROTOCOL:
             # Whichever of them it was: said again it would end the next connection too. Renewals
             # and releases, which are made here, are not to blame.
             self._give_up(
@@ -491,17 +482,17 @@ def new_request_id() -> str:
 
 def failure_of(code: str, detail: str) -> FleetError | ConfigError:
     """The exception that an Error message stands for."""
-    match code:
-        case "auth" | "forbidden":
+    match kind := ErrorCode(code):
+        case ErrorCode.AUTH | ErrorCode.FORBIDDEN:
             return AuthError(detail)
-        case "bad-request":
+        case ErrorCode.BAD_REQUEST:
             return ConfigError(detail)
-        case "no-device":
+        case ErrorCode.NO_DEVICE:
             return NoDeviceError(detail)
-        case "not-found":
+        case ErrorCode.NOT_FOUND:
             return UnknownNameError(detail)
         case _:
-            return FleetError(detail, retryable=code == "store")
+            return FleetError(detail, retryable=kind is ErrorCode.STORE)
 
 
 def _refusal(refused: Refused, wanted: Acquire) -> FleetError | ConfigError:
@@ -515,7 +506,7 @@ def _refusal(refused: Refused, wanted: Acquire) -> FleetError | ConfigError:
             return QueueTimeoutError(f"no {what} within {wanted_s}: {detail}")
         case Refusal.BAD_REQUEST.value:
             return ConfigError(detail)
-        case "forbidden":
+        case ErrorCode.FORBIDDEN:
             return AuthError(detail)
         case _:
             again = refused.retry_after_ms

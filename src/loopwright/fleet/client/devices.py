@@ -31,9 +31,15 @@ from loopwright.errors import (
 )
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.client.session import Blob, DeviceSession, Ran, SessionLost, outputs_of
+from loopwright.fleet.client.session import (
+    Blob,
+    DeviceSession,
+    RemoteResult,
+    SessionLost,
+    outputs_of,
+)
 from loopwright.fleet.wire.messages import Result
-from loopwright.fleet.words import BLAMES_CANDIDATE, KIND_OF, EndReason, RunStatus
+from loopwright.fleet.words import CONCLUSIVE, KIND_OF, EndReason, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
 from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
@@ -61,7 +67,7 @@ class Lessor(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DevicesConfig:
     """How many devices at most, and how many runs are on each at once.
 
@@ -79,7 +85,7 @@ class DevicesConfig:
     retry_max_s: float = 5.0
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, kw_only=True)
 class _Entry:
     """A run on its way; until `avoid_until` it does not go to the device `avoid`.
 
@@ -96,7 +102,7 @@ class _Entry:
     begun: bool = False
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Slot:
     """One lease and what is on its device, in order.
 
@@ -177,7 +183,7 @@ class LeasedDevices:
             )
         future: Future[RunResult] = Future()
         digest = hashlib.sha256(run.artifact.code).digest()
-        entry = _Entry(run, Blob(digest, run.artifact.code), future)
+        entry = _Entry(run=run, blob=Blob(digest, run.artifact.code), future=future)
         self._thread.loop.call_soon_threadsafe(self._enqueue, entry)
         return future
 
@@ -284,7 +290,7 @@ class LeasedDevices:
         except BaseException:
             await lease.release()
             raise
-        return _Slot(lease, session)
+        return _Slot(lease=lease, session=session)
 
     async def _use(self, slot: _Slot) -> None:
         """Run what there is on a device until it is lost, off, wanted back, or not needed."""
@@ -324,7 +330,7 @@ class LeasedDevices:
 
         Raises: SessionLost when the device is lost.
         """
-        answers: deque[asyncio.Future[Ran]] = deque()
+        answers: deque[asyncio.Future[RemoteResult]] = deque()
         while not slot.drifted:
             while self._has_room(slot):
                 entry = self._take(slot.name)
@@ -346,7 +352,7 @@ class LeasedDevices:
                 continue
             await self._next_answer(slot, answers)
 
-    async def _next_answer(self, slot: _Slot, answers: deque[asyncio.Future[Ran]]) -> None:
+    async def _next_answer(self, slot: _Slot, answers: deque[asyncio.Future[RemoteResult]]) -> None:
         """Take the first answer, or return when there is room and something to fill it."""
         first = answers[0]
         if self._has_room(slot) and not first.done():
@@ -376,7 +382,7 @@ class LeasedDevices:
 
     # --- what comes back ---
 
-    def _ran(self, slot: _Slot, entry: _Entry, ran: Ran) -> None:
+    def _ran(self, slot: _Slot, entry: _Entry, ran: RemoteResult) -> None:
         """One result."""
         result = ran.result
         where = provenance(slot.lease, result)
@@ -389,7 +395,7 @@ class LeasedDevices:
                 return
             status = RunStatus.INFRA
         failed = failed_of(result, status, where)
-        if status in BLAMES_CANDIDATE:
+        if status in CONCLUSIVE:
             if result.lost:  # again, on a device that remembers
                 self._poison(slot, entry.blob.digest)
             _finish(entry, RunResult(failed))

@@ -11,7 +11,7 @@ from typing import Self, final
 
 from loopwright.build.candidate import Builders
 from loopwright.errors import ConfigError, FleetError, NoDeviceError
-from loopwright.fleet.client.aio import AsyncFleet, Wish
+from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.lease import HeldLease
@@ -108,7 +108,7 @@ def _nothing(fleet: Fleet, selector: str, views: Sequence[DeviceView], threads: 
     return none_matches(selector, known)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FleetOptions:
     """How devices are leased: at most `devices` of them, `in_flight` runs on each at once.
 
@@ -205,11 +205,11 @@ class _Lessor:
     async def lease_one(self, wait_s: float) -> HeldLease:
         """Another device. Raises: FleetError; ConfigError when the fleet gives others."""
         options = self._options
-        wish = Wish(
-            self._devices.selector,
-            options.ttl,
-            options.priority,
-            wait_s,
+        wish = LeaseRequest(
+            selector=self._devices.selector,
+            ttl=options.ttl,
+            priority=options.priority,
+            max_wait=wait_s,
             tags=dict(options.tags),
         )
         (lease,) = await self._fleet.acquire(wish)

@@ -16,17 +16,16 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.errors import AuthError, DeviceLostError, FleetError
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.signing import Builder, sign
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     Close,
     Closed,
     Configure,
     Configured,
-    Data,
     Error,
     Grant,
     Have,
-    Incoming,
     Message,
     Missing,
     Opened,
@@ -38,7 +37,7 @@ from loopwright.fleet.wire.messages import (
     RunBatch,
     Stored,
 )
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.words import EndReason, ErrorCode
 from loopwright.kernel_call import KernelCall
 from loopwright.layout import Array
 from loopwright.measure.pipeline import Run
@@ -61,7 +60,7 @@ class SessionConfig:
 
 
 @dataclass(frozen=True, slots=True)
-class Ran:
+class RemoteResult:
     """A result as it came, with the bytes of the outputs where they were wanted."""
 
     result: Result
@@ -111,7 +110,7 @@ class DeviceSession:
         self._missing: deque[asyncio.Future[Missing]] = deque()
         self._configured: deque[asyncio.Future[Configured]] = deque()
         self._stored: dict[bytes, asyncio.Future[None]] = {}
-        self._running: dict[int, asyncio.Future[Ran]] = {}
+        self._running: dict[int, asyncio.Future[RemoteResult]] = {}
         self._batches: dict[int, int] = {}  # items that run -> the first item of their batch
         self._outputs: dict[int, bytearray] = {}
         self._uploading = asyncio.Lock()
@@ -260,7 +259,7 @@ class DeviceSession:
 
     # --- runs ---
 
-    def start(self, run: Run, digest: bytes) -> asyncio.Future[Ran]:
+    def start(self, run: Run, digest: bytes) -> asyncio.Future[RemoteResult]:
         """The future result of `run`, whose code the device has as `digest`.
 
         Raises: SessionLost.
@@ -268,18 +267,18 @@ class DeviceSession:
         (future,) = self.start_batch([(run, digest)])
         return future
 
-    def start_batch(self, runs: Sequence[tuple[Run, bytes]]) -> list[asyncio.Future[Ran]]:
+    def start_batch(self, runs: Sequence[tuple[Run, bytes]]) -> list[asyncio.Future[RemoteResult]]:
         """The future results of `runs`, which go one after the other.
 
         Raises: SessionLost.
         """
         self._check()
-        futures: list[asyncio.Future[Ran]] = []
+        futures: list[asyncio.Future[RemoteResult]] = []
         items: list[KernelCall] = []
         for run, digest in runs:
             self._numbers += 1
             items.append(item_of(self._numbers, run, digest, self._builder))
-            future: asyncio.Future[Ran] = asyncio.get_running_loop().create_future()
+            future: asyncio.Future[RemoteResult] = asyncio.get_running_loop().create_future()
             self._running[self._numbers] = future
             self._batches[self._numbers] = items[0].id
             futures.append(future)
@@ -291,7 +290,7 @@ class DeviceSession:
             raise
         return futures
 
-    async def run_batch(self, runs: Sequence[Run]) -> AsyncIterator[Ran]:
+    async def run_batch(self, runs: Sequence[Run]) -> AsyncIterator[RemoteResult]:
         """The results of `runs` in their order, each as soon as it is there.
 
         Raises: SessionLost, FleetError.
@@ -338,7 +337,7 @@ class DeviceSession:
                 future = self._taken(message.id)
                 output = bytes(self._outputs.pop(message.id, b""))
                 if future is not None and not future.done():
-                    future.set_result(Ran(message, output))
+                    future.set_result(RemoteResult(message, output))
             case Data(OutputHead(number, offset, total), data):
                 self._gather(number, offset, total, data)
             case Missing() | Stored() | Configured():
@@ -350,7 +349,7 @@ class DeviceSession:
             case _:
                 self._other(message)
 
-    def _taken(self, number: int) -> asyncio.Future[Ran] | None:
+    def _taken(self, number: int) -> asyncio.Future[RemoteResult] | None:
         """What waits for item `number`, which runs no more."""
         self._batches.pop(number, None)
         return self._running.pop(number, None)
@@ -386,7 +385,7 @@ class DeviceSession:
 
     def _error(self, message: Error) -> None:
         """Something was refused: what waits for an upload or a batch hears of it."""
-        kind = AuthError if message.code == "auth" else FleetError
+        kind = AuthError if message.code == ErrorCode.AUTH else FleetError
         error = kind(f"{self.opened.device.name}: {message.detail}")
         if message.fatal:
             self._end(SessionLost(str(error), EndReason.DEVICE_LOST))

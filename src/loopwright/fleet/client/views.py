@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class DeviceView(msgspec.Struct, frozen=True, gc=False):
+class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A device of the fleet. `kept` says why it cannot be had now, `why` is an operator's reason.
 
     `flapping`: two agents take it from each other. `target` is a target string; `device` the
@@ -36,7 +36,7 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False):
     flapping: bool = False
 
 
-class LeaseView(msgspec.Struct, frozen=True, gc=False):
+class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease, or a request that waits (state `queued`). Times are seconds from now."""
 
     id: str
@@ -60,7 +60,7 @@ class LeaseView(msgspec.Struct, frozen=True, gc=False):
     over_quota: bool = False
 
 
-class EventView(msgspec.Struct, frozen=True, gc=False):
+class EventView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A line of the tracker's log; `at` is seconds since 1970 UTC."""
 
     id: int
@@ -71,7 +71,7 @@ class EventView(msgspec.Struct, frozen=True, gc=False):
     detail: str = ""
 
 
-class ExplanationView(msgspec.Struct, frozen=True, gc=False):
+class ExplanationView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """Why a lease or request is where it is: `text` is a sentence, the rest are its figures."""
 
     subject: str

@@ -47,7 +47,7 @@ from loopwright.fleet.wire.messages import (
     Proof,
     Welcome,
 )
-from loopwright.fleet.words import Role
+from loopwright.fleet.words import ErrorCode, Role
 from loopwright.version import __version__
 
 HANDSHAKE_S = 3.0
@@ -212,7 +212,17 @@ def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
         )
     software = f"loopwright {__version__}"
     mac = not private(link)
-    return Hello(role, PROTOCOL_MIN, PROTOCOL, software, auth, principal, secret, trace, mac)
+    return Hello(
+        role=role,
+        proto_min=PROTOCOL_MIN,
+        proto_max=PROTOCOL,
+        software=software,
+        auth=auth,
+        principal=principal,
+        secret=secret,
+        trace=trace,
+        mac=mac,
+    )
 
 
 async def welcome(
@@ -239,14 +249,14 @@ async def welcome(
     who = admitted.principal
     link.send(
         Welcome(
-            admitted.proto,
-            facts.tracker,
-            facts.tracker_epoch,
-            facts.sync_ms,
-            who.name,
-            int(who.role),
-            key,
-            proof,
+            proto=admitted.proto,
+            tracker=facts.tracker,
+            tracker_epoch=facts.tracker_epoch,
+            sync_ms=facts.sync_ms,
+            principal=who.name,
+            role=int(who.role),
+            device_key=key,
+            proof=proof,
         )
     )
     link.established()
@@ -364,7 +374,7 @@ async def open_session(
     """
     nonce = new_nonce()
     mac = mac or not private(link)
-    link.send(Open(ticket, nonce, trace=trace, mac=mac))
+    link.send(Open(ticket=ticket, nonce=nonce, trace=trace, mac=mac))
     challenge = await expect(link, Challenge, timeout_s)
     link.send(Proof(prove(key, Purpose.SESSION, challenge.nonce, nonce), nonce))
     if mac or challenge.mac:
@@ -433,7 +443,12 @@ def refuse(link: Link, error: FleetError) -> NoReturn:
     if isinstance(error, Denied):
         link.tally.count(error.fault)
     if not link.closed:
-        link.send(Error("auth" if isinstance(error, AuthError) else "protocol", str(error)[:500]))
+        link.send(
+            Error(
+                code=ErrorCode.AUTH if isinstance(error, AuthError) else ErrorCode.PROTOCOL,
+                detail=str(error)[:500],
+            )
+        )
         link.close(str(error))
     raise error
 
@@ -469,9 +484,9 @@ async def expect(link: Link, kind: type[_M], timeout_s: float) -> _M:
         return message
     if isinstance(message, Error):
         said = f"{link.peer.address}: {message.detail}"
-        if message.code == "auth":
+        if message.code == ErrorCode.AUTH:
             raise AuthError(said)
-        raise FleetError(said, retryable=message.code == "device")
+        raise FleetError(said, retryable=message.code == ErrorCode.DEVICE)
     link.tally.count(Fault.UNEXPECTED)
     raise FleetError(
         f"{link.peer.address} sent {type(message).__name__}, {kind.__name__} was expected"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from loopwright.fleet.book.effects import Given, Order, TellDesired
-from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, Report, Synced
+from loopwright.fleet.book.effects import DesiredState, GrantedLease, TellDesired
+from loopwright.fleet.book.events import AgentDown, AgentUp, DeviceSpec, ReportedState, Synced
 from loopwright.fleet.sim.world import World
 from loopwright.fleet.words import Health, Occupancy
 
@@ -68,7 +68,7 @@ class SimDevice:
             clean_s = u if u < 0.99 or self.world.calm else 30.0 * u
         self.clean_at = self.world.now + clean_s
 
-    def open(self, given: Given) -> bool:
+    def open(self, given: GrantedLease) -> bool:
         """A client knocks with a ticket."""
         self.look()
         agent, world = self.agent, self.world
@@ -92,7 +92,7 @@ class SimDevice:
             self.end()
             self.agent.soon()
 
-    def follow(self, order: Order) -> None:
+    def follow(self, order: DesiredState) -> None:
         """Do as the tracker says; orders may be late, doubled or out of order."""
         self.look()
         self.fence = max(self.fence, order.fence)
@@ -109,23 +109,37 @@ class SimDevice:
             self.well_at = self.world.now + self.world.draw()
             self.agent.soon()
 
-    def report(self) -> Report:
+    def report(self) -> ReportedState:
         """How it is."""
         self.look()
         session = self.session
         if session is not None:
-            return Report(
-                self.name,
-                Occupancy.ACTIVE,
-                self.health,
-                session.lease,
-                session.epoch,
-                self.last,
+            return ReportedState(
+                device=self.name,
+                occupancy=Occupancy.ACTIVE,
+                health=self.health,
+                lease=session.lease,
+                epoch=session.epoch,
+                last_epoch=self.last,
             )
         if self.world.now >= self.clean_at:
-            return Report(self.name, Occupancy.IDLE, self.health, "", 0, self.last)
+            return ReportedState(
+                device=self.name,
+                occupancy=Occupancy.IDLE,
+                health=self.health,
+                lease="",
+                epoch=0,
+                last_epoch=self.last,
+            )
         lease, epoch = ("", 0) if self.cleaned is None else (self.cleaned.lease, self.cleaned.epoch)
-        return Report(self.name, Occupancy.CLEANING, self.health, lease, epoch, self.last)
+        return ReportedState(
+            device=self.name,
+            occupancy=Occupancy.CLEANING,
+            health=self.health,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=self.last,
+        )
 
 
 class SimAgent:

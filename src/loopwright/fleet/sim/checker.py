@@ -20,9 +20,9 @@ from loopwright.fleet.book.effects import (
     TellGranted,
     TellRefused,
 )
-from loopwright.fleet.book.events import Event, LeaseRow, Restored, Synced, Wanted
+from loopwright.fleet.book.events import Event, LeaseRow, Requested, Restored, Synced
 from loopwright.fleet.book.standing import grantable
-from loopwright.fleet.book.state import State
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import parse
 from loopwright.fleet.words import Admin, Refusal
 
@@ -68,7 +68,7 @@ class FleetChecker:
         # An end that was not durable is in no log: what is still known of such a lease ends again.
         self.ended = {lease: reason.value for lease, reason in kept.ended}
 
-    def applied(self, state: State, event: Event, effects: tuple[Effect, ...]) -> None:
+    def applied(self, state: BookState, event: Event, effects: tuple[Effect, ...]) -> None:
         """The book answered an event."""
         if isinstance(event, Synced):
             boot = state.boots.get((event.agent, event.incarnation))
@@ -108,7 +108,7 @@ class FleetChecker:
         if self.leased.get(effect.device) == effect.lease:
             del self.leased[effect.device]
 
-    def no_lost_wakeup(self, state: State) -> None:
+    def no_lost_wakeup(self, state: BookState) -> None:
         """No request waits for devices that are there."""
         if not state.waiting or state.read_only:
             return
@@ -130,14 +130,18 @@ class FleetChecker:
                 self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
 
     def not_hopeless(
-        self, state: State, event: Event, effects: tuple[Effect, ...], devices: Sequence[Labelled]
+        self,
+        state: BookState,
+        event: Event,
+        effects: tuple[Effect, ...],
+        devices: Sequence[Labelled],
     ) -> None:
         """Soon after a start no request is refused that `devices`, there or not, could serve."""
         for effect in effects:
             if not isinstance(effect, TellRefused) or effect.code is not Refusal.UNSATISFIABLE:
                 continue
             self.checks += 1
-            if not isinstance(event, Wanted) or event.request != effect.request:
+            if not isinstance(event, Requested) or event.request != effect.request:
                 continue  # one that waited: its devices went while it did
             selector = parse(event.selector)
             retired = {d.name for d in state.devices.values() if d.admin is Admin.RETIRED}
@@ -149,7 +153,7 @@ class FleetChecker:
             if len(fitting) >= event.count:
                 self.wrong(f"request {effect.request} is refused while devices may come back")
 
-    def whole(self, state: State, expected: int) -> None:
+    def whole(self, state: BookState, expected: int) -> None:
         """Devices and leases belong together, and none is missing."""
         self.checks += 1
         if len(state.devices) != expected:
@@ -197,7 +201,7 @@ class FleetChecker:
         """A session on a device ended."""
         self.live.pop(device, None)
 
-    def healed(self, state: State) -> None:
+    def healed(self, state: BookState) -> None:
         """All faults are over for long and nobody asks: all must be as at the start."""
         self.checks += 1
         for device in state.devices.values():

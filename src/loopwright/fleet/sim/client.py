@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from loopwright.fleet.book.effects import (
     Effect,
-    Given,
+    GrantedLease,
     TellGranted,
     TellQueued,
     TellRefused,
     TellReleased,
     TellRenewed,
 )
-from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
+from loopwright.fleet.book.events import Cancelled, ClientDown, GiveBack, Renewal, Requested
 from loopwright.fleet.sim.world import World, WorldDevice
 from loopwright.fleet.words import Refusal, Verdict
 
@@ -24,7 +24,7 @@ _SELECTORS = ("", "board=rpi4", "board in (zynq,a100)", "board!=rpi4", "host=a0"
 class Held:
     """A lease as its holder knows it: `good_until` counts from when the renewal was sent."""
 
-    given: Given
+    given: GrantedLease
     good_until: float
     done_at: float
     sent_at: float
@@ -42,11 +42,11 @@ class SimClient:
         self.alive = False
         self.connected = True
         self.paused_until = 0.0
-        self.want: Wanted | None = None
+        self.want: Requested | None = None
         self.asked_at = 0.0
         self.asks = 0
         self.held: dict[str, Held] = {}
-        self.old: list[Given] = []  # tickets of before, to try again
+        self.old: list[GrantedLease] = []  # tickets of before, to try again
         self.resting = False
 
     @property
@@ -103,7 +103,7 @@ class SimClient:
         draw, config = self.world.draw, self.world.config
         self.asks += 1
         count = 1 if draw() < 0.85 else 2
-        self.want = Wanted(
+        self.want = Requested(
             request=f"{self.id}.{self.asks}",
             client=self.id,
             tenant=self.tenant,
@@ -116,10 +116,10 @@ class SimClient:
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)
 
-    def _wait(self, want: Wanted) -> None:
+    def _wait(self, want: Requested) -> None:
         draw, world = self.world.draw, self.world
         if draw() < 0.005:
-            world.to_tracker(Unwanted(want.request, self.id))
+            world.to_tracker(Cancelled(want.request, self.id))
             self.want = None
         elif world.now > self.asked_at + 4.0 and self.connected:
             self.asked_at = world.now
@@ -158,7 +158,7 @@ class SimClient:
         self.old.append(held.given)
         del self.old[:-4]
 
-    def _device(self, given: Given) -> WorldDevice:
+    def _device(self, given: GrantedLease) -> WorldDevice:
         return self.world.agents[given.agent].by_name[given.device]
 
     def hear(self, effect: Effect, to: str, life: int) -> None:

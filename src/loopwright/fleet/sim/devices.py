@@ -58,7 +58,7 @@ class SimulatedDevice:
 
 def timed(item: KernelCall, ns: float) -> Result:
     """The result of an item that takes `ns` a call."""
-    return Result(item.id, RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
+    return Result(id=item.id, status=RunStatus.OK.value, ns=(ns,) * item.repeats, run_s=ns / 1e9)
 
 
 class _Device:
@@ -100,12 +100,12 @@ class _Device:
             occupancy = Occupancy.RESERVED if standing.reserved else Occupancy.IDLE
             lease, epoch = standing.reserved, 0
         return DeviceReport(
-            self.spec.name,
-            occupancy.value,
-            Health.GOOD.value,
-            lease,
-            epoch,
-            standing.last_epoch,
+            name=self.spec.name,
+            occupancy=occupancy.value,
+            health=Health.GOOD.value,
+            lease=lease,
+            epoch=epoch,
+            last_epoch=standing.last_epoch,
         )
 
     def doom(self, ended: Ended) -> None:
@@ -155,7 +155,9 @@ class _Device:
         try:
             code = self.blobs.read(item.code)
         except BlobError as error:
-            lost = Result(item.id, RunStatus.INFRA.value, kind="worker-lost", detail=str(error))
+            lost = Result(
+                id=item.id, status=RunStatus.INFRA.value, kind="worker-lost", detail=str(error)
+            )
             return Ran(lost, memoryview(b""))
         start = self._agent.clock()
         try:

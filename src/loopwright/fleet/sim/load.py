@@ -16,9 +16,9 @@ from loopwright.fleet.book.events import (
     Event,
     GiveBack,
     Renewal,
-    Report,
+    ReportedState,
+    Requested,
     Synced,
-    Wanted,
 )
 from loopwright.fleet.words import Health, Occupancy
 
@@ -77,7 +77,13 @@ class Rig:
         self.asked += 1
         tenant = f"t{self.asked % _TENANTS}"
         self.tell(
-            Wanted(f"r{self.asked}", f"c{self.asked % 64}", tenant, f"board=b{board}", ttl_s=3000.0)
+            Requested(
+                request=f"r{self.asked}",
+                client=f"c{self.asked % 64}",
+                tenant=tenant,
+                selector=f"board=b{board}",
+                ttl_s=3000.0,
+            )
         )
 
     def events(self, cycles: int) -> Iterator[Event]:
@@ -88,11 +94,22 @@ class Rig:
             board = int(device.partition("cpu")[2]) % _BOARDS
             self.asked += 1
             request, client = f"r{self.asked}", f"c{self.asked % 64}"
-            yield Wanted(
-                request, client, f"t{self.asked % _TENANTS}", f"board=b{board}", ttl_s=3000.0
+            yield Requested(
+                request=request,
+                client=client,
+                tenant=f"t{self.asked % _TENANTS}",
+                selector=f"board=b{board}",
+                ttl_s=3000.0,
             )
             self.seq += 1
-            active = Report(device, Occupancy.ACTIVE, Health.GOOD, lease, epoch, epoch)
+            active = ReportedState(
+                device=device,
+                occupancy=Occupancy.ACTIVE,
+                health=Health.GOOD,
+                lease=lease,
+                epoch=epoch,
+                last_epoch=epoch,
+            )
             yield Synced(agent, "1", self.seq, (active,))
             yield Renewal(lease, epoch, client, tenant)
             yield GiveBack(lease, epoch, client, tenant)
@@ -112,8 +129,15 @@ def load(devices: int, waiting: int, cycles: int, clock: Callable[[], float]) ->
     return LoadFigures(devices, waiting, cycles, count, count / spent, 1e6 * spent / count)
 
 
-def _idle(name: str, last: int = 0) -> Report:
-    return Report(name, Occupancy.IDLE, Health.GOOD, "", 0, last)
+def _idle(name: str, last: int = 0) -> ReportedState:
+    return ReportedState(
+        device=name,
+        occupancy=Occupancy.IDLE,
+        health=Health.GOOD,
+        lease="",
+        epoch=0,
+        last_epoch=last,
+    )
 
 
 def measure(cycles: int = 5_000) -> tuple[LoadFigures, ...]:

@@ -21,7 +21,7 @@ from loopwright.fleet.book.effects import (
     DURABLE,
     Effect,
     EndLease,
-    Given,
+    GrantedLease,
     ReserveEpochs,
     SaveDevice,
     SaveLease,
@@ -38,7 +38,7 @@ from loopwright.fleet.book.events import (
     StoreUp,
     Tick,
 )
-from loopwright.fleet.book.state import State
+from loopwright.fleet.book.state import BookState
 from loopwright.fleet.sim.checker import FleetChecker, Labelled
 from loopwright.fleet.words import Admin, EndReason
 
@@ -127,7 +127,7 @@ class SimStore:
 class WorldDevice(Labelled, Protocol):
     """A device as clients reach it."""
 
-    def open(self, given: Given) -> bool:
+    def open(self, given: GrantedLease) -> bool:
         """A client knocks with a ticket; whether it has a session now."""
 
     def close(self, epoch: int) -> None:
@@ -181,7 +181,7 @@ class World:
         self.registered: set[str] = set()  # devices that this tracker was told of
         self.joined: set[str] = set()  # agents that may connect: the store knows them before it
         self.book: LeaseBook | None = None
-        self.state: State | None = None
+        self.state: BookState | None = None
         self._heap: list[tuple[float, int, Callable[..., None], tuple[Any, ...]]] = []
         self._counter = 0
         self._tick_at = float("inf")

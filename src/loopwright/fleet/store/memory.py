@@ -15,11 +15,11 @@ from loopwright.fleet.store.rows import (
     ENDED,
     ENDS,
     AgentRow,
-    Batch,
+    ChangeBatch,
     JoinRow,
-    Kept,
     Logged,
     Pace,
+    StoreContents,
     StoreError,
     StoreFencedError,
 )
@@ -28,7 +28,7 @@ from loopwright.fleet.words import Admin
 KEEP_EVENTS = 10_000
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, kw_only=True)
 class MemoryRows:
     """What several MemoryStores may share, as trackers share a file."""
 
@@ -59,24 +59,24 @@ class MemoryStore:
             self._epoch = self._rows.epoch
             return self._epoch
 
-    def load(self) -> Kept:
+    def load(self) -> StoreContents:
         """What is kept."""
         rows = self._rows
         with rows.lock:
-            return Kept(
-                tuple(rows.leases.values()),
-                tuple(rows.devices.values()),
-                tuple(rows.agents.values()),
-                tuple(rows.tokens.values()),
-                tuple(rows.joins.values()),
-                tuple(e.event for e in rows.events if e.event.what == ENDED)[-ENDS:],
+            return StoreContents(
+                leases=tuple(rows.leases.values()),
+                devices=tuple(rows.devices.values()),
+                agents=tuple(rows.agents.values()),
+                tokens=tuple(rows.tokens.values()),
+                joins=tuple(rows.joins.values()),
+                ended=tuple(e.event for e in rows.events if e.event.what == ENDED)[-ENDS:],
             )
 
-    def pace(self, batch: Batch) -> Pace:  # noqa: ARG002  # of the protocol
+    def pace(self, batch: ChangeBatch) -> Pace:  # noqa: ARG002  # of the protocol
         """Instant, whatever it is."""
         return Pace.INSTANT
 
-    def commit(self, batch: Batch, *, wait: bool = True) -> None:  # noqa: ARG002  # of the protocol
+    def commit(self, batch: ChangeBatch, *, wait: bool = True) -> None:  # noqa: ARG002  # of the protocol
         """Apply `batch`; only the store that began last may."""
         rows = self._rows
         with rows.lock:

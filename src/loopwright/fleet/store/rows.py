@@ -90,8 +90,8 @@ Change: TypeAlias = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Kept:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreContents:
     """Everything, as a tracker reads it when it starts, but of the log the newest `ENDS` of leases.
 
     Those are `ended`, oldest first.
@@ -105,7 +105,7 @@ class Kept:
     ended: tuple[AuditEvent, ...] = ()
 
 
-class Batch:
+class ChangeBatch:
     """Changes that become durable together; of several to one row the last counts."""
 
     __slots__ = ("admins", "agents", "epochs", "events", "joins", "leases", "tokens")
@@ -160,7 +160,7 @@ class Batch:
             case JoinRow():
                 self.joins[change.code.id] = change
 
-    def extend(self, later: Batch) -> None:
+    def extend(self, later: ChangeBatch) -> None:
         """All of `later`, after what is here."""
         for device, upto in later.epochs.items():
             self.epochs[device] = max(upto, self.epochs.get(device, 0))
@@ -175,7 +175,7 @@ class Batch:
 class TrackerStore(Protocol):
     """Where a tracker keeps what must survive it. One tracker at a time writes; the newest wins."""
 
-    def pace(self, batch: Batch) -> Pace:
+    def pace(self, batch: ChangeBatch) -> Pace:
         """How long the commit of `batch` may take."""
         ...
 
@@ -186,11 +186,11 @@ class TrackerStore(Protocol):
         """
         ...
 
-    def load(self) -> Kept:
+    def load(self) -> StoreContents:
         """What is kept. Raises: StoreError."""
         ...
 
-    def commit(self, batch: Batch, *, wait: bool = True) -> None:
+    def commit(self, batch: ChangeBatch, *, wait: bool = True) -> None:
         """Make `batch` durable, all of it or nothing.
 
         Raises: StoreError when it could not be written; StoreFencedError when another tracker has

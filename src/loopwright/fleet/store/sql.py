@@ -26,11 +26,11 @@ from loopwright.fleet.store.postgresql import Postgresql
 from loopwright.fleet.store.rows import (
     ENDED,
     ENDS,
-    Batch,
-    Kept,
+    ChangeBatch,
     Logged,
     Pace,
     StoreBusyError,
+    StoreContents,
     StoreError,
     StoreFencedError,
     TrackerStore,
@@ -109,26 +109,26 @@ class SqlTrackerStore:
         self._epoch = epoch
         return epoch
 
-    def load(self) -> Kept:
+    def load(self) -> StoreContents:
         """What is kept."""
         with self._errors(), self._database.engine.connect() as connection:
             read = connection.execute
-            return Kept(
-                tuple(map(tables.lease, read(sa.select(tables.leases)))),
-                tuple(map(tables.device, read(_DEVICES))),
-                tuple(map(tables.agent, read(sa.select(tables.agents)))),
-                tuple(map(tables.token, read(sa.select(tables.tokens)))),
-                tuple(map(tables.join, read(sa.select(tables.joins)))),
-                tuple(tables.logged(row).event for row in reversed(read(_ENDS).all())),
+            return StoreContents(
+                leases=tuple(map(tables.lease, read(sa.select(tables.leases)))),
+                devices=tuple(map(tables.device, read(_DEVICES))),
+                agents=tuple(map(tables.agent, read(sa.select(tables.agents)))),
+                tokens=tuple(map(tables.token, read(sa.select(tables.tokens)))),
+                joins=tuple(map(tables.join, read(sa.select(tables.joins)))),
+                ended=tuple(tables.logged(row).event for row in reversed(read(_ENDS).all())),
             )
 
-    def pace(self, batch: Batch) -> Pace:
+    def pace(self, batch: ChangeBatch) -> Pace:
         """Prompt, unless it waits for the disk or a server, or tidies up before."""
         if self._database.waits or batch.careful or self._since_tidy >= _TIDY_EVERY:
             return Pace.SLOW
         return Pace.PROMPT
 
-    def commit(self, batch: Batch, *, wait: bool = True) -> None:
+    def commit(self, batch: ChangeBatch, *, wait: bool = True) -> None:
         """Make `batch` durable, all of it or nothing."""
         if self._raw is None:
             raise StoreError(f"store {self.url} failed before and was not reopened")
@@ -279,7 +279,7 @@ class _Statements:
             ["keep"],
         )
 
-    def of(self, batch: Batch) -> Iterator[tuple[str, list[tables.Values]]]:
+    def of(self, batch: ChangeBatch) -> Iterator[tuple[str, list[tables.Values]]]:
         """What to run for `batch`, in order."""
         if batch.careful:
             reserved = (DeviceRow(name, upto, Admin.ENABLED) for name, upto in batch.epochs.items())

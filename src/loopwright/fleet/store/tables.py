@@ -41,18 +41,20 @@ forgotten = sa.Table(  # devices that were lost for long; trackers that do not k
 leases = sa.Table(
     "leases",
     metadata,
-    sa.Column("lease", sa.Text, primary_key=True),
-    sa.Column("request", sa.Text, nullable=False),
-    sa.Column("device", sa.Text, nullable=False),
-    sa.Column("agent", sa.Text, nullable=False),
-    sa.Column("incarnation", sa.Text, nullable=False),
-    sa.Column("epoch", sa.BigInteger, nullable=False),
-    sa.Column("client", sa.Text, nullable=False),
-    sa.Column("tenant", sa.Text, nullable=False),
-    sa.Column("selector", sa.Text, nullable=False),
-    sa.Column("ttl_s", sa.Float(53), nullable=False),
-    sa.Column("priority", sa.Integer, nullable=False),
-    sa.Column("tags", sa.Text, nullable=False),
+    *(
+        sa.Column("lease", sa.Text, primary_key=True),
+        sa.Column("request", sa.Text, nullable=False),
+        sa.Column("device", sa.Text, nullable=False),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("incarnation", sa.Text, nullable=False),
+        sa.Column("epoch", sa.BigInteger, nullable=False),
+        sa.Column("client", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("selector", sa.Text, nullable=False),
+        sa.Column("ttl_s", sa.Float(53), nullable=False),
+        sa.Column("priority", sa.Integer, nullable=False),
+        sa.Column("tags", sa.Text, nullable=False),
+    ),
     sqlite_with_rowid=False,
 )
 agents = sa.Table(
@@ -66,35 +68,41 @@ agents = sa.Table(
 tokens = sa.Table(
     "tokens",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-    sa.Column("name", sa.Text, nullable=False),
-    sa.Column("tenant", sa.Text, nullable=False),
-    sa.Column("role", sa.Integer, nullable=False),
-    sa.Column("scopes", sa.Text, nullable=False),
-    sa.Column("expires", sa.Float(53), nullable=True),  # null: never
-    sa.Column("revoked", sa.Boolean, nullable=False),
+    *(
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("tenant", sa.Text, nullable=False),
+        sa.Column("role", sa.Integer, nullable=False),
+        sa.Column("scopes", sa.Text, nullable=False),
+        sa.Column("expires", sa.Float(53), nullable=True),  # null: never
+        sa.Column("revoked", sa.Boolean, nullable=False),
+    ),
 )
 joins = sa.Table(
     "join_codes",
     metadata,
-    sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("hash", sa.LargeBinary, nullable=False),
-    sa.Column("expires", sa.Float(53), nullable=False),
-    sa.Column("agent", sa.Text, nullable=False),
-    sa.Column("labels", sa.Text, nullable=False),
-    sa.Column("used", sa.Boolean, nullable=False),
-    sa.Column("used_by", sa.Text, nullable=False),
+    *(
+        sa.Column("id", sa.Text, primary_key=True),
+        sa.Column("hash", sa.LargeBinary, nullable=False),
+        sa.Column("expires", sa.Float(53), nullable=False),
+        sa.Column("agent", sa.Text, nullable=False),
+        sa.Column("labels", sa.Text, nullable=False),
+        sa.Column("used", sa.Boolean, nullable=False),
+        sa.Column("used_by", sa.Text, nullable=False),
+    ),
 )
 events = sa.Table(
     "events",
     metadata,
-    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("at", sa.Float(53), nullable=False),
-    sa.Column("what", sa.Text, nullable=False),
-    sa.Column("subject", sa.Text, nullable=False),
-    sa.Column("who", sa.Text, nullable=False),
-    sa.Column("detail", sa.Text, nullable=False),
+    *(
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("at", sa.Float(53), nullable=False),
+        sa.Column("what", sa.Text, nullable=False),
+        sa.Column("subject", sa.Text, nullable=False),
+        sa.Column("who", sa.Text, nullable=False),
+        sa.Column("detail", sa.Text, nullable=False),
+    ),
     sqlite_autoincrement=True,
 )
 
@@ -167,18 +175,18 @@ def of_event(event: AuditEvent) -> Values:
 def lease(row: sa.Row[Any]) -> LeaseRow:
     """The lease of a row."""
     return LeaseRow(
-        row.lease,
-        row.request,
-        row.device,
-        row.agent,
-        row.incarnation,
-        row.epoch,
-        row.client,
-        row.tenant,
-        row.selector,
-        row.ttl_s,
-        row.priority,
-        _mapping(row.tags),
+        lease=row.lease,
+        request=row.request,
+        device=row.device,
+        agent=row.agent,
+        incarnation=row.incarnation,
+        epoch=row.epoch,
+        client=row.client,
+        tenant=row.tenant,
+        selector=row.selector,
+        ttl_s=row.ttl_s,
+        priority=row.priority,
+        tags=_mapping(row.tags),
     )
 
 

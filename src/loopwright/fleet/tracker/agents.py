@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from loopwright.errors import FleetError
-from loopwright.fleet.book.effects import Order, TellDesired, TellSuperseded
-from loopwright.fleet.book.events import AgentUp, DeviceSpec, Report, Synced
-from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.book.effects import DesiredState, TellDesired, TellSuperseded
+from loopwright.fleet.book.events import AgentUp, DeviceSpec, ReportedState, Synced
+from loopwright.fleet.tracker.directory import AccessDirectory
+from loopwright.fleet.tracker.sessions import Allowance, Host
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
-    Data,
     Desired,
     DeviceInfo,
     DeviceOrder,
     DeviceReport,
     Error,
-    Incoming,
     Ping,
     Pong,
     Register,
@@ -29,12 +29,31 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health, Occupancy
 
-if TYPE_CHECKING:
-    from loopwright.fleet.tracker.server import Tracker
-
 _ORDERS_A_MESSAGE = 256
 _OCCUPANCIES = {value.value: value for value in Occupancy}
 _HEALTHS = {value.value: value for value in Health}
+
+
+class AgentsHost(Host, Protocol):
+    """What an agent's session needs of the tracker."""
+
+    directory: AccessDirectory
+
+    def next_sync_s(self, *, active: bool) -> float:
+        """When an agent should report next."""
+        ...
+
+    def synced(self) -> None:
+        """An agent reported."""
+        ...
+
+    def agent_came(self, session: AgentSession) -> None:
+        """An agent said which devices it has."""
+        ...
+
+    def agent_left(self, session: AgentSession, why: str) -> None:
+        """The connection of an agent is gone."""
+        ...
 
 
 class AgentSession:
@@ -44,7 +63,7 @@ class AgentSession:
     believes a ticket without them. Those to kill or to probe go out with this turn of the loop.
     """
 
-    def __init__(self, tracker: Tracker, link: Link, agent: str, *, bound: bool) -> None:
+    def __init__(self, tracker: AgentsHost, link: Link, agent: str, *, bound: bool) -> None:
         self.agent = agent
         self.incarnation = ""
         self.link = link
@@ -53,7 +72,7 @@ class AgentSession:
         self._bound = bound  # may have devices under its own name only
         self._arriving: dict[str, DeviceInfo] = {}
         self._modules: dict[str, Mapping[str, str]] = {}
-        self._orders: dict[str, Order] = {}
+        self._orders: dict[str, DesiredState] = {}
         self._leased: set[str] = set()
         self._seq = 0
         self._owes = False  # a report that was not answered yet
@@ -201,34 +220,34 @@ class AgentSession:
             return
 
 
-def _report(told: DeviceReport) -> Report:
+def _report(told: DeviceReport) -> ReportedState:
     occupancy, health = _OCCUPANCIES.get(told.occupancy), _HEALTHS.get(told.health)
     if occupancy is None or health is None:
         raise Denied(
             Fault.BAD_MESSAGE,
             f"device {told.name} reports {told.occupancy!r} and {told.health!r}; update this side",
         )
-    return Report(
-        told.name,
-        occupancy,
-        health,
-        told.lease,
-        told.epoch,
-        told.last_epoch,
-        told.drift,
-        told.detail,
+    return ReportedState(
+        device=told.name,
+        occupancy=occupancy,
+        health=health,
+        lease=told.lease,
+        epoch=told.epoch,
+        last_epoch=told.last_epoch,
+        drift=told.drift,
+        detail=told.detail,
     )
 
 
-def _order(order: Order) -> DeviceOrder:
+def _order(order: DesiredState) -> DeviceOrder:
     return DeviceOrder(
-        order.device,
-        order.lease,
-        order.epoch,
-        int(order.ttl_s * 1000),
-        order.admin.value,
-        order.probe,
-        order.kill,
-        clip(order.why),
-        order.fence,
+        name=order.device,
+        lease=order.lease,
+        epoch=order.epoch,
+        ttl_ms=int(order.ttl_s * 1000),
+        admin=order.admin.value,
+        probe=order.probe,
+        kill=order.kill,
+        why=clip(order.why),
+        fence=order.fence,
     )

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import bisect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from loopwright.errors import LoopwrightError
+from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.views import DeviceView, LeaseView
-from loopwright.fleet.store.rows import StoreError
-from loopwright.fleet.wire.messages import Answer, Ask, Error
-
-if TYPE_CHECKING:
-    from loopwright.fleet.tracker.clients import ClientSession
-    from loopwright.fleet.tracker.server import Tracker
+from loopwright.fleet.security.tokens import Principal
+from loopwright.fleet.store.rows import StoreError, TrackerStore
+from loopwright.fleet.tracker.config import TrackerConfig
+from loopwright.fleet.tracker.infos import Infos
+from loopwright.fleet.wire.messages import Answer, Ask, Message
+from loopwright.fleet.words import ErrorCode
 
 _EVENTS_A_PAGE = 200
 _PAGING_S = 5.0
@@ -35,10 +36,38 @@ class Page:
 Pages: TypeAlias = Callable[[Ask], Page]
 
 
+class Asker(Protocol):
+    """Whoever asked: the session that the answer goes to."""
+
+    who: Principal
+
+    def send(self, message: Message) -> None:
+        """Answer, if it is still there."""
+        ...
+
+    def failed(self, question: int, code: ErrorCode, detail: str) -> None:
+        """Answer that a question or command failed."""
+        ...
+
+
+class AsksHost(Protocol):
+    """What questions are answered from."""
+
+    book: LeaseBook
+    store: TrackerStore
+    infos: Infos
+    config: TrackerConfig
+    clock: Callable[[], float]
+
+    def status(self) -> Mapping[str, object]:
+        """How the tracker is."""
+        ...
+
+
 class Asks:
     """Answers questions from what the book and the store have now."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: AsksHost) -> None:
         self._tracker = tracker
         self._tasks: set[asyncio.Task[None]] = set()
         self._pages: dict[str, tuple[float, Sequence[str]]] = {}
@@ -49,7 +78,7 @@ class Asks:
             "status": self._status,
         }
 
-    def ask(self, client: ClientSession, message: Ask) -> None:
+    def ask(self, client: Asker, message: Ask) -> None:
         """Answer `client`."""
         if message.what == "events":
             task = asyncio.get_running_loop().create_task(self._events(client, message))
@@ -59,12 +88,12 @@ class Asks:
         try:
             page = self.page(message)
         except LoopwrightError as error:
-            client.send(Error("bad-request", f"{message.id}: {error}", fatal=False))
+            client.failed(message.id, ErrorCode.BAD_REQUEST, str(error))
             return
         if page is None:
             known = ", ".join([*self._answers, "events"])
-            detail = f"{message.id}: no question {message.what[:40]!r}; there are {known}"
-            client.send(Error("bad-request", detail, fatal=False))
+            detail = f"no question {message.what[:40]!r}; there are {known}"
+            client.failed(message.id, ErrorCode.BAD_REQUEST, detail)
             return
         client.send(Answer(message.id, page.body, page.more))
 
@@ -180,12 +209,12 @@ class Asks:
     def _status(self, _: Ask) -> Page:
         return Page(_encode(self._tracker.status()))
 
-    async def _events(self, client: ClientSession, message: Ask) -> None:
+    async def _events(self, client: Asker, message: Ask) -> None:
         after = int(message.after) if message.after.isdigit() else 0
         try:
             found = await asyncio.to_thread(self._tracker.store.events, after, _EVENTS_A_PAGE)
         except StoreError as error:
-            client.send(Error("store", f"{message.id}: {error}", fatal=False))
+            client.failed(message.id, ErrorCode.STORE, str(error))
             return
         page = self._cut(
             (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import (
@@ -13,10 +13,14 @@ from loopwright.fleet.book.effects import (
     TellReleased,
     TellRenewed,
 )
-from loopwright.fleet.book.events import ClientDown, GiveBack, Renewal, Unwanted, Wanted
-from loopwright.fleet.security.tokens import POOL, Principal, require_role
-from loopwright.fleet.selector import Operator, Term
-from loopwright.fleet.tracker.limits import Allowance
+from loopwright.fleet.book.events import Cancelled, ClientDown, Event, GiveBack, Renewal, Requested
+from loopwright.fleet.security.handshake import Admitted
+from loopwright.fleet.security.tokens import POOL, require_role
+from loopwright.fleet.selector import Operator, SelectorTerm
+from loopwright.fleet.tracker.asks import Asks
+from loopwright.fleet.tracker.commands import Commands
+from loopwright.fleet.tracker.sessions import Allowance, Host
+from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.fields import clip
 from loopwright.fleet.wire.link import Link, LinkClosed
@@ -25,10 +29,9 @@ from loopwright.fleet.wire.messages import (
     Ask,
     Cancel,
     Command,
-    Data,
     Error,
+    Grant,
     Granted,
-    Incoming,
     Message,
     Ping,
     Pong,
@@ -38,11 +41,9 @@ from loopwright.fleet.wire.messages import (
     Released,
     Renew,
     Renewed,
+    failed,
 )
-from loopwright.fleet.words import EndReason, Refusal, Role
-
-if TYPE_CHECKING:
-    from loopwright.fleet.tracker.server import Tracker
+from loopwright.fleet.words import EndReason, ErrorCode, Refusal, Role
 
 _HOLDERS = {
     reason.value: reason
@@ -51,20 +52,46 @@ _HOLDERS = {
 """What a holder may say of the end of its lease, beside that it gives it back."""
 
 
+class ClientsHost(Host, Protocol):
+    """What a client's session needs of the tracker."""
+
+    asks: Asks
+    commands: Commands
+
+    def happens_later(self, client: ClientSession, event: Event) -> None:
+        """Tell the book of what nobody waits for."""
+        ...
+
+    def catch_up(self) -> None:
+        """Tell the book what was put off."""
+        ...
+
+    def grants(self, effect: TellGranted) -> tuple[Grant, ...] | None:
+        """The devices of a grant, each with a ticket; None if one of them is gone."""
+        ...
+
+    def client_left(self, session: ClientSession, why: str) -> None:
+        """The connection of a client is gone."""
+        ...
+
+    def denied(self, who: str, error: FleetError) -> None:
+        """Somebody was refused something."""
+        ...
+
+
 class ClientSession:
     """One client while it is connected. `id` is this connection's alone, over all restarts."""
 
-    def __init__(
-        self, tracker: Tracker, link: Link, who: Principal, number: str, trace: str, token: str
-    ) -> None:
+    def __init__(self, tracker: ClientsHost, link: Link, came: Admitted, number: str) -> None:
+        self.who = who = came.principal
         self.id = f"{who.name}#{number}"
-        self.who = who
-        self.trace = trace
-        self.token = token  # its id, empty for one without
+        self.trace = came.hello.trace
+        self.token = came.token  # its id, empty for one without
+        self._proto = came.proto
         self.link = link
         self.owed = False  # whether a release of it waits until others are served
         self._tracker = tracker
-        self._scope = str(Term(POOL, Operator.IN, tuple(sorted(who.scopes))))
+        self._scope = str(SelectorTerm(POOL, Operator.IN, tuple(sorted(who.scopes))))
         config = tracker.config
         self._allowance = Allowance(config.messages_per_s, config.burst, tracker.clock)
         self._handlers: dict[type[Message], Callable[[Any], None]] = {
@@ -113,17 +140,17 @@ class ClientSession:
         if self.who.scopes:
             selector = f"{self._scope}, {selector}" if selector.strip() else self._scope
         self._tracker.happened(
-            Wanted(
-                message.request,
-                self.id,
-                self.who.tenant,
-                selector,
-                message.count,
-                message.ttl_ms / 1000,
-                message.priority,
-                message.max_wait_ms / 1000,
-                message.modules,
-                message.tags,
+            Requested(
+                request=message.request,
+                client=self.id,
+                tenant=self.who.tenant,
+                selector=selector,
+                count=message.count,
+                ttl_s=message.ttl_ms / 1000,
+                priority=message.priority,
+                max_wait_s=message.max_wait_ms / 1000,
+                modules=message.modules,
+                tags=message.tags,
             )
         )
 
@@ -142,7 +169,7 @@ class ClientSession:
         self._tracker.happens_later(self, back)
 
     def _cancel(self, message: Cancel) -> None:
-        self._tracker.happened(Unwanted(message.request, self.id))
+        self._tracker.happened(Cancelled(message.request, self.id))
 
     def _ask(self, message: Ask) -> None:
         self._tracker.asks.ask(self, message)
@@ -164,7 +191,7 @@ class ClientSession:
             require_role(self.who, Role.USER, f"to {what}")
         except Denied as error:
             self._tracker.denied(self.who.name, error)
-            self.send(Refused(request, "forbidden", str(error)))
+            self.send(Refused(request, ErrorCode.FORBIDDEN, str(error)))
 
     # --- what it is told ---
 
@@ -174,6 +201,10 @@ class ClientSession:
             self.link.send(message)
         except LinkClosed:
             return
+
+    def failed(self, question: int, code: ErrorCode, detail: str) -> None:
+        """A question or command of it failed."""
+        self.send(failed(question, code, detail, proto=self._proto))
 
     def queued(self, effect: TellQueued) -> None:
         """Its request waits."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeAlias
+from typing import Protocol, TypeAlias
 
 import msgspec
 
 from loopwright.errors import ConfigError, LoopwrightError, NoDeviceError, UnknownNameError
-from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked
+from loopwright.fleet.book.book import LeaseBook
+from loopwright.fleet.book.events import AdminSet, Event, ProbeAsked, Revoked
 from loopwright.fleet.book.views import LeaseView
 from loopwright.fleet.security.tokens import (
     POOL,
@@ -20,14 +21,12 @@ from loopwright.fleet.security.tokens import (
     require_role,
 )
 from loopwright.fleet.store.rows import StoreError
-from loopwright.fleet.wire.faults import Denied, Fault
+from loopwright.fleet.tracker.asks import Asker
+from loopwright.fleet.tracker.directory import AccessDirectory
+from loopwright.fleet.wire.faults import Denied, Fault, Tally
 from loopwright.fleet.wire.fields import check_name
-from loopwright.fleet.wire.messages import Command, Done, Error
-from loopwright.fleet.words import Admin, Role
-
-if TYPE_CHECKING:
-    from loopwright.fleet.tracker.clients import ClientSession
-    from loopwright.fleet.tracker.server import Tracker
+from loopwright.fleet.wire.messages import Command, Done
+from loopwright.fleet.words import Admin, ErrorCode, Role
 
 _DAY_S = 86_400.0
 _TOKEN_S = 30 * _DAY_S
@@ -35,6 +34,13 @@ _JOIN_S = 3600.0
 _MAX_S = 3650 * _DAY_S
 _WHY = 512
 _MAX_SCOPES = 16
+_CODES = (
+    (Denied, ErrorCode.AUTH),
+    (StoreError, ErrorCode.STORE),
+    (NoDeviceError, ErrorCode.NO_DEVICE),
+    (UnknownNameError, ErrorCode.NOT_FOUND),
+    (ConfigError, ErrorCode.BAD_REQUEST),
+)
 _encode = msgspec.json.Encoder().encode
 
 Arguments: TypeAlias = Mapping[str, str]
@@ -52,10 +58,42 @@ class _Rule:
     logged: bool = True
 
 
+class CommandsHost(Protocol):
+    """What commands change."""
+
+    book: LeaseBook
+    directory: AccessDirectory
+    link_tally: Tally
+
+    def happened(self, event: Event) -> None:
+        """Tell the book."""
+        ...
+
+    async def saved(self) -> None:
+        """Wait until what happened is durable. Raises: StoreError."""
+        ...
+
+    def audit(self, what: str, subject: str, by: str = "", detail: str = "") -> None:
+        """Write to the audit log."""
+        ...
+
+    def devices_of(self, agent: str) -> int | None:
+        """How many devices an agent that is connected has; None for one that is not."""
+        ...
+
+    def close_clients(self, token: str, why: str) -> int:
+        """Close all connections that came with a token; says how many."""
+        ...
+
+    def close_agent(self, name: str, why: str) -> None:
+        """Close the connections of an agent."""
+        ...
+
+
 class Commands:
     """Carries commands out, one task each; every attempt is in the log."""
 
-    def __init__(self, tracker: Tracker) -> None:
+    def __init__(self, tracker: CommandsHost) -> None:
         self._tracker = tracker
         self._tasks: set[asyncio.Task[None]] = set()
         device, ttl = ("device",), ("ttl_s",)
@@ -80,18 +118,17 @@ class Commands:
             "agent.revoke": _Rule(admin, ("agent",), (), self._revoke_agent),
         }
 
-    def carry_out(self, client: ClientSession, message: Command) -> None:
+    def carry_out(self, client: Asker, message: Command) -> None:
         """Do what `client` says, if it may."""
         task = asyncio.get_running_loop().create_task(self._serve(client, message))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _serve(self, client: ClientSession, message: Command) -> None:
+    async def _serve(self, client: Asker, message: Command) -> None:
         try:
             made = await self.run(client.who, message.what, message.arguments)
         except LoopwrightError as error:
-            code = _code(error)
-            client.send(Error(code, f"{message.id}: {error}", fatal=False))
+            client.failed(message.id, _code(error), str(error))
             return
         client.send(Done(message.id, _encode(made)))
 
@@ -226,10 +263,8 @@ class Commands:
             {
                 "name": row.name,
                 "revoked": row.revoked,
-                "connected": row.name in tracker.agents,
-                "devices": len(tracker.agents[row.name].devices)
-                if row.name in tracker.agents
-                else 0,
+                "connected": tracker.devices_of(row.name) is not None,
+                "devices": tracker.devices_of(row.name) or 0,
                 "labels": row.labels,
             }
             for row in tracker.directory.agents.values()
@@ -268,16 +303,8 @@ def _check(what: str, rule: _Rule, arguments: Arguments) -> None:
         raise ConfigError(f"{what} has no argument {min(unknown)}; it takes {known}")
 
 
-def _code(error: LoopwrightError) -> str:
-    if isinstance(error, Denied):
-        return "auth"
-    if isinstance(error, StoreError):
-        return "store"
-    if isinstance(error, NoDeviceError):
-        return "no-device"
-    if isinstance(error, UnknownNameError):
-        return "not-found"
-    return "bad-request" if isinstance(error, ConfigError) else "failed"
+def _code(error: LoopwrightError) -> ErrorCode:
+    return next((code for kind, code in _CODES if isinstance(error, kind)), ErrorCode.FAILED)
 
 
 def _role(text: str) -> Role:

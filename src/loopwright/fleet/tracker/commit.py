@@ -41,8 +41,8 @@ from loopwright.fleet.book.effects import (
 )
 from loopwright.fleet.book.events import EpochsReserved, Event, StoreDown, StoreUp
 from loopwright.fleet.store.rows import (
-    Batch,
     Change,
+    ChangeBatch,
     Pace,
     StoreBusyError,
     StoreError,
@@ -87,7 +87,7 @@ class _Work:
     Changes of `asked` are a command's: if they cannot be saved they are forgotten, and it fails.
     """
 
-    batch: Batch = field(default_factory=Batch)
+    batch: ChangeBatch = field(default_factory=ChangeBatch)
     leases: list[str] = field(default_factory=list)
     tells: list[Tell] = field(default_factory=list)
     asked: list[tuple[Sequence[Change], asyncio.Future[None]]] = field(default_factory=list)
@@ -95,11 +95,11 @@ class _Work:
     def __bool__(self) -> bool:
         return bool(self.tells or self.asked or self.batch)
 
-    def whole(self) -> Batch:
+    def whole(self) -> ChangeBatch:
         """All changes."""
         if not self.asked:
             return self.batch
-        batch = Batch()
+        batch = ChangeBatch()
         batch.extend(self.batch)
         for changes, _ in self.asked:
             for change in changes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from loopwright.fleet.book.config import BookConfig
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrackerConfig:
     """What a tracker goes by.
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from loopwright.fleet.security.handshake import owner
 from loopwright.fleet.security.keys import new_key
 from loopwright.fleet.security.tokens import CodeRow, Issued, Principal, TokenRow
-from loopwright.fleet.store.rows import AgentRow, Change, JoinRow, Kept
+from loopwright.fleet.store.rows import AgentRow, Change, JoinRow, StoreContents
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.words import Role
@@ -20,7 +20,7 @@ from loopwright.fleet.words import Role
 Save = Callable[[Sequence[Change]], Awaitable[None]]
 
 
-class People:
+class AccessDirectory:
     """Tokens, join codes and agents.
 
     Args:
@@ -29,7 +29,9 @@ class People:
         save: makes changes durable.
     """
 
-    def __init__(self, kept: Kept, *, auth: bool, wall: Callable[[], float], save: Save) -> None:
+    def __init__(
+        self, kept: StoreContents, *, auth: bool, wall: Callable[[], float], save: Save
+    ) -> None:
         self.tokens = {row.id: row for row in kept.tokens}
         self.joins = {row.code.id: row for row in kept.joins}
         self.agents = {row.name: row for row in kept.agents}

@@ -66,4 +66,11 @@ class AuditLog:
 def view_of(logged: Logged) -> EventView:
     """An event as it is told."""
     event = logged.event
-    return EventView(logged.id, event.at, event.what, event.subject, event.by, event.detail)
+    return EventView(
+        id=logged.id,
+        at=event.at,
+        what=event.what,
+        subject=event.subject,
+        by=event.by,
+        detail=event.detail,
+    )

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from loopwright.fleet.words import Admin, Health, Link, Occupancy
+from loopwright.fleet.words import Admin, Health, LinkState, Occupancy
 from loopwright.serving.metrics import Family
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ _FAMILIES = {
 }
 """The metrics of the whole tracker, by their key in its status."""
 _WORDS: tuple[tuple[str, type[Enum]], ...] = (
-    ("link", Link),
+    ("link", LinkState),
     ("health", Health),
     ("admin", Admin),
     ("occupancy", Occupancy),

@@ -30,7 +30,7 @@ _PRIVATE = 0o600
 _ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServeOptions:
     """How a tracker is served.
 

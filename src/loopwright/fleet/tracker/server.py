@@ -39,13 +39,14 @@ from loopwright.fleet.tracker.clients import ClientSession
 from loopwright.fleet.tracker.commands import Commands
 from loopwright.fleet.tracker.commit import CommitHooks, Committer, Tell
 from loopwright.fleet.tracker.config import TrackerConfig
-from loopwright.fleet.tracker.directory import People
+from loopwright.fleet.tracker.directory import AccessDirectory
 from loopwright.fleet.tracker.infos import Infos
-from loopwright.fleet.tracker.limits import Allowance
 from loopwright.fleet.tracker.log import JsonLog
+from loopwright.fleet.tracker.sessions import Allowance
 from loopwright.fleet.wire.faults import Denied, Tally
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import Error, Grant
+from loopwright.fleet.words import ErrorCode
 
 _SLACK_S = 0.001
 _TENANTS = 100  # shown at most: a status fits into a message
@@ -97,7 +98,6 @@ class Tracker:
         self._connections = 0
         self._started_at = 0.0
         self._syncs = 0
-        self._sync_rate = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
         self._watchers: dict[int, Callable[[AuditEvent], None]] = {}
@@ -125,7 +125,9 @@ class Tracker:
         self.book = LeaseBook(replace(self.config.book, prefix=prefix))
         hooks = CommitHooks(self._tell, self._noted, self.happened, self._fenced)
         self.committer = Committer(self.store, self.config, hooks)
-        self.directory = People(kept, auth=self.config.auth, wall=self.wall, save=self._save)
+        self.directory = AccessDirectory(
+            kept, auth=self.config.auth, wall=self.wall, save=self._save
+        )
         self._tellers: dict[type[Tell], Callable[[Any], None]] = {
             TellDesired: self._tell_desired,
             TellSuperseded: self._tell_superseded,
@@ -191,8 +193,7 @@ class Tracker:
         else:
             self._connections += 1
             number = f"{self.epoch}.{self._connections}"
-            trace = came.hello.trace
-            session = ClientSession(self, link, came.principal, number, trace, came.token)
+            session = ClientSession(self, link, came, number)
             self.clients[session.id] = session
             self._expect_expiry(session)
         self.log.write(
@@ -311,25 +312,25 @@ class Tracker:
             ttl_ms = max(1, int(given.ttl_s * 1000))
             ticket = seal(
                 Ticket(
-                    given.lease,
-                    given.device,
-                    given.incarnation,
-                    given.epoch,
-                    effect.tenant,
-                    (),
-                    ttl_ms,
+                    lease=given.lease,
+                    device=given.device,
+                    incarnation=given.incarnation,
+                    epoch=given.epoch,
+                    tenant=effect.tenant,
+                    caps=(),
+                    ttl_ms=ttl_ms,
                 ),
                 key,
             )
             made.append(
                 Grant(
-                    given.lease,
-                    info,
-                    given.incarnation,
-                    given.epoch,
-                    ttl_ms,
-                    ticket,
-                    session_key(key, ticket),
+                    lease=given.lease,
+                    device=info,
+                    incarnation=given.incarnation,
+                    epoch=given.epoch,
+                    ttl_ms=ttl_ms,
+                    ticket=ticket,
+                    key=session_key(key, ticket),
                 )
             )
             self.log.write(
@@ -403,7 +404,7 @@ class Tracker:
             link.tally.count(error.fault)
         self.denied(who, error)
         try:
-            link.send(Error("protocol", str(error)[:500]))
+            link.send(Error(code=ErrorCode.PROTOCOL, detail=str(error)[:500]))
         except LinkClosed:
             return
         link.close(str(error))
@@ -428,6 +429,11 @@ class Tracker:
             self._expiries[client.id] = asyncio.get_running_loop().call_later(
                 left_s, client.link.close, f"token {client.token} has expired"
             )
+
+    def devices_of(self, agent: str) -> int | None:
+        """How many devices an agent that is connected has; None for one that is not."""
+        session = self.agents.get(agent)
+        return None if session is None else len(session.devices)
 
     def close_agent(self, name: str, why: str) -> None:
         """Close the connections of an agent."""

@@ -33,7 +33,8 @@ MAC_BYTES = 16
 CONTROL_BYTES = 64 << 10
 DATA_HEAD_BYTES = 512
 DATA_BYTES = (1 << 20) + DATA_HEAD_BYTES
-_HEADER = struct.Struct("<2sBBHHII")
+_PREFIX = MAGIC + bytes((VERSION,))
+_HEADER = struct.Struct("<3sBHHII")
 _COMPACT_BYTES = 1 << 20
 
 
@@ -88,7 +89,7 @@ def header(kind: int, length: int, stream: int = 0, flags: Flags = Flags.NONE) -
         raise FrameError(
             f"a message of type {kind} has {length} bytes, the limit is {limit}", Fault.OVERSIZE
         )
-    return _HEADER.pack(MAGIC, VERSION, kind, flags, 0, stream, length)
+    return _HEADER.pack(_PREFIX, kind, flags, 0, stream, length)
 
 
 class Decoder:
@@ -154,16 +155,9 @@ class Decoder:
         return frame
 
     def _header(self) -> tuple[int, int, int, int]:
-        magic, version, kind, flags, reserved, stream, length = _HEADER.unpack_from(
-            self._buffer, self._at
-        )
-        if magic != MAGIC:
-            raise self._break(f"expected a frame, got bytes that begin with {magic!r}")
-        if version != VERSION:
-            raise self._break(
-                f"framing version {version}, this side speaks {VERSION}; update the older",
-                Fault.BAD_VERSION,
-            )
+        prefix, kind, flags, reserved, stream, length = _HEADER.unpack_from(self._buffer, self._at)
+        if prefix != _PREFIX:
+            raise self._other_framing(prefix)
         if reserved or flags >= len(_FLAGS):
             raise self._break(f"a frame with unknown flags {flags:#x} {reserved:#x}")
         limit = DATA_BYTES if flags & _DATA else CONTROL_BYTES
@@ -172,6 +166,15 @@ class Decoder:
                 f"a frame of type {kind} has {length} bytes, the limit is {limit}", Fault.OVERSIZE
             )
         return kind, flags, stream, length
+
+    def _other_framing(self, prefix: bytes) -> FrameError:
+        magic, version = prefix[:2], prefix[2]
+        if magic != MAGIC:
+            return self._break(f"expected a frame, got bytes that begin with {magic!r}")
+        return self._break(
+            f"framing version {version}, this side speaks {VERSION}; update the older",
+            Fault.BAD_VERSION,
+        )
 
     def _break(self, why: str, fault: Fault = Fault.BAD_FRAME) -> FrameError:
         self._broken = FrameError(why, fault)

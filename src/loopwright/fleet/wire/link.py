@@ -20,19 +20,16 @@ from typing import Any, Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
 from loopwright.fleet.wire.address import Address, Scheme, parse
+from loopwright.fleet.wire.codec import Data, Incoming, data_frame, from_frame, to_frame
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
-    Data,
     Error,
-    Incoming,
     Message,
     OutputHead,
     PutHead,
-    data_frame,
-    from_frame,
-    to_frame,
 )
+from loopwright.fleet.words import ErrorCode
 from loopwright.serving.places import is_loopback
 
 KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
@@ -52,8 +49,8 @@ class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who er
         super().__init__(why, retryable=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkPeer:
     """The other side of a link. `uid` is what the kernel says, of a unix socket only.
 
     `certificate` is the name in the certificate that the other side showed and ours trusts.
@@ -117,7 +114,7 @@ class Link(asyncio.BufferedProtocol):
         tally: Tally | None = None,
         hooks: LinkHooks | None = None,
     ) -> None:
-        self.peer = Peer("nobody yet")
+        self.peer = LinkPeer(address="nobody yet")
         self.tally = Tally() if tally is None else tally
         self.closed = False
         self.why = ""
@@ -357,7 +354,7 @@ class Link(asyncio.BufferedProtocol):
         self.tally.count(error.fault)
         if not self.closed:
             with contextlib.suppress(LinkClosed):
-                self.send(Error("protocol", str(error)[:200]))
+                self.send(Error(code=ErrorCode.PROTOCOL, detail=str(error)[:200]))
         self.close(str(error))
 
     def _shut(self, why: str) -> None:
@@ -491,22 +488,24 @@ def _said(error: OSError) -> str:
     return error.strerror or str(error) or "the connection was closed at once; is it TLS on both?"
 
 
-def _peer(transport: asyncio.Transport) -> Peer:
+def _peer(transport: asyncio.Transport) -> LinkPeer:
     """Who is there; TCP options are set on the way."""
     sock: socket.socket = transport.get_extra_info("socket")
     shown = transport.get_extra_info("ssl_object")
     tls = shown is not None
     if sock.family == socket.AF_UNIX:
         uid = _uid(sock)
-        return Peer(f"unix socket, uid {uid}", uid, tls=tls, local=True, host="unix")
+        return LinkPeer(
+            address=f"unix socket, uid {uid}", uid=uid, tls=tls, local=True, host="unix"
+        )
     tune(sock)
     name = transport.get_extra_info("peername")
     if not name:
-        return Peer("a connection that is gone", tls=tls)
+        return LinkPeer(address="a connection that is gone", tls=tls)
     scheme = Scheme.TLS if tls else Scheme.TCP
     host = str(name[0])
-    return Peer(
-        str(Address(scheme, host, int(name[1]))),
+    return LinkPeer(
+        address=str(Address(scheme, host, int(name[1]))),
         tls=tls,
         local=is_loopback(host),
         host=host,
@@ -539,4 +538,14 @@ def tune(sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
 
 
-__all__ = ["Data", "Incoming", "Link", "LinkClosed", "LinkLimits", "Peer", "dial", "pair", "tune"]
+__all__ = [
+    "Data",
+    "Incoming",
+    "Link",
+    "LinkClosed",
+    "LinkLimits",
+    "LinkPeer",
+    "dial",
+    "pair",
+    "tune",
+]

@@ -1,9 +1,10 @@
-"""The messages of the fleet's protocol, and the number that each has in a frame's header.
+"""The messages of the fleet's protocol. `codec` has their numbers and puts them into frames.
 
 Bodies are msgpack arrays, one element a field in the order written here: as compact as maps with
 integer keys, and read by a C decoder without a table. A field is never removed, renamed in meaning
 or moved; new ones go to the end, with a default, so that versions apart by one understand each
-other. `PROTOCOL` counts versions; HELLO says the range that a side speaks.
+other. `PROTOCOL` counts versions; HELLO says the range that a side speaks. In version 1 an Error
+that answers a question begins its detail with the number of the question; since 2 it has a field.
 
 What a field may hold is in `fields`; decoding refuses everything else. Lengths that a message
 may not have are cut by the sender: see `clip`.
@@ -13,13 +14,12 @@ Durations are integers in milliseconds and never absolute times: no clock is sha
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeAlias
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta
 
 from loopwright.fields import Count, Digest, Line, Milliseconds, Nanoseconds, Size, Small, Word
-from loopwright.fleet.wire.faults import Fault
 from loopwright.fleet.wire.fields import (
     MAX_DEVICES,
     MAX_LABELS,
@@ -42,11 +42,12 @@ from loopwright.fleet.wire.fields import (
     Trace,
     Version,
 )
-from loopwright.fleet.wire.frame import DATA_HEAD_BYTES, Flags, Frame, FrameError
+from loopwright.fleet.words import ErrorCode
 from loopwright.kernel_call import KernelCall
 
-PROTOCOL = 1
+PROTOCOL = 2
 PROTOCOL_MIN = 1
+ERRORS_ANSWER = 2  # from this version on an Error has the id of what it answers
 MAX_DIGESTS = 1900  # of one message: what fits into a control frame
 
 
@@ -57,7 +58,7 @@ class Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 # --- hello: any side that connects, to a tracker or to a device ---
 
 
-class Hello(Message, frozen=True):
+class Hello(Message, frozen=True, kw_only=True):
     """First message of a control connection. `role` is agent or client.
 
     `auth` is `none` (unix socket or embedded: the kernel says who it is), `token` (`secret` is it),
@@ -75,7 +76,7 @@ class Hello(Message, frozen=True):
     mac: bool = False  # whether this side wants frames to be authenticated
 
 
-class Welcome(Message, frozen=True):
+class Welcome(Message, frozen=True, kw_only=True):
     """The tracker's answer: the protocol to speak and who the other side is to it.
 
     `device_key` is given once, to an agent that joined; `proof` to one that came with its key.
@@ -105,8 +106,11 @@ class Proof(Message, frozen=True):
     nonce: Key = b""
 
 
-class Error(Message, frozen=True):
-    """What went wrong; after it the sender closes, unless `fatal` is false."""
+class Error(Message, frozen=True, kw_only=True):
+    """What went wrong; after it the sender closes, unless `fatal` is false.
+
+    `code` is a `words.ErrorCode`.
+    """
 
     code: Word
     detail: Text
@@ -114,6 +118,21 @@ class Error(Message, frozen=True):
     fatal: bool = True
     digest: Key = b""  # of the upload that a session refused
     item: Count = 0  # the first of the batch that it refused
+    answers: Count = 0  # the id of the Ask or Command that failed; 0: it answers none
+
+
+def failed(question: int, code: ErrorCode, detail: str, *, proto: int) -> Error:
+    """The Error that answers `question`, for a client that speaks protocol `proto`."""
+    said = detail if proto >= ERRORS_ANSWER else f"{question}: {detail}"
+    return Error(code=code, detail=said, fatal=False, answers=question)
+
+
+def question_of(error: Error, *, proto: int) -> tuple[int, str]:
+    """The id of the question that a tracker's Error answers, 0 for none, and its detail."""
+    if proto >= ERRORS_ANSWER:
+        return error.answers, error.detail
+    number, colon, detail = error.detail.partition(": ")
+    return (int(number), detail) if colon and number.isdigit() else (0, error.detail)
 
 
 class Ping(Message, frozen=True):
@@ -131,7 +150,7 @@ class Pong(Message, frozen=True):
 # --- agent <-> tracker ---
 
 
-class DeviceInfo(Message, frozen=True):
+class DeviceInfo(Message, frozen=True, kw_only=True):
     """What a device is. `target` is a target string, `device` the fingerprint for records.
 
     `addresses` are where its agent listens, as `tcp://10.0.0.7:7071` or `unix:///run/agent.sock`.
@@ -146,7 +165,7 @@ class DeviceInfo(Message, frozen=True):
     tier: Small
 
 
-class DeviceReport(Message, frozen=True):
+class DeviceReport(Message, frozen=True, kw_only=True):
     """How a device is now. Lease and epoch are those of its session, empty and 0 without."""
 
     name: Name
@@ -176,7 +195,7 @@ class Sync(Message, frozen=True):
     reports: Annotated[tuple[DeviceReport, ...], Meta(max_length=MAX_DEVICES)]
 
 
-class DeviceOrder(Message, frozen=True):
+class DeviceOrder(Message, frozen=True, kw_only=True):
     """What should be. `kill` ends the session of an older epoch at once; `why` is for people.
 
     Sessions and tickets of epochs up to and including `fence` are over; a session of an epoch
@@ -212,7 +231,7 @@ class Superseded(Message, frozen=True):
 # --- client <-> tracker ---
 
 
-class Acquire(Message, frozen=True):
+class Acquire(Message, frozen=True, kw_only=True):
     """Lease `count` devices (all or none) that match `selector`. Again with one id: the same.
 
     `ttl_ms` is how long the lease lives without a renewal.
@@ -236,7 +255,7 @@ class Queued(Message, frozen=True):
     why: Text
 
 
-class Grant(Message, frozen=True):
+class Grant(Message, frozen=True, kw_only=True):
     """One leased device. `ticket` opens it, `key` is the session's key."""
 
     lease: Name
@@ -341,7 +360,7 @@ class Done(Message, frozen=True):
 # --- client <-> device ---
 
 
-class Open(Message, frozen=True):
+class Open(Message, frozen=True, kw_only=True):
     """Begin a session. The device verifies the ticket with its own key, offline."""
 
     ticket: Sealed
@@ -352,7 +371,7 @@ class Open(Message, frozen=True):
     mac: bool = False  # whether this side wants frames to be authenticated
 
 
-class Opened(Message, frozen=True):
+class Opened(Message, frozen=True, kw_only=True):
     """The session is open. Limits are the device's own; a plan beyond them is refused."""
 
     lease: Name
@@ -419,7 +438,7 @@ class OutputHead(Message, frozen=True):
     total: Size
 
 
-class Result(Message, frozen=True):
+class Result(Message, frozen=True, kw_only=True):
     """What came of an item. `status` is a `words.RunStatus`; `ns` one figure a repeat.
 
     `stage`, `kind` and `detail` are those of an `outcome.Failed`.
@@ -449,108 +468,3 @@ class Closed(Message, frozen=True):
 
     reason: Word
     detail: Text = ""
-
-
-TYPES: dict[int, type[Message]] = {
-    1: Hello,
-    2: Welcome,
-    3: Challenge,
-    4: Proof,
-    5: Error,
-    6: Ping,
-    7: Pong,
-    16: Register,
-    17: Sync,
-    18: Desired,
-    19: Superseded,
-    32: Acquire,
-    33: Queued,
-    34: Granted,
-    35: Refused,
-    36: Renew,
-    37: Renewed,
-    38: Release,
-    39: Released,
-    40: Cancel,
-    41: Ask,
-    42: Answer,
-    43: Command,
-    44: Done,
-    64: Open,
-    65: Opened,
-    66: Configure,
-    67: Configured,
-    68: Have,
-    69: Missing,
-    71: Stored,
-    72: RunBatch,
-    74: Result,
-    75: Close,
-    76: Closed,
-}
-PUT, OUTPUT = 70, 73
-HEADS: dict[int, type[Message]] = {PUT: PutHead, OUTPUT: OutputHead}
-"""Types of data frames: two bytes with the length of the msgpack head, the head, the data."""
-NUMBERS: dict[type[Message], int] = {kind: number for number, kind in (TYPES | HEADS).items()}
-_DECODERS: dict[int, msgspec.msgpack.Decoder[Any]] = {
-    number: msgspec.msgpack.Decoder(kind) for number, kind in (TYPES | HEADS).items()
-}
-_ENCODER = msgspec.msgpack.Encoder()
-_HEAD_LENGTH = 2
-_DATA = int(Flags.DATA)
-
-
-class Data(msgspec.Struct, frozen=True):
-    """A data frame taken apart: its head and the bytes that follow it."""
-
-    head: PutHead | OutputHead
-    data: bytes
-
-
-Incoming: TypeAlias = Message | Data
-
-
-def to_frame(message: Message, stream: int = 0) -> Frame:
-    """The frame of a message that carries no bulk data.
-
-    Raises: FrameError for one that is too large.
-    """
-    return Frame(NUMBERS[type(message)], _ENCODER.encode(message), stream)
-
-
-def data_frame(head: PutHead | OutputHead, data: bytes | memoryview, stream: int = 0) -> Frame:
-    """The data frame of `head` and `data`, which is at most 1 MiB."""
-    encoded = _ENCODER.encode(head)
-    body = b"".join((len(encoded).to_bytes(_HEAD_LENGTH, "little"), encoded, data))
-    return Frame(NUMBERS[type(head)], body, stream, Flags.DATA)
-
-
-def from_frame(frame: Frame) -> Incoming:
-    """The message that a frame holds.
-
-    Raises: FrameError for a type that is not known, a body that is no such message, or bulk data
-        without the flag.
-    """
-    decoder = _DECODERS.get(frame.type)
-    if decoder is None:
-        raise FrameError(
-            f"a message of type {frame.type} is not known; update this side", Fault.UNKNOWN_TYPE
-        )
-    bulk = frame.type in HEADS
-    if bulk != bool(frame.flags.real & _DATA):
-        raise FrameError(
-            f"a message of type {frame.type} has flags {int(frame.flags):#x}", Fault.BAD_MESSAGE
-        )
-    try:
-        if not bulk:
-            message: Message = decoder.decode(frame.body)
-            return message
-        length = int.from_bytes(frame.body[:_HEAD_LENGTH], "little")
-        end = _HEAD_LENGTH + length
-        if length > DATA_HEAD_BYTES or end > len(frame.body):
-            raise FrameError(f"a data head of {length} bytes does not fit", Fault.BAD_MESSAGE)
-        head: PutHead | OutputHead = decoder.decode(frame.body[_HEAD_LENGTH:end])
-        return Data(head, frame.body[end:])
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        name = (TYPES | HEADS)[frame.type].__name__
-        raise FrameError(f"a {name} that is none: {error}", Fault.BAD_MESSAGE) from error

@@ -10,9 +10,10 @@ import re
 import msgspec
 
 from loopwright.errors import ConfigError
+from loopwright.fleet.wire.codec import from_frame, to_frame
 from loopwright.fleet.wire.fields import MAX_NAME
 from loopwright.fleet.wire.frame import CONTROL_BYTES, FrameError
-from loopwright.fleet.wire.messages import Message, from_frame, to_frame
+from loopwright.fleet.wire.messages import Message
 
 _NAME = (
     "letters, digits and _.+@=,:- in parts between slashes, none beginning with a dot, "
