@@ -85,24 +85,19 @@ def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
     """The result of an item that the candidate is not to blame for."""
     kind = FailureKind.CRASH if status is RunStatus.CRASH else FailureKind.WORKER_LOST
     return Result(
-<<<<<<< HEAD
-        item.id, status.value, stage=FailureStage.RUN.value, kind=kind.value, detail=detail
-=======
-        id=item.id, status=status.value, stage=Stage.RUN.value, kind=kind.value, detail=detail
->>>>>>> main
+        id=item.id,
+        status=status.value,
+        stage=FailureStage.RUN.value,
+        kind=kind.value,
+        detail=detail,
     )
 
 
 def untrue(reply: RunReply, wall_s: float) -> str | None:
     """A sentence when times cannot be what the clock of this process says they are, or None."""
     if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
-<<<<<<< HEAD
-        return "the times are no times"
-    told = sum(reply.ns) / 1e9 if reply.clock == Clock.HOST.value else 0.0
-=======
         return "the times are not valid"
-    told = sum(reply.ns) / 1e9
->>>>>>> main
+    told = sum(reply.ns) / 1e9 if reply.clock == Clock.HOST.value else 0.0
     if told > reply.timed_s or reply.timed_s > reply.run_s or reply.run_s > wall_s:
         return f"times of {told:.6f} s in all do not fit into a run of {wall_s:.6f} s"
     return None
