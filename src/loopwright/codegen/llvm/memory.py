@@ -32,7 +32,7 @@ from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
@@ -63,7 +63,7 @@ class Places:
     params: Mapping[Buffer, str]
     alignments: Mapping[Buffer, int]
     storage: Storage
-    target: Target
+    target: CpuTarget
 
 
 class Memory:
@@ -324,7 +324,14 @@ class Memory:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
         key = (buffer, base, total.lane, total.vec)
         return MemoryAccess(
-            indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
+            epoch=indices.epoch,
+            base=base,
+            const=total.const,
+            ints=tuple(ints),
+            lane=total.lane,
+            align=align,
+            vec=total.vec,
+            key=key,
         )
 
     def _advance(self, base: str, terms: Mapping[Scalar, int]) -> str:
