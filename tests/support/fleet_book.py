@@ -32,6 +32,7 @@ from loopwright.fleet.book.events import (
     Synced,
     Tick,
 )
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, Health, Occupancy, Verdict
 
 EffectT = TypeVar("EffectT", bound=Effect)
@@ -174,12 +175,14 @@ class Bench:
                 request=name,
                 client=client,
                 tenant=tenant,
-                selector=selector,
-                count=count,
-                ttl_s=ttl,
-                priority=priority,
-                max_wait_s=max_wait,
-                modules={} if modules is None else modules,
+                asked=LeaseRequest(
+                    selector=selector,
+                    count=count,
+                    ttl_s=ttl,
+                    priority=priority,
+                    max_wait_s=max_wait,
+                    modules={} if modules is None else modules,
+                ),
             )
         )
         return name

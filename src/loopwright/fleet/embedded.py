@@ -19,10 +19,11 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.memory_blobs import MemoryBlobs
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.session import DeviceSession
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous
 from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
@@ -149,7 +150,9 @@ class Embedded:
             raise EnvironmentFailure(
                 f"this machine cannot be measured: {self._failure}"
             ) from self._failure
-        (lease,) = await self.fleet.acquire(LeaseRequest(ttl=self._options.ttl_s, max_wait=wait_s))
+        (lease,) = await self.fleet.acquire(
+            LeaseRequest(ttl_s=self._options.ttl_s, max_wait_s=wait_s)
+        )
         return lease
 
     async def open_session(self, lease: HeldLease) -> DeviceSession:

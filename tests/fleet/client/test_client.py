@@ -23,10 +23,10 @@ from loopwright.errors import (
 )
 from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.client import control
-from loopwright.fleet.client.aio import LeaseRequest
 from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.control import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.sim.devices import Crash, timed
 from loopwright.fleet.wire.messages import Acquire, Result
@@ -125,7 +125,7 @@ def test_leases_and_requests_outlive_the_tracker(lab: Lab) -> None:
     fleet, other = lab.client(), lab.client()
     lease = fleet.lease(ttl=3.0)
     told = threading.Event()
-    wish = LeaseRequest(max_wait=20.0)
+    wish = LeaseRequest(max_wait_s=20.0)
     waiting = lab.thread.start(other.aio.acquire(wish, lambda _, __: told.set()))
     assert told.wait(WAIT_S)
     lab.run(lab.end())

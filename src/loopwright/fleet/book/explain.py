@@ -112,7 +112,7 @@ def refusal_of(state: BookState, request: RequestRecord) -> str:
     selector = match.selector
     if match.devices:
         n = len(match.devices)
-        return f"{request.count} devices are wanted and {n} match {selector.text!r}"
+        return f"{request.asked.count} devices are wanted and {n} match {selector.text!r}"
     if not state.index.devices:
         return "no device has registered"
     for term in selector.terms:
@@ -242,15 +242,15 @@ def _sentence(state: BookState, request: RequestRecord, tally: _Tally) -> str:
 def _limits(state: BookState, request: RequestRecord) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
-    if state.settling and match is not None and len(match.devices) < request.count:
+    if state.settling and match is not None and len(match.devices) < request.asked.count:
         within = f"{state.settling_s:.0f} s"
         parts += f"; the tracker has just started, devices may be back within {within}"
     if state.read_only:
         parts += f"; the tracker grants nothing now: {state.read_only}"
-    if queue.blocked(tenant, request.count):
+    if queue.blocked(tenant, request.asked.count):
         parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
-    if request.count > 1:
-        parts += f"; {request.count} are wanted at once"
+    if request.asked.count > 1:
+        parts += f"; {request.asked.count} are wanted at once"
     gang = state.held_for
     if gang is not None and gang is not request and match is not None:
         held = sum(1 for device in match.free if queue.held_from(state, device, request))

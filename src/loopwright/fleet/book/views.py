@@ -172,14 +172,14 @@ def lease_view(lease: LeaseRecord) -> LeaseView:
         epoch=lease.epoch,
         client=lease.client,
         tenant=request.tenant.name,
-        selector=request.selector,
-        priority=request.priority,
-        tags=dict(request.tags),
+        selector=request.asked.selector,
+        priority=request.asked.priority,
+        tags=dict(request.asked.tags),
         state=lease.state,
         reason=lease.reason,
         granted_at=lease.granted_at,
         expires=lease.expires,
-        ttl_s=request.ttl_s,
+        ttl_s=request.asked.ttl_s,
     )
 
 
@@ -189,14 +189,14 @@ def request_view(request: RequestRecord) -> RequestView:
         id=request.id,
         client=request.client,
         tenant=request.tenant.name,
-        selector=request.selector,
-        count=request.count,
-        priority=request.priority,
-        rank=request.line.rank if request.line is not None else request.priority,
+        selector=request.asked.selector,
+        count=request.asked.count,
+        priority=request.asked.priority,
+        rank=request.line.rank if request.line is not None else request.asked.priority,
         since=request.since,
         give_up=request.give_up,
-        tags=dict(request.tags),
-        over_quota=queue.blocked(request.tenant, request.count),
+        tags=dict(request.asked.tags),
+        over_quota=queue.blocked(request.tenant, request.asked.count),
     )
 
 

@@ -31,7 +31,7 @@ from loopwright.errors import (
     NoDeviceError,
     QueueTimeoutError,
 )
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control, OnQueued
 from loopwright.fleet.client.devices import failed_of, provenance, status_of
 from loopwright.fleet.client.lease import HeldLease
@@ -40,6 +40,7 @@ from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import Builder, load_builder
 from loopwright.fleet.wire.address import Scheme, parse
@@ -232,16 +233,16 @@ class Fleet:
             time; AuthError, ConfigError, FleetError.
         """
         wanted = {kind: Blob.of(data).digest.hex() for kind, data in (modules or {}).items()}
-        wish = LeaseRequest(
+        asked = LeaseRequest(
             selector=selector,
-            ttl=ttl,
+            ttl_s=ttl,
             priority=priority,
-            max_wait=max_wait,
+            max_wait_s=max_wait,
             count=count,
             modules=wanted,
             tags=dict(tags or {}),
         )
-        return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(wish, on_queued)))
+        return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(asked, on_queued)))
 
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that match, ordered by name."""
