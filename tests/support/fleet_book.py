@@ -42,6 +42,7 @@ class Bench:
     """A book and what it said last. The store answers at once, unless `store` is false."""
 
     def __init__(self, config: BookConfig | None = None, *, store: bool = True) -> None:
+        self.reserved: dict[str, int] = {}  # device -> how far its epochs are durable
         self.config = BookConfig() if config is None else config
         self.book = LeaseBook(self.config)
         self.now = 0.0
@@ -59,6 +60,7 @@ class Bench:
             for effect in list(said):
                 if isinstance(effect, ReserveEpochs):
                     answer = EpochsReserved(effect.device, effect.upto)
+                    self.reserved[effect.device] = effect.upto
                     said += self.book.apply(answer, self.now)
         self.effects = said
         return said

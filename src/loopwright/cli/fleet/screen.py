@@ -15,7 +15,7 @@ from rich.text import Text
 from loopwright.cli.fleet.audit import line_of
 from loopwright.cli.fleet.summary import Scene, count, devices_line, figures_of, leases_line
 from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
-from loopwright.fleet.client.views import DeviceView, LeaseView
+from loopwright.fleet.views import DeviceView, LeaseView
 
 _STYLES = {
     "free": "green",

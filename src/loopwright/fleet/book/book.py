@@ -27,14 +27,11 @@ from loopwright.fleet.book import (
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import Effect, TellDesired
 from loopwright.fleet.book.events import Event
-from loopwright.fleet.book.explain import Explanation, explain
+from loopwright.fleet.book.explain import explain
 from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, LeaseRecord, RequestRecord
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.book.views import (
     Counts,
-    DeviceView,
-    LeaseView,
-    RequestView,
     TenantView,
     counts,
     device_view,
@@ -43,6 +40,7 @@ from loopwright.fleet.book.views import (
     tenant_views,
 )
 from loopwright.fleet.selector import parse
+from loopwright.fleet.views import DeviceView, ExplanationView, LeaseView
 
 _Handler: TypeAlias = Callable[[BookState, Any], None]
 
@@ -163,26 +161,29 @@ class LeaseBook:
         device = self._state.devices.get(name)
         return None if device is None else device_view(self._state, device)
 
-    def leases(self) -> tuple[LeaseView, ...]:
-        """The leases that live, and those whose devices are not clean yet."""
-        return tuple(lease_view(lease) for lease in self._state.leases.values())
+    def leases(self, now: float = 0.0) -> tuple[LeaseView, ...]:
+        """The leases that live, and those whose devices are not clean yet, as they are at `now`."""
+        now = max(now, self._state.now)
+        return tuple(lease_view(lease, now) for lease in self._state.leases.values())
 
     def lease(self, name: str) -> LeaseView | None:
         """A lease by its id."""
         lease = self._state.leases.get(name)
-        return None if lease is None else lease_view(lease)
+        return None if lease is None else lease_view(lease, self._state.now)
 
-    def requests(self) -> tuple[RequestView, ...]:
-        """The requests that wait, oldest first."""
-        return tuple(request_view(request) for request in self._state.waiting)
+    def requests(self, now: float = 0.0) -> tuple[LeaseView, ...]:
+        """The requests that wait, oldest first, as they are at `now`."""
+        now = max(now, self._state.now)
+        return tuple(request_view(request, now) for request in self._state.waiting)
 
-    def request(self, name: str) -> RequestView | None:
+    def request(self, name: str) -> LeaseView | None:
         """A request that waits, by its id."""
         request = self._state.requests.get(name)
-        waits = request is not None and request in self._state.waiting
-        return request_view(request) if waits and request is not None else None
+        if request is None or request not in self._state.waiting:
+            return None
+        return request_view(request, self._state.now)
 
-    def explain(self, subject: str, now: float) -> Explanation | None:
+    def explain(self, subject: str, now: float) -> ExplanationView | None:
         """Why a request waits or how a lease stands; None for an id that is not known."""
         self._state.now = max(now, self._state.now)
         return explain(self._state, subject)

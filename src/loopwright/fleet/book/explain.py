@@ -17,6 +17,7 @@ from loopwright.fleet.book.records import (
 )
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import Operator, Selector
+from loopwright.fleet.views import ExplanationView
 from loopwright.fleet.words import Admin, Health, LeaseState, LinkState, Occupancy, Refusal
 
 _FEW = 16
@@ -33,23 +34,6 @@ _OVER = {
     Refusal.UNSATISFIABLE.value: "no device of the fleet can serve it any more",
 }
 """What came of a request that waited -> the same for people."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """What is known of a lease or request: `text` is a sentence, the rest are its figures.
-
-    `free_within_s` is when the last of the leased devices that match is free if nobody renews.
-    """
-
-    subject: str
-    state: LeaseState
-    text: str
-    matching: int = 0
-    free: int = 0
-    leased: int = 0
-    free_within_s: float | None = None
-    ahead: int = 0
 
 
 @dataclass(slots=True)
@@ -70,7 +54,7 @@ class _Tally:
         reasons.append(why)
 
 
-def explain(state: BookState, subject: str) -> Explanation | None:
+def explain(state: BookState, subject: str) -> ExplanationView | None:
     """What there is to say about a lease or a request; None for an unknown one."""
     lease = state.leases.get(subject)
     if lease is not None:
@@ -80,15 +64,15 @@ def explain(state: BookState, subject: str) -> Explanation | None:
         if request in state.waiting:
             return _of_waiting(state, request)
         names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
-        return Explanation(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
+        return ExplanationView(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
     if subject in state.ended:
         reason, detail = state.ended[subject]
         text = f"ended: {reason.value}{', ' + detail if detail else ''}"
-        return Explanation(subject=subject, state=LeaseState.ENDED, text=text)
+        return ExplanationView(subject=subject, state=LeaseState.ENDED, text=text)
     if subject in state.over:
         word = state.over[subject][1]
         more = f", {_OVER[word]}" if word in _OVER else ""
-        return Explanation(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
+        return ExplanationView(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
     return None
 
 
@@ -136,7 +120,7 @@ def _values_of(state: BookState, key: str) -> str:
     return f"; {key} is {', '.join(values[:_LABELS_SHOWN])}{more}"
 
 
-def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
+def _of_lease(state: BookState, lease: LeaseRecord) -> ExplanationView:
     device, left = lease.device.name, lease.expires - state.now
     if lease.reason is not None:
         text = f"ended: {lease.reason.value}; {device} is not clean yet"
@@ -148,15 +132,15 @@ def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
         text = f"on {device}, for {left:.0f} s unless renewed"
     if lease.device.flapping:
         text += f"; {device} is flapping: two agents have it"
-    return Explanation(subject=lease.id, state=lease.state, text=text, free_within_s=left)
+    return ExplanationView(subject=lease.id, state=lease.state, text=text, free_within_s=left)
 
 
-def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
+def _of_waiting(state: BookState, request: RequestRecord) -> ExplanationView:
     match = request.match
     devices = match.devices if match is not None else {}
     tally = _tally(state, devices)
     until = tally.until - state.now + state.config.grace_s if tally.leased else None
-    return Explanation(
+    return ExplanationView(
         subject=request.id,
         state=LeaseState.QUEUED,
         text=_sentence(state, request, tally),

@@ -22,10 +22,10 @@ from loopwright.fleet.client.control import Control, OnQueued, new_request_id
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
-from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.signing import Builder
 from loopwright.fleet.selector import parse
+from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.fields import MAX_DEVICES
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.messages import Acquire

@@ -38,11 +38,11 @@ from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
-from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import Builder, load_builder
+from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import DeviceInfo

@@ -17,8 +17,8 @@ from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.selection import none_matches
 from loopwright.fleet.client.session import DeviceSession
-from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.request import LeaseRequest
+from loopwright.fleet.views import DeviceView
 from loopwright.fleet.words import Priority
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline

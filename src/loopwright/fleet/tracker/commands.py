@@ -12,7 +12,6 @@ import msgspec
 from loopwright.errors import ConfigError, LoopwrightError, NoDeviceError, UnknownNameError
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.events import AdminSet, Event, ProbeAsked, Revoked
-from loopwright.fleet.book.views import LeaseView
 from loopwright.fleet.security.tokens import (
     POOL,
     Principal,
@@ -182,7 +181,7 @@ class Commands:
             raise UnknownNameError(f"no lease or request {name!r} lives; see `lease ls`")
         if found.tenant != who.tenant:
             require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
-            if who.scopes and isinstance(found, LeaseView):
+            if who.scopes and found.device:
                 self._need_device(who, found.device)
         self._tracker.happened(Revoked(name, who.name, why))
         await self._tracker.saved()
