@@ -22,8 +22,8 @@ from loopwright.build.candidate import Builders, BuildFunction
 from loopwright.build.pool import BuilderPool
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
+from loopwright.fleet.client.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest

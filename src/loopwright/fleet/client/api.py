@@ -34,11 +34,11 @@ from loopwright.errors import (
 from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control, OnQueued
 from loopwright.fleet.client.devices import failed_of, provenance, status_of
+from loopwright.fleet.client.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
-from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import Builder, load_builder
