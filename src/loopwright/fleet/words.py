@@ -36,7 +36,7 @@ class Health(enum.StrEnum):
 
 
 class Admin(enum.StrEnum):
-    """What people want of a device."""
+    """What operators want of a device."""
 
     ENABLED = "enabled"
     DRAIN = "drain"  # the lease in progress may end, no other begins

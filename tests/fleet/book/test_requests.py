@@ -28,7 +28,7 @@ def again(view: LeaseView) -> GrantedLease:
         lease=view.id,
         device=view.device,
         agent=view.agent,
-        incarnation=view.incarnation,
+        incarnation="",
         epoch=view.epoch,
         ttl_s=view.ttl_s,
     )

@@ -24,7 +24,7 @@ from loopwright.errors import (
 from loopwright.fleet.agent.options import Limits
 from loopwright.fleet.client import control
 from loopwright.fleet.client.api import connect, credential
-from loopwright.fleet.client.control import failure_of
+from loopwright.fleet.client.pending import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByToken
@@ -316,9 +316,9 @@ def test_what_the_tracker_would_not_read_is_not_said_again(
     fleet = lab.client()
     wish = Acquire(request="r1", selector="board=sim", priority=99)
     lease = fleet.lease()
-    with pytest.raises(FleetError, match="would not read what was asked: a Acquire that is none"):
+    with pytest.raises(FleetError, match="would not read what was asked: not a valid Acquire"):
         lab.run(fleet.aio.control.acquire(wish, lambda _, __: None))
-    with pytest.raises(FleetError, match="would not read what was asked: a Ask that is none"):
+    with pytest.raises(FleetError, match="would not read what was asked: not a valid Ask"):
         fleet.explain("a b")
     assert [found.id for found in fleet.leases()] == [lease.id]
     assert fleet.aio.control.connections == 3

@@ -61,8 +61,8 @@ _HANDLERS: dict[type[Event], _Handler] = {
     events.AgentUp: agents.agent_up,
     events.AgentDown: agents.agent_down,
     events.Synced: agents.synced,
-    events.Requested: requests.wanted,
-    events.Cancelled: requests.unwanted,
+    events.Requested: requests.requested,
+    events.Cancelled: requests.cancelled,
     events.Renewal: leases.renewal,
     events.GiveBack: leases.give_back,
     events.ClientDown: requests.client_down,
@@ -137,7 +137,7 @@ class LeaseBook:
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that `selector` means, in order of name.
 
-        Raises: ConfigError for a text that is no selector.
+        Raises: ConfigError for an invalid selector.
         """
         state = self._state
         wanted = parse(selector)
@@ -150,7 +150,7 @@ class LeaseBook:
     def names(self, selector: str = "") -> tuple[str, ...]:
         """The names of the devices that `selector` means, in order.
 
-        Raises: ConfigError for a text that is no selector.
+        Raises: ConfigError for an invalid selector.
         """
         wanted = parse(selector)
         devices = self._state.devices.values()

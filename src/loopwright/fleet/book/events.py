@@ -170,7 +170,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):
-    """What the store keeps of a device: how far its epochs are reserved and what people want.
+    """What the store keeps of a device: how far its epochs are reserved and what operators want.
 
     One that is `forgotten` is nowhere shown or waited for, but goes on where it was if it comes.
     """

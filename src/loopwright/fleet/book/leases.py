@@ -143,9 +143,9 @@ def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "
     use = state.now - lease.charged_at
     if use > 0:
         queue.charge(state, tenant, use)
-    wanted = lease.yield_for
-    if wanted is not None:
-        _stop_asking(lease, wanted)
+    claimant = lease.yield_for
+    if claimant is not None:
+        _stop_asking(lease, claimant)
     tenant.live -= 1
     if tenant.parked:
         queue.unpark(state, tenant)
@@ -212,9 +212,14 @@ def lease_due(state: BookState, lease: LeaseRecord) -> None:
         end(state, lease, EndReason.EXPIRED, f"not renewed for {lease.request.asked.ttl_s:g} s")
         return
     if now >= lease.yield_by:
-        wanted = lease.yield_for
-        if wanted is not None:
-            end(state, lease, EndReason.PREEMPTED, f"for {_class_of(wanted)} request {wanted.id}")
+        claimant = lease.yield_for
+        if claimant is not None:
+            end(
+                state,
+                lease,
+                EndReason.PREEMPTED,
+                f"for {_class_of(claimant)} request {claimant.id}",
+            )
             return
         lease.yield_by = NEVER
     due = min(lease.expires, lease.yield_by)
@@ -254,15 +259,15 @@ def renewal(state: BookState, event: Renewal) -> None:
     state.totals.renewed += 1
     if request.asked.ttl_s < 3 * state.config.sync_s:
         state.tell(lease.device)  # answers to reports come too seldom to keep the session alive
-    wanted = _wanted(state, lease)
-    if wanted is None:
+    claimant = _claimant(state, lease)
+    if claimant is None:
         lease.yield_by = NEVER
         verdict = TellRenewed(
             client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.asked.ttl_s
         )
     else:
         state.totals.yields += 1
-        why = f"{_class_of(wanted)} request {wanted.id} waits for this device"
+        why = f"{_class_of(claimant)} request {claimant.id} waits for this device"
         left = max(0.0, min(lease.expires, lease.yield_by) - now)
         verdict = TellRenewed(
             client=event.client, lease=lease.id, verdict=Verdict.YIELD_PLEASE, ttl_s=left, why=why
@@ -294,7 +299,7 @@ def _why_ended(state: BookState, lease: str) -> str:
     return f"lease {lease} ended: {reason.value}{', ' + detail if detail else ''}"
 
 
-def _wanted(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
+def _claimant(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
     """The request of a higher class for which the holder should give the device back."""
     if lease.yield_for is not None:
         return lease.yield_for
@@ -316,14 +321,14 @@ def _wanted(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
     return None
 
 
-def _stop_asking(lease: LeaseRecord, wanted: RequestRecord) -> None:
+def _stop_asking(lease: LeaseRecord, claimant: RequestRecord) -> None:
     """A lease that was asked to yield ended; if the request waits on, another may be asked."""
     lease.yield_for = None
     lease.yield_by = NEVER
-    if lease in wanted.yielding:
-        wanted.yielding.remove(lease)
-    if wanted.line is not None and wanted.match is not None:
-        wanted.match.pressing.setdefault(wanted.asked.priority, {})[wanted] = None
+    if lease in claimant.yielding:
+        claimant.yielding.remove(lease)
+    if claimant.line is not None and claimant.match is not None:
+        claimant.match.pressing.setdefault(claimant.asked.priority, {})[claimant] = None
 
 
 def _class_of(request: RequestRecord) -> str:

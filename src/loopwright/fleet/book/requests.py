@@ -20,7 +20,7 @@ _MAX_NAME = 128
 _MAX_ENTRIES = 64
 
 
-def wanted(state: BookState, event: Requested) -> None:
+def requested(state: BookState, event: Requested) -> None:
     """A client wants devices: now, or in its turn, or never."""
     known = state.requests.get(event.request)
     if known is not None:
@@ -189,7 +189,7 @@ def _wrong(state: BookState, event: Requested) -> str:
     return ""
 
 
-def unwanted(state: BookState, event: Cancelled) -> None:
+def cancelled(state: BookState, event: Cancelled) -> None:
     """A client no longer wants a request that waits. One already granted it gives back."""
     request = state.requests.get(event.request)
     if request is None:
@@ -259,7 +259,7 @@ def request_due(state: BookState, request: RequestRecord) -> None:
 def settle(state: BookState) -> None:
     """Give what became free, or allowed, to requests that wait; end those that cannot be met."""
     if state.shrunk:
-        _end_hopeless(state)
+        _end_unsatisfiable(state)
     while True:
         if state.gangs or state.held_for is not None:
             queue.elect(state)
@@ -284,7 +284,7 @@ def _give(state: BookState, request: RequestRecord) -> None:
     grant(state, request, devices)
 
 
-def _end_hopeless(state: BookState) -> None:
+def _end_unsatisfiable(state: BookState) -> None:
     """End requests whose devices went for good."""
     if state.settling:
         return

@@ -12,7 +12,7 @@ from loopwright.fleet.words import Admin, EndReason, LinkState
 
 
 def restored(state: BookState, event: Restored) -> None:
-    """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
+    """Remember epochs, leases and operators' settings; no device is granted before it reports.
 
     All epochs that were reserved count as used. Devices of before may take `settle_s` to come
     back: until then no request is refused for want of devices. It ends early when each device that

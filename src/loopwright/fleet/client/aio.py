@@ -18,8 +18,9 @@ from loopwright.errors import (
     UnknownNameError,
 )
 from loopwright.fields import MAX_MS
-from loopwright.fleet.client.control import Control, OnQueued, new_request_id
+from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.pending import OnQueued, new_request_id
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.request import LeaseRequest
@@ -181,7 +182,7 @@ class AsyncFleet:
     async def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that match, ordered by name.
 
-        Raises: ConfigError for a selector that is none.
+        Raises: ConfigError for an invalid selector.
         """
         return await self.control.rows("devices", DeviceView, selector=str(parse(selector)))
 
@@ -215,7 +216,7 @@ class AsyncFleet:
         return tuple(found)
 
     async def command(self, what: str, **arguments: str) -> object:
-        """What came of a command for people, as the tracker's table names them.
+        """What came of an operator's command, as the tracker's table names them.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """

@@ -32,13 +32,20 @@ from loopwright.errors import (
     QueueTimeoutError,
 )
 from loopwright.fleet.client.aio import AsyncFleet
-from loopwright.fleet.client.control import Control, OnQueued
-from loopwright.fleet.client.devices import failed_of, provenance, status_of
+from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
+from loopwright.fleet.client.pending import OnQueued
+from loopwright.fleet.client.results import (
+    RemoteResult,
+    failed_of,
+    outputs_of,
+    provenance,
+    status_of,
+)
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
+from loopwright.fleet.client.session import Blob, DeviceSession
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import Builder, load_builder
@@ -109,14 +116,14 @@ async def _next(results: AsyncIterator[RemoteResult]) -> RemoteResult:
     return await anext(results)
 
 
-def _result(run: Run, ran: RemoteResult, lease: HeldLease) -> RunResult:
-    where = provenance(lease, ran.result)
-    status = status_of(ran.result)
-    if status is not RunStatus.OK or not ran.result.ns:
-        return RunResult(failed_of(ran.result, status, where))
-    ns = ran.result.ns
-    outputs = outputs_of(run.artifact, ran.output) if run.want_output else ()
-    return RunResult(Timed(ns, min(ns), run_s=ran.result.run_s, where=where), outputs)
+def _result(run: Run, answer: RemoteResult, lease: HeldLease) -> RunResult:
+    where = provenance(lease, answer.result)
+    status = status_of(answer.result)
+    if status is not RunStatus.OK or not answer.result.ns:
+        return RunResult(failed_of(answer.result, status, where))
+    ns = answer.result.ns
+    outputs = outputs_of(run.artifact, answer.output) if run.want_output else ()
+    return RunResult(Timed(ns, min(ns), run_s=answer.result.run_s, where=where), outputs)
 
 
 @final
@@ -150,7 +157,7 @@ class Lease:
         return any(held.wanted_back.is_set() for held in self.aio)
 
     def check(self) -> None:
-        """Nothing, while all of the leases are good.
+        """Return if all of the leases are good.
 
         Raises: DeviceLostError.
         """
@@ -265,7 +272,7 @@ class Fleet:
         return self.thread.run(self.aio.events(after))
 
     def command(self, what: str, **arguments: str) -> object:
-        """What came of a command for people, as `device.drain` with `device` and `why`.
+        """What came of an operator's command, as `device.drain` with `device` and `why`.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """

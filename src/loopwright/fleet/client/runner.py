@@ -61,7 +61,7 @@ def device_class(
     Args:
         on_wait: called once, where one has to wait, with the seconds that it takes at most.
 
-    Raises: NoDeviceError when there is none; ConfigError for a selector that is none.
+    Raises: NoDeviceError when there is none; ConfigError for an invalid selector.
     """
     _await_settled(fleet, on_wait)
     views = fleet.devices(selector)

@@ -98,9 +98,9 @@ class Asks:
         client.send(Answer(message.id, page.body, page.more))
 
     def page(self, message: Ask) -> Page | None:
-        """The page that `message` asks for; None for a question that is none.
+        """The page that `message` asks for; None for an unknown question.
 
-        Raises: ConfigError for a selector that is none.
+        Raises: ConfigError for an invalid selector.
         """
         answer = self._answers.get(message.what)
         return None if answer is None else answer(message)

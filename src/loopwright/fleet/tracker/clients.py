@@ -201,7 +201,7 @@ class ClientSession:
         self.send(Queued(effect.request, effect.position, clip(effect.why)))
 
     def granted(self, effect: TellGranted) -> None:
-        """It has the devices, unless an agent was put out just now: then their leases end."""
+        """It has the devices, unless an agent was revoked just now: then their leases end."""
         grants = self._tracker.grants(effect)
         if grants is not None:
             self.send(Granted(effect.request, grants))

@@ -1,4 +1,4 @@
-"""What people may change, which role it takes, and the log that each attempt leaves."""
+"""What operators may change, which role it takes, and the log that each attempt leaves."""
 
 from __future__ import annotations
 
@@ -134,8 +134,8 @@ class Commands:
     async def run(self, who: Principal, what: str, arguments: Arguments) -> Made:
         """Do `what` for `who`.
 
-        Raises: UnknownNameError, NoDeviceError for what is not there; ConfigError for an argument
-            that is none; AuthError without the role; StoreError when it could not be saved.
+        Raises: UnknownNameError, NoDeviceError for what is not there; ConfigError for an invalid
+            argument; AuthError without the role; StoreError when it could not be saved.
         """
         rule = self._rules.get(what)
         if rule is None:
@@ -188,7 +188,7 @@ class Commands:
         return {"lease": name}
 
     def _need_device(self, who: Principal, name: str) -> None:
-        """Nothing, when there is such a device and `who` may have to do with it."""
+        """Return if there is such a device and `who` may change it."""
         found = self._tracker.book.device(name)
         if found is None:
             raise NoDeviceError(f"no device is named {name!r}; see `device ls`")
@@ -273,7 +273,7 @@ class Commands:
         name = arguments["agent"]
         if not await self._tracker.directory.revoke_agent(name):
             raise UnknownNameError(f"no agent is named {name!r}; see `agent ls`")
-        self._tracker.close_agent(name, f"agent {name} was put out")
+        self._tracker.close_agent(name, f"agent {name} was revoked")
         return {"agent": name}
 
     def _expiry(
