@@ -111,7 +111,7 @@ async def endure(candidates: int, tier: Tier, folder: Path) -> Report:
         while device.health is not Health.GOOD:
             await asyncio.sleep(0.01)
         link = await connect(agent, 1)
-        report.tier = int(device.tier)
+        report.tier = int(device.prober.tier)
         digest = hashlib.sha256(code).digest()
         await link.send_data(PutHead(digest, 0, len(code)), code)
         stored = await link.receive(WAIT_S)
@@ -123,7 +123,7 @@ async def endure(candidates: int, tier: Tier, folder: Path) -> Report:
         while device.occupancy is not Occupancy.IDLE:
             await asyncio.sleep(0.001)
         report.health = device.health.value
-        report.left_behind = len(_below(device.warden_pid)) - 1
+        report.left_behind = len(_below(device.driver.pids[0])) - 1
     return report
 
 

@@ -25,7 +25,7 @@ from fleet_part import Part, run_alone
 from fleet_part import Row as Line
 from harness import figure
 from loopwright.errors import InternalError, UnsupportedError
-from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
+from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker
 from loopwright.fleet.words import Tier
 from loopwright.kernel_call import KernelCall, WireParam
 from loopwright.measure.run import cores_for
@@ -138,10 +138,10 @@ async def compare(rounds: int, cache_dir: Path) -> list[Row]:
     return rows
 
 
-async def _warden(tier: Tier, cache_dir: Path) -> Warden:
+async def _warden(tier: Tier, cache_dir: Path) -> WardenHandle:
     name, cores = f"bench{int(tier)}", cores_for(1)
     options = WardenOptions(name, cache_dir, cores, tier, 63_100, 8 << 30)
-    warden = Warden(options, lambda _: None)
+    warden = WardenHandle(options, lambda _: None)
     ready = await warden.start()
     if ready.tier != tier:
         missing = ", ".join(ready.missing)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from loopwright.ir import walk
 from loopwright.ir.bounds import bounds, prove
 from loopwright.ir.expr import Binary, Call, Const, Expr, Fn, Op, Select, Var, const
+from loopwright.ir.forms import build
 from loopwright.ir.printer import show
 from loopwright.ir.simplify import linear, simplify
 
@@ -125,8 +126,8 @@ def test_simplify_is_idempotent(situation: Situation) -> None:
 def test_linear_and_back_keeps_the_value(situation: Situation) -> None:
     expr, ranges, env = situation
     form = linear(expr, ranges)
-    total = form.const + sum(coeff * value(atom, env) for atom, coeff in form.terms)
-    assert total == value(form.expr(), env) == value(expr, env)
+    total = form.const + sum(coeff * value(atom, env) for atom, coeff in form.terms.items())
+    assert total == value(build(form), env) == value(expr, env)
 
 
 @settings(max_examples=300, deadline=None)

@@ -22,8 +22,10 @@ from loopwright.ir.expr import (
     Var,
     const,
 )
+from loopwright.ir.forms import build
+from loopwright.ir.linear import Linear
 from loopwright.ir.printer import show, show_stmt
-from loopwright.ir.simplify import linear, simplify, simplify_stmt
+from loopwright.ir.simplify import affine, linear, simplify, simplify_stmt
 from loopwright.ir.stmt import For, If, LoopKind, Store, block
 
 O, I, Y, X, F, K = (Var(n) for n in "oiyxfk")  # noqa: E741
@@ -143,10 +145,9 @@ def test_simplify_reaches_the_bottom_of_a_deep_sum() -> None:
 
 
 def test_linear_gives_coefficients_by_variable() -> None:
-    form = linear((O * 16 + I) * 56 + Y + 3, RANGES)
-    assert [form.coeff(n) for n in "oiyx"] == [896, 56, 1, 0]
-    assert form.const == 3
-    assert show(form.expr()) == "o*896 + i*56 + y + 3"
+    expr = (O * 16 + I) * 56 + Y + 3
+    assert affine(expr, RANGES) == Linear({"o": 896, "i": 56, "y": 1}, 3)
+    assert show(build(linear(expr, RANGES))) == "o*896 + i*56 + y + 3"
 
 
 def test_statements_are_simplified_in_the_ranges_of_their_loops() -> None:

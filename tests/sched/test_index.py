@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from running import check_interpreted
 
 from loopwright.ir.expr import Op, Var
+from loopwright.ir.linear import Linear
 from loopwright.sched.extent import Size
 from loopwright.sched.index import index_form
 from loopwright.sched.nest import nest
@@ -75,12 +76,8 @@ def test_forms_of_indices() -> None:
     y, x = Var("y"), Var("x")
     form = index_form((y * 2 + x + 3) // 4)
     assert form is not None
-    assert (form.coeffs, form.const, form.op, form.divisor) == (
-        {"y": 2, "x": 1},
-        3,
-        Op.FLOORDIV,
-        4,
-    )
+    assert form.total == Linear({"y": 2, "x": 1}, 3)
+    assert (form.op, form.divisor) == (Op.FLOORDIV, 4)
     plain = index_form(y + 1)
     assert plain is not None
     assert plain.op is None

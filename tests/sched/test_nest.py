@@ -16,7 +16,7 @@ from loopwright.lower.pipeline import lower
 from loopwright.sched.nest import Nest, StageNest, nest
 from loopwright.sched.schedule import Schedule, create_schedule, replay
 from loopwright.sched.steps import SplitStep
-from loopwright.sched.terms import Term, Terms, all_exact
+from loopwright.sched.terms import LoopTerm, Terms, all_exact
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 
@@ -264,7 +264,7 @@ def moving(terms: Terms, n: int, size: int) -> list[tuple[object, ...]]:
     return [t for t in plain if t[1] != 0]
 
 
-def exact_at(term: Term, n: int, size: int) -> bool:
+def exact_at(term: LoopTerm, n: int, size: int) -> bool:
     return bool(np.broadcast_to(np.asarray(term.exact), size)[n])
 
 

@@ -18,7 +18,9 @@ import numpy as np
 
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.blobs import BlobCache
-from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits, Timers
+from loopwright.fleet.agent.cpu import CpuDriver
+from loopwright.fleet.agent.device import AgentDevice
+from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, SessionLimits, Timers
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
 from loopwright.fleet.wire.codec import Data
@@ -56,7 +58,7 @@ def options(cache_dir: Path, **changes: object) -> AgentOptions:
         cache_dir,
         KEY,
         drift=0.0,
-        limits=Limits(wall_s=10.0, memory=1 << 30),
+        limits=SessionLimits(wall_s=10.0, memory=1 << 30),
         timers=Timers(canary_s=1e9, restart_s=0.05),
     )
     return replace(plain, **changes)  # type: ignore[arg-type]
@@ -93,6 +95,24 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def cpu(device: AgentDevice) -> CpuDriver:
+    """The driver of a device that is a processor."""
+    assert isinstance(device.driver, CpuDriver)
+    return device.driver
+
+
+def warden_pid(device: AgentDevice) -> int:
+    """The process that forks the device's sessions, 0 without."""
+    warden = cpu(device).keeper.warden
+    return 0 if warden is None else warden.pid
+
+
+def worker_pid(device: AgentDevice) -> int:
+    """The measuring process of the session, 0 without."""
+    worker = cpu(device).worker
+    return 0 if worker is None else worker.pid
 
 
 def processes_below(pid: int) -> tuple[int, ...]:

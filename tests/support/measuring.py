@@ -10,7 +10,7 @@ import msgspec
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.fleet.agent import runs
-from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker
+from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.results import outputs_of
 from loopwright.fleet.client.session import item_of
@@ -57,7 +57,7 @@ class Measuring:
         self._thread.close()
 
 
-async def _begun(cache_dir: Path) -> tuple[Warden, Worker]:
-    warden = Warden(WardenOptions("measuring", cache_dir), lambda _: None)
+async def _begun(cache_dir: Path) -> tuple[WardenHandle, Worker]:
+    warden = WardenHandle(WardenOptions("measuring", cache_dir), lambda _: None)
     await warden.start()
     return warden, await warden.begin(time.monotonic() + _LIFE_S)

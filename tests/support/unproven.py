@@ -14,8 +14,9 @@ from typing import TypeAlias
 from loopwright.ir import walk
 from loopwright.ir.bounds import Interval
 from loopwright.ir.expr import Binary, Buffer, Call, Expr, Fn, Load, Op, Select, Var
+from loopwright.ir.forms import Form, Forms
 from loopwright.ir.kernel import Kernel
-from loopwright.ir.linear import Form, Forms
+from loopwright.ir.linear import Linear
 from loopwright.ir.printer import show
 from loopwright.ir.simplify import form_of, simplify
 from loopwright.ir.stmt import Alloc, Block, For, If, Stmt, Store
@@ -140,7 +141,7 @@ class _Prover:
         if not (forms.opens(left) and forms.opens(right)):
             return []
         below, above = forms.add(left, right, -1), forms.add(right, left, -1)
-        one = Form({}, 1)
+        one = Linear[str]({}, 1)
         rules = {
             Op.LE: [below],
             Op.GE: [above],
@@ -175,7 +176,7 @@ class _Prover:
         if not self._forms.opens(index):
             return None
         high = self._highest(index, facts)
-        low = self._highest(self._forms.scale(index, -1), facts)
+        low = self._highest(index.times(-1), facts)
         return None if high is None or low is None else (-low, high)
 
     def _highest(self, index: Form, facts: _Facts) -> int | None:

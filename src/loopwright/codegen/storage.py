@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import assert_never
 
-from loopwright.codegen.affine import linear
+from loopwright.codegen.affine import parts
 from loopwright.errors import CodegenError
 from loopwright.ir import walk
 from loopwright.ir.expr import Buffer, Expr, Load, Scope, Var
@@ -264,15 +264,15 @@ def distinct(expr: Expr) -> Iterator[Expr]:
 
 def _width(index: Expr, site: _Site, expand: int) -> int:
     """Lanes of the slot that an access reads or writes; 0 when the slot is not known in advance."""
-    form = linear(index)
+    form = parts(index)
     lane, scale = (1, expand) if expand else (0, 1)
-    for name, coef in form.vars:
+    for name, coef in form.variables.terms.items():
         role = site.roles.get(name, _Role.RUNTIME)
         if role is _Role.RUNTIME:
             return 0
         if role is _Role.LANE:
             lane += coef * scale
-    for atom, _ in form.atoms:
+    for atom in form.atoms.terms:
         if not _constant(atom, site):
             return 0
     return {0: 1, 1: 0 if site.chunked else site.lanes}.get(lane, 0)
@@ -288,11 +288,11 @@ def _constant(expr: Expr, site: _Site) -> bool:
 
 def _aligned(index: Expr, site: _Site, lanes: int, expand: int) -> bool:
     """True when every slot that the access can name starts at a multiple of `lanes`."""
-    form = linear(index)
+    form = parts(index)
     scale = max(1, expand)
-    parts = [form.const, *(c for _, c in form.atoms)]
-    parts += [c for name, c in form.vars if site.roles[name] is _Role.CONST]
-    return all(part * scale % lanes == 0 for part in parts)
+    fixed = [c for n, c in form.variables.terms.items() if site.roles[n] is _Role.CONST]
+    steps = (form.variables.const, *form.atoms.terms.values(), *fixed)
+    return all(step * scale % lanes == 0 for step in steps)
 
 
 def _outermost_allocs(stmt: Stmt) -> list[Alloc]:

@@ -28,6 +28,7 @@ from loopwright.ir.expr import (
     Select,
     Var,
 )
+from loopwright.ir.linear import collect
 
 Interval: TypeAlias = tuple[int, int]
 Ranges: TypeAlias = Mapping[str, Interval]
@@ -145,45 +146,20 @@ def _is_linear(expr: Expr) -> bool:
 
 def _linear_bounds(expr: Expr, ranges: Ranges) -> Interval | None:
     """Bounds of a sum, not fitted to its dtype; each atom counts once, with its coefficient."""
-    total = 0
-    coeffs: dict[int | str, int] = {}
     atoms: dict[int | str, Expr] = {}
-    todo: list[tuple[Expr, int]] = [(expr, 1)]
-    while todo:
-        e, scale = todo.pop()
-        if type(e) is Const:
-            total += scale * int(e.value)
-            continue
-        if type(e) is Binary:
-            if e.op is Op.ADD or e.op is Op.SUB:
-                todo.append((e.lhs, scale))
-                todo.append((e.rhs, scale if e.op is Op.ADD else -scale))
-                continue
-            if e.op is Op.MUL and type(e.rhs) is Const:
-                todo.append((e.lhs, scale * int(e.rhs.value)))
-                continue
-            if e.op is Op.MUL and type(e.lhs) is Const:
-                todo.append((e.rhs, scale * int(e.lhs.value)))
-                continue
-        elif type(e) is Call and e.fn is Fn.NEG:
-            todo.append((e.args[0], -scale))
-            continue
-        key: int | str = e.name if type(e) is Var else id(e)
-        if type(e) is not Var:
-            key = next((k for k, a in atoms.items() if walk.same(a, e)), key)
-        coeffs[key] = coeffs.get(key, 0) + scale
-        atoms.setdefault(key, e)
-    low = high = total
-    for key, coeff in coeffs.items():
-        if coeff == 0:
-            continue
-        atom = atoms[key]
-        held = _product_bounds(atom, ranges) if _is_linear(atom) else bounds(atom, ranges)
-        if held is None:
-            return None
-        low += coeff * held[0] if coeff > 0 else coeff * held[1]
-        high += coeff * held[1] if coeff > 0 else coeff * held[0]
-    return low, high
+
+    def key(atom: Expr) -> int | str:
+        name: int | str = atom.name if type(atom) is Var else id(atom)
+        if type(atom) is not Var:
+            name = next((k for k, a in atoms.items() if walk.same(a, atom)), name)
+        atoms.setdefault(name, atom)
+        return name
+
+    def held(name: int | str) -> Interval | None:
+        atom = atoms[name]
+        return _product_bounds(atom, ranges) if _is_linear(atom) else bounds(atom, ranges)
+
+    return collect(expr, key).bounds(held)
 
 
 def _product_bounds(expr: Expr, ranges: Ranges) -> Interval | None:

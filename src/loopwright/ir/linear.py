@@ -1,178 +1,64 @@
-"""Linear forms of int64 index expressions, and division, remainder and comparison on them.
+"""Linear forms: the value `sum(coeff * key) + const`, and how it is read off an expression.
 
-A form is `sum(coeff * atom) + const`. An atom is a variable or an expression that is not affine (a
-quotient, a minimum, a loaded index); atoms are told apart by their text. `Forms` holds what one
-simplification needs: the ranges of variables and a table of the atoms met so far.
-
-Division and ordering are not ring operations, so they look into a form only if it cannot wrap
-around: when its bounds fit int64, or when its unbounded atoms are all made of variables (loop
-variables and tensor axes never come near 2**63). A loaded int64 may be anything and stays closed.
+What a key stands for is the user's: a variable by name, an expression that is not affine, a value
+in a register of the machine.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Mapping
+from typing import Generic, TypeVar
 
-from loopwright.ir import bounds as intervals
-from loopwright.ir import walk
-from loopwright.ir.bounds import Interval
-from loopwright.ir.dtype import BOOL, I64
-from loopwright.ir.expr import Binary, Call, Const, Expr, Fn, Op, Var
-from loopwright.ir.printer import show
+from loopwright.ir.expr import Binary, Call, Const, Expr, Fn, Op
 
-_LOWEST, _HIGHEST = -(1 << 63), (1 << 63) - 1
+K = TypeVar("K", bound=Hashable)
 
 
-class Form:
-    """`sum(coeff * atom) + const`, atoms by key; no coefficient is 0. Not changed once made."""
+class Linear(Generic[K]):
+    """`sum(coeff * key) + const`: no coefficient is 0, keys stand in the order they were met in.
+
+    Not changed once made.
+    """
 
     __slots__ = ("const", "terms")
 
-    def __init__(self, terms: dict[str, int], const: int) -> None:
+    def __init__(self, terms: Mapping[K, int], const: int = 0) -> None:
         self.terms = terms
         self.const = const
 
-    def equals(self, other: Form) -> bool:
-        """True when both are the same sum."""
-        return self.const == other.const and self.terms == other.terms
+    def __eq__(self, other: object) -> bool:
+        """True for the same sum, whatever the order of its terms."""
+        if not isinstance(other, Linear):
+            return NotImplemented
+        return bool(self.const == other.const and self.terms == other.terms)
 
+    __hash__ = None  # type: ignore[assignment]  # it holds a mapping
 
-@dataclass(frozen=True, slots=True)
-class Linear:
-    """`sum(coeff * atom) + const` with atoms as expressions, the largest coefficients first."""
+    def __repr__(self) -> str:
+        return f"Linear({dict(self.terms)}, {self.const})"
 
-    terms: tuple[tuple[Expr, int], ...]
-    const: int
+    def plus(self, other: Linear[K], times: int = 1) -> Linear[K]:
+        """`self + times * other`."""
+        terms = dict(self.terms)
+        for key, coeff in other.terms.items():
+            total = terms.get(key, 0) + times * coeff
+            if total:
+                terms[key] = total
+            else:
+                terms.pop(key, None)
+        return Linear(terms, self.const + times * other.const)
 
-    def coeff(self, name: str) -> int:
-        """The coefficient of the variable `name`; 0 when it is not an atom by itself."""
-        return sum(c for a, c in self.terms if isinstance(a, Var) and a.name == name)
+    def times(self, factor: int) -> Linear[K]:
+        """`self * factor`."""
+        if factor == 0:
+            return Linear({})
+        return Linear({k: c * factor for k, c in self.terms.items()}, self.const * factor)
 
-    @property
-    def is_const(self) -> bool:
-        """True when there are no terms."""
-        return not self.terms
-
-    def expr(self) -> Expr:
-        """The sum as an expression."""
-        return build(self.terms, self.const)
-
-
-def build(terms: tuple[tuple[Expr, int], ...], const: int) -> Expr:
-    """`sum(coeff * atom) + const` as an expression, a positive term in front where there is one."""
-    if not terms:
-        return Const(const, I64)
-    lead = next((i for i, (_, c) in enumerate(terms) if c > 0), None)
-    result: Expr
-    if lead is not None:
-        result = _scaled(*terms[lead])
-        rest = (*terms[:lead], *terms[lead + 1 :])
-    elif const > 0:
-        result, rest, const = Const(const, I64), terms, 0
-    else:
-        result, rest = _scaled(*terms[0]), terms[1:]
-    for atom, coeff in rest:
-        result = Binary(Op.ADD if coeff > 0 else Op.SUB, result, _scaled(atom, abs(coeff)))
-    if const:
-        result = Binary(Op.ADD if const > 0 else Op.SUB, result, Const(abs(const), I64))
-    return result
-
-
-def _scaled(atom: Expr, coeff: int) -> Expr:
-    if coeff == 1:
-        return atom
-    return Call(Fn.NEG, (atom,)) if coeff == -1 else Binary(Op.MUL, atom, Const(coeff, I64))
-
-
-@dataclass(frozen=True, slots=True)
-class _Quotient:
-    """What an atom `numerator // divisor` or `numerator % divisor` is made of; divisor > 0."""
-
-    op: Op
-    numerator: Form
-    divisor: int
-
-
-class Forms:
-    """Arithmetic on forms for one set of ranges; lives as long as one simplification."""
-
-    def __init__(self, ranges: intervals.Ranges) -> None:
-        self.ranges: Mapping[str, Interval] = ranges
-        self._atoms: dict[str, Expr] = {}
-        self._quotients: dict[str, _Quotient] = {}
-        self._held: dict[str, Interval | None] = {}
-        self._whole: dict[str, Form] = {}  # of an atom `x % c`, the form of `x // c`
-        self._wild: set[str] = set()  # unbounded atoms that may hold any int64
-
-    # --- making forms -------------------------------------------------------------------------
-
-    def var(self, var: Var) -> Form:
-        """The form of an int64 variable."""
-        name = var.name
-        if name not in self._atoms:
-            self._atoms[name] = var
-            self._held[name] = self.ranges.get(name)
-        return Form({name: 1}, 0)
-
-    def atom(self, expr: Expr) -> Form:
-        """The form of an expression that is not affine."""
-        key = show(expr)
-        if key not in self._atoms:
-            self._atoms[key] = expr
-            held = self._held[key] = intervals.bounds(expr, self.ranges)
-            if held is None and any(not isinstance(n, _TAME) for n in walk.visit(expr)):
-                self._wild.add(key)
-        return Form({key: 1}, 0)
-
-    def _quotient(self, op: Op, numerator: Form, divisor: int) -> Form:
-        """The atom `numerator op divisor` for `//` or `%` and a positive divisor."""
-        terms = sorted(numerator.terms.items())
-        inner = "+".join([f"{c}*{k}" for k, c in terms])
-        key = f"({inner}+{numerator.const}){op.value}{divisor}"
-        if key not in self._atoms:
-            self._atoms[key] = Binary(op, self.expr(numerator), Const(divisor, I64))
-            self._quotients[key] = _Quotient(op, numerator, divisor)
-            self._held[key] = held = self._quotient_bounds(op, numerator, divisor)
-            if held is None and not self._wild.isdisjoint(numerator.terms):
-                self._wild.add(key)
-        return Form({key: 1}, 0)
-
-    def _quotient_bounds(self, op: Op, numerator: Form, divisor: int) -> Interval | None:
-        found = self.bounds(numerator)
-        if found is not None and not (found[0] >= _LOWEST and found[1] <= _HIGHEST):
-            found = None
-        if op is Op.FLOORDIV:
-            return None if found is None else (found[0] // divisor, found[1] // divisor)
-        is_small = found is not None and found[0] >= 0 and found[1] < divisor
-        return found if is_small else (0, divisor - 1)
-
-    # --- reading forms ------------------------------------------------------------------------
-
-    def linear(self, form: Form) -> Linear:
-        """`form` with its atoms as expressions, in the canonical order."""
-        terms = form.terms
-        if len(terms) > 1:
-            items = sorted(terms.items(), key=lambda t: (-abs(t[1]), t[0]))
-        else:
-            items = list(terms.items())
-        return Linear(tuple((self._atoms[k], c) for k, c in items), form.const)
-
-    def expr(self, form: Form) -> Expr:
-        """`form` as an expression, in the canonical order."""
-        if not form.const and len(form.terms) == 1:
-            ((key, coeff),) = form.terms.items()
-            return _scaled(self._atoms[key], coeff)
-        return self.linear(form).expr()
-
-    def bounds(self, form: Form) -> Interval | None:
-        """The inclusive interval of `form` as an unbounded integer, or None."""
-        low = high = form.const
-        held = self._held
-        for key, coeff in form.terms.items():
-            interval = held[key]
+    def bounds(self, of: Callable[[K], tuple[int, int] | None]) -> tuple[int, int] | None:
+        """The inclusive interval of the sum, `of` each key; None when a key has none."""
+        low = high = self.const
+        for key, coeff in self.terms.items():
+            interval = of(key)
             if interval is None:
                 return None
             if coeff > 0:
@@ -183,290 +69,32 @@ class Forms:
                 high += coeff * interval[0]
         return low, high
 
-    def opens(self, form: Form) -> bool:
-        """True when `form` cannot wrap around, so that division and ordering may look into it."""
-        found = self.bounds(form)
-        if found is None:
-            return not self._wild or self._wild.isdisjoint(form.terms)
-        return found[0] >= _LOWEST and found[1] <= _HIGHEST
 
-    # --- ring operations ----------------------------------------------------------------------
-
-    def add(self, a: Form, b: Form, scale: int = 1) -> Form:
-        """`a + scale * b`."""
-        terms = dict(a.terms)
-        for key, coeff in b.terms.items():
-            total = terms.get(key, 0) + scale * coeff
-            if total:
-                terms[key] = total
-            else:
-                del terms[key]
-        form = Form(terms, a.const + scale * b.const)
-        return self._recombine(form) if self._quotients else form
-
-    @staticmethod
-    def scale(form: Form, by: int) -> Form:
-        """`form * by`."""
-        if by == 0:
-            return Form({}, 0)
-        return Form({k: c * by for k, c in form.terms.items()}, form.const * by)
-
-    def multiply(self, a: Form, b: Form) -> Form:
-        """`a * b`; an atom unless one of them is a constant."""
-        if not b.terms:
-            return self.scale(a, b.const)
-        if not a.terms:
-            return self.scale(b, a.const)
-        return self.atom(Binary(Op.MUL, *_in_order(self.expr(a), self.expr(b))))
-
-    def _recombine(self, form: Form) -> Form:
-        """`x//c*c + x%c -> x` and `x - x//c*c -> x%c`, wherever they stand in `form`."""
-        for key, coeff in form.terms.items():
-            found = self._quotients.get(key)
-            if found is None:
+def collect(expr: Expr, key: Callable[[Expr], K]) -> Linear[K]:
+    """The sums, differences and products with constants in `expr`; `key` names all other parts."""
+    const = 0
+    terms: dict[K, int] = {}
+    todo: list[tuple[Expr, int]] = [(expr, 1)]
+    while todo:
+        node, coeff = todo.pop()
+        if type(node) is Const:
+            const += coeff * int(node.value)
+            continue
+        if type(node) is Binary:
+            lhs, rhs = node.lhs, node.rhs
+            if node.op is Op.ADD or node.op is Op.SUB:
+                todo.append((rhs, coeff if node.op is Op.ADD else -coeff))
+                todo.append((lhs, coeff))
                 continue
-            if found.op is Op.FLOORMOD:
-                smaller = self._join(form, found, key, coeff)
-            else:
-                smaller = self._remainder(form, found, key, coeff)
-            if smaller is not None:
-                return self._recombine(smaller)
-        return form
-
-    def _join(self, form: Form, mod: _Quotient, key: str, coeff: int) -> Form | None:
-        """`coeff*(x % c) + coeff*c*(x // c) -> coeff*x`."""
-        div = self._whole.get(key)
-        if div is None:
-            div = self._whole[key] = self.floordiv(mod.numerator, mod.divisor)
-        if not div.const and len(div.terms) == 1:
-            ((other, one),) = div.terms.items()
-            if one == 1 and form.terms.get(other) == coeff * mod.divisor:
-                return self._joined(form, (key, other), mod.numerator, coeff)
-        for other, scale in form.terms.items():
-            found = self._quotients.get(other)
-            if found is None or found.op is not Op.FLOORDIV or found.divisor != mod.divisor:
+            if node.op is Op.MUL and type(rhs) is Const:
+                todo.append((lhs, coeff * int(rhs.value)))
                 continue
-            if scale == coeff * mod.divisor and _congruent(found, mod):
-                return self._joined(form, (key, other), found.numerator, coeff)
-        return None
-
-    def _joined(self, form: Form, gone: tuple[str, str], whole: Form, coeff: int) -> Form:
-        """`form` with `coeff * whole` in place of the terms in `gone`."""
-        terms = {k: c for k, c in form.terms.items() if k not in gone}
-        return self.add(Form(terms, form.const), whole, coeff)
-
-    def _remainder(self, form: Form, div: _Quotient, key: str, coeff: int) -> Form | None:
-        """`q*x - q*c*(x // c) -> q*(x % c)`."""
-        times, odd = divmod(-coeff, div.divisor)
-        x = div.numerator
-        if odd or any(form.terms.get(k) != times * c for k, c in x.terms.items()):
-            return None
-        terms = {k: c for k, c in form.terms.items() if k != key and k not in x.terms}
-        rest = Form(terms, form.const - times * x.const)
-        return self.add(rest, self.floormod(x, div.divisor), times)
-
-    # --- division -----------------------------------------------------------------------------
-
-    def floordiv(self, form: Form, divisor: int) -> Form:
-        """`form // divisor`; what the divisor divides is taken out of the quotient."""
-        if divisor < 0:
-            if not self.opens(form):
-                return self.atom(Binary(Op.FLOORDIV, self.expr(form), Const(divisor, I64)))
-            return self.floordiv(self.scale(form, -1), -divisor)
-        if divisor == 1:
-            return form
-        if not self.opens(form):
-            return self._quotient(Op.FLOORDIV, form, divisor)
-        whole, rest = _split(form.terms, divisor)
-        carried, const = divmod(form.const, divisor)
-        quotient = Form({k: c // divisor for k, c in whole.items()}, carried)
-        remainder = Form(rest, const)
-        block = self._block(remainder, divisor)
-        if block is not None:
-            return Form(quotient.terms, carried + block)
-        return self.add(quotient, self._floordiv_rest(remainder, divisor))
-
-    def _floordiv_rest(self, form: Form, divisor: int) -> Form:
-        """`form // divisor` where no coefficient is its multiple and the constant is below it."""
-        for shared in _shared_factors(form, divisor):
-            multiples, others = _split(form.terms, shared)
-            block = self._block(Form(others, form.const % shared), shared)
-            if block is not None:
-                reduced = {k: c // shared for k, c in multiples.items()}
-                return self.floordiv(Form(reduced, form.const // shared + block), divisor // shared)
-        inner = self._only_quotient(form)
-        if inner is not None:
-            if inner.op is Op.FLOORDIV and self.opens(inner.numerator):
-                shifted = Form(
-                    inner.numerator.terms, inner.numerator.const + form.const * inner.divisor
-                )
-                return self.floordiv(shifted, divisor * inner.divisor)
-            if inner.op is Op.FLOORMOD and inner.divisor % divisor == 0 and not form.const:
-                return self.floormod(
-                    self.floordiv(inner.numerator, divisor), inner.divisor // divisor
-                )
-        return self._quotient(Op.FLOORDIV, form, divisor)
-
-    def floormod(self, form: Form, divisor: int) -> Form:
-        """`form % divisor`; multiples of the divisor are dropped."""
-        if divisor < 0:
-            if not self.opens(form):
-                return self.atom(Binary(Op.FLOORMOD, self.expr(form), Const(divisor, I64)))
-            return self.scale(self.floormod(self.scale(form, -1), -divisor), -1)
-        if divisor == 1:
-            return Form({}, 0)
-        if not self.opens(form):
-            return self._quotient(Op.FLOORMOD, form, divisor)
-        _, rest = _split(form.terms, divisor)
-        remainder = Form(rest, form.const % divisor)
-        block = self._block(remainder, divisor)
-        if block is not None:
-            return Form(rest, remainder.const - block * divisor)
-        if any(abs(c) >= divisor for c in rest.values()):
-            return self.floormod(
-                Form({k: c % divisor for k, c in rest.items()}, remainder.const), divisor
-            )
-        return self._floormod_rest(remainder, divisor)
-
-    def _floormod_rest(self, form: Form, divisor: int) -> Form:
-        """`form % divisor` where coefficients and the constant are below it."""
-        opened = self._drop_inner_mods(form, divisor)
-        if opened is not None:
-            return self.floormod(opened, divisor)
-        for shared in _shared_factors(form, divisor):
-            multiples, others = _split(form.terms, shared)
-            low = Form(others, form.const % shared)
-            block = self._block(low, shared)
-            if block is not None:
-                high = Form(
-                    {k: c // shared for k, c in multiples.items()}, form.const // shared + block
-                )
-                outer = self.scale(self.floormod(high, divisor // shared), shared)
-                return self.add(outer, Form(low.terms, low.const - block * shared))
-        return self._quotient(Op.FLOORMOD, form, divisor)
-
-    def _drop_inner_mods(self, form: Form, divisor: int) -> Form | None:
-        """`(x % (m*divisor)) -> x` inside a remainder by `divisor`; None when there is none."""
-        for key, coeff in form.terms.items():
-            inner = self._quotients.get(key)
-            if inner is None or inner.op is not Op.FLOORMOD or inner.divisor % divisor:
+            if node.op is Op.MUL and type(lhs) is Const:
+                todo.append((rhs, coeff * int(lhs.value)))
                 continue
-            if self.opens(inner.numerator):
-                terms = {k: c for k, c in form.terms.items() if k != key}
-                return self.add(Form(terms, form.const), inner.numerator, coeff)
-        return None
-
-    def _only_quotient(self, form: Form) -> _Quotient | None:
-        """The quotient or remainder that is the only term of `form`, with coefficient 1."""
-        if len(form.terms) != 1:
-            return None
-        ((key, coeff),) = form.terms.items()
-        return self._quotients.get(key) if coeff == 1 else None
-
-    def _block(self, form: Form, size: int) -> int | None:
-        """`form // size` where that is one number over all values; None where it is not."""
-        found = self.bounds(form)
-        if found is None:
-            return None
-        block = found[0] // size
-        return block if block == found[1] // size else None
-
-    # --- ordering -----------------------------------------------------------------------------
-
-    def compare(self, op: Op, a: Form, b: Form) -> Expr:
-        """`a op b`: a constant where bounds decide it, else positive coefficients on both sides.
-
-        Orderings come out as `<` and `>=` only, divided by what all coefficients share.
-        """
-        difference = self.add(a, b, -1)
-        is_same = not difference.terms and not difference.const
-        if not is_same and not (self.opens(a) and self.opens(b) and self.opens(difference)):
-            return Binary(op, self.expr(a), self.expr(b))
-        found = self.bounds(difference)
-        known = None if found is None else intervals.compare(op, found)
-        if known is not None:
-            return Const(known, BOOL)
-        shared = math.gcd(*difference.terms.values())
-        const = difference.const
-        if op is Op.EQ or op is Op.NE:
-            if const % shared:
-                return Const(op is Op.NE, BOOL)
-        else:
-            if op is Op.LE or op is Op.GT:  # d <= 0 is d - 1 < 0, and d > 0 is d - 1 >= 0
-                op, const = (Op.LT if op is Op.LE else Op.GE), const - 1
-        terms = {k: c // shared for k, c in difference.terms.items()}
-        const //= shared
-        if op is Op.LT or op is Op.GE:
-            terms, const = self._in_blocks(terms, const)
-        return self._ordered(op, terms, const)
-
-    def _in_blocks(self, terms: dict[str, int], const: int) -> tuple[dict[str, int], int]:
-        """`sum(terms) + const`, or a sum that is below 0 for the same values: one of blocks.
-
-        `8 * a + b - 16` is below 0 where `a - 2` is, for b in 0..7.
-        """
-        for size in sorted({abs(c) for c in terms.values() if abs(c) > 1}, reverse=True):
-            whole, rest = _split(terms, size)
-            block = self._block(Form(rest, const), size) if rest else None
-            if block is not None:
-                return {k: c // size for k, c in whole.items()}, block
-        return terms, const
-
-    def _ordered(self, op: Op, terms: dict[str, int], const: int) -> Expr:
-        """`sum(terms) + const op 0` with every coefficient positive; `op` is <, >=, == or !=."""
-        left = {k: c for k, c in terms.items() if c > 0}
-        right = {k: -c for k, c in terms.items() if c < 0}
-        if not left:
-            if op is Op.LT or op is Op.GE:  # k - N < 0 is N >= k + 1
-                op, const = (Op.GE if op is Op.LT else Op.LT), const + 1
-            return Binary(op, self.expr(Form(right, 0)), Const(const, I64))
-        if not right:
-            return Binary(op, self.expr(Form(left, 0)), Const(-const, I64))
-        return Binary(
-            op, self.expr(Form(left, max(const, 0))), self.expr(Form(right, max(-const, 0)))
-        )
-
-    def extreme(self, op: Op, a: Form, b: Form) -> Form:
-        """`min(a, b)` or `max(a, b)`; one of them where bounds decide it."""
-        if a.equals(b):
-            return a
-        if self.opens(a) and self.opens(b):
-            found = self.bounds(self.add(a, b, -1))
-            if found is not None and found[1] <= 0:
-                return a if op is Op.MIN else b
-            if found is not None and found[0] >= 0:
-                return b if op is Op.MIN else a
-        return self.atom(Binary(op, *_in_order(self.expr(a), self.expr(b))))
-
-
-_TAME: TypeAlias = Var | Const | Binary
-
-
-def _in_order(a: Expr, b: Expr) -> tuple[Expr, Expr]:
-    """The operands of a commutative operator in the canonical order, a constant last."""
-    if isinstance(a, Const) != isinstance(b, Const):
-        return (b, a) if isinstance(a, Const) else (a, b)
-    return (a, b) if show(a) <= show(b) else (b, a)
-
-
-def _congruent(a: _Quotient, b: _Quotient) -> bool:
-    """True when the numerators differ by a multiple of the divisor, which is that of both."""
-    names = a.numerator.terms.keys() | b.numerator.terms.keys()
-    gaps = [a.numerator.terms.get(n, 0) - b.numerator.terms.get(n, 0) for n in names]
-    gaps.append(a.numerator.const - b.numerator.const)
-    return all(gap % a.divisor == 0 for gap in gaps)
-
-
-def _split(terms: Mapping[str, int], divisor: int) -> tuple[dict[str, int], dict[str, int]]:
-    """The terms whose coefficient `divisor` divides, and the others."""
-    whole: dict[str, int] = {}
-    rest: dict[str, int] = {}
-    for key, coeff in terms.items():
-        (rest if coeff % divisor else whole)[key] = coeff
-    return whole, rest
-
-
-def _shared_factors(form: Form, divisor: int) -> list[int]:
-    """The factors above 1 that `divisor` shares with coefficients of `form`, largest first."""
-    found = {math.gcd(c, divisor) for c in form.terms.values()}
-    return sorted((g for g in found if 1 < g < divisor), reverse=True)
+        elif type(node) is Call and node.fn is Fn.NEG:
+            todo.append((node.args[0], -coeff))
+            continue
+        name = key(node)
+        terms[name] = terms.get(name, 0) + coeff
+    return Linear({name: coeff for name, coeff in terms.items() if coeff}, const)

@@ -1,6 +1,6 @@
 """Simplification that keeps every value, of index expressions above all.
 
-int64 expressions become linear forms (`ir.linear`): sums are collected, quotients and remainders
+int64 expressions become linear forms (`ir.forms`): sums are collected, quotients and remainders
 are split into what divides and what is left, comparisons and extremes are decided by bounds. Other
 dtypes have constants folded, and identities applied that hold for every value: for floats `x*1`,
 but neither `x*0` nor `x + 0.0`. Equal indices come out with equal text as a rule, and
@@ -34,7 +34,8 @@ from loopwright.ir.expr import (
     Var,
     const,
 )
-from loopwright.ir.linear import Form, Forms, Linear
+from loopwright.ir.forms import Form, Forms
+from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, Stmt, Store, block
 
 _Value: TypeAlias = Form | Expr
@@ -51,10 +52,17 @@ def simplify(expr: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
     return _settle(forms, _evaluate(forms, expr), expr)
 
 
-def linear(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear:
-    """The linear form of the int64 expression `expr`; `.expr()` is the way back."""
+def linear(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear[Expr]:
+    """The linear form of the int64 expression `expr`; `forms.build` is the way back."""
     forms = Forms(ranges)
     return forms.linear(form_of(forms, expr))
+
+
+def affine(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear[str] | None:
+    """The linear form of `expr` by names of variables; None where it has any other part."""
+    form = linear(expr, ranges)
+    coeffs = {atom.name: coeff for atom, coeff in form.terms.items() if isinstance(atom, Var)}
+    return Linear(coeffs, form.const) if len(coeffs) == len(form.terms) else None
 
 
 def form_of(forms: Forms, expr: Expr) -> Form:
@@ -127,14 +135,14 @@ def _evaluate(forms: Forms, expr: Expr) -> _Value:
 
 def _settle(forms: Forms, value: _Value, original: Expr) -> Expr:
     """`value` as an expression; `original` itself when they are the same."""
-    if not isinstance(value, Form):
+    if not isinstance(value, Linear):
         return value
     made = forms.expr(value)
     return original if walk.same(made, original) else made
 
 
 def _form(forms: Forms, value: _Value) -> Form:
-    return value if isinstance(value, Form) else forms.atom(value)
+    return value if isinstance(value, Linear) else forms.atom(value)
 
 
 def _rebuilt(forms: Forms, expr: Expr, kids: list[_Value]) -> Expr:
@@ -155,7 +163,7 @@ def _closed(forms: Forms, expr: Expr) -> _Value:
 
 
 def _simplify_const(_: Forms, expr: Const) -> _Value:
-    return Form({}, int(expr.value)) if _is_index(expr.dtype) else expr
+    return Linear({}, int(expr.value)) if _is_index(expr.dtype) else expr
 
 
 def _simplify_var(forms: Forms, expr: Var) -> _Value:
@@ -169,7 +177,7 @@ def _is_index(dtype: DType) -> bool:
 def _simplify_binary(forms: Forms, expr: Binary, kids: list[_Value]) -> _Value:
     left, right = kids
     op = expr.op
-    if isinstance(left, Form) and isinstance(right, Form):
+    if isinstance(left, Linear) and isinstance(right, Linear):
         if op in COMPARISONS:
             made = forms.compare(op, left, right)
             return expr if walk.same(made, expr) else made
@@ -199,7 +207,7 @@ def _integer(forms: Forms, op: Op, a: Form, b: Form) -> Form:
         if held is not None and held[0] >= 0 and b.const > 0 and forms.opens(a):
             return forms.floordiv(a, b.const)
         if not a.terms:
-            return Form({}, _truncated(a.const, b.const))
+            return Linear({}, _truncated(a.const, b.const))
     return forms.atom(Binary(op, forms.expr(a), forms.expr(b)))
 
 
@@ -248,8 +256,8 @@ def _simplify_select(forms: Forms, expr: Select, kids: list[_Value]) -> _Value:
     cond, yes, no = kids
     if isinstance(cond, Const):
         return yes if cond.value else no
-    if isinstance(yes, Form) and isinstance(no, Form):
-        if yes.equals(no):
+    if isinstance(yes, Linear) and isinstance(no, Linear):
+        if yes == no:
             return yes
         return forms.atom(_rebuilt(forms, expr, kids))
     new = _rebuilt(forms, expr, kids)
@@ -259,7 +267,7 @@ def _simplify_select(forms: Forms, expr: Select, kids: list[_Value]) -> _Value:
 def _simplify_cast(forms: Forms, expr: Cast, kids: list[_Value]) -> _Value:
     (kid,) = kids
     wanted = expr.dtype
-    if isinstance(kid, Form):
+    if isinstance(kid, Linear):
         if wanted == I64:
             return kid
         made = None if kid.terms else _converted(Const(kid.const, I64), wanted)
@@ -269,7 +277,7 @@ def _simplify_cast(forms: Forms, expr: Cast, kids: list[_Value]) -> _Value:
     made = _converted(kid, wanted) if isinstance(kid, Const) else None
     if made is None:
         return _closed(forms, _rebuilt(forms, expr, kids))
-    return Form({}, int(made.value)) if wanted == I64 else made
+    return Linear({}, int(made.value)) if wanted == I64 else made
 
 
 def _simplify_load(forms: Forms, expr: Load, kids: list[_Value]) -> _Value:
@@ -278,14 +286,14 @@ def _simplify_load(forms: Forms, expr: Load, kids: list[_Value]) -> _Value:
 
 def _simplify_call(forms: Forms, expr: Call, kids: list[_Value]) -> _Value:
     kid = kids[0]
-    if isinstance(kid, Form):
+    if isinstance(kid, Linear):
         if expr.fn is Fn.NEG:
-            return forms.scale(kid, -1)
+            return kid.times(-1)
         held = forms.bounds(kid) if expr.fn is Fn.ABS and forms.opens(kid) else None
         if held is not None and held[0] >= 0:
             return kid
         if held is not None and held[1] <= 0:
-            return forms.scale(kid, -1)
+            return kid.times(-1)
         return _closed(forms, _rebuilt(forms, expr, kids))
     if expr.fn is Fn.NOT:
         return _negated(_rebuilt(forms, expr, kids), kid)

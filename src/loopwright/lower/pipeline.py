@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.verify import verify
-from loopwright.lower.borders import cut_at_borders
+from loopwright.lower.cuts import cut_at_borders, partition_copies
 from loopwright.lower.flatten import flatten_storage
 from loopwright.lower.loops import build_loops
-from loopwright.lower.partition import partition_copies
 from loopwright.lower.refuse import refuse_loops_in_lanes, refuse_register_misuse
 from loopwright.lower.skips import skip_zero_products
 from loopwright.sched.schedule import Schedule

@@ -20,7 +20,7 @@ from loopwright.ir import walk
 from loopwright.ir.bounds import Interval, prove
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Var, const
-from loopwright.ir.simplify import linear, simplify
+from loopwright.ir.simplify import affine, linear, simplify
 from loopwright.ir.stmt import For, If, LoopKind, Stmt
 
 Maker = Callable[[Sequence[Expr]], Stmt]
@@ -167,10 +167,10 @@ def _begun_earlier(
     if not isinstance(placed, Binary) or placed.op is not Op.LT or not isinstance(value, int):
         return None
     lanes = [n for n, loop in inside.items() if loop.kind is LoopKind.VECTORIZED]
-    form = linear(Binary(Op.SUB, placed.lhs, placed.rhs))
-    coeffs = {a.name: c for a, c in form.terms if isinstance(a, Var)}
-    if len(coeffs) != len(form.terms) or not lanes or coeffs.get(lanes[0]) != 1:
+    form = affine(Binary(Op.SUB, placed.lhs, placed.rhs))
+    if form is None or not lanes or form.terms.get(lanes[0]) != 1:
         return None
+    coeffs = form.terms
     span = sum(c * (inside[n].extent - 1) for n, c in coeffs.items() if n in inside)
     shift = coeffs.get(name, 0) * value + form.const + span + 1
     known = set(coeffs) <= {name, *inside} and min(coeffs.values()) > 0
@@ -196,8 +196,8 @@ def _moves_with(expr: Expr, coeffs: Mapping[str, int], modulo: int = 0) -> bool:
     if expr.dtype != I64 or isinstance(expr, Load):
         return all(_moves_with(child, coeffs) for child in walk.exprs(expr))
     form = linear(expr)
-    found = {a.name: c for a, c in form.terms if isinstance(a, Var)}
-    others = [a for a, _ in form.terms if not isinstance(a, Var)]
+    found = {a.name: c for a, c in form.terms.items() if isinstance(a, Var)}
+    others = [a for a in form.terms if not isinstance(a, Var)]
     if not all(_quotient_moves_with(a, coeffs) for a in others if walk.names(a) & set(coeffs)):
         return False
     unit = next(name for name, c in coeffs.items() if c == 1)

@@ -13,24 +13,25 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from loopwright.ir.expr import Binary, Const, Expr, Op, const
+from loopwright.ir.linear import Linear
+from loopwright.ir.simplify import affine
 from loopwright.sched.extent import Extent
 from loopwright.sched.terms import Flag, LoopId, Terms, choose, divides, span
-from loopwright.te.affine import affine
 
 
 @dataclass(frozen=True, slots=True)
 class IndexForm:
-    """`sum(coeff * axis) + const`, or that `op` (// or %) `divisor`."""
+    """A sum of axes, by name, or that `op` (// or %) `divisor`."""
 
-    coeffs: Mapping[str, int]
-    const: int
+    total: Linear[str]
     op: Op | None = None
     divisor: int = 1
 
     def alike(self, other: IndexForm) -> bool:
         """True when `other` moves with the axes as this one; a sum may differ by its constant."""
-        same = (self.coeffs, self.op, self.divisor) == (other.coeffs, other.op, other.divisor)
-        return same and (self.op is None or self.const == other.const)
+        same = (self.op, self.divisor) == (other.op, other.divisor)
+        gap = self.total.plus(other.total, -1)
+        return same and not gap.terms and (self.op is None or not gap.const)
 
     def of(self, total: Expr) -> Expr:
         """The index as an expression, given its sum."""
@@ -87,6 +88,6 @@ def index_form(expr: Expr) -> IndexForm | None:
         case _:
             pass
     part = affine(expr)
-    if part is None or any(c < 0 for c in part[0].values()):
+    if part is None or any(c < 0 for c in part.terms.values()):
         return None
-    return IndexForm(part[0], part[1], op, divisor)
+    return IndexForm(part, op, divisor)

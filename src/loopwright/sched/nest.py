@@ -17,6 +17,7 @@ import numpy as np
 from loopwright.errors import InternalError, ScheduleError
 from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Scope, Var, const
+from loopwright.ir.simplify import affine
 from loopwright.ir.stmt import LoopKind
 from loopwright.sched.extent import Extent, ceildiv
 from loopwright.sched.index import IndexForm, index_form
@@ -26,7 +27,7 @@ from loopwright.sched.steps import SplitStep
 from loopwright.sched.terms import (
     Flag,
     LoopId,
-    Term,
+    LoopTerm,
     Terms,
     all_exact,
     choose,
@@ -36,7 +37,6 @@ from loopwright.sched.terms import (
     reach,
     scaled,
 )
-from loopwright.te.affine import affine
 from loopwright.te.tensor import Compute, Tensor
 
 
@@ -328,13 +328,14 @@ class _Builder:
         for form in forms:
             if form is None or not first.alike(form):
                 return None
-            constants.append(form.const)
+            constants.append(form.total.const)
         start: Extent = min(constants)
-        for name, coeff in first.coeffs.items():
+        coeffs = first.total.terms
+        for name, coeff in coeffs.items():
             start = start + coeff * reader.axis(name).low
-        terms, low = first.moved(_index_terms(reader, first.coeffs, fixed), start, self.extents)
+        terms, low = first.moved(_index_terms(reader, coeffs, fixed), start, self.extents)
         inner = frozenset(t.loop for t in terms) - fixed
-        last = first.last(min(constants) + _greatest(reader, first.coeffs))
+        last = first.last(min(constants) + _greatest(reader, coeffs))
         span = minimum(1 + reach(terms, self.extents, inner), 1 + last - low)
         extent = span + (max(constants) - min(constants))
         base = _base(reader, first, min(constants), fixed) if self.size is None else None
@@ -353,7 +354,7 @@ class _Builder:
         for axis in stage.op.reduce_axes:
             extents[axis.var.name] = axis.extent
         for axis_name in extents:
-            terms[axis_name] = (Term((name, axis_name), 1),)
+            terms[axis_name] = (LoopTerm((name, axis_name), 1),)
         axis_names = list(terms)
         guards: list[Guard] = []
         for relation in stage.relations:
@@ -461,7 +462,7 @@ def _base(reader: StageNest, form: IndexForm, low: int, fixed: frozenset[LoopId]
         loop.var.name: const(0) for loop in reader.path if loop.id not in fixed
     }
     total: Expr = const(low)
-    for name, coeff in form.coeffs.items():
+    for name, coeff in form.total.terms.items():
         index = reader.axis(name).index
         if index is None:
             raise ScheduleError(f"{reader.name}.{name} has no index in a batch")
@@ -475,13 +476,13 @@ def _index_terms(stage: StageNest, coeffs: Mapping[str, int], fixed: frozenset[L
 
     An axis none of whose loops is fixed runs over all of its part, however it was split.
     """
-    found: list[Term] = []
+    found: list[LoopTerm] = []
     for name, coeff in coeffs.items():
         terms = stage.axis(name).terms
         own = [t for t in terms if t.loop[0] == stage.name]
         if not any(t.loop in fixed for t in own):
             outer = [t for t in terms if t.loop[0] != stage.name]
-            terms = (*outer, Term((stage.name, name), 1))
+            terms = (*outer, LoopTerm((stage.name, name), 1))
         found += scaled(terms, coeff)
     return tuple(found)
 
@@ -517,12 +518,14 @@ def _accesses(
         for index in load.indices:
             part = affine(index)
             form = index_form(index) if part is None else None
-            coeffs = part[0] if part is not None else {v.name: 1 for v in walk.free_vars(index)}
+            coeffs = (
+                dict(part.terms) if part is not None else {v.name: 1 for v in walk.free_vars(index)}
+            )
             if form is not None:
-                coeffs = dict(form.coeffs)
+                coeffs = dict(form.total.terms)
             moved = tuple(t for n, c in coeffs.items() for t in scaled(terms[n], c))
             if form is not None:
-                low: Extent = form.const
+                low: Extent = form.total.const
                 for name, coeff in coeffs.items():
                     low = low + coeff * lows[name]
                 moved, _ = form.moved(moved, low, extents)

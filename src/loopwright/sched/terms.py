@@ -25,7 +25,7 @@ Flag: TypeAlias = bool | npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Term:
+class LoopTerm:
     """`coeff * ((loop // div) % mod)`; mod 0 means no modulo."""
 
     loop: LoopId
@@ -35,7 +35,7 @@ class Term:
     exact: Flag = True
 
 
-Terms: TypeAlias = tuple[Term, ...]
+Terms: TypeAlias = tuple[LoopTerm, ...]
 
 
 def maximum(a: Extent, b: Extent) -> Extent:
@@ -79,7 +79,7 @@ def expand(terms: Terms, stage: str, relation: SplitStep | FuseStep, inner_exten
 
     `inner_extent` is the extent of the second loop of a FuseStep (unused for a SplitStep).
     """
-    result: list[Term] = []
+    result: list[LoopTerm] = []
     for term in terms:
         if isinstance(relation, SplitStep) and term.loop == (stage, relation.loop):
             result += _split_term(term, stage, relation)
@@ -92,29 +92,29 @@ def expand(terms: Terms, stage: str, relation: SplitStep | FuseStep, inner_exten
     return tuple(result)
 
 
-def _split_term(term: Term, stage: str, split: SplitStep) -> tuple[Term, Term]:
+def _split_term(term: LoopTerm, stage: str, split: SplitStep) -> tuple[LoopTerm, LoopTerm]:
     """The term of `outer * factor + inner`; exact where factor, div and mod divide each other."""
     factor, div, mod = split.factor, term.div, term.mod
     inner = (stage, split.inner)
     if isinstance(div, int) and isinstance(mod, int) and (div, mod) == (1, 0):  # nothing was fused
-        outer = Term((stage, split.outer), term.coeff * factor, exact=term.exact)
-        return outer, Term(inner, term.coeff, term.div, term.mod, term.exact)
+        outer = LoopTerm((stage, split.outer), term.coeff * factor, exact=term.exact)
+        return outer, LoopTerm(inner, term.coeff, term.div, term.mod, term.exact)
     step = maximum(factor // div, 1)
     unbounded = _flag(mod == 0)
     aligned = divides(div, factor) | divides(factor, div)
     wraps_evenly = unbounded | divides(step, mod) | divides(mod, step)
     exact = term.exact & aligned & wraps_evenly
-    outer = Term(
+    outer = LoopTerm(
         (stage, split.outer),
         term.coeff * step,
         maximum(div // factor, 1),
         choose(unbounded, 0, maximum(mod // step, 1)),
         exact,
     )
-    return outer, Term(inner, term.coeff, term.div, term.mod, exact)
+    return outer, LoopTerm(inner, term.coeff, term.div, term.mod, exact)
 
 
-def _second_term(term: Term, fused: LoopId, extent: Extent) -> Term:
+def _second_term(term: LoopTerm, fused: LoopId, extent: Extent) -> LoopTerm:
     """The term of the second loop of a fuse, `fused % extent`."""
     whole = ceildiv(extent, term.div)
     unbounded = _flag(term.mod == 0)
@@ -126,16 +126,16 @@ def _second_term(term: Term, fused: LoopId, extent: Extent) -> Term:
 
 def scaled(terms: Terms, factor: Extent) -> Terms:
     """Every term times `factor`."""
-    return tuple(Term(t.loop, t.coeff * factor, t.div, t.mod, t.exact) for t in terms)
+    return tuple(LoopTerm(t.loop, t.coeff * factor, t.div, t.mod, t.exact) for t in terms)
 
 
-def count(term: Term, extent: Extent) -> Extent:
+def count(term: LoopTerm, extent: Extent) -> Extent:
     """How many different values the term takes while its loop runs."""
     steps = ceildiv(extent, term.div)
     return choose(_flag(term.mod == 0), steps, minimum(steps, term.mod))
 
 
-def span(term: Term, extent: Extent) -> Extent:
+def span(term: LoopTerm, extent: Extent) -> Extent:
     """The distance from the least to the greatest value of the term while its loop runs."""
     return maximum(term.coeff, -term.coeff) * (count(term, extent) - 1)
 
@@ -149,7 +149,7 @@ def reach(terms: Terms, extents: Mapping[LoopId, Extent], loops: Collection[Loop
     return total
 
 
-def step_of(term: Term) -> Extent:
+def step_of(term: LoopTerm) -> Extent:
     """How far the index moves when the loop moves by one: 0 when a div hides it."""
     return choose(_flag(term.div == 1), term.coeff, 0)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping
 from loopwright.ir import walk
 from loopwright.ir.expr import Expr, Load, Reduce, Select
 from loopwright.ir.printer import show
+from loopwright.ir.simplify import affine
 from loopwright.ir.verify import meaningless
-from loopwright.te.affine import affine
 
 
 def reason_against(body: Expr, axes: Mapping[str, int]) -> str | None:
@@ -48,11 +48,10 @@ def _outside(element: Expr, extents: Mapping[str, int]) -> str | None:
     for load in _certain_loads(element):
         for dim, index in enumerate(load.indices):
             form = affine(index)
-            if form is None or any(name not in extents for name in form[0]):
+            if form is None or not form.terms.keys() <= extents.keys():
                 continue
-            ends = [(coeff * (extents[name] - 1)) for name, coeff in form[0].items()]
-            low = form[1] + sum(min(end, 0) for end in ends)
-            high = form[1] + sum(max(end, 0) for end in ends)
+            held = form.bounds(lambda name: (0, extents[name] - 1))
+            low, high = (0, 0) if held is None else held
             if low < 0 or high >= load.buffer.shape[dim]:
                 return (
                     f"{show(load)} reads {low}..{high} of dimension {dim}, which has "

@@ -17,7 +17,7 @@ import numpy as np
 from loopwright.ir import walk
 from loopwright.ir.dtype import F32, F64, DType
 from loopwright.ir.expr import Binary, Cast, Combiner, Const, Expr, Load, Op, Reduce, Var
-from loopwright.ir.simplify import linear
+from loopwright.ir.simplify import affine
 from loopwright.layout import Array
 from loopwright.te.tensor import Compute, Tensor
 
@@ -143,16 +143,12 @@ def _operand(
     offset = 0
     step = 1
     for index, extent in zip(reversed(read.indices), reversed(read.buffer.shape), strict=True):
-        form = linear(walk.substitute(index, mapping), ranges)
-        low = high = form.const
-        for atom, coeff in form.terms:
-            if not isinstance(atom, Var):
-                return None
-            reach = coeff * ranges[atom.name][1]
-            low, high = low + min(reach, 0), high + max(reach, 0)
-            strides[atom.name] = strides.get(atom.name, 0) + coeff * step
-        if low < 0 or high >= extent:
+        form = affine(walk.substitute(index, mapping), ranges)
+        reach = None if form is None else form.bounds(ranges.__getitem__)
+        if form is None or reach is None or reach[0] < 0 or reach[1] >= extent:
             return None
+        for name, coeff in form.terms.items():
+            strides[name] = strides.get(name, 0) + coeff * step
         offset += form.const * step
         step *= extent
     return _Operand(_converted(factor, arrays[read.buffer.name], working), strides, offset)

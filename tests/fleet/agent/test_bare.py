@@ -153,7 +153,7 @@ async def bare(
     """An agent as on a machine without a compiler."""
     described = describe.describe
 
-    async def without(cache_dir: Path) -> describe.Machine:
+    async def without(cache_dir: Path) -> describe.HostMachine:
         return msgspec.structs.replace(await described(cache_dir), runtime=b"")
 
     monkeypatch.setattr(describe, "describe", without)
@@ -213,7 +213,7 @@ def test_a_runtime_that_cannot_be_linked_costs_no_candidate_and_no_device(
 def altered(agent: Agent, content: bytes) -> None:
     """Have the disk keep something else in place of an upload."""
     digest = hashlib.sha256(content).digest()
-    agent.devices[DEVICE].blobs._path(digest).write_bytes(b"something else")
+    agent.devices[DEVICE].context.agent.blobs._path(digest).write_bytes(b"something else")
 
 
 @pytest.mark.parametrize("alone", [True, False], ids=["bare", "with its own"])
@@ -231,11 +231,11 @@ def test_a_runtime_that_was_altered_costs_items_and_neither_the_session_nor_the_
             assert await configured(client, brought) == (RUNTIME,)
             await client.doubles(code)
             altered(agent, brought)
-            await agent.devices[DEVICE]._lose_worker()  # another needs it again
+            await agent.devices[DEVICE].runner.clean()  # another needs it again
             for number in (1, 2, 3):
                 (lost,) = await client.run(item(code, "double", number))
                 assert lost.status == "infra", lost
-                assert lost.detail.startswith("the native runtime in place: blob"), lost
+                assert lost.detail.startswith("the module runtime in place: blob"), lost
             assert await configured(client, brought) == ()  # uploaded again
             await client.doubles(code)
             altered(agent, brought)

@@ -152,7 +152,7 @@ def test_a_started_agent_has_not_imported_the_compiler(machine_dir: Path) -> Non
     ("arguments", "words"),
     [
         (["--label", "board"], "is not KEY=VALUE"),
-        (["--device", "cpu0=a"], "write cores as 2,3"),
+        (["--device", "cpu0=2,a"], "write cores as 2,3"),
         (["--signed-only"], "nothing could ever run"),
         (["--listen", "nonsense"], "has no port"),
     ],

@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 import pytest
 from agents import DEVICE, Client, connect, idle, item, options, running, ticket, until
 
 from loopwright.errors import FleetError
-from loopwright.fleet.agent import checkup, heat
+from loopwright.fleet.agent import heat, probing, runs
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.canary import Canary
+from loopwright.fleet.agent.driver import CanaryFailed, CanaryRun
 from loopwright.fleet.agent.options import AgentOptions
 from loopwright.fleet.agent.wardens import Worker
 from loopwright.fleet.wire.messages import Configure, Configured
 from loopwright.fleet.words import RUNTIME, Health
 from loopwright.runtime.cpu.native import runtime_object
 from loopwright.sandbox.orders import Over
-from loopwright.sandbox.wire import RunReply, RunRequest
+from loopwright.sandbox.wire import RunReply
 
 
 class Stuck:
@@ -61,7 +61,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[Health]:
 
 
 def probe(agent: Agent) -> None:
-    agent.devices[DEVICE]._probe_wanted.set()
+    agent.devices[DEVICE].prober.wanted.set()
 
 
 async def dropped(agent: Agent, client: Client) -> None:
@@ -110,7 +110,7 @@ def test_no_other_process_is_begun_beside_one_that_cannot_be_killed(
             device = agent.devices[DEVICE]
             await client.upload(code)
             stuck.on = True
-            await device._lose_worker()
+            await device.runner.clean()
             for number in (1, 2, 3):
                 (result,) = await client.run(item(code, "double", number))
                 assert result.status == "infra", result  # and never the candidate's crash
@@ -124,8 +124,8 @@ def test_no_other_process_is_begun_beside_one_that_cannot_be_killed(
 # --- canaries ---
 
 
-def singing(machine_dir: Path) -> AgentOptions:
-    """An agent that sings after each batch, and finds everything that it hears good enough."""
+def timing_canaries(machine_dir: Path) -> AgentOptions:
+    """An agent that times its canary after each batch, and finds every time good enough."""
     plain = options(machine_dir, drift=100.0)
     return replace(plain, timers=replace(plain.timers, canary_s=0.0))
 
@@ -134,8 +134,8 @@ def test_a_runtime_that_a_client_brought_does_not_judge_the_device(
     machine_dir: Path, code: bytes
 ) -> None:
     async def scenario() -> None:
-        async with running(singing(machine_dir)) as agent:
-            canary = agent.devices[DEVICE].canary
+        async with running(timing_canaries(machine_dir)) as agent:
+            canary = agent.devices[DEVICE].prober.canary
             client = await connect(agent, ticket(agent, 1))
             digest = await client.upload(runtime_object(machine_dir) + b"\0")
             answer = await client.ask(Configure({RUNTIME: digest.hex()}))
@@ -150,10 +150,10 @@ def test_a_runtime_that_a_client_brought_does_not_judge_the_device(
     asyncio.run(scenario())
 
 
-def test_the_hosts_own_runtime_sings_between_batches(machine_dir: Path, code: bytes) -> None:
+def test_the_hosts_own_canary_is_timed_between_batches(machine_dir: Path, code: bytes) -> None:
     async def scenario() -> None:
-        async with running(singing(machine_dir)) as agent:
-            canary = agent.devices[DEVICE].canary
+        async with running(timing_canaries(machine_dir)) as agent:
+            canary = agent.devices[DEVICE].prober.canary
             client = await connect(agent, ticket(agent, 1))
             await client.doubles(code)
             before = canary.runs
@@ -165,18 +165,20 @@ def test_the_hosts_own_runtime_sings_between_batches(machine_dir: Path, code: by
 
 
 @pytest.mark.parametrize("ns", [(0.0,), (-5.0, 10.0), (float("nan"),), (float("inf"),), ()])
-def test_times_that_are_none_make_a_device_bad_and_no_baseline(ns: tuple[float, ...]) -> None:
+def test_times_that_cannot_be_are_not_believed(ns: tuple[float, ...]) -> None:
+    assert runs.untrue(RunReply(ns=ns, timed_s=0.1, run_s=0.2), 1.0) == "the times are not valid"
+
+
+@pytest.mark.parametrize("ns", [0.0, -5.0, float("nan"), float("inf")])
+def test_a_canary_that_took_no_time_is_no_baseline(ns: float) -> None:
     canary = Canary(0.05)
 
-    async def ask(_request: RunRequest, _limit_s: float) -> RunReply:
-        return RunReply(ns=ns, timed_s=0.1, run_s=0.2)
+    async def run() -> CanaryRun:
+        return CanaryRun(ns)
 
-    now = iter(np.arange(10.0))
-    song = checkup.song(b"", "canary", (0,))
-    found = asyncio.run(checkup.sing(ask, song, 1, canary, lambda: float(next(now))))
+    with pytest.raises(CanaryFailed, match="is not a valid time"):
+        asyncio.run(probing.judge(run, 1, canary))
 
-    assert found.health is Health.BAD
-    assert "the times are no times" in found.detail
     assert canary.runs == 0
 
 
@@ -185,7 +187,7 @@ def test_a_device_that_was_first_timed_hot_says_what_it_is_judged_by() -> None:
     for ns in (250.0,) * 3 + (200.0,) * 20:
         canary.observe(ns)
 
-    found = checkup.verdict(canary)
+    found = probing.verdict(canary)
 
     assert found.health is Health.GOOD
     assert "takes 20.0% less than when the agent started" in found.detail

@@ -13,7 +13,7 @@ from agents import Client, Hosted, N, connect, item, options, running, ticket
 
 import hostile_kernels
 from hostile_kernels import Hostile
-from loopwright.fleet.agent import bubble
+from loopwright.fleet.agent import wardens
 from loopwright.fleet.wire.messages import RunBatch
 from loopwright.fleet.words import CONCLUSIVE, RunStatus, Tier
 from loopwright.runtime.cpu.native import object_code
@@ -137,7 +137,7 @@ def test_probes_reach_what_is_there_without_a_sandbox(machine_dir: Path, probe_c
     asyncio.run(scenario())
 
 
-@pytest.mark.skipif(not bubble.available(), reason="bubblewrap is not installed")
+@pytest.mark.skipif(not wardens.bubblewrap_is_there(), reason="bubblewrap is not installed")
 def test_a_bubble_adds_to_what_confines(
     machine_dir: Path, probe_code: bytes, hostile_code: bytes
 ) -> None:

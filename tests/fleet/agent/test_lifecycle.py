@@ -23,12 +23,14 @@ from agents import (
     running,
     ticket,
     until,
+    warden_pid,
+    worker_pid,
 )
 
 import hostile_kernels
 from loopwright.errors import AuthError
 from loopwright.fleet.agent.agent import Agent
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.security.signing import make_builder, sign
 from loopwright.fleet.wire.messages import (
     Closed,
@@ -58,8 +60,8 @@ async def begin_loop(agent: Agent, client: Client, code: bytes) -> tuple[int, ..
     await client.upload(code)
     client.link.send(RunBatch((item(code, "loop", run_timeout_ms=10_000),)))
     device = agent.devices[DEVICE]
-    await until(lambda: len(processes_below(device.worker_pid)) > 1)
-    return processes_below(device.worker_pid)
+    await until(lambda: len(processes_below(worker_pid(device))) > 1)
+    return processes_below(worker_pid(device))
 
 
 async def last_word(client: Client) -> Closed:
@@ -171,7 +173,7 @@ def test_a_measuring_process_that_is_killed_is_chance_once_and_then_the_candidat
             client = await connect(agent, ticket(agent, 1))
             for lost, status, kind in ((1, "infra", "worker-lost"), (2, "crash", "crash")):
                 await begin_loop(agent, client, hostile_code)
-                os.kill(agent.devices[DEVICE].worker_pid, signal.SIGKILL)
+                os.kill(worker_pid(agent.devices[DEVICE]), signal.SIGKILL)
                 result, _ = await client.result()
                 assert (result.status, result.kind, result.lost) == (status, kind, lost), result
             await client.close()
@@ -186,7 +188,7 @@ def test_a_measuring_process_that_is_stopped_is_replaced(machine_dir: Path, code
         quick = replace(plain, timers=replace(plain.timers, grace_s=0.5))
         async with running(quick) as agent:
             client = await connect(agent, ticket(agent, 1))
-            pid = agent.devices[DEVICE].worker_pid
+            pid = worker_pid(agent.devices[DEVICE])
             for each in (pid, *children(pid)):  # without rights it is a child of a go-between
                 os.kill(each, signal.SIGSTOP)
             await client.upload(code)
@@ -204,7 +206,7 @@ def test_a_stopped_session_is_killed_when_its_client_closes(machine_dir: Path) -
     async def scenario() -> None:
         async with running(options(machine_dir)) as agent:
             client = await connect(agent, ticket(agent, 1))
-            pid = agent.devices[DEVICE].worker_pid
+            pid = worker_pid(agent.devices[DEVICE])
             os.kill(pid, signal.SIGSTOP)
             await client.close()
             await gone((pid,))
@@ -222,7 +224,7 @@ def test_a_warden_that_is_killed_takes_its_session_along_and_is_replaced(
             client = await connect(agent, ticket(agent, 1))
             pids = await begin_loop(agent, client, hostile_code)
             device = agent.devices[DEVICE]
-            os.kill(device.warden_pid, signal.SIGKILL)
+            os.kill(warden_pid(device), signal.SIGKILL)
             result, _ = await client.result()
             assert result.status == "infra", result
             await gone(pids)
@@ -239,7 +241,7 @@ def test_closing_an_agent_leaves_no_process(machine_dir: Path, hostile_code: byt
         async with running(options(machine_dir)) as agent:
             client = await connect(agent, ticket(agent, 1))
             pids = await begin_loop(agent, client, hostile_code)
-            warden = agent.devices[DEVICE].warden_pid
+            warden = warden_pid(agent.devices[DEVICE])
         await gone((*pids, warden))
         assert (await last_word(client)).reason == "device-lost"
 
@@ -290,7 +292,9 @@ def test_an_upload_that_broke_off_is_continued_in_another_session(
 def test_what_is_refused_is_told_and_the_session_goes_on(
     machine_dir: Path, tmp_path: Path, code: bytes
 ) -> None:
-    limits = Limits(wall_s=10.0, memory=1 << 30, blob=100_000, batch=2, queued=3, blobs=150_000)
+    limits = SessionLimits(
+        wall_s=10.0, memory=1 << 30, blob=100_000, batch=2, queued=3, blobs=150_000
+    )
 
     async def scenario() -> None:
         async with running(options(machine_dir, limits=limits), tmp_path) as agent:

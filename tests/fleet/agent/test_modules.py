@@ -121,12 +121,12 @@ def test_the_runtime_in_place_is_kept_and_a_lost_one_gives_way_to_the_hosts(
 
     blobs._path(bytes.fromhex(brought)).write_bytes(b"something else")
     with pytest.raises(BlobError, match="was altered"):
-        modules.runtime_code()
+        modules.code(RUNTIME)
     assert modules.runtime == brought  # no session gets another runtime than it wanted
     modules.begin_session()
 
     assert modules.shown() == {RUNTIME: modules.own}
-    assert modules.runtime_code() == OWN
+    assert modules.code(RUNTIME) == OWN
 
 
 def test_the_hosts_own_runtime_needs_no_blob(blobs: BlobCache, modules: Modules) -> None:
@@ -135,7 +135,7 @@ def test_the_hosts_own_runtime_needs_no_blob(blobs: BlobCache, modules: Modules)
     assert modules.configure({RUNTIME: modules.own}) == ()
     assert modules.configure({RUNTIME: brought}) == (RUNTIME,)
     assert modules.configure({RUNTIME: modules.own}) == (RUNTIME,)
-    assert modules.runtime_code() == OWN
+    assert modules.code(RUNTIME) == OWN
 
 
 def test_a_host_without_a_runtime_says_so(blobs: BlobCache) -> None:
@@ -143,7 +143,7 @@ def test_a_host_without_a_runtime_says_so(blobs: BlobCache) -> None:
 
     assert modules.shown() == {RUNTIME: NO_RUNTIME}
     assert modules.in_place() == {}
-    assert modules.runtime_code() == b""
+    assert modules.code(RUNTIME) == b""
     assert not modules.foreign
 
 

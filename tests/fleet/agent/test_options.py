@@ -29,7 +29,7 @@ def agent(folder: Path, devices: Sequence[DeviceOptions]) -> Agent:
         ([("h/a", (CORE, CORE))], f"h/a and h/a both have core {CORE}"),
         ([("h/a", (CORE,)), ("h/a", (CORE,))], "two devices are named h/a"),
         ([("h/a", (10_000,))], "are not this process's"),
-        ([("h/a", ())], "cores none are not"),
+        ([("h/a", ())], "a processor needs cores"),
     ],
 )
 def test_devices_that_get_in_each_others_way_are_refused(

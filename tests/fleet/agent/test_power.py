@@ -72,7 +72,7 @@ def test_it_is_told_for_what_and_sees_no_shell_and_no_secret(
     monkeypatch.setenv("LOOPWRIGHT_TOKEN", "lwt_secret")
     script = Script(tmp_path, ("; touch", "$HOME", "a  b"))
 
-    outcome = asyncio.run(hook(script.command, Clock()).pull("it hangs; $(reboot)"))
+    outcome = asyncio.run(hook(script.command, Clock()).run("it hangs; $(reboot)"))
 
     assert outcome == "the power hook was run"
     assert script.calls == ["; touch|$HOME|a  b|here/cpu0|it hangs; $(reboot)|None"]
@@ -83,7 +83,7 @@ def test_it_is_run_at_most_once_in_five_minutes(tmp_path: Path) -> None:
     made = hook(Script(tmp_path).command, clock)
     assert made.due
 
-    asyncio.run(made.pull("one"))
+    asyncio.run(made.run("one"))
 
     assert not made.due
     clock.now += 299.0
@@ -99,7 +99,7 @@ def test_there_is_nothing_to_run_without_one() -> None:
 def test_what_it_says_when_it_fails_is_told_in_short() -> None:
     command = (sys.executable, "-c", "print('no hub\\n' * 9999, 'at 1-1'); raise SystemExit(3)")
 
-    outcome = asyncio.run(hook(command, Clock()).pull("it hangs"))
+    outcome = asyncio.run(hook(command, Clock()).run("it hangs"))
 
     assert outcome.startswith("the power hook failed with 3: ")
     assert outcome.endswith("no hub at 1-1")
@@ -114,14 +114,14 @@ def test_one_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> None:
         f"open({str(pids)!r}, 'w').write(f'{{os.getpid()}} {{child.pid}}'); time.sleep(600)"
     )
 
-    outcome = asyncio.run(hook((sys.executable, "-c", text), Clock(), 1.0).pull("it hangs"))
+    outcome = asyncio.run(hook((sys.executable, "-c", text), Clock(), 1.0).run("it hangs"))
 
     assert outcome == "the power hook was ended after 1 s"
     asyncio.run(until(lambda: not any(alive(int(n)) for n in pids.read_text().split())))
 
 
 def test_one_that_cannot_be_run_is_told(tmp_path: Path) -> None:
-    outcome = asyncio.run(hook((str(tmp_path / "none"),), Clock()).pull("it hangs"))
+    outcome = asyncio.run(hook((str(tmp_path / "none"),), Clock()).run("it hangs"))
 
     assert outcome == "the power hook cannot be run: No such file or directory"
 
@@ -201,10 +201,10 @@ def test_what_came_of_it_is_in_the_detail_of_a_device_that_stays_bad(
             device = agent.devices[DEVICE]
             await until(lambda: device.health is Health.GOOD)
             armed = True
-            device._probe_wanted.set()
+            device.prober.wanted.set()
             await until(lambda: len(script.calls) == 1)
             for _ in range(2):  # the probe after it, and one more
-                device._probe_wanted.set()
+                device.prober.wanted.set()
                 await until(lambda: device.health is Health.PROBING)
                 await until(lambda: device.health is Health.BAD)
             assert device.detail.endswith("cannot be killed; the power hook was run")

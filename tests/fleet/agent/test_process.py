@@ -142,15 +142,15 @@ def test_a_lease_ends_in_time_on_an_agent_that_is_stopped(
 
 HANGS = """
 import sys, time
-from loopwright.fleet.agent import bubble, main
+from loopwright.fleet.agent import main, wardens
 said = main._say
 def hang(what, *arguments, **facts):
     said(what, *arguments, **facts)
     if what == "started":
         main.asyncio.get_running_loop().call_later(0.1, time.sleep, 600)
 main._say = hang
-bubble.available = lambda: True
-bubble.wrapped = lambda command, writable: list(command)
+wardens.bubblewrap_is_there = lambda: True
+wardens.in_bubble = lambda command, writable: list(command)
 sys.exit(main.main(sys.argv[1:]))
 """
 

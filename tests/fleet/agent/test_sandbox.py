@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from agents import options, running
 
-from loopwright.fleet.agent import bubble
+from loopwright.fleet.agent import wardens
 from loopwright.fleet.words import Tier
 from loopwright.sandbox import cgroup, landlock, seccomp
 from loopwright.sandbox.layers import BUBBLE, ESSENTIAL, USUAL, Layer, missing, tier_of
@@ -70,12 +70,12 @@ def test_the_superuser_gets_all_of_the_first_tier(machine_dir: Path) -> None:
     async def scenario() -> None:
         async with running(options(machine_dir)) as agent:
             (device,) = agent.devices.values()
-            assert device.tier is Tier.T1
+            assert device.prober.tier is Tier.T1
             made = cgroup.create("test", 1 << 30, 10)
             if made is not None:
                 made.remove()
             grouped = made is not None and made.limits
-            assert device.unconfined == (() if grouped else ("cgroup",))
+            assert device.prober.unconfined == (() if grouped else ("cgroup",))
 
     asyncio.run(scenario())
 
@@ -175,7 +175,7 @@ def test_the_second_version_of_groups_is_known(
 
 
 def test_a_bubble_binds_everything_to_be_read_and_only_some_to_be_written() -> None:
-    made = bubble.wrapped(["python", "-c", "x"], ["/sys/fs/cgroup/x"])
+    made = wardens.in_bubble(["python", "-c", "x"], ["/sys/fs/cgroup/x"])
 
     assert made[-4:] == ["--", "python", "-c", "x"]
     assert " ".join(made).count("--bind") == 1

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 from agents import DEVICE, connect, idle, item, options, running, ticket
 
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Error, PutHead, RunBatch
 from loopwright.fleet.words import EndReason
 
@@ -30,7 +30,7 @@ def test_what_was_refused_is_said(tmp_path: Path, code: bytes) -> None:
     """An upload by its digest, a batch by its first item: others of the session are not meant."""
 
     async def scenario() -> None:
-        limits = Limits(blob=1 << 10, batch=2)
+        limits = SessionLimits(blob=1 << 10, batch=2)
         async with running(options(tmp_path, limits=limits)) as agent:
             client = await connect(agent, ticket(agent, 1))
             digest = bytes(range(32))

@@ -12,7 +12,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from agents import DEVICE, Client, alive, connect, gone, idle, options, running, ticket, until
+from agents import (
+    DEVICE,
+    Client,
+    alive,
+    connect,
+    cpu,
+    gone,
+    idle,
+    options,
+    running,
+    ticket,
+    until,
+    warden_pid,
+    worker_pid,
+)
 
 from loopwright.errors import FleetError
 from loopwright.fleet.agent import wardens
@@ -37,7 +51,7 @@ def told(cache_dir: Path, beat_s: float = 1e9) -> AgentOptions:
 
 
 def stop_warden(agent: Agent) -> int:
-    pid = agent.devices[DEVICE].warden_pid
+    pid = warden_pid(agent.devices[DEVICE])
     os.kill(pid, signal.SIGSTOP)
     return pid
 
@@ -46,7 +60,7 @@ async def replaced(agent: Agent, pid: int) -> None:
     """Wait for another warden and for what it finds, and for the end of the one before."""
     device = agent.devices[DEVICE]
     await gone((pid,))
-    await until(lambda: device.warden_pid not in (0, pid) and device.health is Health.GOOD)
+    await until(lambda: warden_pid(device) not in (0, pid) and device.health is Health.GOOD)
 
 
 async def works(agent: Agent, epoch: int, code: bytes) -> None:
@@ -79,7 +93,7 @@ def test_a_warden_that_was_stopped_with_its_agent_gets_time_to_answer(
 ) -> None:
     async def scenario() -> None:
         async with running(told(machine_dir)) as agent:
-            warden = agent.devices[DEVICE]._keeper.warden
+            warden = cpu(agent.devices[DEVICE]).keeper.warden
             assert warden is not None
             pid = stop_warden(agent)
             now = time.monotonic()
@@ -88,7 +102,7 @@ def test_a_warden_that_was_stopped_with_its_agent_gets_time_to_answer(
             os.kill(pid, signal.SIGCONT)
             await until(lambda: warden._asked_at is None)
             await works(agent, 1, code)
-            assert agent.devices[DEVICE].warden_pid == pid
+            assert warden_pid(agent.devices[DEVICE]) == pid
 
     asyncio.run(scenario())
 
@@ -116,7 +130,7 @@ def test_a_session_whose_warden_is_stopped_ends_and_leaves_nothing(
         async with running(told(machine_dir)) as agent:
             client = await connect(agent, ticket(agent, 1))
             await client.doubles(code)
-            session = agent.devices[DEVICE].worker_pid
+            session = worker_pid(agent.devices[DEVICE])
             pid = stop_warden(agent)
             await client.close()
             await idle(agent)
@@ -135,7 +149,7 @@ def test_an_agent_can_be_closed_while_its_warden_is_stopped(machine_dir: Path, b
             device = agent.devices[DEVICE]
             if busy:
                 await connect(agent, ticket(agent, 1))
-            return stop_warden(agent), *((device.worker_pid,) if busy else ())
+            return stop_warden(agent), *((worker_pid(device),) if busy else ())
 
     pids = asyncio.run(scenario())
     assert not [pid for pid in pids if alive(pid)]
@@ -147,13 +161,13 @@ def test_a_warden_that_takes_no_orders_is_given_up(machine_dir: Path, code: byte
         async with running(told(machine_dir)) as agent:
             client: Client = await connect(agent, ticket(agent, 1))
             device = agent.devices[DEVICE]
-            worker = device._worker
+            worker = cpu(device).worker
             assert worker is not None
             pid = stop_warden(agent)
             for _ in range(10_000):  # its socket is full long before
                 worker.extend(device.standing.deadline)
             await gone((pid, worker.pid))
-            await until(lambda: device.warden_pid not in (0, pid))
+            await until(lambda: warden_pid(device) not in (0, pid))
             client.link.abort()
             await replaced(agent, pid)
             await works(agent, 2, code)
@@ -172,7 +186,7 @@ def test_a_warden_that_cannot_be_started_is_tried_again_and_the_reason_is_told(
             device = agent.devices[DEVICE]
             with monkeypatch.context() as patch:
                 patch.setattr(tempfile, "TemporaryFile", full)
-                os.kill(device.warden_pid, signal.SIGKILL)
+                os.kill(warden_pid(device), signal.SIGKILL)
                 await until(lambda: "No space left on device" in device.detail)
                 assert device.health is Health.BAD
                 assert device.detail.startswith("cannot start a warden")

@@ -123,7 +123,7 @@ def test_a_device_is_described_as_records_describe_it(machine_dir: Path) -> None
         assert device.device == fingerprint(host())
         assert device.labels["kind"] == "cpu"
         assert device.labels["name"] == device.name == DEVICE
-        assert device.tier == agent.devices[DEVICE].tier
+        assert device.tier == agent.devices[DEVICE].prober.tier
 
     talking(machine_dir, scenario)
 
@@ -196,9 +196,9 @@ def test_a_grant_that_was_heard_of_is_reserved_until_it_is_opened(machine_dir: P
 
 def test_a_probe_is_made_when_it_is_ordered(machine_dir: Path) -> None:
     async def scenario(agent: Agent, tracker: FakeTracker) -> None:
-        before = agent.devices[DEVICE].canary.runs
+        before = agent.devices[DEVICE].prober.canary.runs
         tracker.order(probe=True)
-        await until(lambda: agent.devices[DEVICE].canary.runs > before)
+        await until(lambda: agent.devices[DEVICE].prober.canary.runs > before)
         await until(lambda: tracker.report.health == Health.GOOD.value)
         assert "probing" in [sync.reports[0].health for sync in tracker.syncs]
 

@@ -21,7 +21,7 @@ from loopwright.errors import (
     QueueTimeoutError,
     UnknownNameError,
 )
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.client import control
 from loopwright.fleet.client.api import connect, credential
 from loopwright.fleet.client.pending import failure_of
@@ -351,7 +351,7 @@ def test_an_upload_that_is_refused_in_the_middle_disturbs_nothing_else(lab: Lab)
 
 def test_of_batches_only_the_one_that_is_refused_fails(lab: Lab) -> None:
     agent = lab.agents["a"]
-    agent.devices["a/0"].limits = Limits(batch=1)
+    agent.devices["a/0"].limits = SessionLimits(batch=1)
     held = asyncio.Event()
 
     async def hold(_: str, item: KernelCall, __: bytes) -> Result:

@@ -18,7 +18,7 @@ from runner_contract import WAIT_S, RunnerContract
 
 from loopwright.build.pool import BuilderPool
 from loopwright.errors import ConfigError, EnvironmentFailure
-from loopwright.fleet.agent import checkup
+from loopwright.fleet.agent import runs
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.client.runner import FleetRunner, device_class
 from loopwright.fleet.local import LocalRunner
@@ -141,13 +141,13 @@ def test_a_port_that_a_process_far_below_opens_would_be_found() -> None:
 def test_a_machine_that_cannot_run_its_probe_says_so_and_is_not_waited_for(
     cache_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sound = checkup.song
+    sound = runs.canary_request
 
-    def broken(code: bytes, entry: str, cores: Sequence[int]) -> RunRequest:
+    def broken(code: bytes, entry: str, cores: Sequence[int], limit_s: float) -> RunRequest:
         del entry
-        return sound(code, "nowhere", cores)
+        return sound(code, "nowhere", cores, limit_s)
 
-    monkeypatch.setattr(checkup, "song", broken)
+    monkeypatch.setattr(runs, "canary_request", broken)
     with LocalRunner(kernels.build, cache_dir=cache_dir) as runner:
         told = runner.submit(request("double"))
         with pytest.raises(EnvironmentFailure, match="cannot be measured: the canary failed"):

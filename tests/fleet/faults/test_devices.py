@@ -108,7 +108,7 @@ def test_a_device_that_slows_down_marks_its_results_and_cools_down(
     async def work() -> None:
         async with running(quick) as agent:
             device = agent.devices[DEVICE]
-            canary = device.canary = Scripted()
+            canary = device.prober.canary = Scripted()
             client = await connect(agent, ticket(agent, 1))
             await client.upload(code)
             before = [(await client.run(item(code, "double")))[0] for _ in range(5)]

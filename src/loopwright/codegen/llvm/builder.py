@@ -8,10 +8,10 @@ block may reuse: one layer a branch, so that nothing is used where it was not co
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from loopwright.codegen.affine import Frame, Term
+from loopwright.codegen.affine import LoopFrame, Scalar
 from loopwright.errors import CodegenError
 
 MAX_LINES = 200_000
@@ -26,7 +26,7 @@ class FunctionText:
         self._parts: list[list[str]] = []
         self.lines: list[str] = []
         self.block = "entry"
-        self.frames: list[Frame] = []
+        self.frames: list[LoopFrame] = []
         self.layers: list[dict[tuple[object, ...], str]] = [{}]
         self.open_frame()
 
@@ -40,7 +40,7 @@ class FunctionText:
         self.lines.append(f"  {name} = {text}")
         return name
 
-    def hoisted(self, key: tuple[object, ...], frame: Frame | None, text: str) -> str:
+    def hoisted(self, key: tuple[object, ...], frame: LoopFrame | None, text: str) -> str:
         """The name of the value that `text` computes in the head of `frame` (None: right here).
 
         The same key gives the same name wherever it may be reused.
@@ -73,9 +73,9 @@ class FunctionText:
         """A block name that is not yet used."""
         return f"{hint}{next(self._names)}"
 
-    def open_frame(self) -> Frame:
+    def open_frame(self) -> LoopFrame:
         """A new innermost frame whose head comes here."""
-        frame = Frame(len(self.frames))
+        frame = LoopFrame(len(self.frames))
         self.frames.append(frame)
         self._parts += [self.lines, frame.head]
         self.lines = []
@@ -114,12 +114,12 @@ class FunctionText:
         """All lines in order."""
         return itertools.chain(*self._parts, self.lines)
 
-    def innermost(self, terms: tuple[tuple[Term, int], ...]) -> Frame | None:
-        """The innermost frame that any of `terms` changes with; None when one is not hoisted."""
+    def innermost(self, scalars: Iterable[Scalar]) -> LoopFrame | None:
+        """The innermost frame that any of `scalars` changes with; None when one is not hoisted."""
         best = self.frames[0]
-        for term, _ in terms:
-            if term.frame is None:
+        for scalar in scalars:
+            if scalar.frame is None:
                 return None
-            if term.frame.depth > best.depth:
-                best = term.frame
+            if scalar.frame.depth > best.depth:
+                best = scalar.frame
         return best

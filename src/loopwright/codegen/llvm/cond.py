@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from loopwright.codegen.affine import Idx, limits, term_limits
+from loopwright.codegen.affine import Idx, limits, total_limits
 from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.types import vector_literal
 from loopwright.codegen.values import Operand
 from loopwright.ir.dtype import BOOL, I64
 from loopwright.ir.expr import COMPARISONS, Binary, Call, Const, Expr, Fn, Op
+from loopwright.ir.linear import Linear
 
 _PREDICATES = {Op.LT: "slt", Op.LE: "sle", Op.GT: "sgt", Op.GE: "sge", Op.EQ: "eq", Op.NE: "ne"}
 _HOLDS: dict[Op, Callable[[int], bool]] = {
@@ -122,7 +123,7 @@ class Conditions:
             return ALWAYS if folded else NEVER
         predicate = _PREDICATES[op]
         if diff.is_scalar:
-            total = indices.scalar(diff._replace(const=0))
+            total = indices.scalar(Idx(Linear(diff.terms)))
             frame = indices.text.innermost(diff.terms)
             key = (predicate, total, -diff.const)
             return Cond(
@@ -140,9 +141,9 @@ class Conditions:
             return Cond(None, text, indices.lanes, bits[0], bits[-1])
         first = last = False
         if diff.vec is None:
-            low, high = term_limits(diff.terms)
-            first = decide(op, low + diff.const, high + diff.const) is True
-            end = diff.const + diff.lane * (indices.lanes - 1)
+            low, high = total_limits(diff)
+            first = decide(op, low, high) is True
+            end = diff.lane * (indices.lanes - 1)
             last = decide(op, low + end, high + end) is True
         width = 32 if lo >= -(1 << 31) and hi < 1 << 31 else 64
         text = self._lane_test(predicate, diff, width)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
 
-from loopwright.codegen.affine import Idx, Term
+from loopwright.codegen.affine import Idx, Scalar, constant
 from loopwright.codegen.artifact import Param
 from loopwright.codegen.llvm.builder import MAX_LINES, FunctionText
 from loopwright.codegen.llvm.cond import Cond
@@ -25,10 +25,11 @@ from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
+from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 from loopwright.target.union import Target
 
-LANE = Idx(0, 1)
+LANE = constant(0, 1)
 """The variable of the open vectorized loop."""
 
 
@@ -204,12 +205,11 @@ class _Emitter:
         chunks, rest = divmod(loop.extent, CHUNK_LANES)
 
         def chunk(position: Idx) -> None:
-            terms = tuple((term, coef * CHUNK_LANES) for term, coef in position.terms)
-            self._lanes(loop, CHUNK_LANES, Idx(0, 1, terms))
+            self._lanes(loop, CHUNK_LANES, Idx(position.total.times(CHUNK_LANES), 1))
 
         self._serial(loop, chunks, "0", str(chunks), chunk)
         if rest:
-            self._lanes(loop, rest, Idx(chunks * CHUNK_LANES, 1))
+            self._lanes(loop, rest, constant(chunks * CHUNK_LANES, 1))
 
     def _lanes(self, loop: For, lanes: int, binding: Idx) -> None:
         """The body of `loop` once, for `lanes` iterations in lock step."""
@@ -236,7 +236,7 @@ class _Emitter:
         variable, following = text.name(), text.name()
         self._indices.epoch += 1
         with text.layer(alone=True):
-            body(Idx(0, 0, ((Term(variable, frame, 0, extent - 1), 1),)))
+            body(Idx(Linear({Scalar(variable, frame, 0, extent - 1): 1})))
             self._registers.leave_loop(carried, before, phis)
         leave = text.fresh_label("after")
         again = text.name()
@@ -317,7 +317,7 @@ class _Emitter:
         self._in_parallel = True
         self._indices.text = text = FunctionText(self._names)
         moved = {
-            term: Term(f"%o{i}", text.frames[0], term.lo, term.hi)
+            term: Scalar(f"%o{i}", text.frames[0], term.lo, term.hi)
             for i, term in enumerate(captured)
         }
         self._indices.env = {name: _moved(bound, moved) for name, bound in outer_env.items()}
@@ -338,11 +338,11 @@ class _Emitter:
         self._in_parallel = False
         self._launch(number, captured, loop.extent)
 
-    def _captured(self, env: dict[str, Binding]) -> list[Term]:
-        found: dict[Term, None] = {}
+    def _captured(self, env: dict[str, Binding]) -> list[Scalar]:
+        found: dict[Scalar, None] = {}
         for bound in env.values():
             if isinstance(bound, Idx):
-                found.update((term, None) for term, _ in bound.terms)
+                found.update(dict.fromkeys(bound.terms))
         return list(found)
 
     def _unpack(self, number: int, captured: int) -> None:
@@ -368,7 +368,7 @@ class _Emitter:
         )
         self._functions.append("\n".join([head, *lines, "  ret void", "}"]))
 
-    def _launch(self, number: int, captured: list[Term], extent: int) -> None:
+    def _launch(self, number: int, captured: list[Scalar], extent: int) -> None:
         """Fill a closure and call the `parallel` callback."""
         text = self._text
         names = [*self._params.values(), "%shared"]
@@ -385,7 +385,8 @@ class _Emitter:
         )
 
 
-def _moved(bound: Binding, moved: dict[Term, Term]) -> Binding:
+def _moved(bound: Binding, moved: dict[Scalar, Scalar]) -> Binding:
     if isinstance(bound, int):
         return bound
-    return bound._replace(terms=tuple((moved[term], coef) for term, coef in bound.terms))
+    terms = {moved[term]: coef for term, coef in bound.terms.items()}
+    return bound._replace(total=Linear(terms, bound.const))

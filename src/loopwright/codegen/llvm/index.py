@@ -8,18 +8,19 @@ with.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
 from loopwright.codegen.affine import (
     UNKNOWN,
-    Frame,
     Idx,
-    Lanes,
-    Linear,
-    Term,
+    LoopFrame,
+    Parts,
+    Scalar,
+    constant,
+    in_lanes,
     limits,
-    linear,
+    parts,
     plus,
     times,
 )
@@ -29,6 +30,7 @@ from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Binary, Expr, Op
+from loopwright.ir.linear import Linear
 
 Binding: TypeAlias = int | Idx
 _DIVISIONS = frozenset({Op.FLOORDIV, Op.FLOORMOD})
@@ -47,7 +49,7 @@ class Indices:
         self.env: dict[str, Binding] = {}
         self.lanes = 1
         self.epoch = 0
-        self._terms: dict[str, Term] = {}
+        self._terms: dict[str, Scalar] = {}
 
     def add(self, a: Idx, b: Idx) -> Idx:
         """`a + b`."""
@@ -56,7 +58,7 @@ class Indices:
             return total
         lo, hi = limits(a, self.lanes), limits(b, self.lanes)
         text = self.text.op(f"add <{self.lanes} x i64> {self.vector(a)}, {self.vector(b)}")
-        return Idx(0, vec=Lanes(text, lo[0] + hi[0], lo[1] + hi[1]))
+        return in_lanes(text, lo[0] + hi[0], lo[1] + hi[1])
 
     def scale(self, a: Idx, factor: int) -> Idx:
         """`a * factor`."""
@@ -65,7 +67,7 @@ class Indices:
             return total
         lo, hi = sorted(v * factor for v in limits(a, self.lanes))
         text = self.text.op(f"mul <{self.lanes} x i64> {self.vector(a)}, splat (i64 {factor})")
-        return Idx(0, vec=Lanes(text, lo, hi))
+        return in_lanes(text, lo, hi)
 
     def scalar(self, idx: Idx) -> str:
         """An i64 (name or literal) with the value of a scalar index; hoisted as far as it goes."""
@@ -77,11 +79,11 @@ class Indices:
         frame = self.text.innermost(idx.terms)
         return self.text.hoisted(("+", total, idx.const), frame, f"add i64 {total}, {idx.const}")
 
-    def _sum(self, terms: tuple[tuple[Term, int], ...]) -> str:
+    def _sum(self, terms: Mapping[Scalar, int]) -> str:
         """`sum(coef * term)`, outer loops first, each partial sum where its last term is bound."""
         total = ""
-        frame: Frame | None = self.text.frames[0]
-        for term, coef in sorted(terms, key=_depth):
+        frame: LoopFrame | None = self.text.frames[0]
+        for term, coef in sorted(terms.items(), key=_depth):
             frame = deeper(frame, term.frame)
             part = self.product(term, coef)
             if total:
@@ -89,7 +91,7 @@ class Indices:
             total = part
         return total
 
-    def product(self, term: Term, coef: int) -> str:
+    def product(self, term: Scalar, coef: int) -> str:
         """`coef * term` as an i64 name."""
         if coef == 1:
             return term.text
@@ -112,7 +114,7 @@ class Indices:
             total = self.text.op(f"add <{lanes} x {kind}> {total}, {vec}") if total else vec
         return total if flat else self.text.op(f"add <{lanes} x {kind}> {total}, {ramp}")
 
-    def narrow(self, text: str, terms: tuple[tuple[Term, int], ...], bits: int) -> str:
+    def narrow(self, text: str, terms: Mapping[Scalar, int], bits: int) -> str:
         """The i64 `text`, a sum of `terms`, truncated to `bits`."""
         if bits == 64:
             return text
@@ -139,10 +141,10 @@ class Indices:
     def wrap(self, value: Operand) -> Idx:
         """An index that is the int64 `value`, of which nothing is known."""
         if value.const is not None:
-            return Idx(int(value.const))
+            return constant(int(value.const))
         if value.lanes == 1:
             return self._named(value.text, None, (-UNKNOWN, UNKNOWN))
-        return Idx(0, vec=Lanes(value.text, -UNKNOWN, UNKNOWN))
+        return in_lanes(value.text, -UNKNOWN, UNKNOWN)
 
     def multiply(self, lhs: Idx, rhs: Idx) -> Idx:
         """`lhs * rhs`."""
@@ -155,7 +157,7 @@ class Indices:
         if lhs.is_scalar and rhs.is_scalar:
             return self._scalar_op("mul i64", lhs, rhs, lo, hi)
         text = self.text.op(f"mul <{self.lanes} x i64> {self.vector(lhs)}, {self.vector(rhs)}")
-        return Idx(0, vec=Lanes(text, lo, hi))
+        return in_lanes(text, lo, hi)
 
     def extremum(self, op: Op, lhs: Idx, rhs: Idx) -> Idx:
         """The smaller (MIN) or the larger one (MAX) of two indices."""
@@ -174,17 +176,17 @@ class Indices:
             f"call {kind} @llvm.{name}.v{self.lanes}i64({kind} {self.vector(lhs)}, "
             f"{kind} {self.vector(rhs)})"
         )
-        return Idx(0, vec=Lanes(text, lo, hi))
+        return in_lanes(text, lo, hi)
 
     def _scalar_op(self, op: str, lhs: Idx, rhs: Idx, lo: int, hi: int) -> Idx:
         a, b = self.scalar(lhs), self.scalar(rhs)
-        frame = self.text.innermost(lhs.terms + rhs.terms)
+        frame = self.text.innermost((*lhs.terms, *rhs.terms))
         text = self.text.hoisted((op, a, b), frame, f"{op} {a}, {b}")
         return self._named(text, frame, (lo, hi))
 
     def _scalar_call(self, name: str, lhs: Idx, rhs: Idx, lo: int, hi: int) -> Idx:
         a, b = self.scalar(lhs), self.scalar(rhs)
-        frame = self.text.innermost(lhs.terms + rhs.terms)
+        frame = self.text.innermost((*lhs.terms, *rhs.terms))
         call = f"call i64 @llvm.{name}.i64(i64 {a}, i64 {b})"
         text = self.text.hoisted((name, a, b), frame, call)
         return self._named(text, frame, (lo, hi))
@@ -195,17 +197,17 @@ class Indices:
         What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
         between two multiples.
         """
-        whole = tuple((t, c // divisor) for t, c in idx.terms if c % divisor == 0)
-        rest_terms = tuple((t, c) for t, c in idx.terms if c % divisor)
+        whole = {t: c // divisor for t, c in idx.terms.items() if c % divisor == 0}
+        others = {t: c for t, c in idx.terms.items() if c % divisor}
         high, low = divmod(idx.const, divisor)
         lane_high, lane = divmod(idx.lane, divisor) if idx.lane % divisor == 0 else (0, idx.lane)
-        rest = Idx(low, lane, rest_terms, idx.vec)
+        rest = Idx(Linear(others, low), lane, idx.vec)
         lo, hi = limits(rest, self.lanes)
-        quotient = Idx(high, lane_high, whole)
+        quotient = Idx(Linear(whole, high), lane_high)
         if lo // divisor == hi // divisor:
             if op is Op.FLOORDIV:
-                return self.add(quotient, Idx(lo // divisor))
-            return self.add(rest, Idx(-(lo // divisor) * divisor))
+                return self.add(quotient, constant(lo // divisor))
+            return self.add(rest, constant(-(lo // divisor) * divisor))
         if op is Op.FLOORMOD:
             return self._remainder(rest, divisor, lo)
         part = self._quotient(rest, divisor, lo, hi)
@@ -231,7 +233,7 @@ class Indices:
         text = self.text.hoisted(("-", a, back), frame, f"sub i64 {a}, {back}")
         return self._named(text, frame, bounds)
 
-    def _floordiv(self, a: str, divisor: int, lo: int, frame: Frame | None) -> str:
+    def _floordiv(self, a: str, divisor: int, lo: int, frame: LoopFrame | None) -> str:
         key = ("//", a, divisor)
         if divisor & (divisor - 1) == 0:
             return self.text.hoisted(key, frame, f"ashr i64 {a}, {divisor.bit_length() - 1}")
@@ -258,14 +260,14 @@ class Indices:
         text = self.text.op(f"{op} {kind} {self.vector(rest, bits)}, splat (i{bits} {divisor})")
         if bits == 32:
             text = self.text.op(f"zext {kind} {text} to <{self.lanes} x i64>")
-        return Idx(0, vec=Lanes(text, *bounds))
+        return in_lanes(text, *bounds)
 
-    def _named(self, text: str, frame: Frame | None, bounds: tuple[int, int]) -> Idx:
+    def _named(self, text: str, frame: LoopFrame | None, bounds: tuple[int, int]) -> Idx:
         """The index `text`; one name is one term, so that equal parts of a sum meet."""
         term = self._terms.get(text)
         if term is None:
-            term = self._terms[text] = Term(text, frame, *bounds)
-        return Idx(0, 0, ((term, 1),))
+            term = self._terms[text] = Scalar(text, frame, *bounds)
+        return Idx(Linear({term: 1}))
 
     def value(self, idx: Idx) -> Operand:
         """`idx` as an int64 value."""
@@ -282,26 +284,26 @@ class IndexExpressions:
     def __init__(self, indices: Indices, compute: Callable[[Expr], Operand]) -> None:
         self._indices = indices
         self._compute = compute
-        self._forms: dict[Expr, Linear] = {}
+        self._forms: dict[Expr, Parts] = {}
 
-    def form(self, expr: Expr) -> Linear:
-        """The linear form of `expr`, computed once."""
+    def form(self, expr: Expr) -> Parts:
+        """The sum that `expr` is, computed once."""
         found = self._forms.get(expr)
         if found is None:
-            found = self._forms[expr] = linear(expr)
+            found = self._forms[expr] = parts(expr)
         return found
 
     def index(self, expr: Expr) -> Idx:
         """What `expr` comes to here."""
         indices, form = self._indices, self.form(expr)
-        total = Idx(form.const)
-        for name, coef in form.vars:
+        total = constant(form.variables.const)
+        for name, coef in form.variables.terms.items():
             bound = indices.env.get(name)
             if bound is None:
                 raise CodegenError(f"variable {name} is not bound by an open loop")
-            part = Idx(bound * coef) if isinstance(bound, int) else indices.scale(bound, coef)
+            part = constant(bound * coef) if isinstance(bound, int) else indices.scale(bound, coef)
             total = indices.add(total, part)
-        for atom, coef in form.atoms:
+        for atom, coef in form.atoms.terms.items():
             total = indices.add(total, indices.scale(self._atom(atom), coef))
         return total
 
@@ -325,17 +327,17 @@ def ramp(values: list[int]) -> Idx:
     """The index with `values` in the lanes: affine when they are evenly spaced."""
     step = values[1] - values[0]
     if all(b - a == step for a, b in itertools.pairwise(values)):
-        return Idx(values[0], step)
-    return Idx(0, vec=Lanes(vector_literal("i64", values), min(values), max(values)))
+        return constant(values[0], step)
+    return in_lanes(vector_literal("i64", values), min(values), max(values))
 
 
-def deeper(a: Frame | None, b: Frame | None) -> Frame | None:
+def deeper(a: LoopFrame | None, b: LoopFrame | None) -> LoopFrame | None:
     """The inner one of two nested frames; None (in the middle of a body) is innermost."""
     if a is None or b is None:
         return None
     return b if b.depth > a.depth else a
 
 
-def _depth(item: tuple[Term, int]) -> int:
+def _depth(item: tuple[Scalar, int]) -> int:
     frame = item[0].frame
     return UNKNOWN if frame is None else frame.depth

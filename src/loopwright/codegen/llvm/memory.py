@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loopwright.codegen.affine import Frame, Idx, Lanes, Term
+from loopwright.codegen.affine import Lanes, LoopFrame, Scalar, constant
 from loopwright.codegen.llvm.cond import Cond, Conditions
 from loopwright.codegen.llvm.index import IndexExpressions, Indices, deeper
 from loopwright.codegen.llvm.operations import LlvmOperations
@@ -286,7 +286,7 @@ class Memory:
         access = self._accesses.get(node)
         if access is None or access.epoch != self._indices.epoch:
             access = self._analyse(buffer, indices[0])
-            if not self._index.form(indices[0]).atoms:
+            if not self._index.form(indices[0]).atoms.terms:
                 self._accesses[node] = access
         total = access.const
         env = self._indices.env
@@ -300,8 +300,9 @@ class Memory:
         in_registers = place.home is Home.REGISTERS
         unit = (1 if in_registers else buffer.dtype.nbytes) * max(1, place.expand)
         ints: list[tuple[str, int]] = []
-        total = self._index.index(index) if form.atoms else Idx(form.const)
-        for name, coef in () if form.atoms else form.vars:
+        affine = not form.atoms.terms
+        total = constant(form.variables.const) if affine else self._index.index(index)
+        for name, coef in form.variables.terms.items() if affine else ():
             bound = env.get(name)
             if bound is None:
                 raise CodegenError(f"{buffer.name}: variable {name} is not bound by an open loop")
@@ -311,11 +312,11 @@ class Memory:
                 total = indices.add(total, indices.scale(bound, coef))
         total = indices.scale(total, unit)
         if place.expand:
-            total = indices.add(total, Idx(0, unit // place.expand))
+            total = indices.add(total, constant(0, unit // place.expand))
         base, align = "", ALIGN
         if not in_registers:
             known = self._alignments.get(buffer, ALIGN)
-            align = math.gcd(known, *(coef for _, coef in total.terms))
+            align = math.gcd(known, *total.terms.values())
             base = self._advance(self._base(buffer), total.terms)
         elif total.terms or total.vec is not None:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
@@ -324,12 +325,13 @@ class Memory:
             indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
         )
 
-    def _advance(self, base: str, terms: tuple[tuple[Term, int], ...]) -> str:
+    def _advance(self, base: str, terms: Mapping[Scalar, int]) -> str:
         """`base + sum(coef * term)` bytes: a step in the head of each loop that binds a term."""
         text = self._indices.text
-        frame: Frame | None = text.frames[0]
+        frame: LoopFrame | None = text.frames[0]
         order = sorted(
-            terms, key=lambda item: 1 << 30 if item[0].frame is None else item[0].frame.depth
+            terms.items(),
+            key=lambda item: 1 << 30 if item[0].frame is None else item[0].frame.depth,
         )
         for term, coef in order:
             frame = deeper(frame, term.frame)

@@ -2,7 +2,7 @@
 
 It runs in one event loop: that of a process of its own (`python -m loopwright.fleet.agent`), or
 one inside another process, with links from `pair()` and no listener. It imports no compiler; what
-needs one is done by short processes, and candidates are run by processes of their wardens.
+needs one is done by short processes. What touches a device is its driver.
 """
 
 from __future__ import annotations
@@ -14,13 +14,20 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeAlias
 
-from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.agent import describe, keyfile
+from loopwright.errors import AuthError, ConfigError, EnvironmentFailure, FleetError
+from loopwright.fleet.agent import keyfile
 from loopwright.fleet.agent.blobs import BlobCache
-from loopwright.fleet.agent.device import Device
+from loopwright.fleet.agent.context import AgentContext
+from loopwright.fleet.agent.device import AgentDevice
+from loopwright.fleet.agent.driver import (
+    Driver,
+    DriverContext,
+    DriverError,
+    DriverFacts,
+    calling,
+)
+from loopwright.fleet.agent.drivers import driver_of
 from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
-from loopwright.fleet.agent.standing import Ended
-from loopwright.fleet.agent.surroundings import Surroundings
 from loopwright.fleet.security.handshake import (
     Anonymous,
     ByCode,
@@ -43,7 +50,7 @@ from loopwright.fleet.wire.messages import (
     Superseded,
     Sync,
 )
-from loopwright.fleet.words import EndReason, ErrorCode
+from loopwright.fleet.words import ErrorCode, Health
 from loopwright.kernel_call import KernelCall
 
 Dial: TypeAlias = Callable[[], Awaitable[Link]]
@@ -57,9 +64,11 @@ class Agent:
 
     Args:
         options: who the agent is, and its limits.
-        devices: what it has. Names must differ; cores may be those of this process only.
+        devices: what it has. Names must differ; cores are those of this process, each of one
+            device only. Each kind has its driver, which is made here: ConfigError without one.
         clock: seconds of a monotonic clock, which must be CLOCK_MONOTONIC.
         rng: for jitter.
+        drivers: makes the driver of a device.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
         on_away: told why there is no tracker, once until there is one or the reason is another.
         on_here: called when a tracker has let this agent in.
@@ -72,6 +81,8 @@ class Agent:
         devices: Sequence[DeviceOptions],
         clock: Callable[[], float],
         rng: Chance,
+        *,
+        drivers: Callable[[DeviceOptions, DriverContext], Driver] = driver_of,
         blobs: BlobCache | None = None,
         on_away: Callable[[str], None] = lambda _: None,
         on_here: Callable[[], None] = lambda: None,
@@ -79,12 +90,14 @@ class Agent:
     ) -> None:
         _check_devices(devices)
         self.incarnation = uuid.uuid4().hex
-        self.devices: dict[str, Device] = {}
+        self.devices: dict[str, AgentDevice] = {}
+        self._working: list[AgentDevice] = []  # those of which is known what they are
         self.key = options.key
         self.addresses = options.addresses  # where clients reach it
         self.synced = 0  # answers of a tracker so far
         self._options = options
-        self._specs = tuple(devices)
+        context = DriverContext(options, clock, rng)
+        self._drivers = tuple((spec, drivers(spec, context)) for spec in devices)
         self._clock = clock
         self._rng = rng
         self._blobs = blobs
@@ -103,32 +116,46 @@ class Agent:
     # --- life ---
 
     async def start(self) -> None:
-        """Find out what this machine is and begin to probe the devices; does not wait for that.
+        """Find out what the devices are and begin to probe them; does not wait for that.
 
-        Raises: EnvironmentFailure.
+        Raises: EnvironmentFailure when there is none of which that can be found out.
         """
-        options = self._options
-        machine = await describe.describe(options.cache_dir)
-        limits = options.limits
+        options, limits = self._options, self._options.limits
         blobs = self._blobs
         if blobs is None:
             blobs = BlobCache(options.cache_dir / "uploads", limits.blobs, limits.blob)
-        around = Surroundings(
+        context = AgentContext(
             options,
-            machine,
             blobs,
             self.incarnation,
-            self._clock,
-            self._rng,
-            self._on_change,
-            self._allow,
-            lambda: self.addresses,
-            self._on_note,
+            clock=self._clock,
+            changed=self._on_change,
+            allow=self._allow,
+            addresses=lambda: self.addresses,
+            note=self._on_note,
         )
-        self.devices = {spec.name: Device(spec, around) for spec in self._specs}
-        for device in self.devices.values():
+        for spec, driver in self._drivers:
+            self.devices[spec.name] = await self._described(spec, driver, context)
+        if self.devices and not self._working:
+            raise EnvironmentFailure("; ".join(d.detail for d in self.devices.values()))
+        for device in self._working:
             device.start()
         self._beating = asyncio.create_task(self._beat())
+
+    async def _described(
+        self, spec: DeviceOptions, driver: Driver, context: AgentContext
+    ) -> AgentDevice:
+        """A device; one whose driver cannot say what it is stays bad."""
+        try:
+            with calling(spec.kind, "say what its device is"):
+                device = AgentDevice(spec, driver, await driver.describe(), context)
+        except DriverError as error:
+            unknown = DriverFacts(spec.kind, target="", device="")
+            device = AgentDevice(spec, driver, unknown, context)
+            device.prober.find(Health.BAD, str(error))
+        else:
+            self._working.append(device)
+        return device
 
     async def close(self) -> None:
         """End every session and everything the agent started; again is harmless."""
@@ -137,7 +164,10 @@ class Agent:
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
-        await asyncio.gather(*(device.close() for device in self.devices.values()))
+        ends = (device.close() for device in self.devices.values())
+        for error in await asyncio.gather(*ends, return_exceptions=True):
+            if isinstance(error, BaseException) and not isinstance(error, DriverError):
+                raise error
 
     async def __aenter__(self) -> Agent:
         await self.start()
@@ -148,7 +178,7 @@ class Agent:
 
     async def _beat(self) -> None:
         while True:
-            for device in self.devices.values():
+            for device in self._working:
                 device.beat()
             await asyncio.sleep(self._options.timers.beat_s)
 
@@ -158,7 +188,7 @@ class Agent:
         self._arm()
 
     def _arm(self) -> None:
-        """See to it that leases end in time, whether or not there is a tracker."""
+        """Have leases end in time, whether or not there is a tracker."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -191,10 +221,7 @@ class Agent:
         return None if known is None else known.standing.state
 
     def _allow(self, item: KernelCall) -> None:
-        """Whether the code of an item may run, as far as signatures go.
-
-        Raises: AuthError.
-        """
+        """Return if the code of an item may run, as far as signatures go. Raises: AuthError."""
         if not self._options.signed_only:
             return
         from loopwright.fleet.security.signing import verify
@@ -243,7 +270,7 @@ class Agent:
         path = self._options.key_file
         try:
             if path is not None and not self.key:
-                keyfile.rehearse(path)
+                keyfile.check(path)
             welcome = await greet(link, "agent", self._credential())
             if welcome.device_key:
                 self._keep_key(welcome.device_key)
@@ -294,9 +321,9 @@ class Agent:
 
     async def _listen(self, link: Link) -> None:
         while True:
-            self._obey(link, await link.receive())
+            self._take(link, await link.receive())
 
-    def _obey(self, link: Link, message: Incoming) -> None:
+    def _take(self, link: Link, message: Incoming) -> None:
         match message:
             case Desired():
                 self.synced += 1
@@ -304,7 +331,7 @@ class Agent:
                 for order in message.orders:
                     device = self.devices.get(order.name)
                     if device is not None:
-                        device.obey(order)
+                        device.apply(order)
                 self._arm()
             case Superseded(name, incarnation):
                 device = self.devices.get(name)
@@ -341,11 +368,6 @@ class Agent:
                 async with asyncio.timeout(period):
                     await self._changed.wait()
 
-    async def end_sessions(self, detail: str) -> None:
-        """End all sessions in progress, as when the agent is to stop."""
-        ended = Ended(EndReason.DEVICE_LOST, detail)
-        await asyncio.gather(*(d.end_session(ended) for d in self.devices.values()))
-
 
 def _check_devices(devices: Sequence[DeviceOptions]) -> None:
     allowed = os.sched_getaffinity(0)
@@ -356,9 +378,9 @@ def _check_devices(devices: Sequence[DeviceOptions]) -> None:
             raise ConfigError(f"two devices are named {device.name}")
         names.add(device.name)
         missing = sorted(set(device.cores) - allowed)
-        if missing or not device.cores:
+        if missing:
             raise ConfigError(
-                f"device {device.name}: cores {missing or 'none'} are not this process's; "
+                f"device {device.name}: cores {missing} are not this process's; "
                 f"it has {sorted(allowed)}"
             )
         for core in device.cores:

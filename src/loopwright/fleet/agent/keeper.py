@@ -4,42 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Protocol
 
 from loopwright.errors import EnvironmentFailure
+from loopwright.fleet.agent.driver import DriverEvents
 from loopwright.fleet.agent.options import Chance
-from loopwright.fleet.agent.wardens import Warden, WardenOptions, Worker, WorkerLost
-from loopwright.fleet.words import Health
-from loopwright.sandbox.orders import Ready
+from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker, WorkerLost
+from loopwright.fleet.words import Health, Tier
 
 _POLL_S = 0.01
-
-
-class Kept(Protocol):
-    """What is told of the warden."""
-
-    def warden_up(self, ready: Ready) -> None:
-        """One is there."""
-        ...
-
-    def warden_down(self, why: str, health: Health) -> None:
-        """None is there, for this reason; what that makes of the device."""
-        ...
-
-    def unkillable(self, what: str) -> None:
-        """Something cannot be killed; no other warden is started while that is there."""
-        ...
 
 
 class Keeper:
     """Keeps the warden of one device: `keep` until it is cancelled, then `close`."""
 
-    def __init__(self, told: WardenOptions, restart_s: float, rng: Chance, device: Kept) -> None:
-        self.warden: Warden | None = None
-        self._told = told
+    def __init__(self, options: WardenOptions, restart_s: float, rng: Chance) -> None:
+        self.warden: WardenHandle | None = None
+        self._options = options
         self._restart_s = restart_s
         self._rng = rng
-        self._device = device
 
     @property
     def alive(self) -> bool:
@@ -59,34 +41,35 @@ class Keeper:
             raise WorkerLost("the warden is not there")
         return await self.warden.begin(deadline)
 
-    async def keep(self) -> None:
-        """Have a warden."""
+    async def keep(self, events: DriverEvents) -> None:
+        """Have a warden, and tell of it."""
         while True:
             gone = asyncio.Event()
-            warden = self.warden = self._new_warden(gone)
+            warden = self.warden = self._new_warden(events, gone)
             started = True
             try:
-                self._device.warden_up(await warden.start())
+                ready = await warden.start()
+                events.up(Tier(ready.tier), ready.missing)
                 await gone.wait()
             except (EnvironmentFailure, OSError) as error:
                 started = False
-                self._device.warden_down(str(error), Health.BAD)
+                events.down(str(error), Health.BAD)
             while not await warden.close():
-                self._device.unkillable("what a lost warden has left")
+                events.stuck("what a lost warden has left cannot be killed")
                 await self._rest()
             if not started:
                 await self._rest()
 
-    def _new_warden(self, gone: asyncio.Event) -> Warden:
+    def _new_warden(self, events: DriverEvents, gone: asyncio.Event) -> WardenHandle:
         def lost(why: str) -> None:
             gone.set()
-            health = Health.BAD if warden.hung else Health.UNKNOWN  # which another mends soon
-            self._device.warden_down(f"the warden was lost: {why}", health)
+            health = Health.BAD if warden.hung else Health.UNKNOWN  # another will mend that soon
+            events.down(f"the warden was lost: {why}", health)
 
         def unclean() -> None:
-            self._device.unkillable("what a session has left")
+            events.stuck("what a session has left cannot be killed")
 
-        warden = Warden(self._told, lost, unclean)
+        warden = WardenHandle(self._options, lost, unclean)
         return warden
 
     async def _rest(self) -> None:

@@ -30,8 +30,8 @@ def read(path: Path) -> bytes:
     return key
 
 
-def rehearse(path: Path) -> None:
-    """Nothing if a key could be kept in `path`: to be found out before a join code is used up.
+def check(path: Path) -> None:
+    """Check that a key could be kept in `path`, before a join code is used up.
 
     Raises: EnvironmentFailure.
     """

@@ -33,7 +33,7 @@ from loopwright.fleet.agent.options import (
     CANDIDATE_UID,
     AgentOptions,
     DeviceOptions,
-    Limits,
+    SessionLimits,
 )
 from loopwright.fleet.wire.address import Scheme, parse, require_safe_binding
 from loopwright.fleet.wire.link import Link, dial
@@ -45,7 +45,7 @@ _OK = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class AgentCommand:
     """A command line, taken apart."""
 
     options: AgentOptions
@@ -80,8 +80,9 @@ def parser() -> argparse.ArgumentParser:
         "--device",
         action="append",
         default=[],
-        metavar="NAME=CORES",
-        help="a device and its cores, as cpu0=2,3 (default: one with all cores)",
+        metavar="NAME=CORES|KIND[:PLACE]",
+        help="a device: a processor and its cores, as cpu0=2,3, or one of another kind and which "
+        "of this host's, as gpu0=opencl:1 (default: a processor with all cores)",
     )
     add("--tier", type=int, choices=[0, 1, 2], default=1, help="how candidates are confined")
     add("--cache-dir", type=Path, metavar="DIR", help="for uploads and what is known of this host")
@@ -118,7 +119,7 @@ def read(
     cores: Sequence[int],
     tracker: str = "",
     ca: Path | None = None,
-) -> Command:
+) -> AgentCommand:
     """The command line `arguments`, on a machine with these `cores`.
 
     Args:
@@ -141,7 +142,7 @@ def read(
         keyfile.read(key_file),
         said.join,
         tier=Tier(said.tier),
-        limits=Limits(said.max_wall, said.max_memory, said.max_blob, blobs=said.blobs),
+        limits=SessionLimits(said.max_wall, said.max_memory, said.max_blob, blobs=said.blobs),
         labels=_pairs("--label", said.label),
         drift=said.drift,
         signed_only=said.signed_only,
@@ -157,15 +158,15 @@ def read(
     ca = said.ca or ca
     if tracker and parse(tracker).scheme is Scheme.TLS and ca is None:
         raise ConfigError(f"{tracker}: give the CA that its certificate is checked with (--ca)")
-    return Command(
+    return AgentCommand(
         options,
         devices,
         tracker,
-        said.listen,
-        tuple(said.advertise),
-        ca,
-        said.tls,
-        said.watchdog,
+        listen=said.listen,
+        advertise=tuple(said.advertise),
+        ca=ca,
+        tls=said.tls,
+        watchdog_s=said.watchdog,
     )
 
 
@@ -186,7 +187,7 @@ def main(arguments: Sequence[str]) -> int:
     return _OK
 
 
-async def serve(command: Command) -> None:
+async def serve(command: AgentCommand) -> None:
     """Run an agent until it is told to stop by SIGTERM or SIGINT.
 
     Raises: AuthError when the tracker refuses it; FleetError, ConfigError, EnvironmentFailure.
@@ -298,12 +299,20 @@ def _devices(
     commands = _power_hooks(hooks, tuple(pairs))
     devices: list[DeviceOptions] = []
     for number, (name, text) in enumerate(pairs.items()):
-        if not all(word.isdigit() for word in text.split(",")):
-            raise ConfigError(f"--device {name}={text}: write cores as 2,3")
-        chosen = tuple(int(word) for word in text.split(","))
+        words = [] if text[:1].isalpha() else text.split(",")
+        if not all(word.isdigit() for word in words):
+            raise ConfigError(
+                f"--device {name}={text}: write cores as 2,3, or a kind and a place as opencl:1"
+            )
+        kind, _, place = ("cpu", "", "") if words else text.partition(":")
         devices.append(
             DeviceOptions(
-                f"{host}/{name}", chosen, uid=CANDIDATE_UID + number, power_hook=commands[name]
+                f"{host}/{name}",
+                tuple(int(word) for word in words),
+                uid=CANDIDATE_UID + number,
+                power_hook=commands[name],
+                kind=kind,
+                place=place,
             )
         )
     return devices

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Mapping
 
 from loopwright.errors import AuthError, FleetError
-from loopwright.fleet.agent.blobs import BlobCache
+from loopwright.fleet.agent.blobs import BlobCache, BlobError
 from loopwright.fleet.words import NO_RUNTIME, RUNTIME
 
 _MAX_RUNTIME_BYTES = 1 << 20
@@ -21,16 +21,18 @@ _MAX_KINDS = 6  # those of many devices fit into a message
 class Modules:
     """The modules of one device. `own` is the runtime that the host has by itself, empty without.
 
-    With `locked` the runtime stays as it is: its device runs only what is signed. What a session
+    With `locked` the runtime stays as it is: its device runs only what is signed. A device that is
+    not `native` has no use for one. What a session
     has put in place stays there for the next ones, as long as there is room for its blob and for
     its kind; what this session has put in place, and the runtime, are kept in any case.
     """
 
-    def __init__(self, blobs: BlobCache, own: bytes, *, locked: bool) -> None:
+    def __init__(self, blobs: BlobCache, own: bytes, *, locked: bool, native: bool = True) -> None:
         self.own = hashlib.sha256(own).hexdigest() if own else ""
         self._own_code = own
         self._blobs = blobs
         self._locked = locked
+        self._native = native
         self._digests: dict[str, str] = {}  # least recently configured first
         self._ours: set[str] = set()  # kinds that this session has configured
         self._pinned: frozenset[str] = frozenset()
@@ -41,33 +43,44 @@ class Modules:
         return self._digests.get(RUNTIME, self.own)
 
     @property
-    def hopeless(self) -> bool:
+    def unusable(self) -> bool:
         """Whether there is no runtime, and none may be brought."""
-        return self._locked and not self.own
+        return self._native and self._locked and not self.own
 
     @property
     def foreign(self) -> bool:
         """Whether the runtime in place is one that a client brought."""
-        return self.runtime != self.own
+        return self._native and self.runtime != self.own
 
     def in_place(self) -> dict[str, str]:
         """The digests of what is in place."""
-        return {**({RUNTIME: self.own} if self.own else {}), **self._there()}
+        return {**self.at_begin(), **self._there()}
+
+    def configured(self) -> dict[str, str]:
+        """The digests of what sessions are to have, whether or not it can be had any more."""
+        return {**self.at_begin(), **self._digests}
+
+    def at_begin(self) -> dict[str, str]:
+        """Those of them that each session begins with."""
+        return {RUNTIME: self.own} if self.own else {}
 
     def shown(self) -> dict[str, str]:
         """What is in place, for clients; the runtime is left out where it is not theirs to set."""
-        if self._locked:
+        if self._locked or not self._native:
             return self._there()
         return {RUNTIME: self.own or NO_RUNTIME, **self._there()}
 
-    def runtime_code(self) -> bytes:
-        """The object code of the runtime in place.
+    def code(self, kind: str) -> bytes:
+        """What the module of a kind that is in place consists of.
 
-        Raises: BlobError when there is none, or it is no longer what it was.
+        Raises: BlobError when it cannot be had, or is no longer what it was.
         """
-        if not self.foreign:
+        if kind == RUNTIME and not self.foreign:
             return self._own_code
-        return self._blobs.read(bytes.fromhex(self.runtime))
+        try:
+            return self._blobs.read(bytes.fromhex(self._digests[kind]))
+        except BlobError as error:
+            raise BlobError(error.code, f"the module {kind} in place: {error}") from error
 
     def begin_session(self) -> None:
         """Another session begins: what has lost its blob is no longer in place."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loopwright.fleet.words import Tier
+from loopwright.kernel_call import CPU
 
 CANDIDATE_UID = 63_100
 """The first of the users that candidates run as; nobody else should have these numbers."""
@@ -23,22 +24,30 @@ class Chance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class DeviceOptions:
-    """A device: some of this machine's cores. `name` is the whole name, as `host/cpu0`.
+    """A device. `name` is the whole name, as `host/cpu0`.
 
-    Candidates run as the user `uid`, where the agent is the superuser; no other device's do.
-    `power_hook` is a command that takes its power away and gives it back, for when something on it
-    cannot be killed.
+    Args:
+        cores: those of this machine that it consists of; none for what is no processor.
+        labels: more to choose it by.
+        uid: the user that candidates run as, where the agent is the superuser; no other device's
+            do.
+        power_hook: a command that takes its power away and gives it back, for when something on
+            it cannot be killed.
+        kind: of device, which says what drives it.
+        place: which of the host's devices of that kind, in the words of its driver.
     """
 
     name: str
-    cores: tuple[int, ...]
+    cores: tuple[int, ...] = ()
     labels: Mapping[str, str] = field(default_factory=dict)
     uid: int = CANDIDATE_UID
     power_hook: tuple[str, ...] = ()
+    kind: str = CPU
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class SessionLimits:
     """What a session may ask of a device: seconds and bytes of one run, and of uploads."""
 
     wall_s: float = 60.0
@@ -89,7 +98,7 @@ class AgentOptions:
     join: str = ""
     addresses: tuple[str, ...] = ()
     tier: Tier = Tier.T1
-    limits: Limits = field(default_factory=Limits)
+    limits: SessionLimits = field(default_factory=SessionLimits)
     timers: Timers = field(default_factory=Timers)
     labels: Mapping[str, str] = field(default_factory=dict)
     drift: float = 0.05

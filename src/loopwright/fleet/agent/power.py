@@ -41,25 +41,25 @@ class PowerHook:
         self._clock = clock
         self._limit_s = limit_s
         self._again_s = again_s
-        self._pulled_at = _NEVER
+        self._ran_at = _NEVER
 
     @property
     def due(self) -> bool:
         """Whether there is one, which has not run for long enough."""
-        return bool(self._command) and self._clock() >= self._pulled_at + self._again_s
+        return bool(self._command) and self._clock() >= self._ran_at + self._again_s
 
-    async def pull(self, reason: str) -> str:
+    async def run(self, reason: str) -> str:
         """Run it for `reason`; what came of it, in a sentence. Being cancelled ends it."""
-        self._pulled_at = self._clock()
+        self._ran_at = self._clock()
         self.outcome = "the power hook runs"
         output = os.memfd_create("power-hook")
         try:
-            self.outcome = await self._run(reason, output)
+            self.outcome = await self._start(reason, output)
         finally:
             os.close(output)
         return self.outcome
 
-    async def _run(self, reason: str, output: int) -> str:
+    async def _start(self, reason: str, output: int) -> str:
         more = {"LOOPWRIGHT_DEVICE": self._device, "LOOPWRIGHT_REASON": reason}
         try:
             process = subprocess.Popen(

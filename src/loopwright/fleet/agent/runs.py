@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import STATUS_OF, RunStatus
 from loopwright.kernel_call import KernelCall
@@ -15,10 +16,10 @@ from loopwright.sandbox.wire import RunReply, RunRequest
 MAX_REPEATS = 4096
 
 
-def excess(item: KernelCall, limits: Limits, cores: Sequence[int]) -> str | None:
+def excess(item: KernelCall, limits: SessionLimits, cores: Sequence[int]) -> str | None:
     """A sentence about what an item asks for beyond what the device allows, or None."""
     pairs = (
-        ("threads", item.threads, len(cores)),
+        ("threads", item.threads, max(1, len(cores))),
         ("repeats", item.repeats, MAX_REPEATS),
         ("ms of run time", item.run_timeout_ms, int(limits.wall_s * 1000)),
         ("bytes of memory", item.run_memory, limits.memory),
@@ -35,6 +36,29 @@ def excess(item: KernelCall, limits: Limits, cores: Sequence[int]) -> str | None
 def request_of(item: KernelCall, code: bytes, cores: Sequence[int]) -> RunRequest:
     """What the measuring process is asked. A kernel gets the last cores: others use the first."""
     return RunRequest(item, code, tuple(cores[len(cores) - item.threads :]))
+
+
+def canary_request(
+    runtime: bytes, entry: str, cores: Sequence[int], run_timeout_s: float
+) -> RunRequest:
+    """A run of the canary `entry` of a native runtime, on the last core of a device."""
+    call = KernelCall(
+        id=0,
+        code=hashlib.sha256(runtime).digest(),
+        entry=entry,
+        params=(),
+        n_outputs=0,
+        workspace=0,
+        threads=1,
+        seed=0,
+        want_output=False,
+        warmup=1,
+        repeats=3,
+        min_repeat_us=1000,
+        run_timeout_ms=round(run_timeout_s * 1000),
+        run_memory=64 << 20,
+    )
+    return RunRequest(call, runtime, tuple(cores[-1:]))
 
 
 def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
@@ -67,7 +91,7 @@ def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
 def untrue(reply: RunReply, wall_s: float) -> str | None:
     """A sentence when times cannot be what the clock of this process says they are, or None."""
     if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
-        return "the times are no times"
+        return "the times are not valid"
     told = sum(reply.ns) / 1e9
     if told > reply.timed_s or reply.timed_s > reply.run_s or reply.run_s > wall_s:
         return f"times of {told:.6f} s in all do not fit into a run of {wall_s:.6f} s"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError, Uploads
-from loopwright.fleet.agent.options import Limits
+from loopwright.fleet.agent.driver import ItemOutcome
+from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
@@ -24,7 +24,6 @@ from loopwright.fleet.wire.messages import (
     Ping,
     Pong,
     PutHead,
-    Result,
     RunBatch,
     Stored,
 )
@@ -34,21 +33,13 @@ from loopwright.kernel_call import KernelCall
 _CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Ran:
-    """What came of an item; `output` is empty unless it was wanted."""
-
-    result: Result
-    output: memoryview
-
-
-class Host(Protocol):
+class SessionHost(Protocol):
     """What a session needs of its device."""
 
-    limits: Limits
+    limits: SessionLimits
     blobs: BlobCache
 
-    async def run(self, item: KernelCall) -> Ran:
+    async def run(self, item: KernelCall) -> ItemOutcome:
         """Run one item; never raises for what the candidate does."""
         ...
 
@@ -57,7 +48,7 @@ class Host(Protocol):
         ...
 
     def allow(self, item: KernelCall) -> None:
-        """Nothing if the code of an item may run here. Raises: AuthError."""
+        """Return if the code of an item may run here. Raises: AuthError."""
         ...
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
@@ -65,10 +56,10 @@ class Host(Protocol):
         ...
 
 
-class Session:
+class ServedSession:
     """Serves one client until it closes, goes away or is ended."""
 
-    def __init__(self, link: Link, host: Host) -> None:
+    def __init__(self, link: Link, host: SessionHost) -> None:
         self._link = link
         self._host = host
         self._uploads = Uploads(host.blobs)
@@ -92,11 +83,11 @@ class Session:
             self._uploads.close()
 
     async def _listen(self) -> None:
-        """Obey messages until Close."""
+        """Take messages until Close."""
         while not isinstance(message := await self._link.receive(), Close):
-            self._obey(message)
+            self._take(message)
 
-    def _obey(self, message: Incoming) -> None:
+    def _take(self, message: Incoming) -> None:
         link = self._link
         try:
             match message:
@@ -149,15 +140,15 @@ class Session:
 
     async def _run(self, item: KernelCall) -> None:
         try:
-            ran = await self._host.run(item)
+            outcome = await self._host.run(item)
         finally:
             self._host.blobs.unpin(item.code)
         self.items += 1
-        with ran.output as output:
+        with outcome.output as output:
             for at in range(0, len(output), _CHUNK_BYTES):
                 piece = output[at : at + _CHUNK_BYTES]
                 await self._link.send_data(OutputHead(item.id, at, len(output)), piece)
-        self._link.send(ran.result)
+        self._link.send(outcome.result)
         await self._link.drain()
 
 

@@ -7,20 +7,21 @@ import contextlib
 import mmap
 import os
 import select
+import shutil
 import signal
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from loopwright.errors import EnvironmentFailure, FleetError
-from loopwright.fleet.agent import bubble
+from loopwright.errors import EnvironmentFailure
+from loopwright.fleet.agent.driver import DriverError
 from loopwright.fleet.words import Tier
 from loopwright.sandbox import cgroup
 from loopwright.sandbox.boot import command
@@ -52,22 +53,23 @@ _LADDER_S = POLITE_S + PATIENT_S  # what a warden takes to end a session, at mos
 _LOOKS = 4  # without an answer, at least: time passes for a machine that was stopped too
 _LENGTH_BYTES = 4
 _PROCESSES = 512  # of a session, threads included
+_KEPT = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_NICE", "CAP_SETPCAP")
+"""Capabilities in a bubble: what it takes to confine candidates further, in its own namespaces."""
 _TOLD = msgspec.msgpack.Decoder(Told)
 _REPLY = msgspec.msgpack.Decoder(RunReply)
 _ENCODER = msgspec.msgpack.Encoder()
 
 
-class WorkerLost(FleetError):  # noqa: N818  # it says what happened, not who erred
+class WorkerLost(DriverError):  # noqa: N818  # it says what happened, not who erred
     """The measuring process went away, which says nothing about the candidate."""
 
 
 class Worker:
     """A measuring process. One request at a time. Making one raises OSError when that cannot be."""
 
-    def __init__(self, number: int, warden: Warden) -> None:
+    def __init__(self, number: int, warden: WardenHandle) -> None:
         self.number = number
         self.pid = 0
-        self.runtime = ""  # digest of the one that it has
         self.watch = -1  # tells when the process has ended, where it can be seen
         self.over: asyncio.Future[Over] = asyncio.get_running_loop().create_future()
         self._warden = warden
@@ -178,9 +180,9 @@ class Worker:
 @dataclass(frozen=True, slots=True)
 class WardenOptions:
     """How a warden is started. `uid` is who candidates are, where this process is the superuser;
-    `memory` bytes is what everything in a session may hold together; `runtime` is the digest of
-    the native runtime that sessions begin with, empty where there is none. It is given up when it
-    does not answer for `slack_s` longer than the kill ladder takes.
+    `memory` bytes is what everything in a session may hold together; a `bare` host has no native
+    runtime that sessions could begin with. It is given up when it does not answer for `slack_s`
+    longer than the kill ladder takes.
     """
 
     name: str
@@ -189,11 +191,11 @@ class WardenOptions:
     tier: Tier = Tier.T0
     uid: int = 0
     memory: int = 1 << 40
-    runtime: str = ""
+    bare: bool = False
     slack_s: float = 5.0
 
 
-class Warden:
+class WardenHandle:
     """The warden of one device, started by `start`. It belongs to one event loop.
 
     `on_lost` is called once when it is gone, or was given up, with the reason; then `close` ends
@@ -283,7 +285,7 @@ class Warden:
     def _command(self, control: int) -> list[str]:
         """The command line of the process, confined as far as this machine allows."""
         told = self._options
-        bubbled = self._bubbled = told.tier >= Tier.T2 and bubble.available()
+        bubbled = self._bubbled = told.tier >= Tier.T2 and bubblewrap_is_there()
         group = plan = None
         if told.tier >= Tier.T1:
             group = self._cgroup = cgroup.create(told.name, told.memory, _PROCESSES)
@@ -300,12 +302,12 @@ class Warden:
             plan,
             int(USUAL | BUBBLE if told.tier >= Tier.T2 else USUAL),
             told.cores,
-            bare=not told.runtime,
+            bare=told.bare,
         )
         plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
         if not bubbled:
             return plain
-        return bubble.wrapped(plain, () if group is None else map(str, group.folders))
+        return in_bubble(plain, () if group is None else map(str, group.folders))
 
     async def begin(self, deadline: float) -> Worker:
         """A new measuring process, killed at `deadline` of the monotonic clock unless extended.
@@ -321,7 +323,6 @@ class Warden:
             worker = Worker(self._numbers, self)
         except OSError as error:
             raise WorkerLost(f"no measuring process can be made: {error.strerror}") from error
-        worker.runtime = self._options.runtime
         self._workers[worker.number] = worker
         self._begun[worker.number] = begun
         try:
@@ -501,6 +502,24 @@ class Warden:
             file.seek(0)
             words += file.read().decode(errors="replace").strip().splitlines()[-1:]
         return "; ".join(words)
+
+
+def bubblewrap_is_there() -> bool:
+    """Whether bubblewrap is installed."""
+    return shutil.which("bwrap") is not None
+
+
+def in_bubble(command: Sequence[str], writable: Iterable[str]) -> list[str]:
+    """`command` without a network and other processes in sight, where only `writable` can be
+    written.
+    """
+    options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    for path in writable:
+        options += ["--bind", path, path]
+    options += [f"--unshare-{name}" for name in ("net", "ipc", "uts", "pid")]
+    for capability in _KEPT:
+        options += ["--cap-add", capability]
+    return [shutil.which("bwrap") or "bwrap", *options, "--die-with-parent", "--", *command]
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

@@ -24,7 +24,7 @@ from loopwright.fleet.client.pending import OnQueued, new_request_id
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.request import LeaseRequest
-from loopwright.fleet.security.signing import Builder
+from loopwright.fleet.security.signing import BuilderKeys
 from loopwright.fleet.selector import parse
 from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.fields import MAX_DEVICES
@@ -71,7 +71,7 @@ class AsyncFleet:
         clock: Callable[[], float],
         sessions: SessionConfig = SessionConfig(),  # noqa: B008  # frozen
         runtimes: Runtimes | None = None,
-        builder: Builder | None = None,
+        builder: BuilderKeys | None = None,
     ) -> None:
         self.control = control
         self._dial = dial

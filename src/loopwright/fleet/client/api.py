@@ -48,7 +48,7 @@ from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
-from loopwright.fleet.security.signing import Builder, load_builder
+from loopwright.fleet.security.signing import BuilderKeys, load_builder
 from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
@@ -326,7 +326,7 @@ async def _connected(
     who: Credential,
     tls: ssl.SSLContext | None,
     runtimes: Runtimes,
-    builder: Builder | None,
+    builder: BuilderKeys | None,
 ) -> AsyncFleet:
     chance = np.random.default_rng().random
     control = Control(functools.partial(dial, address, tls=tls), who, time.monotonic, chance)

@@ -18,7 +18,7 @@ import numpy as np
 from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.memory_blobs import MemoryBlobs
-from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, Limits
+from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, SessionLimits
 from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
@@ -71,13 +71,13 @@ class Embedded:
                 HERE,
                 options.cache_dir,
                 addresses=(f"{_SCHEME}{HERE}",),
-                limits=Limits(_DAY_S, _EVERYTHING, _BLOB_BYTES, blobs=_BLOB_BYTES),
+                limits=SessionLimits(_DAY_S, _EVERYTHING, _BLOB_BYTES, blobs=_BLOB_BYTES),
                 drift=options.drift,
             ),
             [DeviceOptions(DEVICE, options.cores)],
             clock,
             rng,
-            MemoryBlobs(_BLOB_BYTES),
+            blobs=MemoryBlobs(_BLOB_BYTES),
         )
         control = Control(self._to_tracker, Anonymous(), clock, rng.random)
         self.fleet = AsyncFleet(control, self._to_device, clock)
@@ -136,7 +136,7 @@ class Embedded:
     def pids(self) -> tuple[int, ...]:
         """The processes of the device that are there now: its warden, and the measuring one."""
         (device,) = self.agent.devices.values()
-        return tuple(pid for pid in (device.warden_pid, device.worker_pid) if pid)
+        return device.driver.pids
 
     # --- `devices.Lessor` ---
 

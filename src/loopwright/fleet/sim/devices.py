@@ -15,8 +15,9 @@ from typing import TypeAlias
 
 from loopwright.errors import FleetError
 from loopwright.fleet.agent.blobs import BlobCache, BlobError
-from loopwright.fleet.agent.options import Limits
-from loopwright.fleet.agent.session import Ran, Session
+from loopwright.fleet.agent.driver import ItemOutcome
+from loopwright.fleet.agent.options import SessionLimits
+from loopwright.fleet.agent.session import ServedSession
 from loopwright.fleet.agent.standing import Ended, Standing
 from loopwright.fleet.security.handshake import Anonymous, ByKey, accept_session, greet
 from loopwright.fleet.security.tickets import DeviceState, Ticket
@@ -62,13 +63,13 @@ def timed(item: KernelCall, ns: float) -> Result:
 
 
 class _Device:
-    """One device: the `session.Host` of its session."""
+    """One device: the `SessionHost` of its session."""
 
     def __init__(
         self, spec: SimulatedDevice, agent: SimulatedAgent, blobs: BlobCache, incarnation: str
     ) -> None:
         self.spec = spec
-        self.limits = Limits(wall_s=3600.0, memory=1 << 50)
+        self.limits = SessionLimits(wall_s=3600.0, memory=1 << 50)
         self.blobs = blobs
         self.standing = Standing(spec.name, incarnation)
         self.busy_s = 0.0
@@ -120,7 +121,7 @@ class _Device:
             await asyncio.sleep(0)
         self.standing.accept(ticket, agent.clock())
         self._verdict = None
-        self._serving = serving = asyncio.create_task(Session(link, self).serve())
+        self._serving = serving = asyncio.create_task(ServedSession(link, self).serve())
         agent.changed()
         left_ms = int(self.standing.left_s(agent.clock()) * 1000)
         link.send(
@@ -150,7 +151,7 @@ class _Device:
                 link.close("the session ended")
             agent.changed()
 
-    async def run(self, item: KernelCall) -> Ran:
+    async def run(self, item: KernelCall) -> ItemOutcome:
         """Do what the agent's behaviour says."""
         try:
             code = self.blobs.read(item.code)
@@ -158,10 +159,10 @@ class _Device:
             lost = Result(
                 id=item.id, status=RunStatus.INFRA.value, kind="worker-lost", detail=str(error)
             )
-            return Ran(lost, memoryview(b""))
+            return ItemOutcome(lost)
         start = self._agent.clock()
         try:
-            return Ran(await self._agent.behave(self.spec.name, item, code), memoryview(b""))
+            return ItemOutcome(await self._agent.behave(self.spec.name, item, code))
         finally:
             self.busy_s += self._agent.clock() - start
             self.runs += 1

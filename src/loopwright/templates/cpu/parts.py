@@ -13,10 +13,9 @@ from dataclasses import dataclass
 
 from loopwright.ir import walk
 from loopwright.ir.expr import Binary, Expr, Load, Op, Reduce, Select, Var, const
-from loopwright.ir.simplify import linear
+from loopwright.ir.simplify import affine
 from loopwright.layout import Layout
 from loopwright.sched.schedule import Schedule
-from loopwright.te.affine import affine
 from loopwright.te.tensor import Compute, Tensor
 
 REDUCED = "fold"
@@ -130,11 +129,11 @@ def _foreign_cuts(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[l
                 if not part.extent:
                     continue
                 form = affine(load.indices[part.dim])
-                if form is None or len(form[0]) != 1:
+                if form is None or len(form.terms) != 1:
                     continue
-                ((name, coeff),) = form[0].items()
+                ((name, coeff),) = form.terms.items()
                 block = part.stride * part.extent
-                if name in places and coeff == 1 and form[1] % block == 0:
+                if name in places and coeff == 1 and form.const % block == 0:
                     cuts[places[name]] += [part.stride, block]
     return [sorted({c for c in cut if c > 1}) for cut in cuts]
 
@@ -211,12 +210,10 @@ def _reach(s: Schedule, load: Load, ranges: Mapping[str, tuple[int, int]]) -> Re
         if part.extent:
             index = Binary(Op.FLOORMOD, index, const(part.extent))
         address = Binary(Op.ADD, Binary(Op.MUL, address, const(extent)), index)
-    names = frozenset(v.name for v in walk.free_vars(address))
-    form = linear(address, ranges)
-    strides = {atom.name: coeff for atom, coeff in form.terms if isinstance(atom, Var)}
+    names = walk.names(address)
+    form = affine(address, ranges)
+    strides = None if form is None else form.terms
     size = math.prod(shape)
-    if len(strides) != len(form.terms):
-        return Reach(name, size, None, names)
     return Reach(name, size, strides, names)
 
 

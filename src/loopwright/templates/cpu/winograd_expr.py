@@ -23,8 +23,9 @@ from loopwright.errors import LoopwrightError, TemplateError
 from loopwright.ir import walk
 from loopwright.ir.dtype import F32
 from loopwright.ir.expr import Binary, Const, Expr, Load, Op, Reduce, Select, const
+from loopwright.ir.linear import Linear
+from loopwright.ir.simplify import affine
 from loopwright.te import functions as te
-from loopwright.te.affine import affine
 from loopwright.te.tensor import Compute, Tensor, compute, placeholder, reduce_axis
 from loopwright.te.workload import Workload, workload
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
@@ -79,7 +80,7 @@ def _is_plain(role: Roles) -> bool:
         if not isinstance(factor, Load) or factor.buffer.name not in wanted:
             return False
         forms = [affine(index) for index in factor.indices]
-        if forms != [(coeffs, 0) for coeffs in wanted.pop(factor.buffer.name)]:
+        if forms != [Linear(coeffs) for coeffs in wanted.pop(factor.buffer.name)]:
             return False
     return not wanted
 
@@ -96,13 +97,13 @@ def _padding(role: Roles) -> tuple[int, int] | None:
         return None
     n, c, y, x = (v.name for v in pad.axis)
     forms = [affine(index) for index in body.yes.indices]
-    if forms[:2] != [({n: 1}, 0), ({c: 1}, 0)]:
+    if forms[:2] != [Linear({n: 1}), Linear({c: 1})]:
         return None
     starts = []
     for form, name in zip(forms[2:], (y, x), strict=True):
-        if form is None or form[0] != {name: 1} or form[1] > 0:
+        if form is None or form.terms != {name: 1} or form.const > 0:
             return None
-        starts.append(-form[1])
+        starts.append(-form.const)
     above, left = starts
     _, _, height, width = role.data.shape
     wanted = _inside(pad.axis[2], pad.axis[3], above, left, height, width, pad.shape)
@@ -141,7 +142,7 @@ def _elementwise(stage: Tensor, role: Roles, after: Sequence[Tensor]) -> bool:
     inner = {role.conv.name, *(t.name for t in after)}
     if stage.shape != role.conv.shape or not isinstance(stage.op, Compute):
         return False
-    here = [({v.name: 1}, 0) for v in stage.axis]
+    here = [Linear({v.name: 1}) for v in stage.axis]
     for load in walk.loads(stage.op.body):
         if load.buffer.name == role.padded.name or load.buffer.name == role.weight.name:
             return False

@@ -9,7 +9,7 @@ from running import check_compiled, check_interpreted
 from loopwright.ir import walk
 from loopwright.ir.expr import Select
 from loopwright.ir.stmt import If, LoopKind
-from loopwright.lower import borders
+from loopwright.lower import cuts
 from loopwright.lower.pipeline import finish, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
@@ -92,7 +92,7 @@ def test_a_joined_axis_is_cut_where_parts_meet(cpu: CpuDevice) -> None:
 
 
 def test_large_bodies_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(borders, "MAX_COST", 1)
+    monkeypatch.setattr(cuts, "MAX_COST", 1)
     kernel = finish(lower(tiled(window(40, 1), 4)))
     assert [n.extent for n in walk.loops(kernel.body) if n.kind is LoopKind.SERIAL] == [10]
     assert any(isinstance(node, Select) for node in walk.visit(kernel.body))
