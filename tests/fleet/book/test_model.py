@@ -167,8 +167,8 @@ class BookMachine(RuleBasedStateMachine):
         while model.now < until:
             due = self.book.deadline
             times = [*model.moments(), until]
-            if due is not None and due > model.now:
-                times.append(due)
+            if due is not None:
+                times.append(max(due, model.now))  # a timer set to the time that it is now
             model.now = min(times)
             self.catch_up()
 
