@@ -365,7 +365,7 @@ def _tls(address: str, ca: str | Path | None, cert: str | Path | None) -> ssl.SS
 
 def _here(thread: LoopThread, settings: Settings) -> Fleet:
     cores = tuple(sorted(os.sched_getaffinity(0)))
-    options = EmbeddedOptions(cores, settings.cache_dir)
+    options = EmbeddedOptions(cores=cores, cache_dir=settings.cache_dir)
     embedded = thread.run(_embedded(options))
     thread.run(embedded.start())
     return Fleet(thread, embedded.fleet, embedded.close)
