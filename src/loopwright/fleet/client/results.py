@@ -12,7 +12,7 @@ from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import KIND_OF, RunStatus
 from loopwright.layout import Array
-from loopwright.outcome import Failed, Provenance, Stage
+from loopwright.outcome import Failed, FailureStage, Provenance
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def provenance(lease: HeldLease, result: Result) -> Provenance:
 def failed_of(result: Result, status: RunStatus, where: Provenance | None) -> Failed:
     """The failure that a result of `status` stands for."""
     try:
-        stage = Stage(result.stage)
+        stage = FailureStage(result.stage)
     except ValueError:
-        stage = Stage.RUN
+        stage = FailureStage.RUN
     return Failed(stage, KIND_OF[status], one_line(result.detail) or status.value, where)
 
 
