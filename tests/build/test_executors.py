@@ -34,7 +34,7 @@ from loopwright.learn.dataset import Observations, collect
 from loopwright.learn.features import features_of, featurize
 from loopwright.learn.gbt import GbtModel
 from loopwright.ops.registry import build
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
 from loopwright.search.policies import make_policy
 from loopwright.search.policy import Trial
 from loopwright.target.parse import parse
@@ -53,7 +53,8 @@ def pid() -> int:
 
 def layer() -> Task:
     workload = build("conv2d", **OPERATORS["conv2d"]["3x3"])
-    return make(workload, template_for("conv2d", workload), parse("x86-64-avx2"))
+    target = parse("x86-64-avx2")
+    return make(workload, template_for("conv2d", workload, target), target)
 
 
 def learned(offload: Offload, task: Task, trials: int) -> list[str]:
@@ -168,7 +169,7 @@ class Conformance:
         builders.close()
 
         assert isinstance(dead, Failed)
-        assert (dead.stage, dead.kind) == (Stage.BUILD, FailureKind.COMPILER_CRASH)
+        assert (dead.stage, dead.kind) == (FailureStage.BUILD, FailureKind.COMPILER_CRASH)
         assert "\n" not in dead.detail
         assert isinstance(good, Artifact)
 
