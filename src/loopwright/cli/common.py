@@ -128,7 +128,7 @@ def settings_of(
 
 
 def answer(output: Output, value: object, text: Callable[[], str]) -> None:
-    """Write `value` as JSON, or what `text` says of it to people."""
+    """Write `value` as JSON, or as `text` words it."""
     if output is Output.JSON:
         print_json(value)
     else:
@@ -200,7 +200,7 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 def select(text: str | None, count: int) -> tuple[int, ...]:
     """The indices that `text` (as `0,2-5`) picks of `count`; all of them without it.
 
-    Raises: ConfigError for text that is no selection or picks something that is not there.
+    Raises: ConfigError for text that is not a selection, or that picks what is not there.
     """
     if text is None:
         return tuple(range(count))

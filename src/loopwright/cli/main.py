@@ -1,7 +1,7 @@
 """The command `loopwright`: its commands, and how it ends.
 
 Errors are one line on standard error. The exit code is that of the error's class: 2 for what the
-user can mend, 69 for the machine's failures, 70 for a bug of ours, 130 when interrupted.
+user can mend, 69 for the machine's failures, 70 for a bug in Loopwright, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ _COMMANDS = {
     "lease": ("fleet.lease", "app"),
     "top": ("fleet.top", "top"),
     "audit": ("fleet.audit", "audit"),
-    "token": ("fleet.people", "tokens"),
-    "join": ("fleet.people", "joins"),
-    "agent": ("fleet.people", "agents"),
-    "ca": ("fleet.people", "authority"),
+    "token": ("fleet.access", "tokens"),
+    "join": ("fleet.access", "joins"),
+    "agent": ("fleet.access", "agents"),
+    "ca": ("fleet.ca", "app"),
 }
-"""Each command: its module in this package, and the function or the Typer of its own commands."""
+"""Each command: its module in this package, and its function or the Typer of its own commands."""
 
 
 def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
@@ -116,7 +116,10 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_code
     except Exception as error:  # noqa: BLE001  # the process boundary: nothing is above
         what = f"{type(error).__name__}: {error}"
-        _tell(f"a bug of ours, please report it with what --traceback shows: {what}", invocation)
+        _tell(
+            f"a bug in Loopwright, please report it with --traceback: {what}",
+            invocation,
+        )
         return InternalError.exit_code
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0

@@ -26,7 +26,7 @@ _SLOW_MS = 250.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: whether it is well, what was found, what to do about it."""
+    """One thing that was looked at: whether it is in order, what was found, what to do about it."""
 
     name: str
     well: bool
@@ -83,7 +83,7 @@ def _came_in(place: Where, control: Control, took_s: float) -> Check:
         "tracker",
         True,
         f"{hello.tracker} at {place.url}, epoch {hello.tracker_epoch}, protocol {hello.proto}, "
-        f"came in as {hello.principal} ({role}) in {took_s * 1000:.0f} ms",
+        f"admitted as {hello.principal} ({role}) in {took_s * 1000:.0f} ms",
     )
 
 
@@ -118,7 +118,7 @@ def _standing(devices: tuple[DeviceView, ...]) -> Check:
     if off:
         named = ", ".join(f"{view.name} {device_state(view)}" for view in off[:_SHOWN])
         more = f" and {len(off) - _SHOWN} more" if off[_SHOWN:] else ""
-        found += f", {len(off)} not to be had: {named}{more}"
+        found += f", {len(off)} not available: {named}{more}"
     return Check("devices", bool(free or leased), found, "see `loopwright device ls -o wide`")
 
 

@@ -14,27 +14,16 @@ from rich.text import Text
 
 from loopwright.cli.fleet.audit import line_of
 from loopwright.cli.fleet.summary import Scene, count, devices_line, figures_of, leases_line
-from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
+from loopwright.cli.fleet.text import (
+    STATE_COLOURS,
+    device_kind,
+    device_state,
+    first_word,
+    labels_text,
+    lease_left,
+)
 from loopwright.fleet.client.views import DeviceView, LeaseView
 
-_STYLES = {
-    "free": "green",
-    "active": "cyan",
-    "reserved": "cyan",
-    "granted": "cyan",
-    "queued": "yellow",
-    "releasing": "yellow",
-    "cleaning": "yellow",
-    "being": "yellow",
-    "draining": "yellow",
-    "drifting": "yellow",
-    "silent": "yellow",
-    "not": "yellow",
-    "quarantined": "magenta",
-    "lost": "red",
-    "bad": "red",
-    "stuck": "red",
-}
 _HEAD_LINES = 4
 _TABLE_LINES = 3  # a blank line, the names, the rule
 _LEAST_ROWS = 3
@@ -104,7 +93,7 @@ def _head(url: str, scene: Scene) -> RenderableType:
 def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
     """What needs looking at first, then what is in use, then what is free."""
     states = [(device_state(view), view) for view in devices]
-    states.sort(key=lambda pair: (_RANK.get(_word(pair[0]), 0), pair[1].name))
+    states.sort(key=lambda pair: (_RANK.get(first_word(pair[0]), 0), pair[1].name))
     table = _table("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
     for state, view in states[:rows]:
         table.add_row(
@@ -165,8 +154,4 @@ def _more(table: Table, hidden: int, what: str) -> None:
 
 
 def _styled(state: str) -> Text:
-    return Text(state, _STYLES.get(_word(state), ""))
-
-
-def _word(state: str) -> str:
-    return state.split(":", 1)[0].split(",", 1)[0].split(" ", 1)[0]
+    return Text(state, STATE_COLOURS.get(first_word(state), ""))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from loopwright.fleet.words import Tier
+from loopwright.kernel_call import CPU
 
 CANDIDATE_UID = 63_100
 """The first of the users that candidates run as; nobody else should have these numbers."""
@@ -41,7 +42,7 @@ class DeviceOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     uid: int = CANDIDATE_UID
     power_hook: tuple[str, ...] = ()
-    kind: str = "cpu"
+    kind: str = CPU
     place: str = ""
 
 

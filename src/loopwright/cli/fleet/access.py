@@ -1,10 +1,9 @@
-"""`loopwright token|join|agent|ca ...`: who may come in, and how they know whom they talk to."""
+"""`loopwright token|join|agent ...`: who may connect to a fleet."""
 
 from __future__ import annotations
 
-import datetime
+import time
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
@@ -20,15 +19,9 @@ joins = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-agents = typer.Typer(
-    help="List agents, and put them out.", no_args_is_help=True, rich_markup_mode=None
-)
-authority = typer.Typer(
-    help="Make the certificates of a fleet.", no_args_is_help=True, rich_markup_mode=None
-)
+agents = typer.Typer(help="List and revoke agents.", no_args_is_help=True, rich_markup_mode=None)
 _Row: TypeAlias = dict[str, object]
 TtlOption = Annotated[str | None, typer.Option("--ttl", help="How long it is good for, as 30d.")]
-FolderArgument = Annotated[Path, typer.Argument(help="The authority's folder.")]
 
 
 @tokens.command("issue")
@@ -108,7 +101,7 @@ def revoke_token(
     ca: CaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Let a token count no more, and close the connections that came with it."""
+    """Revoke a token, and close the connections that were made with it."""
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "token.revoke", id=name)
@@ -188,7 +181,7 @@ def list_agents(
 
     def cells(row: _Row) -> tuple[str, ...]:
         there = "connected" if row["connected"] else "away"
-        return (str(row["name"]), "put out" if row["revoked"] else there, str(row["devices"]))
+        return (str(row["name"]), "revoked" if row["revoked"] else there, str(row["devices"]))
 
     names = ("NAME", "STATE", "DEVICES")
     answer(output, {"agents": made}, lambda: _table(names, map(cells, _rows(made))))
@@ -203,105 +196,12 @@ def revoke_agent(
     ca: CaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Put an agent out: its key counts no more. It may join again with a new code."""
+    """Revoke an agent's key. It may join again with a new code."""
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "agent.revoke", agent=name)
-    said = f"{name}: put out; it may join again with a code of `loopwright join issue`"
+    said = f"{name}: revoked; it may join again with a code of `loopwright join issue`"
     answer(output, made, lambda: said)
-
-
-@authority.command("init")
-def init_ca(
-    folder: FolderArgument,
-    name: Annotated[
-        list[str] | None,
-        typer.Option("--name", help="A host or IP address that the tracker is reached by."),
-    ] = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Make an authority in FOLDER, and with --name the tracker's certificate too."""
-    from loopwright.fleet.security.authority import init, issue_server
-
-    made = {"authority": init(folder, _now()).certificate}
-    if name:
-        made["server"] = issue_server(folder, name, _now()).certificate
-    if output is Output.JSON:
-        print_json({kind: str(path) for kind, path in made.items()})
-        return
-    typer.echo(f"{made['authority']}: give it to agents and clients (--ca, LOOPWRIGHT_CA)")
-    if name:
-        typer.echo(
-            f"{made['server']}: for {', '.join(name)}; serve with: loopwright tracker serve "
-            f"--listen tls://0.0.0.0:7070 --tls-dir {folder}"
-        )
-    else:
-        typer.echo(f"next, the tracker's certificate: loopwright ca issue {folder} HOST")
-
-
-@authority.command("issue")
-def issue_certificate(
-    folder: FolderArgument,
-    name: Annotated[
-        list[str], typer.Argument(help="Hosts or IP addresses it is for; a client has one name.")
-    ],
-    *,
-    client: Annotated[bool, typer.Option("--client", help="For a client, not a server.")] = False,
-    file: Annotated[str, typer.Option("--file", help="What a server's files are called.")] = (
-        "server"
-    ),
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Issue a certificate, good for 397 days. A new one takes the place of the old."""
-    from loopwright.errors import ConfigError
-    from loopwright.fleet.security.authority import issue_client, issue_server
-
-    if client and len(name) != 1:
-        raise ConfigError("a client's certificate has one name")
-    made = (
-        issue_client(folder, name[0], _now())
-        if client
-        else issue_server(folder, name, _now(), file=file)
-    )
-    shown = {"certificate": str(made.certificate), "key": str(made.key)}
-    next_step = (
-        f": LOOPWRIGHT_CERT={made.certificate} takes the place of a token of {name[0]}, where the "
-        f"tracker has --client-ca {folder / 'ca.crt'}"
-    )
-    answer(output, shown, lambda: f"{made.certificate} and {made.key}{next_step if client else ''}")
-
-
-@authority.command("builder")
-def make_builder(
-    name: Annotated[str, typer.Argument(help="Whose code it signs: a person or a service.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The file to write [NAME.builder].")
-    ] = None,
-    output: OutputOption = Output.TEXT,
-) -> None:
-    """Make a builder's pair of keys, for devices that run signed code only.
-
-    The secret one goes to a file of mode 0600; standard output has the public one alone.
-    """
-    from loopwright.fleet.security import signing
-
-    path = out or Path(f"{name}.builder")
-    builder = signing.make_builder()
-    signing.save_builder(path, builder)
-    public = signing.show_public(builder.public)
-    if output is Output.JSON:
-        print_json({"secret": str(path), "public": public})
-        return
-    typer.echo(
-        f"{path} is the secret key of {name}: tune with --sign {path} (LOOPWRIGHT_SIGN); on each "
-        "board: loopwright device serve ... --signed-only --builder KEY, with this public KEY:",
-        err=True,
-    )
-    typer.echo(public)
-
-
-def _now() -> datetime.datetime:
-    return datetime.datetime.now(datetime.UTC)
 
 
 def _ttl(text: str | None, *, forever: bool = False) -> str:
@@ -332,7 +232,7 @@ def _expires(at: object) -> str:
 
     if not isinstance(at, int | float):
         return "for ever"
-    if at < _now().timestamp():
+    if at < time.time():
         return f"expired {clock_time(at)}"
     return f"until {clock_time(at)}"
 

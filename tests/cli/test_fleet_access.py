@@ -78,7 +78,7 @@ def test_a_token_that_has_expired_says_so_whatever_the_clock_did(run: Run, fleet
     ("change", "words"),
     [
         (lambda token: token[:-1] + ("a" if token[-1] != "a" else "b"), "has a typo"),
-        (lambda _: "password", "that is no token: one begins with lwt_"),
+        (lambda _: "password", "that is not a token: it must begin with lwt_"),
         (lambda _: "", "a token is needed here; give it with --token"),
     ],
 )
@@ -145,12 +145,12 @@ def test_a_join_code_is_shown_with_the_command_that_uses_it(run: Run, fleet: Tow
     assert run("join", "ls").out.splitlines()[1].split()[1] == "pi3"
 
 
-def test_agents_are_listed_and_put_out(run: Run, fleet: Town) -> None:
+def test_agents_are_listed_and_revoked(run: Run, fleet: Town) -> None:
     agent = fleet.agent()
     assert run("agent", "ls").out.splitlines()[1].split() == ["pi", "connected", "1"]
     assert run("agent", "revoke", "pi").code == 0
     fleet.wait(lambda: bool(agent.closed))
-    assert run("agent", "ls").out.splitlines()[1].split()[:3] == ["pi", "put", "out"]
+    assert run("agent", "ls").out.splitlines()[1].split()[:2] == ["pi", "revoked"]
 
 
 # --- certificates ---
