@@ -14,7 +14,7 @@ CANDIDATE_UID = 63_100
 """The first of the users that candidates run as; nobody else should have these numbers."""
 
 
-class Chance(Protocol):
+class RandomSource(Protocol):
     """Numbers for jitter: a `numpy.random.Generator` or a `secrets.SystemRandom`."""
 
     def random(self) -> float:
