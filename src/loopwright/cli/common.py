@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from loopwright.ops.attrs import AttrValue
+    from loopwright.ops.attributes import AttrValue
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
 

@@ -9,11 +9,22 @@ from dataclasses import dataclass
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import I64, DType, accumulator
 from loopwright.ir.expr import Combiner, Expr, ReduceAxis, const
-from loopwright.ops.nodes.attributes import NodeAttrs, integer, integers
-from loopwright.ops.nodes.node import Inputs, Kind, NodeDef, Outputs, given, read
+from loopwright.ops.attributes import NodeAttrs, integer, integers
+from loopwright.ops.opdef import (
+    Channels,
+    Define,
+    Inputs,
+    OpDef,
+    OpKind,
+    Outputs,
+    given,
+    read,
+)
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute, reduce_axis
 
+_AXES = frozenset({"axes", "keepdims"})
+_PLACE = frozenset({"axis", "keepdims", "select_last"})
 _HUGE = 3.0e38
 """Exponents are taken relative to a maximum within these bounds, so that infinite ones work."""
 Element = Callable[[tuple[Expr, ...]], Expr]
@@ -158,42 +169,53 @@ def _square(x: Expr) -> Expr:
     return x * x
 
 
-_RULES = {
-    "reduce_sum": _Reduction(Combiner.SUM),
-    "reduce_mean": _Reduction(Combiner.SUM, after=_mean),
-    "reduce_max": _Reduction(Combiner.MAX),
-    "reduce_min": _Reduction(Combiner.MIN),
-    "reduce_prod": _Reduction(Combiner.PROD),
-    "reduce_l1": _Reduction(Combiner.SUM, te.abs),
-    "reduce_l2": _Reduction(Combiner.SUM, _square, lambda x, _: te.sqrt(x)),
-    "reduce_sum_square": _Reduction(Combiner.SUM, _square),
-    "reduce_log_sum": _Reduction(Combiner.SUM, after=lambda x, _: te.log(x)),
-}
+def _row(
+    name: str,
+    define: Define,
+    names: tuple[str, str],
+    attrs: frozenset[str] = _AXES,
+    channels: Channels = Channels.MIXED,
+) -> OpDef:
+    """A row of the table; `names` are those in ONNX and torch."""
+    return OpDef(
+        name=name,
+        kind=OpKind.REDUCTION,
+        define=define,
+        onnx=names[0],
+        torch=names[1],
+        channels=channels,
+        attrs=attrs,
+    )
 
 
-def _reduction(name: str, rule: _Reduction) -> NodeDef:
-    def define(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
-        return _reduce(inputs, attrs, prefix, rule)
-
-    return NodeDef(name, Kind.REDUCTION, define, attrs=frozenset({"axes", "keepdims"}))
+def _fold(rule: _Reduction) -> Define:
+    return lambda inputs, attrs, prefix: _reduce(inputs, attrs, prefix, rule)
 
 
-def _places(name: str, combiner: Combiner) -> NodeDef:
-    def define(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
-        return _extremum_place(inputs, attrs, prefix, combiner)
-
-    attrs = frozenset({"axis", "keepdims", "select_last"})
-    return NodeDef(name, Kind.REDUCTION, define, attrs=attrs)
+def _place(combiner: Combiner) -> Define:
+    return lambda inputs, attrs, prefix: _extremum_place(inputs, attrs, prefix, combiner)
 
 
-NODES: tuple[NodeDef, ...] = (
-    *(_reduction(name, rule) for name, rule in _RULES.items()),
-    NodeDef(
-        "reduce_log_sum_exp",
-        Kind.REDUCTION,
-        _log_sum_exp,
-        attrs=frozenset({"axes", "keepdims"}),
+_SUM, _MAX = Combiner.SUM, Combiner.MAX
+_UNFOLDED = Channels.UNFOLDED
+_ROOT = _Reduction(_SUM, _square, lambda x, _: te.sqrt(x))
+_LOG = _Reduction(_SUM, after=lambda x, _: te.log(x))
+OPS: tuple[OpDef, ...] = (
+    _row("reduce_sum", _fold(_Reduction(_SUM)), ("ReduceSum", "sum"), channels=_UNFOLDED),
+    _row(
+        "reduce_mean",
+        _fold(_Reduction(_SUM, after=_mean)),
+        ("ReduceMean", "mean"),
+        channels=_UNFOLDED,
     ),
-    _places("argmax", Combiner.MAX),
-    _places("argmin", Combiner.MIN),
+    _row("reduce_max", _fold(_Reduction(_MAX)), ("ReduceMax", "amax"), channels=_UNFOLDED),
+    _row("reduce_min", _fold(_Reduction(Combiner.MIN)), ("ReduceMin", "amin")),
+    _row("reduce_prod", _fold(_Reduction(Combiner.PROD)), ("ReduceProd", "prod")),
+    _row("reduce_l1", _fold(_Reduction(_SUM, te.abs)), ("ReduceL1", "")),
+    _row("reduce_l2", _fold(_ROOT), ("ReduceL2", "linalg_vector_norm")),
+    _row("reduce_sum_square", _fold(_Reduction(_SUM, _square)), ("ReduceSumSquare", "")),
+    _row("reduce_log_sum", _fold(_LOG), ("ReduceLogSum", "")),
+    _row("reduce_log_sum_exp", _log_sum_exp, ("ReduceLogSumExp", "logsumexp")),
+    _row("argmax", _place(_MAX), ("ArgMax", "argmax"), _PLACE),
+    _row("argmin", _place(Combiner.MIN), ("ArgMin", "argmin"), _PLACE),
 )

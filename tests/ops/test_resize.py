@@ -12,7 +12,7 @@ from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.ir import walk
 from loopwright.ir.expr import Cast
 from loopwright.layout import Array
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 COORDINATES = [
     "half_pixel",

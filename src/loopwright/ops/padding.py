@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from loopwright.errors import ShapeError
 from loopwright.ir.expr import Expr, const
-from loopwright.ops.nodes.node import read
+from loopwright.ops.opdef import read
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute
 
@@ -22,11 +22,19 @@ def pairs(pads: Sequence[int], rank: int) -> tuple[Pair, ...]:
     return tuple(zip(pads[:rank], pads[rank:], strict=True))
 
 
-def padded(data: Tensor, around: Sequence[Pair], value: float, name: str) -> Tensor:
+def padded(
+    data: Tensor,
+    around: Sequence[Pair],
+    value: float,
+    name: str,
+    axes: Sequence[str] = (),
+) -> Tensor:
     """`data` with `value` around its last dimensions; itself when nothing is added or cut off.
 
     Args:
         around: (before, after) of the last dimensions; less than 0 cuts off.
+        axes: the names of the dimensions. Where they are given, nothing is left out of what is
+            subtracted, not even 0 in padded dimensions: the keys of records have it so.
     """
     if not any(before or after for before, after in around):
         return data
@@ -43,8 +51,8 @@ def padded(data: Tensor, around: Sequence[Pair], value: float, name: str) -> Ten
                 inside.append(i >= before)
             if after > 0:
                 inside.append(i < before + extent)
-            source.append(i - before if before else i)
+            source.append(i - before if before or (axes and len(source) >= skipped) else i)
         element = read(data, source)
         return te.if_then_else(te.all(*inside), element, fill) if inside else element
 
-    return compute(shape, body, name)
+    return compute(shape, body, name, axes)

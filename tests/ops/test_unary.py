@@ -8,7 +8,7 @@ from node_cases import agree, compiled, floats, meaning, reference
 
 from loopwright.errors import ShapeError
 from loopwright.layout import Array
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 ANY = ["exp", "floor", "ceil", "round", "sin", "cos", "tan", "tanh", "erf", "sigmoid", "relu"]
 ANY += ["softplus", "softsign", "hard_swish", "mish", "neg", "abs", "sign", "identity"]

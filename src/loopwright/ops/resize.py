@@ -18,8 +18,8 @@ from fractions import Fraction
 from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.ir.dtype import F64, I64, accumulator
 from loopwright.ir.expr import Expr, const
-from loopwright.ops.nodes.attributes import NodeAttrs, integers, numbers, text
-from loopwright.ops.nodes.node import Inputs, Kind, NodeDef, Outputs, given, read
+from loopwright.ops.attributes import NodeAttrs, integers, numbers, text
+from loopwright.ops.opdef import Channels, Inputs, OpDef, OpKind, Outputs, given, read
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute
 
@@ -262,11 +262,14 @@ def _neighbours(axis: _Axis, i: Expr) -> tuple[tuple[Expr, Expr | None], ...]:
     return (below, 1.0 - share), (above, share)
 
 
-NODES: tuple[NodeDef, ...] = (
-    NodeDef(
-        "resize",
-        Kind.INJECTIVE,
-        _resize,
+OPS: tuple[OpDef, ...] = (
+    OpDef(
+        name="resize",
+        kind=OpKind.MOVE,
+        define=_resize,
+        onnx="Resize",
+        torch="upsample_nearest2d",
+        channels=Channels.UNMOVED,
         attrs=frozenset({"sizes", "scales", "mode", "coordinate", "nearest"}),
     ),
 )

@@ -11,7 +11,7 @@ from node_cases import agree, compiled, floats, meaning, reference, workload_of
 from loopwright.errors import ShapeError
 from loopwright.layout import Array
 from loopwright.ops import registry as operators
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 Attrs = Mapping[str, NodeAttr]
 ONNX_NAMES = {"groups": "group", "trans_a": "transA", "trans_b": "transB"}

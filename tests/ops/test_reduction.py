@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from node_cases import agree, compiled, floats, meaning, reference
 
 from loopwright.errors import ShapeError
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 ONNX = {
     "reduce_sum": "ReduceSum",

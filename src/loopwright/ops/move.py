@@ -1,4 +1,4 @@
-"""Operators that move elements: transposed, cut, joined, padded, in another shape."""
+"""Operators that move elements: transposed, cut, joined, padded, gathered, in another shape."""
 
 from __future__ import annotations
 
@@ -6,20 +6,23 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 
 from loopwright.errors import ShapeError, UnsupportedError
+from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Expr, const
-from loopwright.ops.nodes.attributes import NodeAttrs, integer, integers, number, text
-from loopwright.ops.nodes.node import (
+from loopwright.ops.attributes import NodeAttrs, integer, integers, number, text
+from loopwright.ops.opdef import (
+    Channels,
+    Define,
     Inputs,
-    Kind,
-    NodeDef,
+    OpDef,
+    OpKind,
     Outputs,
     broadcast,
     element,
     given,
     read,
 )
-from loopwright.ops.nodes.padding import padded, pairs
-from loopwright.ops.nodes.reduce import dimension
+from loopwright.ops.padding import padded, pairs
+from loopwright.ops.reduction import dimension
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute
 
@@ -211,13 +214,100 @@ def _depth_to_space(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
     return (compute((n, channels, height * block, width * block), body, prefix),)
 
 
-NODES: tuple[NodeDef, ...] = (
-    NodeDef("depth_to_space", Kind.INJECTIVE, _depth_to_space, attrs=frozenset({"block"})),
-    NodeDef("transpose", Kind.INJECTIVE, _transpose, attrs=frozenset({"perm"})),
-    NodeDef("reshape", Kind.INJECTIVE, _reshape, attrs=frozenset({"shape"})),
-    NodeDef("expand", Kind.INJECTIVE, _expand, attrs=frozenset({"shape"})),
-    NodeDef("tile", Kind.INJECTIVE, _tile, attrs=frozenset({"repeats"})),
-    NodeDef("slice", Kind.INJECTIVE, _slice, attrs=frozenset({"starts", "steps", "sizes"})),
-    NodeDef("concat", Kind.INJECTIVE, _concat, 1, MAX_PARTS, frozenset({"axis"})),
-    NodeDef("pad", Kind.INJECTIVE, _pad, attrs=frozenset({"pads", "mode", "value"})),
+def _place(indices: Tensor, at: tuple[Expr, ...], extent: int) -> Expr:
+    """The index that `indices` holds, counted from the end below 0.
+
+    One that is out of bounds reads the nearest element: nothing outside of the tensor is touched.
+    """
+    found = read(indices, at).astype(I64)
+    counted = te.if_then_else(found < 0, found + extent, found)
+    return te.maximum(te.minimum(counted, extent - 1), 0)
+
+
+def _check(indices: Tensor) -> None:
+    if not indices.dtype.is_int:
+        raise ShapeError(f"the indices are {indices.dtype}, not integers")
+
+
+def _gather(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+    x, indices = given(inputs, 0), given(inputs, 1)
+    _check(indices)
+    axis = dimension(attrs, "axis", x.ndim, 0)
+    shape = (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :])
+    behind = axis + indices.ndim
+
+    def body(*i: Expr) -> Expr:
+        place = _place(indices, i[axis:behind], x.shape[axis])
+        return read(x, (*i[:axis], place, *i[behind:]))
+
+    return (compute(shape, body, prefix),)
+
+
+def _gather_elements(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+    x, indices = given(inputs, 0), given(inputs, 1)
+    _check(indices)
+    axis = dimension(attrs, "axis", x.ndim, 0)
+    if indices.ndim != x.ndim or any(
+        n > m for d, (n, m) in enumerate(zip(indices.shape, x.shape, strict=True)) if d != axis
+    ):
+        raise ShapeError("the indices must fit into the input, but for the axis")
+
+    def body(*i: Expr) -> Expr:
+        place = _place(indices, i, x.shape[axis])
+        return read(x, (*i[:axis], place, *i[axis + 1 :]))
+
+    return (compute(indices.shape, body, prefix),)
+
+
+def _row(
+    define: Define,
+    names: tuple[str, str, str],
+    attrs: frozenset[str],
+    channels: Channels = Channels.MIXED,
+    most: int = 1,
+    *,
+    least: int = 1,
+) -> OpDef:
+    """A row of the table; `names` are ours and those in ONNX and torch."""
+    return OpDef(
+        name=names[0],
+        kind=OpKind.MOVE,
+        define=define,
+        onnx=names[1],
+        torch=names[2],
+        channels=channels,
+        alone=names[0] in ("reshape", "concat"),
+        least=least,
+        most=most,
+        attrs=attrs,
+    )
+
+
+_SHAPE, _AXIS = frozenset({"shape"}), frozenset({"axis"})
+OPS: tuple[OpDef, ...] = (
+    _row(
+        _depth_to_space,
+        ("depth_to_space", "DepthToSpace", "pixel_shuffle"),
+        frozenset({"block"}),
+        Channels.KEPT,
+    ),
+    _row(_transpose, ("transpose", "Transpose", "permute"), frozenset({"perm"})),
+    _row(_reshape, ("reshape", "Reshape", "reshape"), _SHAPE),
+    _row(_expand, ("expand", "Expand", "expand"), _SHAPE),
+    _row(_tile, ("tile", "Tile", "repeat"), frozenset({"repeats"})),
+    _row(
+        _slice,
+        ("slice", "Slice", "slice"),
+        frozenset({"starts", "steps", "sizes"}),
+        Channels.UNMOVED,
+    ),
+    _row(_concat, ("concat", "Concat", "cat"), _AXIS, Channels.JOINED, MAX_PARTS),
+    _row(
+        _pad,
+        ("pad", "Pad", "constant_pad_nd"),
+        frozenset({"pads", "mode", "value"}),
+        Channels.UNMOVED,
+    ),
+    _row(_gather, ("gather", "Gather", "index_select"), _AXIS, most=2, least=2),
+    _row(_gather_elements, ("gather_elements", "GatherElements", "gather"), _AXIS, most=2, least=2),
 )

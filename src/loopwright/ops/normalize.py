@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import accumulator
 from loopwright.ir.expr import Combiner, Expr, const
-from loopwright.ops.nodes.attributes import NodeAttrs, integer, number
-from loopwright.ops.nodes.node import (
+from loopwright.ops.attributes import NodeAttrs, integer, number
+from loopwright.ops.opdef import (
+    Channels,
+    Define,
     Inputs,
-    Kind,
-    NodeDef,
+    OpDef,
+    OpKind,
     Outputs,
     broadcast,
     element,
@@ -23,8 +25,8 @@ from loopwright.ops.nodes.node import (
     optional,
     read,
 )
-from loopwright.ops.nodes.padding import padded
-from loopwright.ops.nodes.reduce import dimension, folded
+from loopwright.ops.padding import padded
+from loopwright.ops.reduction import dimension, folded
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute, reduce_axis
 
@@ -201,11 +203,36 @@ def _lrn(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
     return (compute(x.shape, body, prefix),)
 
 
-NODES: tuple[NodeDef, ...] = (
-    NodeDef("softmax", Kind.REDUCTION, _softmax, attrs=frozenset({"axis"})),
-    NodeDef("log_softmax", Kind.REDUCTION, _log_softmax, attrs=frozenset({"axis"})),
-    NodeDef("layer_norm", Kind.REDUCTION, _layer_norm, 2, 3, frozenset({"axis", "epsilon"})),
-    NodeDef("instance_norm", Kind.REDUCTION, _instance_norm, 3, 3, frozenset({"epsilon"})),
-    NodeDef("batch_norm", Kind.ELEMENTWISE, _batch_norm, 5, 5, frozenset({"epsilon"})),
-    NodeDef("lrn", Kind.REDUCTION, _lrn, attrs=frozenset({"size", "alpha", "beta", "bias"})),
+def _norm(
+    define: Define,
+    names: tuple[str, str, str],
+    attrs: frozenset[str],
+    least: int = 1,
+    most: int = 1,
+) -> OpDef:
+    """A row of the table; `names` are ours and those in ONNX and torch."""
+    scales = names[0] == "batch_norm"  # by numbers that are known: nothing is folded
+    return OpDef(
+        name=names[0],
+        kind=OpKind.ELEMENTWISE if scales else OpKind.REDUCTION,
+        define=define,
+        onnx=names[1],
+        torch=names[2],
+        channels=Channels.KEPT if scales else Channels.MIXED,
+        least=least,
+        most=most,
+        attrs=attrs,
+    )
+
+
+_AXIS, _EPSILON = frozenset({"axis"}), frozenset({"epsilon"})
+OPS: tuple[OpDef, ...] = (
+    _norm(_softmax, ("softmax", "Softmax", "softmax"), _AXIS),
+    _norm(_log_softmax, ("log_softmax", "LogSoftmax", "log_softmax"), _AXIS),
+    _norm(_layer_norm, ("layer_norm", "LayerNormalization", "layer_norm"), _AXIS | _EPSILON, 2, 3),
+    _norm(
+        _instance_norm, ("instance_norm", "InstanceNormalization", "instance_norm"), _EPSILON, 3, 3
+    ),
+    _norm(_batch_norm, ("batch_norm", "BatchNormalization", "batch_norm"), _EPSILON, 5, 5),
+    _norm(_lrn, ("lrn", "LRN", ""), frozenset({"size", "alpha", "beta", "bias"})),
 )

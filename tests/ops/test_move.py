@@ -11,7 +11,7 @@ from node_cases import agree, compiled, floats, meaning, reference, workload_of
 from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.ir import walk
 from loopwright.ir.expr import Op
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 
 @pytest.mark.parametrize("perm", list(itertools.permutations(range(3))))

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import DType, accumulator
 from loopwright.ir.expr import Combiner, Expr, identity
-from loopwright.ops.nodes.attributes import NodeAttrs, integer, integers
-from loopwright.ops.nodes.node import Inputs, Kind, NodeDef, Outputs, given, read
-from loopwright.ops.nodes.padding import padded, pairs
+from loopwright.ops.attributes import NodeAttrs, integer, integers
+from loopwright.ops.opdef import Channels, Inputs, OpDef, OpKind, Outputs, given, read
+from loopwright.ops.padding import padded, pairs
 from loopwright.te import functions as te
 from loopwright.te.tensor import Tensor, compute, reduce_axis
 
@@ -138,7 +138,23 @@ def _average_pool(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
 
 _WINDOW = frozenset({"kernel", "strides", "pads", "dilations", "ceil_mode"})
 
-NODES: tuple[NodeDef, ...] = (
-    NodeDef("max_pool", Kind.REDUCTION, _max_pool, attrs=_WINDOW),
-    NodeDef("average_pool", Kind.REDUCTION, _average_pool, attrs=_WINDOW | {"count_include_pad"}),
+OPS: tuple[OpDef, ...] = (
+    OpDef(
+        name="max_pool",
+        kind=OpKind.REDUCTION,
+        define=_max_pool,
+        onnx="MaxPool",
+        torch="max_pool2d",
+        channels=Channels.KEPT,
+        attrs=_WINDOW,
+    ),
+    OpDef(
+        name="average_pool",
+        kind=OpKind.REDUCTION,
+        define=_average_pool,
+        onnx="AveragePool",
+        torch="avg_pool2d",
+        channels=Channels.KEPT,
+        attrs=_WINDOW | {"count_include_pad"},
+    ),
 )
