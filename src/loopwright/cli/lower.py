@@ -22,7 +22,7 @@ from loopwright.cli.common import (
 from loopwright.errors import ConfigError
 
 if TYPE_CHECKING:
-    from loopwright.ops.attrs import AttrValue
+    from loopwright.ops.attributes import AttrValue
     from loopwright.trace import PassRun
 
 OperatorArgument = Annotated[
