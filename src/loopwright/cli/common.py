@@ -39,7 +39,7 @@ class Output(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Invocation:
+class CommandState:
     """What `main` hands to the commands, and gets back from the options before them."""
 
     settings: Settings = field(default_factory=from_environment)
@@ -122,8 +122,8 @@ def settings_of(
     sign: Path | None = None,
 ) -> Settings:
     """The settings that `main` read; what the options of a command say goes before them."""
-    invocation = context.find_object(Invocation)
-    found = (invocation or Invocation()).settings
+    state = context.find_object(CommandState)
+    found = (state or CommandState()).settings
     return replace(found, token=token or found.token, ca=ca or found.ca, sign=sign or found.sign)
 
 

@@ -21,6 +21,7 @@ from loopwright.cli.fleet.text import (
     first_word,
     labels_text,
     lease_left,
+    lease_place,
 )
 from loopwright.fleet.client.views import DeviceView, LeaseView
 
@@ -94,7 +95,8 @@ def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
     """What needs looking at first, then what is in use, then what is free."""
     states = [(device_state(view), view) for view in devices]
     states.sort(key=lambda pair: (_RANK.get(first_word(pair[0]), 0), pair[1].name))
-    table = _table("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
+    names = ("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
+    table = _table(names, len(states) - rows, "devices")
     for state, view in states[:rows]:
         table.add_row(
             Text(view.name),
@@ -103,31 +105,24 @@ def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
             Text(view.lease or "-"),
             Text(f"{view.drift:+.1%}"),
         )
-    _more(table, len(states) - rows, "devices")
     return table
 
 
 def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
-    table = _table("LEASE", "STATE", "ON", "TENANT", "FOR", "TIME")
+    names = ("LEASE", "STATE", "ON", "TENANT", "FOR", "TIME")
+    table = _table(names, len(leases) - rows, "leases")
     for view in leases[:rows]:
         table.add_row(
             Text(view.id),
             _styled(view.state),
-            Text(_place(view)),
+            Text(lease_place(view)),
             Text(view.tenant),
             Text(labels_text(view.tags) or "-"),
             Text(lease_left(view)),
         )
     if not leases:
         table.add_row(Text("none", "dim"))
-    _more(table, len(leases) - rows, "leases")
     return table
-
-
-def _place(view: LeaseView) -> str:
-    if view.device:
-        return view.device
-    return f"{view.count} of {view.selector or 'any'}" if view.count > 1 else view.selector
 
 
 def _events(scene: Scene, width: int) -> RenderableType:
@@ -140,17 +135,19 @@ def _events(scene: Scene, width: int) -> RenderableType:
     return Group(*lines)
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+def _table(names: Sequence[str], hidden: int, what: str) -> Table:
+    """An empty table that says how many of `what` it does not show."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+        caption=f"and {hidden} more {what}" if hidden > 0 else None,
+        caption_justify="left",
+    )
     for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     return table
-
-
-def _more(table: Table, hidden: int, what: str) -> None:
-    if hidden > 0:
-        table.caption = f"and {hidden} more {what}"
-        table.caption_justify = "left"
 
 
 def _styled(state: str) -> Text:

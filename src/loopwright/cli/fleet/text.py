@@ -88,6 +88,14 @@ def labels_text(labels: Mapping[str, str], *, but: Sequence[str] = ()) -> str:
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()) if key not in but)
 
 
+def lease_place(view: LeaseView) -> str:
+    """The device of a lease, or what a request asks for."""
+    if view.device:
+        return view.device
+    wanted = view.selector or "any"
+    return f"{view.count} of {wanted}" if view.count > 1 else wanted
+
+
 def lease_left(view: LeaseView) -> str:
     """How long a lease has before it must be renewed, or how long a request waits."""
     if view.state == "queued":
