@@ -133,7 +133,7 @@ def _target_flags(target: Target) -> list[str]:
     """The instruction sets of `target` as GCC and Clang name them."""
     if target.arch == "aarch64":
         more = [name for name in target.features if name not in ("neon", "fp-armv8")]
-        return [f"-march={'+'.join(['armv8.2-a' if more else 'armv8-a', *more])}"]
+        return [f"-march={'+'.join(['armv8.2-a', *more])}"] if more else []
     return [
         "-fcf-protection=none",
         *(f"-m{name}" for name in target.features),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -195,7 +197,7 @@ class _Emitter:
         chunks, rest = divmod(loop.extent, CHUNK_LANES)
         name = self._body.fresh(f"{_identifier(loop.var.name)}_")
         start = Idx(Linear({Scalar(name, None, 0, chunks - 1): CHUNK_LANES}))
-        with self._body.scope(self._loop_head(name, "0", str(chunks)), alone=True):
+        with self._loop(loop, self._loop_head(name, "0", str(chunks))):
             self._lanes(loop, CHUNK_LANES, start)
         if rest:
             self._lanes(loop, rest, constant(chunks * CHUNK_LANES))
@@ -220,10 +222,19 @@ class _Emitter:
         kind = self.prelude.type("i64")
         return f"for ({kind} {name} = {begin}; {name} < {end}; ++{name})"
 
+    @contextmanager
+    def _loop(self, loop: For, head: str) -> Iterator[None]:
+        """The scope of a loop: what it stores to registers is not known in it, nor after it."""
+        changed = self._storage.changed[loop]
+        self._memory.assume(self._memory.literals, changed)
+        with self._body.scope(head, alone=True):
+            yield
+        self._memory.assume(self._memory.literals, changed)
+
     def _serial(self, loop: For, begin: str, end: str) -> None:
         name = self._body.fresh(f"{_identifier(loop.var.name)}_")
         term = Scalar(name, None, 0, loop.extent - 1)
-        with self._body.scope(self._loop_head(name, begin, end), alone=True):
+        with self._loop(loop, self._loop_head(name, begin, end)):
             self._indices.env[loop.var.name] = Idx(Linear({term: 1}))
             self._stmt(loop.body)
 
@@ -234,13 +245,13 @@ class _Emitter:
             if chosen is not None:
                 self._stmt(chosen)
         elif not cond.is_mask:
-            self._branch(cond, stmt.then, stmt.otherwise)
+            self._branch(cond, stmt, stmt.then, stmt.otherwise)
         else:
-            self._masked(cond, stmt.then)
+            self._masked(cond, stmt, stmt.then)
             if stmt.otherwise is not None:
-                self._masked(self._expressions.conditions.negate(cond), stmt.otherwise)
+                self._masked(self._expressions.conditions.negate(cond), stmt, stmt.otherwise)
 
-    def _masked(self, cond: Cond, body: Stmt) -> None:
+    def _masked(self, cond: Cond, stmt: If, body: Stmt) -> None:
         """`body` in the lanes of `cond`; skipped if none is active and it touches one address."""
         before = self._memory.mask
         mask = cond if before is None else self._expressions.conditions.both(before, cond)
@@ -249,15 +260,24 @@ class _Emitter:
             with self._body.scope():
                 self._stmt(body)
         else:
-            self._branch(self._expressions.any_lane(mask), body, None)
+            self._branch(self._expressions.any_lane(mask), stmt, body, None)
         self._memory.mask = before
 
-    def _branch(self, cond: Cond, then: Stmt, otherwise: Stmt | None) -> None:
+    def _branch(self, cond: Cond, stmt: If, then: Stmt, otherwise: Stmt | None) -> None:
+        memory, changed = self._memory, self._storage.changed[stmt]
+        memory.assume(memory.literals, changed, wide=True)
+        before = memory.literals
         with self._body.scope(f"if ({cond.text})"):
             self._stmt(then)
+        memory.assume(memory.literals, changed, wide=True)
+        after = memory.literals
+        memory.assume(before)
         if otherwise is not None:
             with self._body.scope("else"):
                 self._stmt(otherwise)
+            memory.assume(memory.literals, changed, wide=True)
+        found = memory.literals
+        memory.assume({key: value for key, value in found.items() if after.get(key) == value})
 
     def _parallel(self, loop: For) -> None:
         """The body of `loop` as a function; hand it to the callback with what it captures."""

@@ -41,6 +41,7 @@ class ClikeMemory:
         self.mask: Cond | None = None
         self.names: Mapping[Buffer, str] = {}
         self._registers: dict[Buffer, dict[int, Operand]] = {}
+        self._literals: dict[tuple[Buffer, int], Operand] = {}
         self._versions: dict[Buffer, int] = {}
 
     def declare(self, buffer: Buffer, most_lanes: int) -> None:
@@ -59,13 +60,34 @@ class ClikeMemory:
     def forget(self, buffer: Buffer) -> None:
         """End the life of a register buffer."""
         del self._registers[buffer]
+        self.assume(self._literals, frozenset({buffer}))
+
+    @property
+    def literals(self) -> dict[tuple[Buffer, int], Operand]:
+        """The variables of register buffers that hold a literal here: arithmetic folds it."""
+        return dict(self._literals)
+
+    def assume(
+        self,
+        literals: Mapping[tuple[Buffer, int], Operand],
+        changed: frozenset[Buffer] = frozenset(),
+        *,
+        wide: bool = False,
+    ) -> None:
+        """Go on with `literals`, less those of buffers in `changed`; `wide`: less vectors alone."""
+        places = self._storage.places
+        self._literals = {
+            (buffer, start): value
+            for (buffer, start), value in literals.items()
+            if buffer not in changed or (wide and places[buffer].lanes == 1)
+        }
 
     def load(self, node: Load) -> Operand:
         """The value of `node`; in a masked place only active lanes are read."""
         buffer = node.buffer
         at = self._located(buffer, node.indices[0])
         if buffer in self._registers:
-            return self._register(buffer, at)
+            return self._literals.get((buffer, _start(at)), self._register(buffer, at))
         if isinstance(at, Idx) and not at.lane:
             text, lanes = f"{self.names[buffer]}[{self._indices.scalar(at)}]", 1
         else:
@@ -81,7 +103,7 @@ class ClikeMemory:
         buffer, body = node.buffer, self._scene.body
         at = self._located(buffer, node.indices[0])
         if buffer in self._registers:
-            self._assign(self._register(buffer, at), value)
+            self._assign((buffer, _start(at)), self._register(buffer, at), value)
             return
         self._versions[buffer] = self._versions.get(buffer, 0) + 1
         name, key = self.names[buffer], storage_key(buffer.dtype)
@@ -129,12 +151,15 @@ class ClikeMemory:
             texts = [f"{self.mask.text}[{i}] ? {text} : 0" for i, text in enumerate(texts)]
         return f"({prelude.type(key, lanes)}){{{', '.join(texts)}}}"
 
-    def _assign(self, variable: Operand, value: Operand) -> None:
+    def _assign(self, key: tuple[Buffer, int], variable: Operand, value: Operand) -> None:
         lanes = variable.lanes
         if value.lanes > lanes:
             raise CodegenError(f"{value.lanes} lanes stored to one element of a register buffer")
+        before = self._literals.pop(key, variable)
         if self.mask is not None:
-            value = self._ops.select(self._conditions.value(self.mask), value, variable)
+            value = self._ops.select(self._conditions.value(self.mask), value, before)
+        if value.const is not None:
+            self._literals[key] = value
         self._scene.body.line(f"{variable.text} = {self._ops.widen(value, lanes)};")
 
     def _register(self, buffer: Buffer, at: LaneIndex) -> Operand:
@@ -151,6 +176,11 @@ class ClikeMemory:
         if not expand:
             return at
         return self._indices.add(self._indices.scale(at, expand), self._indices.position)
+
+
+def _start(at: LaneIndex) -> int:
+    """The first element of a register that is accessed; `_register` refuses all others."""
+    return at.const if isinstance(at, Idx) else -1
 
 
 def pieces(lanes: int, most: int) -> list[tuple[int, int]]:

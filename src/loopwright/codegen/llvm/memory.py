@@ -324,7 +324,14 @@ class Memory:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
         key = (buffer, base, total.lane, total.vec)
         return MemoryAccess(
-            indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
+            epoch=indices.epoch,
+            base=base,
+            const=total.const,
+            ints=tuple(ints),
+            lane=total.lane,
+            align=align,
+            vec=total.vec,
+            key=key,
         )
 
     def _advance(self, base: str, terms: Mapping[Scalar, int]) -> str:
