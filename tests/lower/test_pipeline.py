@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
+from loopwright.api.task import task_of
 from loopwright.errors import LoweringError
 from loopwright.ir import walk
 from loopwright.ir.expr import Select
@@ -15,7 +16,6 @@ from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import apply_passes, lower, passes, require_established
 from loopwright.target.presets import PRESETS
 from loopwright.templates.apply import scheduled
-from loopwright.templates.registry import task_for
 from loopwright.trace import PassRun
 
 OPERATORS = [
@@ -26,7 +26,7 @@ OPERATORS = [
 
 
 def kernels(operator: str, attrs: dict[str, object]) -> list[Kernel]:
-    task = task_for(operator, attrs, PRESETS["x86-64-avx2"])
+    task = task_of(operator, attrs, target=PRESETS["x86-64-avx2"], threads=1)
     points = task.space.sample(np.random.default_rng(5), 12)
     return [lower(scheduled(task, task.space.decode(point))) for point in points]
 

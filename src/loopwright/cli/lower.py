@@ -57,16 +57,17 @@ def lower(
     output: OutputOption = Output.TEXT,
 ) -> None:
     """Show the loops that code is generated from, for one config of OPERATOR."""
+    from loopwright.api.task import task_of
     from loopwright.build.compile import kernel_name
     from loopwright.lower.pipeline import apply_passes
     from loopwright.lower.pipeline import lower as loops_of
     from loopwright.space.config import Config
     from loopwright.target.parse import parse
     from loopwright.templates.apply import good_config, scheduled
-    from loopwright.templates.registry import task_for
     from loopwright.trace import open_tracer
 
-    task = task_for(operator, parse_attributes(attributes or ()), parse(target), threads=threads)
+    attrs = parse_attributes(attributes or ())
+    task = task_of(operator, attrs, target=parse(target), threads=threads)
     chosen = good_config(task) if config is None else Config.from_json(config)
     runs: list[PassRun] = []
     with closing(open_tracer(settings_of(context).trace)) as tracer:
