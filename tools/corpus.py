@@ -46,7 +46,7 @@ from loopwright.learn.features import featurize
 from loopwright.lower.pipeline import finish
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
-from loopwright.ops.attrs import Attrs
+from loopwright.ops.attributes import Attrs
 from loopwright.outcome import Failed, Timed
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policies import NAMES, make_policy

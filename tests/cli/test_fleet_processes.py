@@ -170,7 +170,7 @@ def test_a_tracker_and_an_agent_of_one_user_find_each_other(
     [
         (("--tracker", "nowhere"), "address 'nowhere' has no port"),
         (("--tracker", "tls://lab:7070"), "give the CA that its certificate is checked with"),
-        (("--tracker", ANY, "--ca", "/no/ca.crt"), "/no/ca.crt is no certificate"),
+        (("--tracker", ANY, "--ca", "/no/ca.crt"), "/no/ca.crt is not the certificate"),
     ],
 )
 def test_what_cannot_be_served_to_is_told_before_anything_starts(
@@ -218,7 +218,7 @@ def test_a_client_with_a_certificate_needs_no_token(
     monkeypatch.setenv("LOOPWRIGHT_CA", "ca/ca.crt")
     assert "a token is needed here" in run("device", "ls", "--fleet", url).err
     monkeypatch.setenv("LOOPWRIGHT_CERT", "ca/ann.crt")
-    assert "'ann', who has no token that is good here" in run("device", "ls", "--fleet", url).err
+    assert "'ann', who has no valid token here" in run("device", "ls", "--fleet", url).err
     issue = ("token", "issue", "ann", "--role", "viewer", "--fleet", admin, "--token", "@token")
     assert run(*issue).code == 0
     assert run("device", "ls", "--fleet", url).code == 0

@@ -131,7 +131,7 @@ def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
 
 @pytest.mark.parametrize(
     ("token", "words"),
-    [("password", "that is no token"), ("", "a token is needed here; give it with --token")],
+    [("password", "that is not a token"), ("", "a token is needed here; give it with --token")],
 )
 def test_who_may_not_tune_is_told_before_any_work(
     run: Run, fleet: Town, tmp_path: Path, token: str, words: str

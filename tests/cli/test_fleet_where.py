@@ -51,7 +51,7 @@ def test_a_tracker_that_is_away_is_exit_code_69(run: Run) -> None:
     [
         (("--fleet", "http://lab:7070"), "'http' is none of tcp://, tls://, unix://"),
         (("--fleet", "tcp://lab"), "has no port"),
-        (("--fleet", "tls://127.0.0.1:1"), "whose certificate is to be trusted?"),
+        (("--fleet", "tls://127.0.0.1:1"), "no certificate authority is trusted"),
         (("--fleet", "tcp://127.0.0.1:1", "--token", "@gone"), "cannot be read from gone"),
     ],
 )

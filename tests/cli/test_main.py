@@ -90,7 +90,7 @@ def test_an_error_that_nobody_expected_is_called_a_bug(
     monkeypatch.setattr(cli, "application", broken)
     result = run("tasks")
     assert result.code == 70
-    assert result.err.startswith("loopwright: a bug of ours")
+    assert result.err.startswith("loopwright: a bug in Loopwright")
     assert result.err.endswith("KeyError: 'x'\n")
 
 

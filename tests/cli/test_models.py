@@ -170,7 +170,27 @@ def test_files_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
     refused(run, "folder cannot be written", "report", "net.lw", "-o", "folder")
     refused(run, "cannot be written", "report", "net.lw", "-o", "no/report.html")
     refused(run, "not one for C", "export", "net.lw", "--c", "--name", "a b")
-    refused(run, "--c for a C library", "export", "net.lw")
+    refused(run, "--c for a C library, or --source", "export", "net.lw")
+    refused(run, "--c for a C library, or --source", "export", "net.lw", "--c", "--source")
+
+
+@pytest.mark.usefixtures("model")
+def test_the_kernels_of_a_model_are_written_as_source(run: Run, tmp_path: Path) -> None:
+    result = run("export", "dqn", "--source", "-o", str(tmp_path / "made"))
+    files = sorted((tmp_path / "made").iterdir())
+    assert result.code == 0
+    assert len(files) == len(result.out.splitlines()) == 5
+    assert all("not tuned" in line for line in result.out.splitlines())
+    for file in files:
+        assert file.suffix == ".c"
+        assert f"void lw_{file.stem}(void *const *args" in file.read_text()
+
+
+@pytest.mark.usefixtures("model")
+def test_sources_that_cannot_be_written_are_exit_code_2(run: Run) -> None:
+    refused(run, "text.lw cannot be written", "export", "dqn", "--source", "-o", "text.lw")
+    refused(run, "in 'ptx' for cpu targets", "export", "dqn", "--source", "--language", "ptx")
+    refused(run, "net.lw is tuned already", "export", "net.lw", "--source")
 
 
 @pytest.mark.usefixtures("model")

@@ -168,7 +168,7 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
         (["tune", "net.onnx", "--max-wait", "5s"], "are about a fleet: give --fleet too"),
         (
             ["tune", "net.onnx", "--fleet", "tcp://127.0.0.1:1", "--priority", "now"],
-            "--priority 'now' is none of batch, normal, interactive, urgent",
+            "--priority 'now' is not one of batch, normal, interactive, urgent",
         ),
         (
             ["tune", "net.onnx", "--fleet", "tcp://127.0.0.1:1", "--max-wait", "soon"],
@@ -179,7 +179,7 @@ def test_a_model_that_was_never_tuned_cannot_be_timed(run: Run, tmp_path: Path) 
         (["tasks", "net.onnx", "--threads", "1", "--target", "cpu l9=1"], "option 'l9=1'"),
         (["bench", "net.onnx", "--compare", "mxnet"], "use one of onnxruntime, openvino, torch"),
         (["bench", "net.onnx", "--ops", "--compare", "openvino"], "use one of onnxruntime, torch"),
-        (["bench", "net.onnx", "--source", "a.onnx"], "net.onnx is none"),
+        (["bench", "net.onnx", "--source", "a.onnx"], "net.onnx is not one"),
     ],
 )
 def test_a_wrong_option_is_one_line_and_loses_no_record(

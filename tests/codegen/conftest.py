@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 import aarch64
 import numpy as np
 import pytest
+from c_kernels import compiled, needs_c_compiler
 from machines import presets_to_run, runs_here
 
 from loopwright.codegen.artifact import Artifact, Param
@@ -39,9 +40,13 @@ def compiler() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.fixture(scope="session")
 def compile_kernel(compiler: ProcessPoolExecutor) -> Compile:
-    def compile_kernel(kernel: Kernel, target: Target | None = None) -> Artifact:
+    def compile_kernel(
+        kernel: Kernel, target: Target | None = None, language: str = "llvm"
+    ) -> Artifact:
         target = host() if target is None else target
         params = tuple(Param(b.name, b.dtype, b.shape, Layout.plain(1)) for b in kernel.params)
+        if language == "c":
+            return compiled([(kernel, params)], target)[0]
         return compiler.submit(assemble, emit(kernel, params, target), target).result()
 
     return compile_kernel
@@ -86,9 +91,13 @@ def run(
     """The outputs of a kernel on `arrays`: its inputs, then what its outputs hold before."""
 
     def run(
-        kernel: Kernel, *arrays: np.ndarray, target: Target | None = None, threads: int = 1
+        kernel: Kernel,
+        *arrays: np.ndarray,
+        target: Target | None = None,
+        threads: int = 1,
+        language: str = "llvm",
     ) -> tuple[np.ndarray, ...]:
-        artifact = compile_kernel(kernel, target)
+        artifact = compile_kernel(kernel, target, language)
         if target is aarch64.TARGET and not runs_here(aarch64.PRESET):
             emulate: Run = request.getfixturevalue("run_emulated")
             return emulate(artifact, arrays, threads=threads)
@@ -100,9 +109,13 @@ def run(
     return run
 
 
-@pytest.fixture(params=presets_to_run("cpu", aarch64.PRESET))
+@pytest.fixture(
+    params=[*presets_to_run("cpu", aarch64.PRESET), pytest.param("c", marks=needs_c_compiler)]
+)
 def mapped(mapped_for: Mapped, request: pytest.FixtureRequest) -> Mapped:
-    """`mapped_for` this machine, and for one of the other architecture."""
+    """`mapped_for` this machine, for one of the other architecture, and by way of C."""
+    if request.param == "c":
+        return functools.partial(mapped_for, language="c")
     target = None if request.param == "cpu" else PRESETS[request.param]
     return functools.partial(mapped_for, target=target)
 
@@ -116,6 +129,7 @@ def mapped_for(run: Run) -> Mapped:
         *arrays: np.ndarray,
         out: dt.DType = dt.F32,
         target: Target | None = None,
+        language: str = "llvm",
     ) -> list[np.ndarray]:
         n = arrays[0].size
         inputs = [Buffer(f"a{i}", _dtype(a), (n,)) for i, a in enumerate(arrays)]
@@ -133,7 +147,7 @@ def mapped_for(run: Run) -> Mapped:
         found: list[np.ndarray] = []
         for loops in (scalar, vector):
             kernel = Kernel("mapped", (*inputs, result), 1, loops)
-            found += run(kernel, *arrays, empty, target=target)
+            found += run(kernel, *arrays, empty, target=target, language=language)
         return found
 
     return mapped_for

@@ -5,11 +5,11 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from assembly import assembly
 from machines import presets_to_run
 
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm.emit import emit
-from loopwright.codegen.llvm.object_code import assembly
 from loopwright.codegen.storage import Home, plan_storage
 from loopwright.ir.dtype import F16, F32, I64
 from loopwright.ir.expr import Binary, Buffer, Cast, Const, Expr, Load, Op, Scope, Var

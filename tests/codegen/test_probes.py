@@ -5,8 +5,9 @@ from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
+from assembly import assembly
 
-from loopwright.codegen.llvm.object_code import assembly, object_bytes
+from loopwright.codegen.llvm.object_code import object_bytes
 from loopwright.codegen.llvm.probes import fma_probe, stream_probe
 from loopwright.runtime.cpu.kernel import aligned_copy
 from loopwright.runtime.object.link import link

@@ -11,11 +11,12 @@ import pytest
 from graphs import Sketch, example
 
 import loopwright as lw
+from loopwright.codegen.clike.compiler import find_compiler
 from loopwright.deploy.choose import Chooser, Options
 from loopwright.deploy.make import compile_graph
 from loopwright.errors import ConfigError, EnvironmentFailure, ModelError, UnsupportedError
 from loopwright.export import c_text
-from loopwright.export.library import Exported, export_c, export_sections, find_compiler
+from loopwright.export.library import Exported, export_c, export_sections
 from loopwright.graph.ir import Graph
 from loopwright.layout import Array
 from loopwright.runtime.model_file import Port, read

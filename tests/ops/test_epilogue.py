@@ -9,7 +9,8 @@ import pytest
 
 from loopwright.errors import ShapeError
 from loopwright.layout import Array
-from loopwright.ops.epilogue import Token, extras, parse, text_of
+from loopwright.ops.epilogue import Epilogue, extras, parse, text_of
+from loopwright.ops.opdef import Operand
 from loopwright.ops.registry import build
 from loopwright.te.reference import compare, evaluate
 
@@ -123,9 +124,12 @@ def test_an_epilogue_is_computed_in_the_accumulator() -> None:
 
 
 def test_text_and_steps_agree() -> None:
-    text = "add,clip(0,6),leaky_relu(0.1),scale,mulc(1e-07),clip(-inf,inf)"
+    text = "add,clip(0.0,6.0),leaky_relu(0.1),scale,mulc(1e-07),clip(-inf,inf),gelu_tanh,gelu"
     assert text_of(parse(text)) == text
-    assert parse(" clip( 0 , 6.0 ) , add ") == (Token("clip", (0.0, 6.0)), Token("add"))
+    assert parse(" clip( 0 , 6.0 ) , add ") == (
+        Epilogue("clip", (("max", 6.0), ("min", 0.0))),
+        Epilogue("add", operand=Operand.TENSOR),
+    )
     assert [e and e.name for e in extras(parse("relu,mul,add"))] == [None, "residual", "residual1"]
 
 

@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 
 from loopwright.errors import LoopwrightError, ShapeError, UnsupportedError
 from loopwright.layout import Array
-from loopwright.ops.registry import OPERATORS, attributes, build
+from loopwright.ops.registry import FORMS, attributes, build
 from loopwright.te.reference import compare, evaluate
 from loopwright.te.workload import Workload
 
@@ -194,7 +194,7 @@ def test_bad_attributes_are_refused_in_one_line(
 
 
 def test_every_operator_says_what_it_is() -> None:
-    for name, op in OPERATORS.items():
+    for name, op in FORMS.items():
         assert name == op.name
         assert op.summary
         assert {"dtype"} <= {a.name for a in op.attrs}

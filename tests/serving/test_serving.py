@@ -98,7 +98,7 @@ def site_of(jobs: Jobs) -> Site:
         return array_answer([b"[1,2]", b"[]", b"[3]"])
 
     async def log(found: here, after: int | None = None) -> Response:
-        return event_answer(stream(jobs, after, found.welcome))
+        return event_answer(stream(jobs, after, found.allowed))
 
     async def put(found: here, request: Request) -> Response:
         del found

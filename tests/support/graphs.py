@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from loopwright.graph.ir import Graph, Node, Value, build
 from loopwright.ir import dtype as dt
 from loopwright.layout import Array
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 
 @dataclass

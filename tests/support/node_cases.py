@@ -13,8 +13,8 @@ import loopwright as lw
 from loopwright.build.compile import compile_config
 from loopwright.ir.dtype import parse
 from loopwright.layout import Array
-from loopwright.ops.nodes.attributes import NodeAttr
-from loopwright.ops.nodes.registry import define
+from loopwright.ops.attributes import NodeAttr
+from loopwright.ops.registry import define
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.te.reference import compare, evaluate
 from loopwright.te.tensor import placeholder

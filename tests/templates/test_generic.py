@@ -13,7 +13,7 @@ from workloads import workloads
 
 from loopwright.build.compile import compile_config
 from loopwright.layout import Layout
-from loopwright.ops.nodes.registry import define
+from loopwright.ops.registry import define
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.target.host import host
 from loopwright.target.parse import parse

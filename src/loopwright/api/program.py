@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from loopwright.build.candidate import Built
 from loopwright.build.compile import compile_config
 from loopwright.build.pool import BuilderPool
 from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.backends import backend
 from loopwright.errors import (
     CodegenError,
     EnvironmentFailure,
@@ -198,10 +200,13 @@ def _new(param: Param) -> Array:
 
 
 class Compiler:
-    """Makes programs in another process, which an error inside LLVM can only end itself."""
+    """Makes programs in another process, which an error inside LLVM can only end itself.
 
-    def __init__(self) -> None:
-        self._pool = BuilderPool(compile_config, 1)
+    `language` is what kernels are written in first; the usual one of the target when None.
+    """
+
+    def __init__(self, language: str | None = None) -> None:
+        self._pool = BuilderPool(functools.partial(compile_config, language=language), 1)
         self._devices: dict[int, CpuDevice] = {}
         self._changes: dict[tuple[str, str, int, Config], Module] = {}
 
@@ -269,20 +274,30 @@ def best_record(task: Task, store: RecordStore, where: str) -> Record:
     return lookup(store, key, what=task.name, where=where)
 
 
-def build(task: Task, *, records: str | None = None, config: Config | None = None) -> Program:
+def build(
+    task: Task,
+    *,
+    records: str | None = None,
+    config: Config | None = None,
+    language: str | None = None,
+) -> Program:
     """The fastest known program of `task`, ready to be called.
 
     Args:
         records: the URL to take it from; LOOPWRIGHT_RECORDS when None.
         config: build this one instead of the best record.
+        language: what the code is generated in: `llvm`, or `c` by way of a C compiler; the usual
+            one of the target when None.
 
-    Raises: RecordsError when the records hold nothing that fits.
+    Raises: RecordsError when the records hold nothing that fits; ConfigError for a language that
+        the target has not; EnvironmentFailure when there is no C compiler.
     """
+    backend(task.target.kind, language)
     if config is None:
         url = records or from_environment().records
         with SqlStore(url, create=False) as store:
             config = best_record(task, store, url).config
-    with Compiler() as compiler:
+    with Compiler(language) as compiler:
         return compiler.program(task, config)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from loopwright.errors import ConfigError
 from loopwright.ops import registry
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 from loopwright.target.parse import parse
 from loopwright.target.union import Target
 from loopwright.te.workload import Workload

@@ -32,6 +32,7 @@ from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.settings import from_environment
 from loopwright.target.host import host
+from loopwright.target.union import Target
 from loopwright.te.reference import compare, evaluate
 from loopwright.templates.task import Task
 from loopwright.version import __version__
@@ -133,7 +134,7 @@ def tune_many(
     else:
         device = remote.devices.device
     journal = Journal(store, device, settings.policy, settings.seed, software())
-    with _runner(settings, threads, remote) as (runner, offload):
+    with _runner(settings, threads, remote, tasks[0].target) as (runner, offload):
         return tune_tasks(
             tasks,
             runner,
@@ -149,7 +150,7 @@ def tune_many(
 
 @contextlib.contextmanager
 def _runner(
-    settings: TuneSettings, threads: int, remote: Remote | None
+    settings: TuneSettings, threads: int, remote: Remote | None, target: Target
 ) -> Iterator[tuple[Runner, Offload]]:
     """The runner of a tuning run, and where its policies compute."""
     checker = Checker(ORACLE, settings.seed)
@@ -158,7 +159,9 @@ def _runner(
         cores = tuple(allowed[: len(allowed) - threads]) or None  # see LocalRunner.background_cores
         workers = max(1, len(allowed) - threads)
         shop = open_workshop(settings.executor, compile_config, workers, cores)
-        with LocalRunner(builders=shop.builders, threads=threads, checker=checker) as local:
+        with LocalRunner(
+            builders=shop.builders, threads=threads, checker=checker, target=target
+        ) as local:
             yield local, shop.offload
         return
     shop = open_workshop(settings.executor, compile_config, len(allowed))

@@ -124,7 +124,7 @@ def bench_model(
             threads = plan.threads or manifest.threads
             source = source or source_of(model, manifest.name, plan.engines)
         elif source is not None:
-            raise ConfigError(f"--source is for tuned models; {model} is none")
+            raise ConfigError(f"--source is for tuned models; {model} is not one")
         else:
             threads, source = plan.threads or 1, model
             tuned = Path(folder) / "model.lw"
@@ -143,7 +143,7 @@ def bench_model(
 
 
 def source_of(model: str, name: str, engines: Sequence[str]) -> str | None:
-    """The bundled model that the tuned `model` was made of; None if none is and nobody needs it.
+    """The bundled model that the tuned `model` was made of; None if it is unknown and not needed.
 
     Raises: ConfigError if `engines` need it.
     """

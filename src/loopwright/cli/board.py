@@ -1,4 +1,4 @@
-"""What a tuning run has reached so far, as a person wants to see it."""
+"""What a tuning run has reached so far, as the progress display shows it."""
 
 from __future__ import annotations
 

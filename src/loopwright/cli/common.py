@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from loopwright.ops.attrs import AttrValue
+    from loopwright.ops.attributes import AttrValue
 
 Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
 
@@ -39,7 +39,7 @@ class Output(enum.StrEnum):
 
 
 @dataclass(slots=True)
-class Invocation:
+class CommandState:
     """What `main` hands to the commands, and gets back from the options before them."""
 
     settings: Settings = field(default_factory=from_environment)
@@ -122,13 +122,13 @@ def settings_of(
     sign: Path | None = None,
 ) -> Settings:
     """The settings that `main` read; what the options of a command say goes before them."""
-    invocation = context.find_object(Invocation)
-    found = (invocation or Invocation()).settings
+    state = context.find_object(CommandState)
+    found = (state or CommandState()).settings
     return replace(found, token=token or found.token, ca=ca or found.ca, sign=sign or found.sign)
 
 
 def answer(output: Output, value: object, text: Callable[[], str]) -> None:
-    """Write `value` as JSON, or what `text` says of it to people."""
+    """Write `value` as JSON, or as `text` words it."""
     if output is Output.JSON:
         print_json(value)
     else:
@@ -200,7 +200,7 @@ def parse_shapes(texts: Sequence[str] | None) -> dict[str, tuple[int, ...]]:
 def select(text: str | None, count: int) -> tuple[int, ...]:
     """The indices that `text` (as `0,2-5`) picks of `count`; all of them without it.
 
-    Raises: ConfigError for text that is no selection or picks something that is not there.
+    Raises: ConfigError for text that is not a selection, or that picks what is not there.
     """
     if text is None:
         return tuple(range(count))

@@ -1,7 +1,7 @@
 """The command `loopwright`: its commands, and how it ends.
 
 Errors are one line on standard error. The exit code is that of the error's class: 2 for what the
-user can mend, 69 for the machine's failures, 70 for a bug of ours, 130 when interrupted.
+user can mend, 69 for the machine's failures, 70 for a bug in Loopwright, 130 when interrupted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from loopwright.cli.common import Invocation
+from loopwright.cli.common import CommandState
 from loopwright.errors import InternalError, LoopwrightError
 from loopwright.version import __version__
 
@@ -36,12 +36,12 @@ _COMMANDS = {
     "lease": ("fleet.lease", "app"),
     "top": ("fleet.top", "top"),
     "audit": ("fleet.audit", "audit"),
-    "token": ("fleet.people", "tokens"),
-    "join": ("fleet.people", "joins"),
-    "agent": ("fleet.people", "agents"),
-    "ca": ("fleet.people", "authority"),
+    "token": ("fleet.access", "tokens"),
+    "join": ("fleet.access", "joins"),
+    "agent": ("fleet.access", "agents"),
+    "ca": ("fleet.ca", "app"),
 }
-"""Each command: its module in this package, and the function or the Typer of its own commands."""
+"""Each command: its module in this package, and its function or the Typer of its own commands."""
 
 
 def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
@@ -97,34 +97,37 @@ def options(
 ) -> None:
     """Learns to write fast tensor programs."""
     del version
-    invocation = context.find_object(Invocation)
-    if invocation is not None:
-        invocation.traceback = invocation.traceback or traceback
+    state = context.find_object(CommandState)
+    if state is not None:
+        state.traceback = state.traceback or traceback
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line `argv` (the process's own by default); the exit code."""
-    invocation: Invocation | None = None
+    state: CommandState | None = None
     try:
-        invocation = Invocation()
-        invocation.traceback = invocation.settings.traceback
+        state = CommandState()
+        state.traceback = state.settings.traceback
         words = sys.argv[1:] if argv is None else argv
-        application(_named(words))(args=words, obj=invocation, prog_name="loopwright")
+        application(_named(words))(args=words, obj=state, prog_name="loopwright")
     except LoopwrightError as error:
-        _tell(str(error), invocation)
+        _tell(str(error), state)
         return error.exit_code
     except Exception as error:  # noqa: BLE001  # the process boundary: nothing is above
         what = f"{type(error).__name__}: {error}"
-        _tell(f"a bug of ours, please report it with what --traceback shows: {what}", invocation)
+        _tell(
+            f"a bug in Loopwright; please report it, with what --traceback shows: {what}",
+            state,
+        )
         return InternalError.exit_code
     except SystemExit as done:
         return done.code if isinstance(done.code, int) else 0
     return 0
 
 
-def _tell(message: str, invocation: Invocation | None) -> None:
+def _tell(message: str, state: CommandState | None) -> None:
     """Write `message` as one line, after the traceback if that was asked for."""
-    if invocation is not None and invocation.traceback:
+    if state is not None and state.traceback:
         traceback.print_exc()
     print(f"loopwright: {' '.join(message.split())}", file=sys.stderr)  # noqa: T201  # typer may be broken
 

@@ -78,7 +78,7 @@ def optimize(
 ) -> None:
     """Make MODEL fast and write it as one file that runs without compiling.
 
-    Every trial is recorded; the same command again goes on. Ctrl-C ends the tuning, and the model
+    Every trial is recorded; the same command again resumes. Ctrl-C ends the tuning, and the model
     is written with what was found so far.
     """
     from loopwright.deploy.optimize import optimize as run

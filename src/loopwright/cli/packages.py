@@ -11,7 +11,7 @@ from types import ModuleType
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An optional package, and the extra of ours that installs it."""
+    """An optional package, and the extra of Loopwright that installs it."""
 
     name: str
     purpose: str

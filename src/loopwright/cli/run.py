@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loopwright.runtime.cpu.model import KernelTime, Model
 
 
-def _file(path: Path) -> Path:
+def tuned_file(path: Path) -> Path:
     """`path`, which must be there where it is the name of a model that is not tuned yet."""
     from loopwright.frontends.onnx.bundled import bundled
 
@@ -32,7 +32,7 @@ def _file(path: Path) -> Path:
 
 
 FileArgument = Annotated[
-    Path, typer.Argument(help="A tuned model, made by loopwright optimize.", callback=_file)
+    Path, typer.Argument(help="A tuned model, made by loopwright optimize.", callback=tuned_file)
 ]
 ThreadsOption = Annotated[
     int | None, typer.Option(min=1, help="Threads to run on; as tuned when not given.")

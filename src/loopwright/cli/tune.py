@@ -110,7 +110,7 @@ def tune(
 ) -> None:
     """Find the fastest programs for MODEL.
 
-    Every trial is recorded; the same command again goes on where the last one stopped, also after
+    Every trial is recorded; the same command again resumes where the last one stopped, also after
     Ctrl-C or a crash. With --compare the result is timed beside other libraries in the end. With
     --fleet it is tuned for, and measured on, leased devices, and its records are theirs.
     """
@@ -168,7 +168,7 @@ class _Where:
         return self.fleet is not None or self.device is not None
 
     def options(self) -> FleetOptions:
-        """How devices are leased. Raises: ConfigError for a wait or a class that is none."""
+        """How devices are leased. Raises: ConfigError for a bad wait or priority."""
         from loopwright.fleet.client.runner import FleetOptions
 
         made = FleetOptions()
@@ -187,7 +187,7 @@ def _priority(text: str) -> Priority:
         return Priority[text.upper()]
     except KeyError:
         known = ", ".join(each.name.lower() for each in Priority)
-        raise ConfigError(f"--priority {text!r} is none of {known}") from None
+        raise ConfigError(f"--priority {text!r} is not one of {known}") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class TuneRun:
             if result.best is None and why:
                 name = describe(part.task.operator, part.task.attrs)
                 screen.print(f"no program for {name}, the last failure: {why}", markup=False)
-        screen.print(f"records are in {self.records}; the same command again goes on")
+        screen.print(f"records are in {self.records}; run the same command again to resume")
 
     def as_json(self) -> Json:
         """The same as one JSON object."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.clike.compiler import CBackend
 from loopwright.codegen.llvm.object_code import LlvmBackend
 from loopwright.errors import ConfigError
 from loopwright.ir.kernel import Kernel
@@ -30,7 +31,7 @@ class Backend(Protocol):
         """What a device loads, made from that source."""
 
 
-_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": (LlvmBackend(),)}
+_BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": (LlvmBackend(), CBackend())}
 """For each kind of target its back ends; the first one is used where no language is named."""
 
 

@@ -10,7 +10,7 @@ from loopwright.deploy.choose import Options, tasks
 from loopwright.deploy.compile import Source, import_graph
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 from loopwright.target.parse import parse
 from loopwright.target.union import Target
 from loopwright.templates.task import Task

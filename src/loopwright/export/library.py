@@ -8,16 +8,14 @@ constants and a few lines of C (`c_text.py`). Nothing is tuned or compiled again
 
 from __future__ import annotations
 
-import importlib.util
 import shlex
-import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from loopwright.codegen.clike.compiler import find_compiler
 from loopwright.errors import ConfigError, EnvironmentFailure, ModelError, UnsupportedError
 from loopwright.export import c_text
 from loopwright.runtime import model_file
@@ -28,7 +26,6 @@ from loopwright.target.host import host
 from loopwright.target.presets import PRESETS
 from loopwright.target.union import Target
 
-_COMPILERS = ("cc", "gcc", "clang")
 _FLAGS = ("-shared", "-fPIC", "-O2", "-g0")
 _LINK = ("-Wl,-z,noexecstack", "-Wl,--no-undefined", "-lpthread", "-lm")
 _MOST_CONSTANTS = 2_000_000_000  # code reaches them with 32 bits
@@ -101,28 +98,6 @@ def export_sections(
         directory / f"{stem}.h",
         directory / "example.c",
         (*command, *example),
-    )
-
-
-def find_compiler(given: str | None = None) -> tuple[str, ...]:
-    """The command of a C compiler: `given`, else cc, gcc, clang, or that of the ziglang package.
-
-    Raises: EnvironmentFailure when it is not there.
-    """
-    if given is not None:
-        words = tuple(shlex.split(given))
-        if not words or shutil.which(words[0]) is None:
-            raise EnvironmentFailure(f"there is no C compiler {given!r}; name another, as gcc")
-        return words
-    for command in _COMPILERS:
-        if shutil.which(command) is not None:
-            return (command,)
-    if importlib.util.find_spec("ziglang") is not None:
-        arch = host().arch  # a machine that is named gets no instructions beyond its base
-        return (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu")
-    raise EnvironmentFailure(
-        "a library needs a C compiler and there is none: install gcc or clang, or run "
-        "pip install 'loopwright[export]'"
     )
 
 

@@ -29,9 +29,9 @@ from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.server import Tracker
 from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.words import Health
+from loopwright.kernel_call import CPU
 
 HERE = "here"
-DEVICE = f"{HERE}/cpu0"
 _SCHEME = "embedded:"
 _POLL_S = 0.002
 _START_S = 120.0
@@ -43,15 +43,18 @@ _DAY_S = 86_400.0
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedOptions:
-    """The device: `cores` of this machine. What can be made again is kept in `cache_dir`.
+    """The device, on `cores` of this machine. What can be made again is kept in `cache_dir`.
 
-    `drift` is how far off its canary may be; 0 leaves that alone.
+    `drift` is how far off its canary may be; 0 leaves that alone. What drives it is chosen by the
+    `kind` of its target; `place` is as in `DeviceOptions`.
     """
 
     cores: tuple[int, ...]
     cache_dir: Path
     drift: float = 0.0
     ttl_s: float = 30.0
+    kind: str = CPU
+    place: str = ""
 
 
 class Embedded:
@@ -73,7 +76,14 @@ class Embedded:
                 limits=SessionLimits(_DAY_S, _EVERYTHING, _BLOB_BYTES, blobs=_BLOB_BYTES),
                 drift=options.drift,
             ),
-            [DeviceOptions(DEVICE, options.cores)],
+            [
+                DeviceOptions(
+                    f"{HERE}/{options.kind}0",
+                    options.cores,
+                    kind=options.kind,
+                    place=options.place,
+                )
+            ],
             clock,
             rng,
             blobs=MemoryBlobs(_BLOB_BYTES),

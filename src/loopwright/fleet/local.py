@@ -24,6 +24,7 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
+from loopwright.kernel_call import CPU
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
@@ -31,6 +32,7 @@ from loopwright.measure.run import cores_for
 from loopwright.outcome import Outcome
 from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.runtime.cpu.native import default_cache_dir, native
+from loopwright.target.union import Target
 
 _IN_FLIGHT = 2  # one is measured, the next is there already
 
@@ -42,8 +44,9 @@ class LocalRunner:
     `build` makes an artifact of a task and a config in a builder process, `builders` of them; it is
     not needed with Builders of your own, which the runner then owns. Without a `checker` a request
     to check is refused. With `confine`, this process keeps off the measured cores until `close`, if
-    there are other cores.
-    Raises: ConfigError for more threads than cores.
+    there are other cores. Kernels are for `target`, a device of this machine; None is its
+    processor.
+    Raises: ConfigError for more threads than cores, or a kind of target without a driver.
     """
 
     def __init__(
@@ -57,13 +60,19 @@ class LocalRunner:
         cache_dir: Path | None = None,
         confine: bool = True,
         on_poisoned: Callable[[str, tuple[str, ...]], None] | None = None,
+        target: Target | None = None,
     ) -> None:
         allowed = sorted(os.sched_getaffinity(0))
         self.threads = threads
         self.cores = cores_for(threads, allowed)
         self.background_cores = tuple(c for c in allowed if c not in self.cores)
         folder = default_cache_dir() if cache_dir is None else cache_dir
-        native(folder)  # compiled and kept before the device wants it
+        kind, place, runnable = CPU, "", runnable_keys()
+        if target is not None and target.kind != CPU:
+            kind, runnable = target.kind, frozenset({target.key})
+            place = str(target).partition(" ")[2]
+        else:
+            native(folder)  # compiled and kept before the device wants it
         self.builders: Builders
         if not isinstance(builders, int):
             self.builders = builders
@@ -72,7 +81,7 @@ class LocalRunner:
         else:
             raise ConfigError("a runner needs a build function, or builders")
         self._thread = LoopThread("fleet")
-        options = EmbeddedOptions(self.cores, folder)
+        options = EmbeddedOptions(self.cores, folder, kind=kind, place=place)
         self.embedded = self._thread.run(_embedded(options))
         self._confined = contextlib.ExitStack()
         if confine and self.background_cores:
@@ -86,7 +95,7 @@ class LocalRunner:
             self._thread,
             time.monotonic,
             config,
-            runnable=runnable_keys(),
+            runnable=runnable,
             on_poisoned=on_poisoned,
         )
         self._pipeline = Pipeline(

@@ -16,8 +16,9 @@ import numpy as np
 
 from loopwright.graph.ir import Array, Graph, Node
 from loopwright.ops import registry
-from loopwright.ops.attrs import AttrValue
-from loopwright.ops.nodes.attributes import integer, integers, number, text
+from loopwright.ops.attributes import AttrValue, integer, integers, number
+from loopwright.ops.epilogue import Epilogue, step, text_of
+from loopwright.ops.opdef import Operand
 from loopwright.te.workload import Workload
 
 _SEPARABLE_CHANNELS = 16
@@ -43,7 +44,7 @@ class _Operator:
     values: dict[str, str]
     shape: tuple[int, ...]
     channel_dim: int
-    tokens: list[str] = field(default_factory=list)
+    steps: list[Epilogue] = field(default_factory=list)
     extras: list[str] = field(default_factory=list)
 
 
@@ -86,7 +87,7 @@ def _with_epilogue(
         after = readers.get(value, ())
         if value in graph.outputs or len(after) != 1 or after[0].name in taken:
             return members[:whole]
-        if _token(graph, anchor, after[0], value) is not None:
+        if _step(graph, anchor, after[0], value) is not None:
             members.append(after[0])
             whole = len(members)
         elif _looks_through(graph, anchor, after[0]):
@@ -158,7 +159,7 @@ def _separable(
         "data": depth.attrs["data"],
         "depthwise": depth.attrs["weight"],
         "depthwise_bias": depth.attrs.get("bias", False),
-        "depthwise_epilogue": ",".join(depth.tokens),
+        "depthwise_epilogue": text_of(depth.steps),
         **{name: depth.attrs[name] for name in ("strides", "padding", "dilation")},
     }
     made.attrs = depthwise | {k: v for k, v in made.attrs.items() if k in ("weight", "bias")}
@@ -174,15 +175,15 @@ def _chained(
 ) -> _Operator:
     """`made` with the steps of the nodes that follow it in its chain."""
     for before, node in itertools.pairwise(members):
-        found = _token(graph, members[0], node, before.outputs[0])
+        found = _step(graph, members[0], node, before.outputs[0])
         if found is None:
             continue
-        token, extra = found
-        if token == "bias" and not made.tokens and not made.attrs.get("bias"):
+        each, extra = found
+        if each == _BIAS and not made.steps and not made.attrs.get("bias"):
             made.attrs["bias"] = True
             made.values["bias"] = _flat(constants, extra)
         else:
-            made.tokens.append("add" if token == "bias" else token)
+            made.steps.append(_RESIDUAL if each == _BIAS else each)
             if extra:
                 made.extras.append(extra)
     return made
@@ -190,11 +191,11 @@ def _chained(
 
 def _finished(made: _Operator, constants: dict[str, Array]) -> Anchored:
     """The operator of what was collected; a last relu is said by an attribute."""
-    if made.tokens and made.tokens[-1] == "relu":
-        made.tokens.pop()
+    if made.steps and made.steps[-1] == Epilogue("relu"):
+        made.steps.pop()
         made.attrs["relu"] = True
-    if made.tokens:
-        made.attrs["epilogue"] = ",".join(made.tokens)
+    if made.steps:
+        made.attrs["epilogue"] = text_of(made.steps)
     workload = registry.build(made.name, **made.attrs)
     extras = iter(made.extras)
     inputs = []
@@ -223,56 +224,47 @@ def _reshaped(constants: dict[str, Array], name: str, shape: tuple[int, ...]) ->
 # what follows
 
 
-_PLAIN_TOKENS = frozenset(
-    {"relu", "sigmoid", "silu", "hard_swish", "tanh", "erf", "mish", "softplus"}
-)
+_BIAS = Epilogue("add", operand=Operand.CHANNELS)
+"""A constant for each channel that is added; only the first one, before all steps, is a bias."""
+_RESIDUAL = Epilogue("add", operand=Operand.TENSOR)
 
 
-def _token(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[str, str] | None:
-    """How `node`, which reads `value`, is written in an epilogue, and the value that it adds."""
-    shape = graph.values[value].shape
+def _step(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[Epilogue, str] | None:
+    """`node`, which reads `value`, as a step of an epilogue, and the value that it reads beside."""
     if graph.values[node.outputs[0]] != graph.values[value]:
         return None
-    if node.op in _PLAIN_TOKENS:
-        return node.op, ""
-    match node.op:
-        case "clip":
-            low, high = (
-                number(node.attrs, k, d) for k, d in (("min", -math.inf), ("max", math.inf))
-            )
-            return (f"clip({low!r},{high!r})", "") if math.isfinite(low + high) else None
-        case "leaky_relu":
-            return f"leaky_relu({number(node.attrs, 'alpha', 0.01)!r})", ""
-        case "elu":
-            return f"elu({number(node.attrs, 'alpha', 1.0)!r})", ""
-        case "hard_sigmoid":
-            alpha, beta = number(node.attrs, "alpha", 0.2), number(node.attrs, "beta", 0.5)
-            return f"hard_sigmoid({alpha!r},{beta!r})", ""
-        case "gelu":
-            return (
-                "gelu_tanh" if text(node.attrs, "approximate", "none") == "tanh" else "gelu"
-            ), ""
-        case "add" | "mul":
-            return _binary(graph, anchor, node, value, shape)
-        case _:
-            return None
-
-
-def _binary(
-    graph: Graph, anchor: Node, node: Node, value: str, shape: tuple[int, ...]
-) -> tuple[str, str] | None:
     others = [name for name in node.inputs if name != value]
-    if len(others) != 1:
+    if len(node.inputs) == 2 and len(others) == 1:
+        return _with_operand(graph, anchor, node, others[0])
+    if len(node.inputs) != 1 or not _is_bounded(node):
         return None
-    other = others[0]
-    operand = graph.values[other]
-    if other in graph.constants and graph.constants[other].size == 1:
-        return f"{node.op}c({float(graph.constants[other].reshape(-1)[0])!r})", ""
-    if operand.shape == shape and other not in graph.constants:
-        return node.op, other
-    if other in graph.constants and _is_channels(anchor, operand.shape, shape):
-        return ("bias" if node.op == "add" else "scale"), other
-    return None
+    found = step(node.op, node.attrs)
+    return None if found is None else (found, "")
+
+
+def _is_bounded(node: Node) -> bool:
+    """Whether a clip has both bounds."""
+    low, high = (number(node.attrs, k, d) for k, d in (("min", -math.inf), ("max", math.inf)))
+    return node.op != "clip" or math.isfinite(low + high)
+
+
+def _with_operand(
+    graph: Graph, anchor: Node, node: Node, other: str
+) -> tuple[Epilogue, str] | None:
+    """The step of a node, whose operands can be swapped, that reads `other` beside the value."""
+    shape = graph.values[node.outputs[0]].shape
+    whole, constant = step(node.op, {}, Operand.TENSOR), graph.constants.get(other)
+    if whole is None:
+        return None
+    if constant is None:
+        return (whole, other) if graph.values[other].shape == shape else None
+    if constant.size == 1:
+        number = step(node.op, {"value": float(constant.reshape(-1)[0])}, Operand.NUMBER)
+        return None if number is None else (number, "")
+    if not _is_channels(anchor, constant.shape, shape):
+        return None
+    channels = _BIAS if node.op == "add" else step(node.op, {}, Operand.CHANNELS)
+    return None if channels is None else (channels, other)
 
 
 def _is_channels(anchor: Node, shape: tuple[int, ...], output: tuple[int, ...]) -> bool:

@@ -9,7 +9,7 @@ from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.graph.evaluate import evaluate_node
 from loopwright.graph.ir import Array, Graph, Node, Value, build, infer
 from loopwright.ir import dtype as dt
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 _ALWAYS_FOLDED = 1 << 18
 """Elements of a constant that are folded whatever they come from."""

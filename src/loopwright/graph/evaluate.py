@@ -10,8 +10,8 @@ import numpy as np
 from loopwright.errors import ModelError
 from loopwright.graph.ir import Array, Graph, Node, Value, operand
 from loopwright.ir import dtype as dt
-from loopwright.ops.nodes.attributes import NodeAttrs, integer, integers, text
-from loopwright.ops.nodes.registry import define
+from loopwright.ops.attributes import NodeAttrs, integer, integers, text
+from loopwright.ops.registry import define
 from loopwright.te.reference import evaluate as evaluate_workload
 from loopwright.te.tensor import Placeholder
 from loopwright.te.workload import workload

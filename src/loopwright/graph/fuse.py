@@ -20,8 +20,9 @@ from typing import TypeAlias
 from loopwright.graph import anchors
 from loopwright.graph.ir import Array, Graph, Node, Value, operand
 from loopwright.ir import dtype as dt
-from loopwright.ops.attrs import AttrValue
-from loopwright.ops.nodes.registry import NODES, Kind, define
+from loopwright.ops.attributes import AttrValue
+from loopwright.ops.opdef import Channels, OpKind
+from loopwright.ops.registry import OPS, define
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload, workload
 
@@ -170,7 +171,7 @@ class _Groups:
 
 def _weight(node: Node) -> int:
     """How much else a group with `node` can hold: one operator that is not elementwise."""
-    return 0 if NODES[node.op].kind is Kind.ELEMENTWISE else 1
+    return 0 if OPS[node.op].kind is OpKind.ELEMENTWISE else 1
 
 
 def _groups(graph: Graph) -> list[list[Node]]:
@@ -207,13 +208,13 @@ def _joinable(
     taken: set[str],
 ) -> list[str]:
     """The groups that `node` becomes part of: those that make what it alone reads."""
-    if NODES[node.op].kind is not Kind.ELEMENTWISE or len(node.outputs) != 1:
+    if OPS[node.op].kind is not OpKind.ELEMENTWISE or len(node.outputs) != 1:
         return []
     shape = graph.values[node.outputs[0]].shape
     found: list[str] = []
     for name in dict.fromkeys(node.inputs):
         maker = producers.get(name)
-        if maker is None or maker.name in taken or maker.op in ("reshape", "concat"):
+        if maker is None or maker.name in taken or OPS[maker.op].alone:
             continue
         alone = len(readers[name]) == 1 and name not in graph.outputs and len(maker.outputs) == 1
         if not alone or graph.values[name].shape != shape:
@@ -288,17 +289,17 @@ def _keeps_channels(graph: Graph, node: Node) -> bool:
     value = graph.values[node.outputs[0]]
     if len(value.shape) != 4:
         return False
-    kind = NODES[node.op].kind
-    if kind is Kind.ELEMENTWISE or node.op in ("max_pool", "average_pool", "batch_norm"):
-        return True
-    if node.op == "concat":
-        return node.attrs.get("axis") == 1
-    if node.op in ("reduce_mean", "reduce_max", "reduce_sum"):
-        axes = node.attrs.get("axes", ())
-        return isinstance(axes, tuple) and set(axes) <= {2, 3} and node.attrs.get("keepdims") == 1
-    if node.op == "depth_to_space":
-        return True
-    if node.op in ("resize", "pad", "slice"):
-        source = graph.values[node.inputs[0]].shape
-        return source[:2] == value.shape[:2]
-    return False
+    match OPS[node.op].channels:
+        case Channels.KEPT:
+            return True
+        case Channels.JOINED:
+            return node.attrs.get("axis") == 1
+        case Channels.UNFOLDED:
+            axes = node.attrs.get("axes", ())
+            keeps = node.attrs.get("keepdims") == 1
+            return isinstance(axes, tuple) and set(axes) <= {2, 3} and keeps
+        case Channels.UNMOVED:
+            source = graph.values[node.inputs[0]].shape
+            return source[:2] == value.shape[:2]
+        case Channels.MIXED:
+            return False

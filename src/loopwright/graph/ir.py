@@ -4,8 +4,8 @@
     Node  ::= outputs = op(inputs; attrs)
 
 Values go by name. Every value is an input, a constant, or an output of one node, and nodes come
-after what they read. What an operator means is a tensor expression, in `ops/nodes`: the shapes of a
-node's outputs are the shapes of those tensors.
+after what they read. What an operator means is a tensor expression (`ops`): the shapes of a node's
+outputs are the shapes of those tensors.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import numpy.typing as npt
 from loopwright.errors import ModelError, ShapeError, UnsupportedError
 from loopwright.ir import dtype as dt
 from loopwright.ir.dtype import DType
-from loopwright.ops.nodes.attributes import NodeAttr
-from loopwright.ops.nodes.registry import define
+from loopwright.ops.attributes import NodeAttr
+from loopwright.ops.registry import define
 from loopwright.te.tensor import Tensor, placeholder
 
 Array = npt.NDArray[np.generic]

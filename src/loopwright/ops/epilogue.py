@@ -1,42 +1,56 @@
-"""What an operator does to each element of its result before it is stored: a list of small steps.
+"""What a contraction does to each element of its result before it is stored: steps in order.
+
+A step is an operator of `ops.elementwise` with its attributes, and a value: an `Epilogue`. In
+record files, on the command line and in the attributes that one gives, the steps are a text:
 
     epilogue="add,clip(0,6)"      # after the bias: add an input, then clamp
 
-Steps are separated by commas and applied in order, after the bias and before `relu`. Some read an
-input of their own, which the operator takes after its bias, in the order of the steps:
+`parse` reads it and `text_of` writes it; nothing else knows how steps are spelt. Steps are applied
+after the bias and before `relu`. Some read an input of their own, which the operator takes after
+its bias, in the order of the steps: of the output's shape (residual, residual1, ...), or a constant
+with one number a channel (scale, scale1, ...; slope, slope1, ...).
 
-- `add`, `mul`: an input of the output's shape, called residual, residual1, ...
-- `scale`, `prelu`: a constant with one number a channel: scale, scale1, ...; slope, slope1, ...
-
-All steps become one expression, so that the result is stored once. A value used twice is one node,
-which code generation computes once; nothing selects, so that no load hangs on a condition.
+All steps become one expression, so that the result is stored once.
 """
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import ShapeError
 from loopwright.ir.expr import Expr, const
-from loopwright.te import functions as te
+from loopwright.ops.attributes import Attr, Attrs, NodeAttr, NodeAttrs, number
+from loopwright.ops.elementwise import OPS
+from loopwright.ops.opdef import EpilogueForm, OpDef, Operand
+from loopwright.te.tensor import Tensor, compute, placeholder
+from loopwright.te.workload import Workload, workload
 
-Step = Callable[[Expr, tuple[float, ...]], Expr]
-
+ATTRS = (
+    Attr("bias", bool, default=False),
+    Attr("relu", bool, default=False),
+    Attr("dtype", str, "float32"),
+    Attr("epilogue", str, ""),
+)
+"""What every form of a contraction takes, whatever its shapes."""
 _STEP = re.compile(r"\s*([a-z_]+)\s*(?:\(([^()]*)\))?\s*(,|$)")
+_OPS: Mapping[str, OpDef] = {op.name: op for op in OPS}
+_FORMS: Mapping[str, tuple[OpDef, EpilogueForm]] = {
+    form.text: (op, form) for op in OPS for form in op.epilogues
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
-    """One step: its name and the numbers it was given."""
+class Epilogue:
+    """One step: the operator `op` on the value so far, and on `operand` if it takes two.
 
-    name: str
-    numbers: tuple[float, ...] = ()
+    `attributes` are sorted by name. That of a NUMBER is called value.
+    """
 
-    def __str__(self) -> str:
-        return f"{self.name}({','.join(map(_show, self.numbers))})" if self.numbers else self.name
+    op: str
+    attributes: tuple[tuple[str, NodeAttr], ...] = ()
+    operand: Operand = Operand.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,148 +61,181 @@ class Extra:
     per_channel: bool
 
 
-def parse(text: str) -> tuple[Token, ...]:
+def step(op: str, attrs: NodeAttrs, operand: Operand = Operand.NOTHING) -> Epilogue | None:
+    """The operator `op` with the attributes `attrs` as a step, defaults filled in.
+
+    None if it cannot be one.
+    """
+    for form in _OPS[op].epilogues if op in _OPS else ():
+        if form.operand is operand and _fits(form, attrs):
+            numbers = {name: number(attrs, name, value) for name, value in form.numbers}
+            return _made(op, form, numbers)
+    return None
+
+
+def _fits(form: EpilogueForm, attrs: NodeAttrs) -> bool:
+    """Whether an operator with these attributes is written in this form."""
+    fixed = all(attrs.get(name, form.fixed[0][1]) == value for name, value in form.fixed)
+    known = {name for name, _ in (*form.numbers, *form.fixed)}
+    return fixed and known >= set(attrs)
+
+
+def parse(text: str) -> tuple[Epilogue, ...]:
     """The steps that `text` names; none for an empty one.
 
     Raises: ShapeError for a step that is not known or takes other numbers.
     """
-    tokens: list[Token] = []
+    steps: list[Epilogue] = []
     place, more = 0, bool(text.strip())
     while more:
         match = _STEP.match(text, place)
         if match is None or (match.end() == place):
             raise ShapeError(f"epilogue {text!r}: cannot read {text[place:]!r}; {_known()}")
         name, numbers, end = match.groups()
-        tokens.append(_checked(text, name, numbers))
+        steps.append(_parsed(text, name, numbers))
         place, more = match.end(), end == ","
-    return tuple(tokens)
+    return tuple(steps)
 
 
-def text_of(tokens: Sequence[Token]) -> str:
-    """The text that `parse` reads `tokens` from."""
-    return ",".join(map(str, tokens))
-
-
-def extras(tokens: Sequence[Token]) -> tuple[Extra | None, ...]:
-    """The input that each step reads, or None."""
-    count: dict[str, int] = {}
-    found: list[Extra | None] = []
-    for token in tokens:
-        base = _INPUTS.get(token.name)
-        if base is None:
-            found.append(None)
-            continue
-        seen = count.get(base, 0)
-        count[base] = seen + 1
-        found.append(Extra(f"{base}{seen or ''}", base != "residual"))
-    return tuple(found)
-
-
-def apply(value: Expr, tokens: Sequence[Token], operands: Sequence[Expr | None]) -> Expr:
-    """`value` after all steps; `operands` are the elements of their inputs, in value's dtype."""
-    for token, operand in zip(tokens, operands, strict=True):
-        if operand is None:
-            value = _STEPS[token.name].apply(value, token.numbers)
-        else:
-            value = _WITH_INPUT[token.name](value, operand)
-    return value
-
-
-def _checked(text: str, name: str, numbers: str | None) -> Token:
-    if name not in _STEPS and name not in _INPUTS:
+def _parsed(text: str, name: str, numbers: str | None) -> Epilogue:
+    if name not in _FORMS:
         raise ShapeError(f"epilogue {text!r}: unknown step {name!r}; {_known()}")
-    given = [part.strip() for part in numbers.split(",")] if numbers else []
+    op, form = _FORMS[name]
     try:
-        token = Token(name, tuple(float(part) for part in given))
+        found = [float(part) for part in numbers.split(",")] if numbers else []
     except ValueError:
         raise ShapeError(
             f"epilogue {text!r}: ({numbers}) of {name} is not a list of numbers"
         ) from None
-    wanted = _STEPS[name].numbers if name in _STEPS else 0
-    if len(token.numbers) != wanted:
+    if len(found) != len(form.numbers):
         raise ShapeError(
-            f"epilogue {text!r}: {name} takes {wanted} numbers, got {len(token.numbers)}"
+            f"epilogue {text!r}: {name} takes {len(form.numbers)} numbers, got {len(found)}"
         )
-    return token
+    named = dict(zip((n for n, _ in form.numbers), found, strict=True))
+    return _made(op.name, form, named)
+
+
+def _made(op: str, form: EpilogueForm, numbers: Mapping[str, float]) -> Epilogue:
+    attributes: dict[str, NodeAttr] = {**dict(form.fixed), **numbers}
+    return Epilogue(op, tuple(sorted(attributes.items())), form.operand)
+
+
+def text_of(steps: Sequence[Epilogue]) -> str:
+    """The text that `parse` reads `steps` from."""
+    return ",".join(map(_text, steps))
+
+
+def _text(step: Epilogue) -> str:
+    form, attrs = _form(step), dict(step.attributes)
+    numbers = ",".join(repr(attrs[name]) for name, _ in form.numbers)
+    return f"{form.text}({numbers})" if numbers else form.text
+
+
+def _form(step: Epilogue) -> EpilogueForm:
+    """How `step` is written."""
+    attrs = dict(step.attributes)
+    for form in _OPS[step.op].epilogues if step.op in _OPS else ():
+        if form.operand is step.operand and _fits(form, attrs):
+            return form
+    raise ShapeError(f"the operator {step.op!r} is not a step of an epilogue; {_known()}")
 
 
 def _known() -> str:
-    shown = [f"{n}({','.join('xyz'[: s.numbers])})" if s.numbers else n for n, s in _STEPS.items()]
-    return f"the steps are {', '.join((*_INPUTS, *shown))}"
+    forms = [form for _, form in _FORMS.values()]
+    forms.sort(key=lambda form: form.operand in (Operand.NOTHING, Operand.NUMBER))
+    shown = [
+        f"{form.text}({','.join('xyz'[: len(form.numbers)])})" if form.numbers else form.text
+        for form in forms
+    ]
+    return f"the steps are {', '.join(shown)}"
 
 
-def _show(number: float) -> str:
-    return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
+def extras(steps: Sequence[Epilogue]) -> tuple[Extra | None, ...]:
+    """The input that each step reads, or None."""
+    return tuple(_extras(steps))
 
 
-def _clip(x: Expr, numbers: tuple[float, ...]) -> Expr:
-    low, high = numbers
-    above = x if low == -math.inf else te.maximum(x, low)
-    return above if high == math.inf else te.minimum(above, high)
+def _extras(steps: Sequence[Epilogue]) -> Iterator[Extra | None]:
+    count: dict[str, int] = {}
+    for form in map(_form, steps):
+        seen = count.get(form.input, 0)
+        count[form.input] = seen + 1
+        per_channel = form.operand is Operand.CHANNELS
+        yield Extra(f"{form.input}{seen or ''}", per_channel) if form.input else None
 
 
-def _hard_sigmoid(x: Expr, numbers: tuple[float, ...]) -> Expr:
-    alpha, beta = numbers
-    return _clip(x * alpha + beta, (0.0, 1.0))
-
-
-def _gelu_tanh(x: Expr, _: tuple[float, ...]) -> Expr:
-    inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
-    return x * 0.5 * (te.tanh(inner) + 1.0)
-
-
-def _elu(x: Expr, numbers: tuple[float, ...]) -> Expr:
-    return te.maximum(x, 0.0) + (te.exp(te.minimum(x, 0.0)) - 1.0) * numbers[0]
-
-
-def _softplus(x: Expr) -> Expr:
-    return te.maximum(x, 0.0) + te.log(te.exp(-te.abs(x)) + 1.0)
-
-
-def _leaky_relu(x: Expr, numbers: tuple[float, ...]) -> Expr:
-    slope = numbers[0]
-    return te.maximum(x, x * slope) if 0 <= slope <= 1 else _sloped(x, const(slope, x.dtype))
-
-
-def _sloped(x: Expr, slope: Expr) -> Expr:
-    return te.maximum(x, 0.0) + te.minimum(x, 0.0) * slope
+def apply(value: Expr, steps: Sequence[Epilogue], operands: Sequence[Expr | None]) -> Expr:
+    """`value` after all steps; `operands` are the elements of their inputs, in value's dtype."""
+    for each, operand in zip(steps, operands, strict=True):
+        element = _OPS[each.op].element
+        attrs = dict(each.attributes)
+        if each.operand is Operand.NUMBER:
+            operand = const(number(attrs, "value"), value.dtype)
+        if element is not None:
+            value = element([value] if operand is None else [value, operand], attrs)
+    return value
 
 
 @dataclass(frozen=True, slots=True)
-class _Rule:
-    """How many numbers a step takes, and what it makes of a value and them."""
+class Ending:
+    """The arguments of a contraction before its epilogue, and which of them are constants.
 
-    numbers: int
-    apply: Step
+    `axes` are those of the output, `channel_dim` is the one that bias and scale go along.
+    """
+
+    inputs: tuple[Tensor, ...]
+    constants: tuple[str, ...]
+    axes: tuple[str, ...] = ("n", "o", "y", "x")
+    channel_dim: int = 1
 
 
-_STEPS: Mapping[str, _Rule] = {
-    "relu": _Rule(0, lambda x, _: te.maximum(x, 0.0)),
-    "clip": _Rule(2, _clip),
-    "leaky_relu": _Rule(1, _leaky_relu),
-    "elu": _Rule(1, _elu),
-    "sigmoid": _Rule(0, lambda x, _: te.sigmoid(x)),
-    "hard_sigmoid": _Rule(2, _hard_sigmoid),
-    "silu": _Rule(0, lambda x, _: x / (te.exp(-x) + 1.0)),
-    "hard_swish": _Rule(0, lambda x, _: x * _hard_sigmoid(x, (1 / 6, 0.5))),
-    "tanh": _Rule(0, lambda x, _: te.tanh(x)),
-    "erf": _Rule(0, lambda x, _: te.erf(x)),
-    "gelu": _Rule(0, lambda x, _: x * 0.5 * (te.erf(x * math.sqrt(0.5)) + 1.0)),
-    "gelu_tanh": _Rule(0, _gelu_tanh),
-    "softplus": _Rule(0, lambda x, _: _softplus(x)),
-    "mish": _Rule(0, lambda x, _: x * te.tanh(_softplus(x))),
-    "mulc": _Rule(1, lambda x, v: x * v[0]),
-    "addc": _Rule(1, lambda x, v: x + v[0]),
-}
-_INPUTS: Mapping[str, str] = {
-    "add": "residual",
-    "mul": "residual",
-    "scale": "scale",
-    "prelu": "slope",
-}
-_WITH_INPUT: Mapping[str, Callable[[Expr, Expr], Expr]] = {
-    "add": lambda x, other: x + other,
-    "mul": lambda x, other: x * other,
-    "scale": lambda x, other: x * other,
-    "prelu": _sloped,
-}
+def finished(name: str, product: Tensor, attrs: Attrs, ending: Ending) -> Workload:
+    """The workload `name`: `product` after bias, epilogue and relu, in the data's dtype.
+
+    Raises: ShapeError for an epilogue that cannot be read.
+    """
+    dtype = str(attrs["dtype"])
+    steps = parse(str(attrs["epilogue"]))
+    if attrs["bias"] or attrs["relu"] or steps or product.dtype.name != dtype:
+        output, added = _ended(product, attrs, steps, ending)
+    else:
+        output, added = product, []
+    return workload(
+        output,
+        [*ending.inputs, *added, output],
+        name=name,
+        constants=[*ending.constants, *(tensor.name for tensor in added if tensor.ndim == 1)],
+    )
+
+
+def _ended(
+    product: Tensor, attrs: Attrs, steps: Sequence[Epilogue], ending: Ending
+) -> tuple[Tensor, list[Tensor]]:
+    """The output, and the inputs that it reads beside `product`."""
+    dtype, dim = str(attrs["dtype"]), ending.channel_dim
+    extent = (product.shape[dim],)
+    bias = placeholder(extent, dtype, "bias") if attrs["bias"] else None
+    tensors = [
+        None
+        if extra is None
+        else placeholder(extent if extra.per_channel else product.shape, dtype, extra.name)
+        for extra in extras(steps)
+    ]
+
+    def element(tensor: Tensor | None, index: tuple[Expr, ...]) -> Expr | None:
+        if tensor is None:
+            return None
+        return tensor[index if tensor.ndim > 1 else (index[dim],)].astype(product.dtype)
+
+    def body(*index: Expr) -> Expr:
+        value = product[index]
+        added = element(bias, index)
+        if added is not None:
+            value = value + added
+        value = apply(value, steps, [element(tensor, index) for tensor in tensors])
+        if attrs["relu"]:
+            value = apply(value, (Epilogue("relu"),), (None,))
+        return value.astype(dtype)
+
+    output = compute(product.shape, body, "out", ending.axes)
+    return output, [tensor for tensor in (bias, *tensors) if tensor is not None]

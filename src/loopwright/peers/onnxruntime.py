@@ -10,6 +10,8 @@ from pathlib import Path
 import onnxruntime as ort
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
+from loopwright.ops.epilogue import parse
+from loopwright.ops.registry import FORMS
 from loopwright.peers.engine import Array, operands
 from loopwright.peers.wire import OpSpec
 
@@ -97,29 +99,28 @@ def one_operator(spec: OpSpec) -> tuple[ModelProto, dict[str, Array]]:
 def _nodes(spec: OpSpec) -> list[NodeProto]:
     inputs = ["data", "weight", "bias"] if spec.flag("bias") else ["data", "weight"]
     out = "linear" if spec.flag("relu") else "out"
-    before: list[NodeProto] = []
-    match spec.operator:
-        case "conv2d":
-            first = _convolution(spec, inputs, out, spec.integer("groups", 1))
-        case "depthwise_conv2d":
-            first = _convolution(spec, inputs, out, spec.shape("data")[1])
-        case "separable_conv2d":
-            before = _depthwise(spec)
-            first = helper.make_node("Conv", ["between", *inputs[1:]], [out])
-        case "dense":
-            first = helper.make_node("Gemm", inputs, [out], transB=1)
-        case "matmul":
-            flips = {"transA": spec.flag("transpose_a"), "transB": spec.flag("transpose_b")}
-            first = helper.make_node("Gemm", inputs, [out], **{k: int(v) for k, v in flips.items()})
-        case "batch_matmul" if not (spec.flag("transpose_a") or spec.flag("transpose_b")):
-            first = helper.make_node("MatMul", inputs, [out])
-        case other:
-            raise NotImplementedError(f"no onnxruntime model of {other}")
     relu = [helper.make_node("Relu", [out], ["out"])] if out != "out" else []
-    return [*before, first, *relu]
+    if spec.operator == "separable_conv2d":
+        second = helper.make_node("Conv", ["between", *inputs[1:]], [out])
+        return [*_depthwise(spec), second, *relu]
+    flips = {"transA": spec.flag("transpose_a"), "transB": spec.flag("transpose_b")}
+    form = FORMS.get(spec.operator)
+    match form and form.onnx:
+        case "Conv":
+            return [_convolution(spec, inputs, out), *relu]
+        case "Gemm":
+            flips["transB"] |= spec.operator == "dense"  # whose weight is (n, k)
+            turned = {name: int(flip) for name, flip in flips.items()}
+            return [helper.make_node("Gemm", inputs, [out], **turned), *relu]
+        case "MatMul" if not any(flips.values()):
+            return [helper.make_node("MatMul", inputs, [out]), *relu]
+        case _:
+            raise NotImplementedError(f"no onnxruntime model of {spec.operator}")
 
 
-def _convolution(spec: OpSpec, inputs: Sequence[str], out: str, groups: int) -> NodeProto:
+def _convolution(spec: OpSpec, inputs: Sequence[str], out: str) -> NodeProto:
+    every = spec.operator != "conv2d"  # each channel has its own kernels
+    groups = spec.shape("data")[1] if every else spec.integer("groups", 1)
     return helper.make_node(
         "Conv",
         inputs,
@@ -136,7 +137,7 @@ def _depthwise(spec: OpSpec) -> list[NodeProto]:
     inputs = ["data", "depthwise"]
     if spec.flag("depthwise_bias"):
         inputs.append("depthwise_bias")
-    active = bool(spec.attrs.get("depthwise_epilogue"))
+    active = bool(parse(str(spec.attrs.get("depthwise_epilogue", ""))))
     out = "depth" if active else "between"
-    nodes = [_convolution(spec, inputs, out, spec.shape("data")[1])]
+    nodes = [_convolution(spec, inputs, out)]
     return [*nodes, helper.make_node("Relu", [out], ["between"])] if active else nodes

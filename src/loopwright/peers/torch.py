@@ -8,6 +8,7 @@ from typing import TypeAlias
 import torch
 from torch.nn import functional
 
+from loopwright.ops.registry import FORMS
 from loopwright.peers.engine import batch_size, operands, time_calls
 from loopwright.peers.wire import OpSpec
 
@@ -62,17 +63,18 @@ def _forms(spec: OpSpec) -> Mapping[str, Call]:
     data, weight = torch.from_numpy(found.data), torch.from_numpy(found.weight)
     bias = None if found.bias is None else torch.from_numpy(found.bias)
     relu: Step = functional.relu if spec.flag("relu") else _same
-    match spec.operator:
-        case "conv2d" | "depthwise_conv2d":
+    form = FORMS.get(spec.operator)
+    match form and form.torch:
+        case "conv2d":
             return _convolutions(spec, data, weight, bias, relu)
-        case "dense":
+        case "linear":
             return {"plain": lambda: relu(functional.linear(data, weight, bias))}
-        case "matmul" | "batch_matmul":
+        case "matmul":
             lhs = data.mT if spec.flag("transpose_a") else data
             rhs = weight.mT if spec.flag("transpose_b") else weight
             return {"plain": lambda: torch.matmul(lhs, rhs)}
-        case other:
-            raise NotImplementedError(f"no PyTorch call for {other}")
+        case _:
+            raise NotImplementedError(f"no PyTorch call for {spec.operator}")
 
 
 def _convolutions(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 
 
 class OpSpec(msgspec.Struct, frozen=True, tag="load", tag_field="ask"):

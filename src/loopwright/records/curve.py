@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 from loopwright.records.record import Record, TaskKey
 
 Floats = npt.NDArray[np.float64]

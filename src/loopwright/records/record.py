@@ -13,7 +13,7 @@ import msgspec
 
 from loopwright import jsonio
 from loopwright.errors import LoopwrightError, RecordsError
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 from loopwright.outcome import Failed, FailureKind, Outcome, Provenance, Stage, Timed
 from loopwright.space.config import Config, JsonValue
 from loopwright.templates.task import Task

@@ -101,7 +101,15 @@ def compare_model(
         timings = interleave(contenders, rounds=rounds)
     reference = _reference(outputs)
     apart = None if reference is None else difference(outputs[OURS], outputs[reference])
-    return ModelComparison(manifest.name, threads, timings, ready, refused, reference, apart)
+    return ModelComparison(
+        name=manifest.name,
+        threads=threads,
+        timings=timings,
+        ready=ready,
+        refused=refused,
+        reference=reference,
+        error=apart,
+    )
 
 
 def _reference(outputs: Mapping[str, Mapping[str, Array]]) -> str | None:

@@ -118,18 +118,18 @@ def gather(
     found = () if records is None else _records_of(manifest, records)
     failed = Counter(r.outcome.kind.value for r in found if isinstance(r.outcome, Failed))
     return Report(
-        str(path),
-        manifest,
-        facts(host()),
-        datetime.now(UTC),
-        running,
-        tuple(call_ns),
-        kernels,
-        _peak(running),
-        dict(others or {}),
-        _tunings(found, kernels),
-        len(found),
-        dict(failed.most_common()),
+        path=str(path),
+        manifest=manifest,
+        machine=facts(host()),
+        made_at=datetime.now(UTC),
+        threads=running,
+        call_ns=tuple(call_ns),
+        kernels=kernels,
+        peak=_peak(running),
+        others=dict(others or {}),
+        tunings=_tunings(found, kernels),
+        trials=len(found),
+        failures=dict(failed.most_common()),
     )
 
 

@@ -1,12 +1,12 @@
-"""Serving HTTP, whoever serves: a tracker today, other servers of ours later.
+"""Serving HTTP, for any server of Loopwright: a tracker today, others later.
 
 It has the places that may be bound and their TLS contexts, a server in the running event loop, the
-application with its error answers, the check of who asks, event streams, pages whose own scripts
-alone may run, and the text format of metrics. A server hands in its routes and what these parts
-need as values and small protocols (`callers.Gate`, `streams.Log`, `problems.Answers`).
+application with its pages and error answers, the check of who asks, event streams, and the text
+format of metrics. A server hands in its routes, and what these parts need as values and small
+protocols (`app.Site`, `callers.Gate`, `streams.Log`, `problems.Known`).
 
-It stands below the fleet, and so it may know nothing of trackers, devices, leases or stores. The
-fleet's own protocol uses its loopback rule and its TLS contexts, so that there is one of each. What
-needs FastAPI or uvicorn (`app`, `bodies`, `callers`, `pages`, `problems`, `uvicorn_parts`) is
-imported only once something is served.
+It stands below the fleet, so that it cannot know of trackers, devices, leases or stores; the
+fleet's own protocol uses its loopback rule and its TLS contexts, so that there is one of each.
+What needs FastAPI or uvicorn (`app`, `bodies`, `callers`, `problems`, `server`) is imported only
+once something is served.
 """

@@ -36,10 +36,10 @@ class Gate(Protocol[WhoSeen]):
 
 @dataclass(frozen=True, slots=True)
 class Caller(Generic[Who]):
-    """Who asks. `welcome` says whether that still holds: a token may be revoked meanwhile."""
+    """Who asks. `allowed` says whether that still holds: a token may be revoked meanwhile."""
 
     who: Who
-    welcome: Callable[[], bool]
+    allowed: Callable[[], bool]
 
 
 def caller_of(request: Request, gate: Gate[Who], authorization: str) -> Caller[Who]:
@@ -66,14 +66,14 @@ def _known(gate: Gate[Who], request: Request, host: str, authorization: str) -> 
         raise AuthError("only Authorization: Bearer TOKEN is understood")
     secret = text.strip()
 
-    def welcome() -> bool:
+    def allowed() -> bool:
         try:
             gate.check(secret)
         except AuthError:
             return False
         return True
 
-    return Caller(gate.check(secret), welcome)
+    return Caller(gate.check(secret), allowed)
 
 
 def _asked_locally(request: Request) -> bool:

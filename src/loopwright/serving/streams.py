@@ -50,8 +50,8 @@ class Log(Protocol):
         """Have `tell` called when there is something new; returns what ends that."""
 
 
-async def stream(log: Log, after: int | None, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
-    """Entries with numbers above `after` (None: those from now on), until `welcome` says no.
+async def stream(log: Log, after: int | None, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
+    """Entries with numbers above `after` (None: those from now on), until `allowed` says no.
 
     It ends too when the log cannot be read: whoever reads comes again, with the last number.
     """
@@ -62,7 +62,7 @@ async def stream(log: Log, after: int | None, welcome: Callable[[], bool]) -> As
         if last is None:
             return
         yield _BEAT
-        while welcome():
+        while allowed():
             told.clear()
             found = await log.after(last, _AT_ONCE)
             if found is None:
@@ -92,7 +92,7 @@ async def _until(told: asyncio.Event) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class Watcher:
+class StreamWatcher:
     """One who watches, and what it was not sent yet."""
 
     _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
@@ -126,7 +126,7 @@ class Watchers:
     """All who watch. One that does not keep up is let go."""
 
     def __init__(self) -> None:
-        self._all: set[Watcher] = set()
+        self._all: set[StreamWatcher] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -137,13 +137,13 @@ class Watchers:
         """Whether there is no room for another."""
         return self._closed or len(self._all) >= _MOST
 
-    def join(self) -> Watcher:
+    def join(self) -> StreamWatcher:
         """One more."""
-        watcher = Watcher()
+        watcher = StreamWatcher()
         self._all.add(watcher)
         return watcher
 
-    def leave(self, watcher: Watcher) -> None:
+    def leave(self, watcher: StreamWatcher) -> None:
         """One less."""
         self._all.discard(watcher)
 

@@ -126,15 +126,25 @@ def reduce_axis(domain: int | tuple[int, int], name: str = "k") -> ReduceAxis:
     return ReduceAxis(Var(name), int(rest[0]))
 
 
-def compute(shape: Sequence[int], fn: Callable[..., ExprLike], name: str = "compute") -> Tensor:
+def compute(
+    shape: Sequence[int],
+    fn: Callable[..., ExprLike],
+    name: str = "compute",
+    axes: Sequence[str] = (),
+) -> Tensor:
     """The tensor of `shape` whose element at (i, j, ...) is `fn(i, j, ...)`.
+
+    Args:
+        axes: the names of the dimensions, if they are not those of `fn`'s parameters.
 
     Raises: ShapeError when `fn` takes another number of indices, or gives what has no meaning: a
         reduction inside of something, operators on dtypes they are not for, a read out of bounds.
     """
     extents = _shape(name, shape)
     parameters = list(inspect.signature(fn).parameters.values())
-    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+    if axes:
+        names = list(axes)
+    elif any(p.kind is p.VAR_POSITIONAL for p in parameters):
         names = [f"i{d}" for d in range(len(extents))]
     else:
         names = [p.name for p in parameters]
@@ -142,13 +152,13 @@ def compute(shape: Sequence[int], fn: Callable[..., ExprLike], name: str = "comp
         raise ShapeError(
             f"{name}: the shape {extents} has {len(extents)} dimensions, fn takes {len(names)}"
         )
-    axes = tuple(Var(f"{name}.{n}") for n in names)
-    body = wrap(fn(*axes))
-    sizes = {var.name: extent for var, extent in zip(axes, extents, strict=True)}
+    indices = tuple(Var(f"{name}.{n}") for n in names)
+    body = wrap(fn(*indices))
+    sizes = {var.name: extent for var, extent in zip(indices, extents, strict=True)}
     reason = reason_against(body, sizes)
     if reason is not None:
         raise ShapeError(f"{name}: {reason}")
-    result = Tensor(name, body.dtype, extents, op=Compute(axes, body))
+    result = Tensor(name, body.dtype, extents, op=Compute(indices, body))
     if any(read.name == name for read in result.inputs):
         raise ShapeError(f"{name} reads a tensor of the same name; give them different names")
     return result

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from loopwright.layout import Layout
-from loopwright.ops.attrs import AttrValue
+from loopwright.ops.attributes import AttrValue
 from loopwright.space.config import Config
 from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space

@@ -152,7 +152,7 @@ async def bare(
     """An agent as on a machine without a compiler."""
     described = describe.describe
 
-    async def without(cache_dir: Path) -> describe.Machine:
+    async def without(cache_dir: Path) -> describe.HostMachine:
         return msgspec.structs.replace(await described(cache_dir), runtime=b"")
 
     monkeypatch.setattr(describe, "describe", without)

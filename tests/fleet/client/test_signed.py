@@ -13,7 +13,7 @@ import loopwright as lw
 from loopwright.cli.main import main
 from loopwright.errors import AuthError
 from loopwright.fleet.client.api import connect
-from loopwright.fleet.security.signing import Builder, make_builder, save_builder, show_public
+from loopwright.fleet.security.signing import BuilderKeys, make_builder, save_builder, show_public
 from loopwright.records.store import SqlStore
 
 pytest.importorskip("cryptography", reason="the extra [tls] is not installed")
@@ -21,12 +21,14 @@ LAST = max(os.sched_getaffinity(0))
 
 
 @pytest.fixture(scope="module")
-def builder() -> Builder:
+def builder() -> BuilderKeys:
     return make_builder()
 
 
 @pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory, builder: Builder) -> Iterator[Processes]:
+def processes(
+    tmp_path_factory: pytest.TempPathFactory, builder: BuilderKeys
+) -> Iterator[Processes]:
     made = Processes(tmp_path_factory.mktemp("fleet"), tmp_path_factory.mktemp("cache"))
     with made:
         with made.owner() as fleet:
@@ -47,7 +49,7 @@ def task() -> lw.Task:
 
 
 def test_what_is_signed_is_tuned(
-    processes: Processes, builder: Builder, task: lw.Task, tmp_path: Path
+    processes: Processes, builder: BuilderKeys, task: lw.Task, tmp_path: Path
 ) -> None:
     save_builder(tmp_path / "key", builder)
     url = f"sqlite:///{tmp_path / 'r.db'}"
@@ -81,7 +83,7 @@ def test_what_is_not_signed_by_a_builder_is_refused_and_not_recorded(
 
 def test_the_command_tunes_with_a_key_and_is_refused_without(
     processes: Processes,
-    builder: Builder,
+    builder: BuilderKeys,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],

@@ -22,7 +22,7 @@ from loopwright.fleet.store.rows import TrackerStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.http_app import serve
 from loopwright.fleet.tracker.http_feed import Feed
-from loopwright.fleet.tracker.http_metrics import DEVICE_SERIES
+from loopwright.fleet.tracker.http_metrics import DEVICE_FAMILIES
 from loopwright.fleet.wire.messages import Acquire
 from loopwright.serving import server as server_module
 from loopwright.serving.places import parse_place
@@ -452,8 +452,8 @@ def test_nobody_looks_when_nobody_watches() -> None:
             feed = made.feed
             async with made.web.stream("GET", "/live") as answer:
                 await anext(events_of(answer))
-                assert feed.watchers == 1
-            await until(lambda: feed.watchers == 0 and feed._task is None)
+                assert len(feed._watchers) == 1
+            await until(lambda: len(feed._watchers) == 0 and feed._task is None)
 
     run(work())
 
@@ -475,7 +475,7 @@ def test_metrics_are_in_the_format_and_bounded() -> None:
             lines = text.splitlines()
             assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
             of_device = [line for line in lines if 'device="pi/cpu0"' in line]
-            assert len(of_device) == DEVICE_SERIES <= 50
+            assert len(of_device) == len(DEVICE_FAMILIES) <= 50
             assert 'loopwright_device_free{device="pi/cpu1"} 1' in lines
             assert "loopwright_leases 1" in lines
             assert not re.search(r"user|secret|tag|rpi4", text)

@@ -47,11 +47,7 @@ def test_a_key_of_an_impossible_length_is_refused(length: int) -> None:
         keys.derive(KEY, b"x", length=length)
 
 
-def test_a_key_file_of_another_length_is_told_without_showing_it() -> None:
-    with pytest.raises(ConfigError, match="has 31 bytes") as caught:
-        keys.check_key(b"s" * 31, "agent.key")
-    assert "sss" not in str(caught.value)
-    assert keys.check_key(KEY, "agent.key") == KEY
+def test_a_fingerprint_tells_keys_apart() -> None:
     assert keys.fingerprint(KEY) != keys.fingerprint(OTHER_KEY)
 
 
@@ -161,12 +157,6 @@ def test_a_refusal_does_not_repeat_the_secret() -> None:
 def test_too_little_entropy_is_refused() -> None:
     with pytest.raises(ConfigError, match="entropy"):
         tokens.make_token(lambda _: b"short")
-
-
-def test_tokens_are_cut_short_for_logs() -> None:
-    token, code = tokens.make_token().text, tokens.make_code().text
-    said = tokens.redact(f"hello secret={token} and {code} x")
-    assert said == "hello secret=lwt_... and lwj_... x"
 
 
 def test_faults_are_counted_by_word() -> None:

@@ -75,7 +75,7 @@ def test_a_command_about_another_pool_is_refused_and_counted(
             client.link.send(Command(1, what, arguments))
             refused = await client.hear(Error)
             assert refused.code == "auth"
-            said = f"1: {THEIRS} is outside of what ci may use: pool lab"
+            said = f"{THEIRS} is outside of what ci may use: pool lab"
             assert refused.detail == said
             assert here.tracker.link_tally.figures() == {"wrong-scope": 1}
             assert here.tracker.book.lease(held.lease) is not None

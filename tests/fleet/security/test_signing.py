@@ -100,7 +100,7 @@ def test_what_is_no_builders_key_says_so(tmp_path: Path, text: str) -> None:
     path = tmp_path / "key"
     path.write_text(text)
     path.chmod(0o600)
-    with pytest.raises(ConfigError, match="is no builder's key; make one with"):
+    with pytest.raises(ConfigError, match="is not a builder's key; make one with"):
         signing.load_builder(path)
     with pytest.raises(ConfigError, match="No such file"):
         signing.load_builder(tmp_path / "none")

@@ -78,18 +78,18 @@ def test_a_certificate_counts_as_long_as_a_token_of_its_name_does(folder: Path) 
     async def work() -> None:
         async with trusting(folder) as (here, address):
             owner = await here.client()
-            with pytest.raises(AuthError, match="names 'ada', who has no token that is good here"):
+            with pytest.raises(AuthError, match="names 'ada', who has no valid token here"):
                 await come(folder, address)
             made = await owner.command("token.issue", name="ada")
             ada = await come(folder, address)
             assert (await owner.command("token.revoke", id=made["id"]))["closed"] == 1
             await ada.link.wait_closed()
-            with pytest.raises(AuthError, match="who has no token that is good here"):
+            with pytest.raises(AuthError, match="who has no valid token here"):
                 await come(folder, address)
             await owner.command("token.issue", name="ada", ttl_s=str(HOUR_S))
             (await come(folder, address)).link.close()
             here.wall.now += HOUR_S
-            with pytest.raises(AuthError, match="who has no token that is good here"):
+            with pytest.raises(AuthError, match="who has no valid token here"):
                 await come(folder, address)
             assert here.tracker.link_tally.figures() == {"unknown-token": 3}
 

@@ -26,10 +26,10 @@ _SLOW_MS = 250.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at: whether it is well, what was found, what to do about it."""
+    """One thing that was looked at: whether it is in order, what was found, what to do about it."""
 
     name: str
-    well: bool
+    ok: bool
     found: str
     advice: str = ""
 
@@ -42,13 +42,13 @@ def check_fleet(place: Where, output: Output) -> None:
     import asyncio
 
     checks = asyncio.run(_checks(place))
-    bad = sum(not check.well for check in checks)
+    bad = sum(not check.ok for check in checks)
     if output is Output.JSON:
         print_json({"fleet": place.url, "well": not bad, "checks": checks})
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
-            mark = "ok" if check.well else "!!"
+            mark = "ok" if check.ok else "!!"
             advice = f"; {check.advice}" if check.advice else ""
             typer.echo(f"{mark}  {check.name.ljust(width)}  {check.found}{advice}")
     if bad:
@@ -61,29 +61,29 @@ async def _checks(place: Where) -> list[Check]:
     began = time.monotonic()
     control = await connect(place)
     try:
-        checks = [_came_in(place, control, time.monotonic() - began)]
+        checks = [_admitted(place, control, time.monotonic() - began)]
         checks.append(await _round_trips(control))
         status = await status_of(control)
         devices = await devices_of(control)
-        checks += [_store(status), _standing(devices), await _addresses(place, devices)]
+        checks += [_store(status), _devices(devices), await _addresses(place, devices)]
         checks.append(_refused(status))
-        return [replace(check, advice="") if check.well else check for check in checks]
+        return [replace(check, advice="") if check.ok else check for check in checks]
     finally:
         await control.close()
 
 
-def _came_in(place: Where, control: Control, took_s: float) -> Check:
+def _admitted(place: Where, control: Control, took_s: float) -> Check:
     from loopwright.fleet.words import Role
 
     hello = control.welcome
     if hello is None:
-        return Check("tracker", False, "it did not welcome us", "update the older side")
+        return Check("tracker", False, "it sent no welcome", "update the older side")
     role = Role(hello.role).name.lower()
     return Check(
         "tracker",
         True,
         f"{hello.tracker} at {place.url}, epoch {hello.tracker_epoch}, protocol {hello.proto}, "
-        f"came in as {hello.principal} ({role}) in {took_s * 1000:.0f} ms",
+        f"admitted as {hello.principal} ({role}) in {took_s * 1000:.0f} ms",
     )
 
 
@@ -106,7 +106,7 @@ def _store(status: Mapping[str, object]) -> Check:
     return Check("store", not why, f"read-only: {why}" if why else "writable", advice)
 
 
-def _standing(devices: tuple[DeviceView, ...]) -> Check:
+def _devices(devices: tuple[DeviceView, ...]) -> Check:
     from loopwright.cli.fleet.text import device_state
 
     if not devices:
@@ -118,7 +118,7 @@ def _standing(devices: tuple[DeviceView, ...]) -> Check:
     if off:
         named = ", ".join(f"{view.name} {device_state(view)}" for view in off[:_SHOWN])
         more = f" and {len(off) - _SHOWN} more" if off[_SHOWN:] else ""
-        found += f", {len(off)} not to be had: {named}{more}"
+        found += f", {len(off)} not available: {named}{more}"
     return Check("devices", bool(free or leased), found, "see `loopwright device ls -o wide`")
 
 
@@ -137,7 +137,7 @@ async def _addresses(place: Where, devices: tuple[DeviceView, ...]) -> Check:
 
 
 async def _dial(place: Where, address: str) -> str:
-    """What keeps one from connecting to `address`; empty when nothing does."""
+    """Why `address` cannot be reached; empty when it can."""
     import asyncio
 
     try:

@@ -51,7 +51,7 @@ class Where:
 def where(context: typer.Context, fleet: str | None, token: str | None, ca: Path | None) -> Where:
     """The tracker that the options name, else the settings, else this user's own.
 
-    Raises: ConfigError for an address or a token's file that is none.
+    Raises: ConfigError for an address or a token's file that is not valid.
     """
     from loopwright.fleet.wire.address import parse
 
@@ -129,7 +129,7 @@ async def reach(url: str, ca: Path | None, cert: Path | None = None) -> Link:
         return await dial(url)
     if ca is None:
         raise ConfigError(
-            f"{url}: whose certificate is to be trusted? Give the fleet's ca.crt with --ca, or set "
+            f"{url}: no certificate authority is trusted; give the fleet's ca.crt with --ca or "
             "LOOPWRIGHT_CA"
         )
     from loopwright.serving.tls import client_context, own_certificate
@@ -145,7 +145,7 @@ def _read_token(text: str | None) -> str | None:
     try:
         found = path.read_text().strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(f"the token cannot be read from {path}: {why}") from error
     if not found:
         raise ConfigError(f"{path} is empty, a token was expected in it")

@@ -20,7 +20,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 NameArgument = Annotated[str, typer.Argument(help="A device, as `device ls` names it.")]
-WhyOption = Annotated[str, typer.Option("--reason", help="Why: shown to everybody who asks.")]
+WhyOption = Annotated[str, typer.Option("--reason", help="Why: shown to everyone who asks.")]
 
 
 class Listing(enum.StrEnum):
@@ -164,7 +164,7 @@ def _change(
 
 
 def _changer(what: str, said: str, doc: str) -> _Run:
-    """A command that changes what people want of a device, with a reason if there is one."""
+    """A command that changes how a device is administered, with a reason if there is one."""
 
     def run(
         context: typer.Context,
@@ -184,7 +184,7 @@ def _changer(what: str, said: str, doc: str) -> _Run:
 _CHANGES = {
     "drain": (
         "draining; `device enable` ends it",
-        "Let the lease in progress end, begin no other.",
+        "Let the lease in progress end, and begin no other.",
     ),
     "enable": ("enabled", "Lend a device again."),
     "retire": ("retired", "Take a device out of the fleet for good."),
@@ -197,13 +197,13 @@ for _name, (_said, _doc) in _CHANGES.items():
 def quarantine(
     context: typer.Context,
     name: NameArgument,
-    reason: Annotated[str, typer.Option("--reason", help="Why: shown to everybody who asks.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why: shown to everyone who asks.")],
     fleet: FleetOption = None,
     token: TokenOption = None,
     ca: CaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Lend a device no more, and say why. Needs the role operator."""
+    """Take a device out of use, and say why. Needs the role operator."""
     place = where(context, fleet, token, ca)
     said = f"quarantined: {reason}; `device enable` ends it"
     _change(place, "device.quarantine", name, output, said, why=reason)

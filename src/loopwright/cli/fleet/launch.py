@@ -1,4 +1,4 @@
-"""Becoming an agent: the process of `device serve` holds nothing that an agent does not need."""
+"""Starting an agent: `device serve` replaces its process by one with an agent's imports alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def become_agent(
     settings: Settings,
     replace: Callable[[str, list[str]], NoReturn] = os.execv,
 ) -> NoReturn:
-    """Replace this process by an agent, which has the command line's imports no more.
+    """Replace this process by an agent, which holds none of the command line's imports.
 
     Raises: EnvironmentFailure when that is not possible.
     """

@@ -41,17 +41,12 @@ def ls(
 
 def listed(found: tuple[LeaseView, ...]) -> str:
     """Leases, then requests, in columns."""
-    from loopwright.cli.fleet.text import columns, labels_text, lease_left
-
-    def what(view: LeaseView) -> str:
-        if view.device:
-            return view.device
-        return f"{view.count} of {view.selector or 'any'}" if view.count > 1 else view.selector
+    from loopwright.cli.fleet.text import columns, labels_text, lease_left, lease_place
 
     return columns(
         ("ID", "STATE", "DEVICE OR SELECTOR", "TENANT", "FOR", "TIME"),
         [
-            (v.id, v.state, what(v) or "any", v.tenant, labels_text(v.tags) or "-", lease_left(v))
+            (v.id, v.state, lease_place(v), v.tenant, labels_text(v.tags) or "-", lease_left(v))
             for v in sorted(found, key=lambda v: (v.state == "queued", v.id))
         ],
         coloured=1,

@@ -19,7 +19,7 @@ async def devices_of(
 ) -> tuple[DeviceView, ...]:
     """The devices that `selector` or `name` means, in order of name.
 
-    Raises: ConfigError for a selector that is none.
+    Raises: ConfigError for a selector that is not valid.
     """
     from loopwright.fleet.client.views import DeviceView
     from loopwright.fleet.selector import parse
@@ -103,7 +103,7 @@ def the_lease(place: Where, name: str) -> LeaseView:
 
 
 def command(place: Where, what: str, **arguments: str) -> object:
-    """What came of a command for people. Arguments that are empty are left out.
+    """What a command of the tracker returned. Empty arguments are left out.
 
     Raises: AuthError without the role; ConfigError, FleetError.
     """

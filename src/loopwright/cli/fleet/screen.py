@@ -14,27 +14,17 @@ from rich.text import Text
 
 from loopwright.cli.fleet.audit import line_of
 from loopwright.cli.fleet.summary import Scene, count, devices_line, figures_of, leases_line
-from loopwright.cli.fleet.text import device_kind, device_state, labels_text, lease_left
+from loopwright.cli.fleet.text import (
+    STATE_COLOURS,
+    device_kind,
+    device_state,
+    first_word,
+    labels_text,
+    lease_left,
+    lease_place,
+)
 from loopwright.fleet.client.views import DeviceView, LeaseView
 
-_STYLES = {
-    "free": "green",
-    "active": "cyan",
-    "reserved": "cyan",
-    "granted": "cyan",
-    "queued": "yellow",
-    "releasing": "yellow",
-    "cleaning": "yellow",
-    "being": "yellow",
-    "draining": "yellow",
-    "drifting": "yellow",
-    "silent": "yellow",
-    "not": "yellow",
-    "quarantined": "magenta",
-    "lost": "red",
-    "bad": "red",
-    "stuck": "red",
-}
 _HEAD_LINES = 4
 _TABLE_LINES = 3  # a blank line, the names, the rule
 _LEAST_ROWS = 3
@@ -104,8 +94,9 @@ def _head(url: str, scene: Scene) -> RenderableType:
 def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
     """What needs looking at first, then what is in use, then what is free."""
     states = [(device_state(view), view) for view in devices]
-    states.sort(key=lambda pair: (_RANK.get(_word(pair[0]), 0), pair[1].name))
-    table = _table("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
+    states.sort(key=lambda pair: (_RANK.get(first_word(pair[0]), 0), pair[1].name))
+    names = ("DEVICE", "STATE", "KIND", "LEASE", "DRIFT")
+    table = _table(names, len(states) - rows, "devices")
     for state, view in states[:rows]:
         table.add_row(
             Text(view.name),
@@ -114,31 +105,24 @@ def _devices(devices: Sequence[DeviceView], rows: int) -> Table:
             Text(view.lease or "-"),
             Text(f"{view.drift:+.1%}"),
         )
-    _more(table, len(states) - rows, "devices")
     return table
 
 
 def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
-    table = _table("LEASE", "STATE", "ON", "TENANT", "FOR", "TIME")
+    names = ("LEASE", "STATE", "ON", "TENANT", "FOR", "TIME")
+    table = _table(names, len(leases) - rows, "leases")
     for view in leases[:rows]:
         table.add_row(
             Text(view.id),
             _styled(view.state),
-            Text(_place(view)),
+            Text(lease_place(view)),
             Text(view.tenant),
             Text(labels_text(view.tags) or "-"),
             Text(lease_left(view)),
         )
     if not leases:
         table.add_row(Text("none", "dim"))
-    _more(table, len(leases) - rows, "leases")
     return table
-
-
-def _place(view: LeaseView) -> str:
-    if view.device:
-        return view.device
-    return f"{view.count} of {view.selector or 'any'}" if view.count > 1 else view.selector
 
 
 def _events(scene: Scene, width: int) -> RenderableType:
@@ -151,22 +135,20 @@ def _events(scene: Scene, width: int) -> RenderableType:
     return Group(*lines)
 
 
-def _table(*names: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
+def _table(names: Sequence[str], hidden: int, what: str) -> Table:
+    """An empty table that says how many of `what` it does not show."""
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_edge=False,
+        header_style="bold",
+        caption=f"and {hidden} more {what}" if hidden > 0 else None,
+        caption_justify="left",
+    )
     for name in names:
         table.add_column(name, no_wrap=True, overflow="ellipsis")
     return table
 
 
-def _more(table: Table, hidden: int, what: str) -> None:
-    if hidden > 0:
-        table.caption = f"and {hidden} more {what}"
-        table.caption_justify = "left"
-
-
 def _styled(state: str) -> Text:
-    return Text(state, _STYLES.get(_word(state), ""))
-
-
-def _word(state: str) -> str:
-    return state.split(":", 1)[0].split(",", 1)[0].split(" ", 1)[0]
+    return Text(state, STATE_COLOURS.get(first_word(state), ""))

@@ -16,22 +16,15 @@ if TYPE_CHECKING:
 
 _DAY_S = 86_400
 _GAP = "  "
-_COLOURS = {
-    "free": typer.colors.GREEN,
-    "active": typer.colors.CYAN,
-    "reserved": typer.colors.CYAN,
-    "granted": typer.colors.CYAN,
-    "queued": typer.colors.YELLOW,
-    "cleaning": typer.colors.YELLOW,
-    "probed": typer.colors.YELLOW,
-    "draining": typer.colors.YELLOW,
-    "drifting": typer.colors.YELLOW,
-    "silent": typer.colors.YELLOW,
-    "quarantined": typer.colors.MAGENTA,
-    "lost": typer.colors.RED,
-    "bad": typer.colors.RED,
-    "stuck": typer.colors.RED,
+STATE_COLOURS = {
+    "free": "green",
+    **dict.fromkeys(("active", "reserved", "granted"), "cyan"),
+    **dict.fromkeys(("queued", "releasing", "cleaning", "probed", "being", "draining"), "yellow"),
+    **dict.fromkeys(("drifting", "silent", "not"), "yellow"),
+    "quarantined": "magenta",
+    **dict.fromkeys(("lost", "bad", "stuck"), "red"),
 }
+"""The colour of a state that begins with the word, as typer and rich name it."""
 
 
 def columns(
@@ -56,9 +49,13 @@ def columns(
 
 def painted(text: str) -> str:
     """`text` in the colour of the state that it begins with."""
-    word = text.split(":", 1)[0].split(" ", 1)[0]
-    colour = _COLOURS.get(word)
+    colour = STATE_COLOURS.get(first_word(text))
     return text if colour is None else typer.style(text, fg=colour)
+
+
+def first_word(state: str) -> str:
+    """The word that a state begins with."""
+    return state.split(":", 1)[0].split(",", 1)[0].split(" ", 1)[0]
 
 
 def fields(pairs: Iterable[tuple[str, str]]) -> str:
@@ -89,6 +86,14 @@ def device_kind(labels: Mapping[str, str]) -> str:
 def labels_text(labels: Mapping[str, str], *, but: Sequence[str] = ()) -> str:
     """Labels as a selector spells them."""
     return ",".join(f"{key}={value}" for key, value in sorted(labels.items()) if key not in but)
+
+
+def lease_place(view: LeaseView) -> str:
+    """The device of a lease, or what a request asks for."""
+    if view.device:
+        return view.device
+    wanted = view.selector or "any"
+    return f"{view.count} of {wanted}" if view.count > 1 else wanted
 
 
 def lease_left(view: LeaseView) -> str:

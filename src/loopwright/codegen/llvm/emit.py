@@ -14,10 +14,11 @@ from typing import assert_never
 
 from loopwright.codegen.affine import Idx, Scalar, constant
 from loopwright.codegen.artifact import Param
+from loopwright.codegen.conditions import Cond
+from loopwright.codegen.indexing import Binding
 from loopwright.codegen.llvm.builder import MAX_LINES, FunctionText
-from loopwright.codegen.llvm.cond import Cond
-from loopwright.codegen.llvm.expr import Expressions
-from loopwright.codegen.llvm.index import Binding, Indices
+from loopwright.codegen.llvm.expr import LlvmExpressions
+from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.memory import Places
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
@@ -87,7 +88,7 @@ class _Emitter:
         self._params = {b: f"%p{i}" for i, b in enumerate(kernel.params)}
         self._alignments = dict(zip(kernel.params, alignments, strict=True))
         places = Places(self._params, self._alignments, storage, target)
-        self._expressions = Expressions(self._indices, self._arith, places)
+        self._expressions = LlvmExpressions(self._indices, self._arith, places)
         self._memory = self._expressions.memory
         self._registers = self._memory.registers
         self._in_parallel = False

@@ -9,34 +9,28 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
 
 from loopwright.codegen.affine import (
     UNKNOWN,
     Idx,
     LoopFrame,
-    Parts,
     Scalar,
     constant,
     in_lanes,
     limits,
-    parts,
     plus,
     times,
 )
+from loopwright.codegen.indexing import IndexAlgebra
 from loopwright.codegen.llvm.builder import FunctionText
 from loopwright.codegen.llvm.types import vector_literal
 from loopwright.codegen.values import Operand
-from loopwright.errors import CodegenError
 from loopwright.ir.dtype import I64
-from loopwright.ir.expr import Binary, Expr, Op
+from loopwright.ir.expr import Op
 from loopwright.ir.linear import Linear
 
-Binding: TypeAlias = int | Idx
-_DIVISIONS = frozenset({Op.FLOORDIV, Op.FLOORMOD})
 
-
-class Indices:
+class Indices(IndexAlgebra[Idx]):
     """Evaluates index expressions where emission stands.
 
     `env` binds the variables of all open loops: an int for an unrolled one, else an `Idx`. `lanes`
@@ -45,11 +39,19 @@ class Indices:
     """
 
     def __init__(self, text: FunctionText) -> None:
+        super().__init__()
         self.text = text
-        self.env: dict[str, Binding] = {}
         self.lanes = 1
         self.epoch = 0
         self._terms: dict[str, Scalar] = {}
+
+    def of(self, idx: Idx) -> Idx:
+        """Itself: every index here has this form."""
+        return idx
+
+    def known(self, index: Idx) -> int | None:
+        """The value of a constant index, else None."""
+        return index.const if index.is_const else None
 
     def add(self, a: Idx, b: Idx) -> Idx:
         """`a + b`."""
@@ -276,51 +278,6 @@ class Indices:
         if idx.is_scalar:
             return Operand(self.scalar(idx), I64)
         return Operand(self.vector(idx), I64, self.lanes)
-
-
-class IndexExpressions:
-    """Index expressions as indices; `compute` gives the value of a part that is no index."""
-
-    def __init__(self, indices: Indices, compute: Callable[[Expr], Operand]) -> None:
-        self._indices = indices
-        self._compute = compute
-        self._forms: dict[Expr, Parts] = {}
-
-    def form(self, expr: Expr) -> Parts:
-        """The sum that `expr` is, computed once."""
-        found = self._forms.get(expr)
-        if found is None:
-            found = self._forms[expr] = parts(expr)
-        return found
-
-    def index(self, expr: Expr) -> Idx:
-        """What `expr` comes to here."""
-        indices, form = self._indices, self.form(expr)
-        total = constant(form.variables.const)
-        for name, coef in form.variables.terms.items():
-            bound = indices.env.get(name)
-            if bound is None:
-                raise CodegenError(f"variable {name} is not bound by an open loop")
-            part = constant(bound * coef) if isinstance(bound, int) else indices.scale(bound, coef)
-            total = indices.add(total, part)
-        for atom, coef in form.atoms.terms.items():
-            total = indices.add(total, indices.scale(self._atom(atom), coef))
-        return total
-
-    def _atom(self, atom: Expr) -> Idx:
-        indices = self._indices
-        if isinstance(atom, Binary):
-            if atom.op in _DIVISIONS:
-                divisor = self.index(atom.rhs)
-                if divisor.is_const and divisor.const > 0:
-                    found = indices.divide(atom.op, self.index(atom.lhs), divisor.const)
-                    if found is not None:
-                        return found
-            elif atom.op is Op.MUL:
-                return indices.multiply(self.index(atom.lhs), self.index(atom.rhs))
-            elif atom.op in (Op.MIN, Op.MAX):
-                return indices.extremum(atom.op, self.index(atom.lhs), self.index(atom.rhs))
-        return indices.wrap(self._compute(atom))
 
 
 def ramp(values: list[int]) -> Idx:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from loopwright.codegen.affine import Lanes, LoopFrame, Scalar, constant
-from loopwright.codegen.llvm.cond import Cond, Conditions
-from loopwright.codegen.llvm.index import IndexExpressions, Indices, deeper
+from loopwright.codegen.affine import Idx, Lanes, LoopFrame, Scalar, constant
+from loopwright.codegen.conditions import Cond
+from loopwright.codegen.indexing import IndexExpressions
+from loopwright.codegen.llvm.cond import LlvmConditions
+from loopwright.codegen.llvm.index import Indices, deeper
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.llvm.registers import Registers
 from loopwright.codegen.llvm.reuse import ReuseWindow
@@ -70,9 +72,9 @@ class Memory:
     def __init__(
         self,
         indices: Indices,
-        index: IndexExpressions,
+        index: IndexExpressions[Idx],
         arith: LlvmOperations,
-        conditions: Conditions,
+        conditions: LlvmConditions,
         places: Places,
     ) -> None:
         self._indices = indices
@@ -322,7 +324,14 @@ class Memory:
             raise CodegenError(f"register buffer {buffer.name} is indexed by a loop at run time")
         key = (buffer, base, total.lane, total.vec)
         return MemoryAccess(
-            indices.epoch, base, total.const, tuple(ints), total.lane, align, total.vec, key
+            epoch=indices.epoch,
+            base=base,
+            const=total.const,
+            ints=tuple(ints),
+            lane=total.lane,
+            align=align,
+            vec=total.vec,
+            key=key,
         )
 
     def _advance(self, base: str, terms: Mapping[Scalar, int]) -> str:

@@ -39,14 +39,6 @@ def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bo
     return bytes(machine.emit_object(module))
 
 
-def assembly(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> str:
-    """The assembly that LLVM makes of `text` for `target`."""
-    _set_sinking(allowed=sinking)
-    machine = target_machine(target.triple, target.features, opt)
-    module = llvm.parse_assembly(text, context=llvm.create_context())
-    return str(machine.emit_assembly(module))
-
-
 @functools.cache
 def target_machine(triple: str, features: tuple[str, ...], opt: int) -> llvm.TargetMachine:
     """LLVM's code generator for a triple and features, position independent."""

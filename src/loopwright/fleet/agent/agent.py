@@ -27,7 +27,7 @@ from loopwright.fleet.agent.driver import (
     calling,
 )
 from loopwright.fleet.agent.drivers import driver_of
-from loopwright.fleet.agent.options import AgentOptions, Chance, DeviceOptions
+from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, RandomSource
 from loopwright.fleet.security.handshake import (
     Anonymous,
     ByCode,
@@ -80,7 +80,7 @@ class Agent:
         options: AgentOptions,
         devices: Sequence[DeviceOptions],
         clock: Callable[[], float],
-        rng: Chance,
+        rng: RandomSource,
         *,
         drivers: Callable[[DeviceOptions, DriverContext], Driver] = driver_of,
         blobs: BlobCache | None = None,
@@ -183,7 +183,7 @@ class Agent:
             await asyncio.sleep(self._options.timers.beat_s)
 
     def _on_change(self) -> None:
-        """Something would be reported otherwise: tell the tracker soon, and look at the time."""
+        """A report would differ now: send one soon, and see when the next lease ends."""
         self._changed.set()
         self._arm()
 
@@ -262,7 +262,7 @@ class Agent:
             self._on_away(why)
 
     async def talk(self, link: Link) -> None:
-        """Come in at a tracker, register, and report until the link is closed.
+        """Log in to a tracker, register, and report until the link is closed.
 
         Raises: LinkClosed, AuthError, FleetError; EnvironmentFailure when the key that the tracker
             gives cannot be kept.
@@ -301,7 +301,7 @@ class Agent:
         return Anonymous(self._options.name)
 
     def _keep_key(self, key: bytes) -> None:
-        """Use a key from now on, once it will be there after a restart too."""
+        """Save a key for later starts, then use it."""
         path = self._options.key_file
         if path is not None:
             keyfile.keep(path, key)
@@ -316,7 +316,7 @@ class Agent:
         self._registered = known
 
     def _known(self) -> tuple[_Known, ...]:
-        """What a tracker is to know of the devices beside their reports."""
+        """What a tracker is told of the devices, apart from their reports."""
         return tuple((device.info(), dict(device.modules)) for device in self.devices.values())
 
     async def _listen(self, link: Link) -> None:
@@ -353,7 +353,7 @@ class Agent:
                 raise FleetError(f"a tracker sent {type(message).__name__}")
 
     async def _report(self, link: Link) -> None:
-        """Say how the devices are: each period, and at once when something changed."""
+        """Report how the devices are: each period, and at once when something changed."""
         while True:
             self._changed.clear()
             if self._known() != self._registered:

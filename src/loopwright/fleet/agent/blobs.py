@@ -315,7 +315,7 @@ class BlobCache:
         return self._blobs / name[:2] / name
 
     def _load(self) -> None:
-        """Take stock of what is there from before."""
+        """Index what earlier agents have left."""
         for folder in (self._blobs, self._partial):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found: list[tuple[float, bytes, int]] = []

@@ -46,7 +46,7 @@ class Canary:
     def observe(self, ns: float) -> bool:
         """Take a run; whether the device is off.
 
-        Raises: InternalError for what is no time.
+        Raises: InternalError for a time that is not valid.
         """
         if not (math.isfinite(ns) and ns > 0):
             raise InternalError(f"a canary run of {ns} ns")

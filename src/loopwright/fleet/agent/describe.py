@@ -1,7 +1,8 @@
-"""What this machine is, found out by a short process that imports the compiler, and kept.
+"""What this machine and its devices are, found out by short processes.
 
-The agent itself never imports that much: it asks once a machine and version, and reads the answer
-from a file afterwards. A machine without a compiler has no native runtime unless one was kept.
+The agent itself imports neither the compiler nor a device's library. What the machine is, it asks
+once a machine and version, and reads from a file afterwards; a machine without a compiler has no
+native runtime unless one was kept. A device is opened each time.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import msgspec
 
@@ -26,7 +28,9 @@ from loopwright.version import __version__
 
 _TIMEOUT_S = 120.0
 _SAID_CHARS = 300
-# Run by the short process: prints a Machine as JSON.
+_ROOT = str(Path(__file__).resolve().parents[3])
+_T = TypeVar("_T")
+# What the processes run: each prints one of the structs below as JSON.
 _ASK = """
 import sys
 sys.path.insert(0, sys.argv[1])
@@ -50,9 +54,44 @@ print(msgspec.json.encode({
     "runtime": runtime, "canary": ENTRY,
 }).decode())
 """
+_ASK_DEVICE = """
+import os, sys
+root, *others = sys.argv[1].split(os.pathsep)
+sys.path.insert(0, root)
+sys.path += [path for path in others if path not in sys.path]
+import hashlib
+import msgspec
+from loopwright.errors import LoopwrightError
+from loopwright.runtime.devices import open_device
+from loopwright.target.parse import parse
+try:
+    target = parse(sys.argv[2])
+    device = open_device(target.kind)
+    facts = device.facts()
+    device.close()
+except LoopwrightError as error:
+    sys.exit(str(error))
+identity = f"{facts.model}|{facts.units}|{facts.memory_bytes}|{target.key}"
+digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
+print(msgspec.json.encode({
+    "target": str(target), "key": target.key, "model": facts.model,
+    "device": f"{target.kind}-{facts.units}u-{digest}",
+}).decode())
+"""
 
 
-class Machine(msgspec.Struct, frozen=True):
+class HostDevice(msgspec.Struct, frozen=True):
+    """A device of the runtime: its target string, the key of that target, what it says of itself
+    and the fingerprint that records carry.
+    """
+
+    target: str
+    key: str
+    model: str
+    device: str
+
+
+class HostMachine(msgspec.Struct, frozen=True):
     """This machine: a target string, the key of that target, the fingerprint that records carry,
     the object code of its native runtime, empty where that cannot be made, and the name of the
     canary in runtimes.
@@ -76,12 +115,12 @@ class _Place:
 
     path: Path
 
-    def read(self) -> Machine | None:
+    def read(self) -> HostMachine | None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            return msgspec.json.decode(self.path.read_bytes(), type=Machine)
+            return msgspec.json.decode(self.path.read_bytes(), type=HostMachine)
         return None
 
-    def write(self, machine: Machine) -> None:
+    def write(self, machine: HostMachine) -> None:
         with contextlib.suppress(OSError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self.path.parent, prefix=".machine-")
@@ -90,12 +129,7 @@ class _Place:
             Path(name).replace(self.path)
 
 
-def known(cache_dir: Path) -> Machine | None:
-    """What was found out before; None when that was another machine or version."""
-    return _place(cache_dir).read()
-
-
-async def describe(cache_dir: Path) -> Machine:
+async def describe(cache_dir: Path) -> HostMachine:
     """What this machine is.
 
     Raises: EnvironmentFailure when that cannot be found out.
@@ -103,15 +137,27 @@ async def describe(cache_dir: Path) -> Machine:
     place = _place(cache_dir)
     machine = place.read()
     if machine is None:
-        machine = await _ask(cache_dir)
+        machine = await _ask(_ASK, (_ROOT, str(cache_dir)), "this machine", HostMachine)
         place.write(machine)
     return machine
 
 
-async def _ask(cache_dir: Path) -> Machine:
-    root = str(Path(__file__).resolve().parents[3])
+async def describe_device(target: str) -> HostDevice:
+    """What the device of the runtime is that a target string is for.
+
+    Raises: EnvironmentFailure when that cannot be found out.
+    """
+    paths = os.pathsep.join([_ROOT, *(path for path in sys.path if Path(path).is_absolute())])
+    return await _ask(_ASK_DEVICE, (paths, target), f"the device of {target!r}", HostDevice)
+
+
+async def _ask(script: str, arguments: Sequence[str], of: str, answer: type[_T]) -> _T:
+    """What a process says that runs `script` to find out what `of` is.
+
+    Raises: EnvironmentFailure.
+    """
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-c", _ASK, root, str(cache_dir)),
+        *(sys.executable, "-P", "-c", script, *arguments),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -124,15 +170,15 @@ async def _ask(cache_dir: Path) -> Machine:
             process.kill()
         await process.wait()
         if isinstance(error, TimeoutError):
-            raise EnvironmentFailure("finding out what this machine is took too long") from error
+            raise EnvironmentFailure(f"finding out what {of} is took too long") from error
         raise
     if process.returncode != 0:
         said = " ".join(err.decode(errors="replace").split())[-_SAID_CHARS:]
-        raise EnvironmentFailure(f"cannot find out what this machine is: {said}")
+        raise EnvironmentFailure(f"cannot find out what {of} is: {said}")
     try:
-        return msgspec.json.decode(out, type=Machine)
+        return msgspec.json.decode(out, type=answer)
     except msgspec.MsgspecError as error:
-        raise EnvironmentFailure(f"cannot find out what this machine is: {error}") from error
+        raise EnvironmentFailure(f"cannot find out what {of} is: {error}") from error
 
 
 def _place(cache_dir: Path) -> _Place:

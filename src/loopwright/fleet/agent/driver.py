@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from loopwright.errors import FleetError, LoopwrightError
-from loopwright.fleet.agent.options import AgentOptions, Chance
+from loopwright.fleet.agent.options import AgentOptions, RandomSource
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import Health, Tier
 from loopwright.kernel_call import KernelCall
@@ -188,7 +188,7 @@ class DriverContext:
 
     options: AgentOptions
     clock: Callable[[], float]
-    rng: Chance
+    rng: RandomSource
 
 
 @contextlib.contextmanager

@@ -9,11 +9,15 @@ from loopwright.errors import ConfigError, LoopwrightError
 from loopwright.fleet.agent.cpu import CpuDriver
 from loopwright.fleet.agent.driver import Driver, DriverContext
 from loopwright.fleet.agent.options import DeviceOptions
+from loopwright.fleet.agent.processes import ProcessDriver
+from loopwright.kernel_call import CPU
 from loopwright.plugins import plugin, plugin_names
 
 GROUP = "loopwright.drivers"
+DEVICES_GROUP = "loopwright.devices"
+"""Devices of the runtime, which this process does not import: measuring processes open them."""
 DriverFactory: TypeAlias = Callable[[DeviceOptions, DriverContext], Driver]
-DRIVERS: Mapping[str, DriverFactory] = {"cpu": CpuDriver}
+DRIVERS: Mapping[str, DriverFactory] = {CPU: CpuDriver}
 
 
 def driver_of(spec: DeviceOptions, context: DriverContext) -> Driver:
@@ -23,11 +27,14 @@ def driver_of(spec: DeviceOptions, context: DriverContext) -> Driver:
         EnvironmentFailure for a driver that cannot be imported.
     """
     make = DRIVERS.get(spec.kind) or plugin(GROUP, spec.kind)
+    if make is None and spec.kind in plugin_names(DEVICES_GROUP):
+        make = ProcessDriver
     if not callable(make):
-        known = ", ".join(sorted({*DRIVERS, *plugin_names(GROUP)}))
+        known = sorted({*DRIVERS, *plugin_names(GROUP), *plugin_names(DEVICES_GROUP)})
         raise ConfigError(
-            f"device {spec.name}: there is no driver of kind {spec.kind!r}; there are {known}; "
-            f"a package can bring another by the entry points {GROUP}"
+            f"device {spec.name}: there is no driver of kind {spec.kind!r}; there are "
+            f"{', '.join(known)}; a package can bring another by the entry points {GROUP}, or a "
+            f"device that needs no driver of its own by {DEVICES_GROUP}"
         )
     try:
         made: Driver = make(spec, context)

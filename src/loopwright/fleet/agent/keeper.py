@@ -7,7 +7,7 @@ import contextlib
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.driver import DriverEvents
-from loopwright.fleet.agent.options import Chance
+from loopwright.fleet.agent.options import RandomSource
 from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker, WorkerLost
 from loopwright.fleet.words import Health, Tier
 
@@ -17,7 +17,7 @@ _POLL_S = 0.01
 class Keeper:
     """Keeps the warden of one device: `keep` until it is cancelled, then `close`."""
 
-    def __init__(self, options: WardenOptions, restart_s: float, rng: Chance) -> None:
+    def __init__(self, options: WardenOptions, restart_s: float, rng: RandomSource) -> None:
         self.warden: WardenHandle | None = None
         self._options = options
         self._restart_s = restart_s

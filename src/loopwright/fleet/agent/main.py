@@ -46,7 +46,7 @@ _OK = 0
 
 @dataclass(frozen=True, slots=True)
 class AgentCommand:
-    """A command line, taken apart."""
+    """A parsed command line."""
 
     options: AgentOptions
     devices: tuple[DeviceOptions, ...]
@@ -59,7 +59,7 @@ class AgentCommand:
 
 
 def parser() -> argparse.ArgumentParser:
-    """What the command line may say."""
+    """The parser of the command line."""
     made = argparse.ArgumentParser(
         "loopwright device serve", description="Serve this host's devices to a fleet."
     )
@@ -255,7 +255,7 @@ def _client_context(ca: Path | None) -> ssl.SSLContext | None:
 
 
 def _keep_off(devices: Sequence[DeviceOptions]) -> None:
-    """Keep this process and what it starts off the cores that are measured, if there are others."""
+    """Move this process and what it starts to cores that are not measured, if there are any."""
     measured = {core for device in devices for core in device.cores}
     others = os.sched_getaffinity(0) - measured
     if others:
@@ -332,7 +332,7 @@ def _power_hooks(texts: Sequence[str], names: Sequence[str]) -> Mapping[str, tup
 
 
 def _program(text: str, names: Sequence[str]) -> tuple[str, ...]:
-    """A command in words, the first of which is a program that is there."""
+    """The words of a command, the first of which is a program that exists."""
     try:
         words = shlex.split(text)
     except ValueError as error:

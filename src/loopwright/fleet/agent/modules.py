@@ -1,4 +1,4 @@
-"""What clients may exchange of a device, each named by its kind and the SHA-256 of its content.
+"""What clients may replace on a device, each named by its kind and the SHA-256 of its content.
 
 The kind `runtime` is the native runtime: what calls candidates, runs their threads and reports
 their faults. A host without a compiler has none of its own, so that clients bring it; it is linked
@@ -91,7 +91,7 @@ class Modules:
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
         """Put modules in place; the kinds that changed.
 
-        The kinds that were not configured for longest make room, but none of this session's.
+        Kinds that were configured longest ago make room, but none of this session's.
 
         Raises: FleetError for one that was not uploaded, or for too many; AuthError for a runtime
             that is locked.

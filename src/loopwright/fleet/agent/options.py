@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from loopwright.fleet.words import Tier
+from loopwright.kernel_call import CPU
 
 CANDIDATE_UID = 63_100
 """The first of the users that candidates run as; nobody else should have these numbers."""
 
 
-class Chance(Protocol):
+class RandomSource(Protocol):
     """Numbers for jitter: a `numpy.random.Generator` or a `secrets.SystemRandom`."""
 
     def random(self) -> float:
@@ -41,7 +42,7 @@ class DeviceOptions:
     labels: Mapping[str, str] = field(default_factory=dict)
     uid: int = CANDIDATE_UID
     power_hook: tuple[str, ...] = ()
-    kind: str = "cpu"
+    kind: str = CPU
     place: str = ""
 
 

@@ -1,4 +1,4 @@
-"""The last rung of the kill ladder: a command that takes a device's power away and gives it back.
+"""The last rung of the kill ladder: a command that turns a device's power off and on again.
 
 It is the operator's, run when something on the device cannot be killed: as a process of its own,
 without a shell, with a time limit, and seldom. `LOOPWRIGHT_DEVICE` and `LOOPWRIGHT_REASON` in its

@@ -438,12 +438,12 @@ class WardenHandle:
             self._strays = [watch for watch in self._strays if not _has_ended(watch)]
 
     def _gone(self, why: str) -> None:
-        """It is no more, or as good as that."""
+        """The warden has ended, or was given up."""
         if self._hang_up(f"the warden was lost: {why}"):
             self._on_lost(why)
 
     def _hang_up(self, why: str) -> bool:
-        """Say and hear no more, and see no clean end of what is left; whether that is new."""
+        """Close the connection; its sessions count as not clean. False if that was done before."""
         sock, self._sock = self._sock, None
         if sock is None:
             return False

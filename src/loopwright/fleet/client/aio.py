@@ -24,7 +24,7 @@ from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
-from loopwright.fleet.security.signing import Builder
+from loopwright.fleet.security.signing import BuilderKeys
 from loopwright.fleet.selector import parse
 from loopwright.fleet.wire.fields import MAX_DEVICES
 from loopwright.fleet.wire.link import Link
@@ -99,7 +99,7 @@ class AsyncFleet:
         clock: Callable[[], float],
         sessions: SessionConfig = SessionConfig(),  # noqa: B008  # frozen
         runtimes: Runtimes | None = None,
-        builder: Builder | None = None,
+        builder: BuilderKeys | None = None,
     ) -> None:
         self.control = control
         self._dial = dial

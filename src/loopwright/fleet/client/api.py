@@ -41,7 +41,7 @@ from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, o
 from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
-from loopwright.fleet.security.signing import Builder, load_builder
+from loopwright.fleet.security.signing import BuilderKeys, load_builder
 from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import DeviceInfo
@@ -318,7 +318,7 @@ async def _connected(
     who: Credential,
     tls: ssl.SSLContext | None,
     runtimes: Runtimes,
-    builder: Builder | None,
+    builder: BuilderKeys | None,
 ) -> AsyncFleet:
     chance = np.random.default_rng().random
     control = Control(functools.partial(dial, address, tls=tls), who, time.monotonic, chance)

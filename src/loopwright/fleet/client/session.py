@@ -15,7 +15,7 @@ import numpy as np
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import AuthError, DeviceLostError, FleetError
 from loopwright.fleet.security.handshake import open_session
-from loopwright.fleet.security.signing import Builder, sign
+from loopwright.fleet.security.signing import BuilderKeys, sign
 from loopwright.fleet.wire.codec import Data, Incoming
 from loopwright.fleet.wire.link import Link, LinkClosed
 from loopwright.fleet.wire.messages import (
@@ -97,7 +97,7 @@ class DeviceSession:
         opened: Opened,
         clock: Callable[[], float],
         config: SessionConfig,
-        builder: Builder | None = None,
+        builder: BuilderKeys | None = None,
     ) -> None:
         self.opened = opened
         self.sent_bytes = 0  # of blobs
@@ -127,7 +127,7 @@ class DeviceSession:
         grant: Grant,
         clock: Callable[[], float],
         config: SessionConfig = SessionConfig(),  # frozen
-        builder: Builder | None = None,
+        builder: BuilderKeys | None = None,
     ) -> DeviceSession:
         """The session that `grant` allows; `link` goes to its device.
 
@@ -445,7 +445,7 @@ class DeviceSession:
         return self._over or SessionLost(str(error), None)
 
 
-def item_of(number: int, run: Run, digest: bytes, builder: Builder | None = None) -> KernelCall:
+def item_of(number: int, run: Run, digest: bytes, builder: BuilderKeys | None = None) -> KernelCall:
     """The message that asks for `run`, signed by `builder`."""
     artifact, plan = run.artifact, run.plan
     return KernelCall(

@@ -76,7 +76,7 @@ def issue_server(
 
 
 def issue_client(folder: Path, name: str, now: datetime.datetime) -> Certificate:
-    """A certificate for a client that is called `name`; the files are called so too.
+    """A certificate for a client that is called `name`, as are its files.
 
     Raises: ConfigError as `issue_server` does; Denied for a name that is not valid.
     """

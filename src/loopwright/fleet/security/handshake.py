@@ -112,7 +112,7 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """Who came in. `agent` is the name of an agent, empty for a client.
+    """Who was admitted. `agent` is the name of an agent, empty for a client.
 
     `token` is the id of the token whose rights a client has, empty for one that has others.
     """
@@ -125,7 +125,7 @@ class Admitted:
 
 
 class Directory(Protocol):
-    """What a tracker knows of those who may come in."""
+    """What a tracker knows of those who may connect."""
 
     def now(self) -> float:
         """Wall time in seconds, for expiry."""
@@ -134,7 +134,7 @@ class Directory(Protocol):
         """The row of the token with the id `name`."""
 
     async def certified(self, name: str) -> TokenRow | None:
-        """The good token whose rights somebody has whom a certificate names; None for nobody."""
+        """The valid token of the client that a certificate names; None without one."""
 
     async def code(self, name: str) -> CodeRow | None:
         """The row of the join code with the id `name`."""
@@ -143,15 +143,15 @@ class Directory(Protocol):
         """Use up `code` for `agent` in one transaction: its new key, or None if it was used."""
 
     async def agent_key(self, agent: str) -> bytes | None:
-        """The key of an agent, None for one that is not known or was put out."""
+        """The key of an agent, None for one that is not known or was revoked."""
 
     def anonymous(self, link: Link, role: str) -> Principal | None:
         """Who a peer without credentials is; None refuses it. See `owner`."""
 
     async def local_key(self, agent: str, link: Link) -> bytes:
-        """The key of an agent that came in without a credential, made when it is new.
+        """The key of an agent that was admitted without a credential, made when it is new.
 
-        Raises: Denied for a name that is not for whoever is at the other end.
+        Raises: Denied for a name that the other end may not have.
         """
 
 
@@ -166,7 +166,7 @@ def owner(link: Link) -> bool:
 async def greet(
     link: Link, role: str, credential: Credential, *, trace: str = "", timeout_s: float = 5.0
 ) -> Welcome:
-    """Come in as `role` ("client" or "agent").
+    """Register with a tracker as `role` ("client" or "agent").
 
     Raises: AuthError when refused; FleetError when the other side speaks another protocol.
     """
@@ -211,7 +211,6 @@ def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
             f"not sending a secret to {link.peer.address} in the clear; use tls:// and --ca"
         )
     software = f"loopwright {__version__}"
-    mac = not private(link)
     return Hello(
         role=role,
         proto_min=PROTOCOL_MIN,
@@ -221,7 +220,7 @@ def _hello(link: Link, role: str, credential: Credential, trace: str) -> Hello:
         principal=principal,
         secret=secret,
         trace=trace,
-        mac=mac,
+        mac=not private(link),
     )
 
 
@@ -233,7 +232,7 @@ async def welcome(
     hello: Hello | None = None,
     timeout_s: float = HANDSHAKE_S,
 ) -> Admitted:
-    """Let the other side in, or refuse it; refusals are counted in the link's tally.
+    """Admit the other side, or refuse it; refusals are counted in the link's tally.
 
     Args:
         hello: its first message, if that was read already.
@@ -298,7 +297,8 @@ async def _admit(
             who = _agent(agent)
         case _:
             raise Denied(
-                Fault.NO_CREDENTIAL, f"no {hello.role} comes in with {hello.auth[:16]!r} here"
+                Fault.NO_CREDENTIAL,
+                f"{hello.auth[:16]!r} does not admit a {hello.role} here",
             )
     return Admitted(who, hello, proto, agent, token), key, proof
 
@@ -314,7 +314,7 @@ async def _certified(link: Link, directory: Directory) -> TokenRow:
     if row is None:
         raise Denied(
             Fault.UNKNOWN_TOKEN,
-            f"the certificate names {name!r}, who has no token that is good here; ask for one",
+            f"the certificate names {name!r}, who has no valid token here; ask for one",
         )
     return row
 
@@ -505,5 +505,6 @@ def _check_answer(
 def _need_private(link: Link) -> None:
     if not private(link):
         raise Denied(
-            Fault.PLAIN_SECRET, "a secret came in the clear: it is burnt; use tls:// and a new one"
+            Fault.PLAIN_SECRET,
+            "a secret came in the clear and must not be used again; use tls:// and a new one",
         )

@@ -1,4 +1,4 @@
-"""Keys: how they are made, and how one makes several that say nothing of each other."""
+"""Keys: how they are made, and how to derive several that reveal nothing of each other."""
 
 from __future__ import annotations
 
@@ -18,19 +18,9 @@ def new_key() -> bytes:
     return os.urandom(KEY_BYTES)
 
 
-def check_key(key: bytes, what: str) -> bytes:
-    """`key`, which has the length of one.
-
-    Raises: ConfigError otherwise; the message never holds the key.
-    """
-    if len(key) != KEY_BYTES:
-        raise ConfigError(f"{what} has {len(key)} bytes, a key has {KEY_BYTES}")
-    return key
-
-
 @functools.lru_cache(maxsize=4096)
 def subkey(key: bytes, purpose: bytes) -> bytes:
-    """`derive(key, purpose)`, remembered: for keys that are used over and over, such as agents'."""
+    """`derive(key, purpose)`, remembered, for keys that are used over and over, such as agents'."""
     return derive(key, purpose)
 
 

@@ -50,9 +50,9 @@ class FrameMac:
         return outer.digest()[:MAC_BYTES]
 
     def verify(self, header: bytes, body: bytes | memoryview, mac: bytes) -> None:
-        """Nothing, when the next frame is the one that was sent.
+        """Check that the next frame is the one that was sent.
 
-        Raises: FrameError otherwise; the connection is of no use then.
+        Raises: FrameError if not; the connection is of no use then.
         """
         if not same(self.tag(header, body), mac):
             raise FrameError(

@@ -13,7 +13,7 @@ NONCE_BYTES = 32
 
 
 class Purpose(enum.Enum):
-    """What a proof is for: a proof for one is none for another."""
+    """What a proof is for: a proof for one purpose does not serve another."""
 
     SESSION = b"loopwright proof: client opens a session"
     AGENT = b"loopwright proof: agent greets the tracker"
@@ -34,9 +34,9 @@ def prove(key: bytes, purpose: Purpose, theirs: bytes, ours: bytes) -> bytes:
 def check_proof(
     mac: bytes, key: bytes, purpose: Purpose, *, challenger: bytes, prover: bytes
 ) -> None:
-    """Nothing, when `mac` proves `key`.
+    """Check that `mac` proves `key`.
 
-    Raises: Denied otherwise, and for nonces that are too short to be fresh.
+    Raises: Denied if not, and for nonces that are too short to be fresh.
     """
     if len(challenger) != NONCE_BYTES or len(prover) != NONCE_BYTES:
         raise Denied(Fault.BAD_PROOF, f"a nonce has {NONCE_BYTES} bytes; another was sent")

@@ -1,4 +1,4 @@
-"""Signatures of builders: a device that wants them runs no code that none of its builders signed.
+"""Signatures of builders: a device that asks for them runs only code that its builders signed.
 
 Ed25519 over the digest of the code. A signature begins with a part of the digest of the public
 key, so that a key which is not on the list is told from a signature that is wrong. Needs the extra
@@ -33,17 +33,17 @@ _PURPOSE = b"loopwright builder signature v1\0"
 
 
 @dataclass(frozen=True, slots=True)
-class Builder:
+class BuilderKeys:
     """A pair of keys. `secret` never leaves the builder; `public` goes to the devices."""
 
     public: bytes
     secret: bytes
 
     def __repr__(self) -> str:
-        return f"Builder({show_public(self.public)})"
+        return f"BuilderKeys({show_public(self.public)})"
 
 
-def make_builder() -> Builder:
+def make_builder() -> BuilderKeys:
     """A new pair of keys.
 
     Raises: ConfigError without the extra `[tls]`.
@@ -51,12 +51,12 @@ def make_builder() -> Builder:
     return builder_of(os.urandom(SECRET_BYTES))
 
 
-def builder_of(secret: bytes) -> Builder:
+def builder_of(secret: bytes) -> BuilderKeys:
     """The pair that `secret` belongs to.
 
-    Raises: ConfigError for bytes that are no secret key.
+    Raises: ConfigError for bytes that are not a secret key.
     """
-    return Builder(_private(secret).public_key().public_bytes_raw(), secret)
+    return BuilderKeys(_private(secret).public_key().public_bytes_raw(), secret)
 
 
 def show_public(public: bytes) -> str:
@@ -71,11 +71,11 @@ def read_public(text: str) -> bytes:
     """
     public = _bytes(_PREFIX, text)
     if len(public) != PUBLIC_BYTES:
-        raise ConfigError(f"{text[:16]!r}... is no builder's public key: one begins with {_PREFIX}")
+        raise ConfigError(f"{text[:16]!r}... is not a builder's public key ({_PREFIX}...)")
     return public
 
 
-def save_builder(path: Path, builder: Builder) -> None:
+def save_builder(path: Path, builder: BuilderKeys) -> None:
     """Write the secret key to `path`, a new file that its owner alone may read.
 
     Raises: ConfigError when the file is there, or cannot be written.
@@ -90,10 +90,10 @@ def save_builder(path: Path, builder: Builder) -> None:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def load_builder(path: Path) -> Builder:
+def load_builder(path: Path) -> BuilderKeys:
     """The pair whose secret key `save_builder` wrote to `path`.
 
-    Raises: ConfigError for a file that is none, that cannot be read, or that others may read.
+    Raises: ConfigError for a file that holds no such key, cannot be read, or that others may read.
     """
     try:
         if path.stat().st_mode & 0o077:
@@ -103,7 +103,7 @@ def load_builder(path: Path) -> Builder:
         raise ConfigError(f"builder's key {path}: {error.strerror}") from error
     secret = _bytes(_SECRET_PREFIX, text)
     if len(secret) != SECRET_BYTES:
-        raise ConfigError(f"{path} is no builder's key; make one with: loopwright ca builder")
+        raise ConfigError(f"{path} is not a builder's key; make one with: loopwright ca builder")
     return builder_of(secret)
 
 
@@ -115,9 +115,9 @@ def sign(digest: bytes, secret: bytes) -> bytes:
 
 
 def verify(digest: bytes, signature: bytes, builders: Iterable[bytes]) -> None:
-    """Nothing, when one of `builders` (public keys) signed the code with `digest`.
+    """Check that one of `builders` (public keys) signed the code with `digest`.
 
-    Raises: Denied otherwise; ConfigError without the extra `[tls]`.
+    Raises: Denied if not; ConfigError without the extra `[tls]`.
     """
     _check_digest(digest)
     if not signature:
@@ -154,7 +154,7 @@ def _text(prefix: str, key: bytes) -> str:
 
 
 def _bytes(prefix: str, text: str) -> bytes:
-    """The key in `text`; nothing for text that is none."""
+    """The key in `text`; empty for text that is not one."""
     found = text.strip()
     if not found.startswith(prefix):
         return b""

@@ -1,8 +1,8 @@
-"""Tickets: what the tracker gives a client, and a device believes without asking anybody.
+"""Tickets: what the tracker gives a client, and a device trusts without asking the tracker.
 
 A ticket is a byte for its version, a msgpack array and an HMAC-SHA256 with a key that comes from
-the agent's. It holds no time: a device that has rebooted has another incarnation, a lease that was
-given on has a higher epoch, and how long a lease lives is a duration from when the device opens it.
+the agent's. It holds no time: a device that has rebooted has another incarnation, a lease that came
+later has a higher epoch, and how long a lease lives is a duration from when the device opens it.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def unseal(data: bytes, device_key: bytes) -> Ticket:
         canonical form, or whose version is not known.
     """
     if not 1 + _MAC_BYTES < len(data) <= MAX_TICKET_BYTES:
-        raise Denied(Fault.BAD_TICKET, f"a ticket of {len(data)} bytes is none")
+        raise Denied(Fault.BAD_TICKET, f"{len(data)} bytes cannot be a ticket")
     body, mac = data[:-_MAC_BYTES], data[-_MAC_BYTES:]
     if not same(_mac(body, device_key), mac):
         raise Denied(
@@ -80,7 +80,7 @@ def unseal(data: bytes, device_key: bytes) -> Ticket:
     try:
         ticket = _DECODER.decode(body[1:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise Denied(Fault.BAD_TICKET, f"the ticket says what none may say: {error}") from error
+        raise Denied(Fault.BAD_TICKET, f"the ticket has a bad value: {error}") from error
     if _ENCODER.encode(ticket) != body[1:]:
         raise Denied(Fault.BAD_TICKET, "the ticket is not in canonical form")
     return ticket
@@ -93,7 +93,7 @@ def session_key(device_key: bytes, sealed: bytes) -> bytes:
 
 
 def check_ticket(ticket: Ticket, state: DeviceState) -> None:
-    """Nothing, when a device in `state` may open what the ticket says.
+    """Check that a device in `state` may open what the ticket says.
 
     A ticket of the current epoch opens again while its lease is the current one; of a lower epoch
     never; a higher one always, and the caller first ends the older session.

@@ -26,9 +26,9 @@ _MAX_TEXT = 256
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who somebody is to the fleet. Empty `scopes` mean no further limit within the role.
+    """Who a caller is to the fleet. Empty `scopes` mean no further limit within the role.
 
-    A scope is a pool: the value of the label POOL of devices that it may have to do with.
+    A scope is a pool: the value of the label POOL of devices that it may use.
     """
 
     name: str
@@ -81,7 +81,7 @@ def make_code(entropy: Callable[[int], bytes] = os.urandom) -> Issued:
 def token_id(text: str) -> str:
     """The id in a token's text, under which the store has its row.
 
-    Raises: Denied for text that is no token; it is never repeated in the message.
+    Raises: Denied for text that is not a token; the message never repeats it.
     """
     return _take_apart(text, TOKEN_PREFIX, "token")[0]
 
@@ -110,7 +110,7 @@ def check_token(text: str, row: TokenRow | None, now: float) -> Principal:
 
 
 def check_code(text: str, row: CodeRow | None, agent: str, now: float) -> None:
-    """Nothing, when `agent` may join with the code `text`, whose row is `row`.
+    """Check that `agent` may join with the code `text`, whose row is `row`.
 
     The caller marks the row used in the same transaction: `UPDATE ... WHERE NOT used`.
 
@@ -128,30 +128,13 @@ def check_code(text: str, row: CodeRow | None, agent: str, now: float) -> None:
 
 
 def require_role(principal: Principal, needed: Role, what: str) -> None:
-    """Nothing, when `principal` may do `what`.
-
-    Raises: Denied otherwise.
-    """
+    """Check that `principal` may do `what`. Raises: Denied."""
     if principal.role < needed:
         raise Denied(
             Fault.WRONG_ROLE,
             f"{what} needs the role {needed.name.lower()}, {principal.name} has "
             f"{principal.role.name.lower()}",
         )
-
-
-def redact(text: str) -> str:
-    """`text` with every token and join code in it cut short, for logs."""
-    words = text.split(" ")
-    return " ".join(_short(word) for word in words)
-
-
-def _short(word: str) -> str:
-    for prefix in (TOKEN_PREFIX, CODE_PREFIX):
-        at = word.find(f"{prefix}_")
-        if at >= 0:
-            return f"{word[:at]}{prefix}_..."
-    return word
 
 
 def _make(prefix: str, nbytes: int, entropy: Callable[[int], bytes]) -> Issued:
@@ -166,7 +149,7 @@ def _take_apart(text: str, prefix: str, what: str) -> tuple[str, str]:
     """The id and the secret in `text`."""
     parts = text.split("_") if len(text) <= _MAX_TEXT and text.isascii() else []
     if len(parts) != 4 or parts[0] != prefix or not parts[1] or not parts[2]:
-        raise Denied(Fault.TOKEN_TYPO, f"that is no {what}: one begins with {prefix}_")
+        raise Denied(Fault.TOKEN_TYPO, f"that is not a {what}: it must begin with {prefix}_")
     if not same(_checksum("_".join(parts[:3])).encode(), parts[3].encode()):
         raise Denied(Fault.TOKEN_TYPO, f"the {what} has a typo: its checksum does not fit")
     return parts[1], parts[2]

@@ -202,7 +202,7 @@ class FleetChecker:
         self.live.pop(device, None)
 
     def healed(self, state: BookState) -> None:
-        """All faults are over for long and nobody asks: all must be as at the start."""
+        """All faults ended long ago and no request waits: the fleet must be as at the start."""
         self.checks += 1
         for device in state.devices.values():
             if not grantable(device):

@@ -139,7 +139,7 @@ class _Faults:
         world.after(2 * world.draw() / world.config.fault_rate, self.next)
 
     def heal(self) -> None:
-        """No more faults: all processes run, all devices are wanted, nobody asks for more."""
+        """No more faults: all processes run, all devices are enabled, no client asks for more."""
         world = self.world
         world.calm = True
         for client in self.clients:

@@ -41,6 +41,7 @@ from loopwright.serving.server import HttpServer
 from loopwright.serving.streams import stream
 
 _EVENTS_MOST = 1000
+_COMMAND_REFUSALS = (400, 403, 404, 408, 409, 413, 415, 503)
 _TEXTS = {"type": "object", "additionalProperties": {"type": "string"}}
 _PAGES = {"/": "dashboard.html", "/docs": "api.html"}
 
@@ -179,7 +180,7 @@ def _only(rows: bytes, missing: str) -> bytes:
     summary="Change something",
     responses={
         200: {"description": "Done.", "content": {JSON: {"schema": {}}}},
-        **problems(400, 403, 404, 408, 409, 413, 415, 503),
+        **problems(*_COMMAND_REFUSALS),
     },
     openapi_extra={"requestBody": {"content": {JSON: {"schema": _TEXTS}}}},
 )
@@ -215,7 +216,7 @@ async def event_stream(
         after = int(last_event_id)
     if front.feed.full:
         raise busy()
-    return event_answer(stream(AuditLog(front.tracker), after, caller.welcome))
+    return event_answer(stream(AuditLog(front.tracker), after, caller.allowed))
 
 
 @public.get("/live", summary="What the dashboard watches", include_in_schema=False)
@@ -223,7 +224,7 @@ async def live(front: FrontHere, caller: CallerHere) -> Response:
     """All devices and leases in short, then what changes."""
     if front.feed.full:
         raise busy()
-    return event_answer(front.feed.watch(caller.welcome))
+    return event_answer(front.feed.watch(caller.allowed))
 
 
 # --- for machines that watch ---

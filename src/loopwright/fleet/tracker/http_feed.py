@@ -47,19 +47,14 @@ class Feed:
         self._wall_offset = tracker.wall() - tracker.clock()  # once: rows must not flicker
 
     @property
-    def watchers(self) -> int:
-        """How many watch."""
-        return len(self._watchers)
-
-    @property
     def full(self) -> bool:
         """Whether there is no room for another watcher."""
         return self._watchers.full
 
-    async def watch(self, welcome: Callable[[], bool]) -> AsyncIterator[bytes]:
+    async def watch(self, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Messages for an event stream, from a first one that has everything, until the end.
 
-        It ends when whoever watches is `welcome` no more.
+        It ends when whoever watches is no longer `allowed`.
         """
         if self._task is None:
             self._fresh.clear()
@@ -70,7 +65,7 @@ class Feed:
             if not watcher.skip():  # what is older than what follows
                 return
             yield self._everything()
-            while (news := await watcher.news()) is not None and welcome():
+            while (news := await watcher.news()) is not None and allowed():
                 yield news
         finally:
             self._watchers.leave(watcher)
@@ -85,7 +80,7 @@ class Feed:
     # --- looking ---
 
     async def _look_often(self) -> None:
-        """Look until nobody watches."""
+        """Look while somebody watches."""
         self._recent.clear()
         self._recent += await AuditLog(self._tracker).recent(_RECENT)
         leave = self._tracker.watch(self._happened)
@@ -108,7 +103,7 @@ class Feed:
             self._task = None
             self._devices, self._leases = {}, {}
             self._fresh.set()
-            self._watchers.end()  # nobody, unless something went wrong: they come again
+            self._watchers.end()  # there are none, unless something went wrong: they come again
 
     def _happened(self, event: AuditEvent) -> None:
         self._recent.append(event)

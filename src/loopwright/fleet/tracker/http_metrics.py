@@ -1,7 +1,7 @@
 """The tracker's figures in the text format that Prometheus reads.
 
 Series are bounded: what a label may be is a closed list of words or the name of a device, of which
-each has `DEVICE_SERIES`. Nothing that a user writes becomes a label.
+each is in `DEVICE_FAMILIES`. Nothing that a user writes becomes a label.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _WORDS: tuple[tuple[str, type[Enum]], ...] = (
     ("occupancy", Occupancy),
 )
 _CODES = {value: code for _, words in _WORDS for code, value in enumerate(words)}
-_DEVICE_FAMILIES = (
+DEVICE_FAMILIES = (
     *(
         Family(f"device_{name}", f"The {name} of a device: {_legend}.", label="device")
         for name, words in _WORDS
@@ -63,7 +63,6 @@ _DEVICE_FAMILIES = (
     Family("device_drift_ratio", "How far off its canary kernel is, as a share.", label="device"),
     Family("device_epoch", "The highest epoch given out for the device.", label="device"),
 )
-DEVICE_SERIES = len(_DEVICE_FAMILIES)
 
 
 async def render(tracker: Tracker, *, devices: bool = True) -> AsyncIterator[bytes]:
@@ -78,7 +77,7 @@ async def render(tracker: Tracker, *, devices: bool = True) -> AsyncIterator[byt
         views = map(tracker.book.device, names[start : start + _AT_ONCE])
         found += [(view.name, _figures(view)) for view in views if view is not None]
         await asyncio.sleep(0)
-    for column, family in enumerate(_DEVICE_FAMILIES):
+    for column, family in enumerate(DEVICE_FAMILIES):
         yield family.head().encode()
         for start in range(0, len(found), _AT_ONCE):
             some = found[start : start + _AT_ONCE]

@@ -1,7 +1,7 @@
 """PyTorch models as graphs.
 
 `torch.export` traces a model into a program of ATen operators; each is translated by a function of
-`torch_ops/`. Operators that have no such function are decomposed by PyTorch first. What depends on
+`rules/`. Operators that have no such function are decomposed by PyTorch first. What depends on
 constants alone (masks, positions, turned weights) is computed here, once.
 """
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from loopwright.graph.ir import Array, Graph, Node
 from loopwright.graph.passes.rewrite import Rewriter, other, rewrite, wide
-from loopwright.ops.nodes.attributes import integer, number
+from loopwright.ops.attributes import integer, number
 
 Vector = npt.NDArray[np.float64]
 

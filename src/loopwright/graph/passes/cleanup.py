@@ -10,7 +10,7 @@ import numpy as np
 from loopwright.graph.evaluate import evaluate_node
 from loopwright.graph.ir import Array, Graph, Node
 from loopwright.graph.passes.rewrite import Rewriter, rewrite, wide
-from loopwright.ops.nodes.attributes import integers, number, text
+from loopwright.ops.attributes import integers, number, text
 
 _ALWAYS_FOLDED = 1 << 18
 """Elements that a folded constant may have, whatever it comes from."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from loopwright.graph.ir import Array, Graph, Node
 from loopwright.graph.passes.rewrite import Rewriter, other, rewrite
-from loopwright.ops.nodes.attributes import integer, integers, number
+from loopwright.ops.attributes import integer, integers, number
 
 _NEAR = 1e-4
 """How near a constant must be to the one that is meant; exporters write few digits."""

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.graph.ir import Array, Graph, Node, Value
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 
 class Rewriter:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopwright.graph.ir import Array, Graph, Node
-from loopwright.ops.nodes.attributes import NodeAttr, integer, integers
+from loopwright.ops.attributes import NodeAttr, integer, integers
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from loopwright.errors import ModelError, UnsupportedError
 from loopwright.graph.builder import GraphBuilder
 from loopwright.graph.ir import Array
 from loopwright.ir.dtype import DType
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 OnnxAttr: TypeAlias = NodeAttr | tuple[str, ...] | Array
 

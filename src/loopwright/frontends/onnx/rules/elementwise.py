@@ -8,6 +8,7 @@ import numpy as np
 
 from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
 from loopwright.ir import dtype as dt
+from loopwright.ops.elementwise import OPS
 
 ONNX_DTYPES: Mapping[int, str] = {
     1: "float32",
@@ -127,10 +128,6 @@ def _mod(call: OnnxCall) -> tuple[str]:
     return (call.emit("mod", call.x(0), call.x(1), fmod=call.integer("fmod", 0)),)
 
 
-def _prelu(call: OnnxCall) -> tuple[str]:
-    return (call.emit("prelu", call.x(0), call.x(1)),)
-
-
 def _shrink(call: OnnxCall) -> tuple[str]:
     x, dtype = call.x(), call.dtype()
     lambd, bias = call.number("lambd", 0.5), call.constant(call.number("bias", 0.0), dtype)
@@ -151,22 +148,10 @@ def _hyperbolic(sign: str) -> Rule:
     return rule
 
 
-_UNARY = {
-    "Abs": "abs", "Ceil": "ceil", "Cos": "cos", "Erf": "erf", "Exp": "exp", "Floor": "floor",
-    "HardSwish": "hard_swish", "IsNaN": "is_nan", "Log": "log", "Mish": "mish", "Neg": "neg",
-    "Not": "not", "Reciprocal": "reciprocal", "Relu": "relu", "Round": "round",
-    "Sigmoid": "sigmoid", "Sign": "sign", "Sin": "sin", "Softplus": "softplus",
-    "Softsign": "softsign", "Sqrt": "sqrt", "Tan": "tan", "Tanh": "tanh",
-}  # fmt: skip
-_BINARY = {
-    "Add": "add", "And": "and", "Div": "div", "Equal": "equal", "Greater": "greater",
-    "GreaterOrEqual": "greater_equal", "Less": "less", "LessOrEqual": "less_equal", "Mul": "mul",
-    "Or": "or", "Pow": "pow", "Sub": "sub", "Where": "where", "Xor": "xor",
-}  # fmt: skip
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 
 RULES: Mapping[str, Rule] = {
-    **{name: _same(op) for name, op in (_UNARY | _BINARY).items()},
+    **{row.onnx: _same(row.name) for row in OPS if not row.attrs},
     "Cast": _cast,
     "CastLike": _cast_like,
     "Celu": _numbers("celu", alpha=1.0),
@@ -183,7 +168,6 @@ RULES: Mapping[str, Rule] = {
     "Mean": _mean,
     "Min": _chain("min"),
     "Mod": _mod,
-    "PRelu": _prelu,
     "Selu": _numbers("selu", **_SELU),
     "Shrink": _shrink,
     "Sinh": _hyperbolic("sub"),

@@ -16,7 +16,7 @@ from loopwright.errors import InternalError, UnsupportedError
 from loopwright.graph.ir import Array, Node, Value, infer
 from loopwright.ir import dtype as dt
 from loopwright.ir.dtype import BOOL, F32, I64, DType
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall
 from loopwright.ir.dtype import DType
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 
 def _convolution(make: NodeMaker, call: TorchCall) -> Ref:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall, common
 from loopwright.ir.dtype import BOOL
-from loopwright.ops.nodes.attributes import NodeAttr
+from loopwright.ops.attributes import NodeAttr
 
 _UNARY = ("exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "tanh", "erf", "sigmoid", "silu")
 """Functions of one float that are called the same in both vocabularies."""

@@ -1,0 +1,141 @@
+"""C source to object code, by the C compiler that is found; runs in the builder process."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from loopwright.codegen.artifact import Artifact, Param
+from loopwright.codegen.clike.dialects import C11
+from loopwright.codegen.clike.emit import ClikeSource, emit
+from loopwright.errors import CodegenError, EnvironmentFailure
+from loopwright.ir.kernel import Kernel
+from loopwright.target.union import Target
+
+_COMPILERS = ("cc", "gcc", "clang")
+_MESSAGE_CHARS = 400
+FLAGS = (
+    "-std=gnu11",
+    "-O2",
+    "-fPIC",
+    "-g0",
+    "-w",
+    "-ffp-contract=off",  # what is contracted is written as a fused operation
+    "-fwrapv",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fno-builtin",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-fno-unwind-tables",
+)
+"""Arithmetic as `ir.expr` says; no code but the kernel's own."""
+
+
+class CBackend:
+    """Kernels by way of C and a C compiler."""
+
+    language = "c"
+
+    def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
+        """The C source of `kernel`. Raises: CodegenError for what cannot be expressed."""
+        return emit(kernel, params, target, C11).text
+
+    def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
+        """The object code of `kernel`.
+
+        Raises: CodegenError as `text`, or if the compiler refuses the source; EnvironmentFailure
+            if there is no C compiler for the target.
+        """
+        source = emit(kernel, params, target, C11)
+        code = compile_c(source.text, target)
+        return artifact_of(source, code, params, kernel.n_outputs, target)
+
+
+def artifact_of(
+    source: ClikeSource, code: bytes, params: tuple[Param, ...], n_outputs: int, target: Target
+) -> Artifact:
+    """The artifact of `source`, which was compiled to `code`."""
+    return Artifact(
+        code=code,
+        entry=source.entry,
+        params=params,
+        n_outputs=n_outputs,
+        workspace_shared=source.workspace_shared,
+        workspace_per_thread=source.workspace_per_thread,
+        target_key=target.key,
+        requires=target.features,
+    )
+
+
+def compile_c(text: str, target: Target, flags: Sequence[str] = ()) -> bytes:
+    """The relocatable object that the C compiler makes of `text`.
+
+    Raises: CodegenError with what the compiler said; EnvironmentFailure if there is none.
+    """
+    command = find_compiler(arch=target.arch)
+    with tempfile.TemporaryDirectory(prefix="loopwright-c-") as folder:
+        source, made = Path(folder, "kernel.c"), Path(folder, "kernel.o")
+        source.write_text(text)
+        full = [
+            *command,
+            *FLAGS,
+            *_target_flags(target),
+            *flags,
+            "-c",
+            str(source),
+            "-o",
+            str(made),
+        ]
+        try:
+            done = subprocess.run(full, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise EnvironmentFailure(f"cannot run {command[0]}: {error}") from error
+        if done.returncode != 0 or not made.exists():
+            said = " ".join((done.stderr or done.stdout).split())[:_MESSAGE_CHARS]
+            raise CodegenError(f"{shlex.join(command)} failed ({done.returncode}): {said}")
+        return made.read_bytes()
+
+
+def find_compiler(given: str | None = None, arch: str | None = None) -> tuple[str, ...]:
+    """The command of a C compiler for `arch`, this machine's when None.
+
+    `given`, else cc, gcc, clang, or that of the ziglang package; for another architecture a GCC
+    that makes code for it, or ziglang's. Raises: EnvironmentFailure when it is not there.
+    """
+    if given is not None:
+        words = tuple(shlex.split(given))
+        if not words or shutil.which(words[0]) is None:
+            raise EnvironmentFailure(f"there is no C compiler {given!r}; name another, as gcc")
+        return words
+    here = {"amd64": "x86_64", "arm64": "aarch64"}.get(platform.machine(), platform.machine())
+    arch = here if arch is None else arch
+    for command in _COMPILERS if arch == here else (f"{arch}-linux-gnu-gcc",):
+        if shutil.which(command) is not None:
+            return (command,)
+    if importlib.util.find_spec("ziglang") is not None:
+        # A machine that is named gets no instructions beyond its base.
+        return (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu")
+    raise EnvironmentFailure(
+        f"there is no C compiler for {arch}: install gcc or clang, or run "
+        "pip install 'loopwright[export]'"
+    )
+
+
+def _target_flags(target: Target) -> list[str]:
+    """The instruction sets of `target` as GCC and Clang name them."""
+    if target.arch == "aarch64":
+        more = [name for name in target.features if name not in ("neon", "fp-armv8")]
+        return [f"-march={'+'.join(['armv8.2-a', *more])}"] if more else []
+    return [
+        "-fcf-protection=none",
+        *(f"-m{name}" for name in target.features),
+        f"-mprefer-vector-width={target.vector_bits}",
+    ]

@@ -1,0 +1,391 @@
+"""Operators on single elements of tensors, which are broadcast as in NumPy.
+
+Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike. It is
+ONNX's, but for NaN in relu, clip, min and max: minimum and maximum are those of `ir.expr`, which of
+a NaN and a number take the number. A value used twice is one node, which code generation computes
+once. What stands in an epilogue selects constants where it can: a load then never hangs on a
+condition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from loopwright.errors import ShapeError
+from loopwright.ir import dtype as dt
+from loopwright.ir.bounds import dtype_range
+from loopwright.ir.expr import Binary, Call, Expr, Fn, Op, binary, cast, const
+from loopwright.ops.attributes import NodeAttrs, integer, number, text
+from loopwright.ops.opdef import (
+    Channels,
+    Element,
+    EpilogueForm,
+    Inputs,
+    OpDef,
+    Operand,
+    OpKind,
+    Outputs,
+    broadcast,
+    element,
+    given,
+)
+from loopwright.te import functions as te
+from loopwright.te.tensor import compute
+
+Function = Callable[[Expr, NodeAttrs], Expr]
+Pair = Callable[[Expr, Expr, NodeAttrs], Expr]
+
+
+def trunc(x: Expr) -> Expr:
+    """A float rounded to zero."""
+    return te.if_then_else(x < 0, te.ceil(x), te.floor(x))
+
+
+def _zero(x: Expr) -> Expr:
+    """0, or NaN where `x` is one: what a maximum or sum with it does not lose."""
+    return te.if_then_else(x.equal(x), const(0.0, x.dtype), const(math.nan, x.dtype))
+
+
+def _sign(x: Expr, _: NodeAttrs) -> Expr:
+    return te.if_then_else(x > 0, const(1, x.dtype), te.if_then_else(x < 0, _minus_one(x), x))
+
+
+def _minus_one(x: Expr) -> Expr:
+    unsigned = x.dtype.kind is dt.DTypeKind.UINT
+    return const(0 if unsigned else -1, x.dtype)
+
+
+def _softplus(x: Expr) -> Expr:
+    """`log(1 + exp(x))`, which does not overflow."""
+    return te.maximum(x, 0.0) + te.log(te.exp(-te.abs(x)) + 1.0)
+
+
+def _leaky_relu(x: Expr, attrs: NodeAttrs) -> Expr:
+    slope = number(attrs, "alpha")
+    if 0 < slope <= 1:
+        return te.maximum(x, x * slope)
+    return x * te.if_then_else(x < 0, const(slope, x.dtype), const(1.0, x.dtype))
+
+
+def _prelu(x: Expr, slope: Expr, _: NodeAttrs) -> Expr:
+    return x * te.if_then_else(x < const(0, x.dtype), slope, const(1, x.dtype))
+
+
+def _elu(x: Expr, attrs: NodeAttrs) -> Expr:
+    below = te.exp(te.minimum(x, 0.0)) - 1.0
+    return te.maximum(x, _zero(x)) + below * number(attrs, "alpha")
+
+
+def _selu(x: Expr, attrs: NodeAttrs) -> Expr:
+    return number(attrs, "gamma") * _elu(x, attrs)
+
+
+def _celu(x: Expr, attrs: NodeAttrs) -> Expr:
+    alpha = number(attrs, "alpha")
+    return te.if_then_else(x > 0, x, alpha * (te.exp(x * (1.0 / alpha)) - 1.0))
+
+
+def _bounded(x: Expr) -> Expr:
+    return te.minimum(te.maximum(x, 0.0), 1.0)
+
+
+def _hard_sigmoid(x: Expr, attrs: NodeAttrs) -> Expr:
+    line = x * number(attrs, "alpha") + number(attrs, "beta")
+    return _bounded(line) + _zero(line)
+
+
+def _thresholded_relu(x: Expr, attrs: NodeAttrs) -> Expr:
+    return te.if_then_else(x > number(attrs, "alpha"), x, 0.0)
+
+
+def _gelu(x: Expr, attrs: NodeAttrs) -> Expr:
+    kind = text(attrs, "approximate", "none")
+    if kind == "tanh":
+        inner = (x + x * x * x * 0.044715) * math.sqrt(2 / math.pi)
+        return x * 0.5 * (te.tanh(inner) + 1.0)
+    if kind != "none":
+        raise ShapeError(f"attribute approximate is {kind!r}; it is none or tanh")
+    return x * 0.5 * (te.erf(x * math.sqrt(0.5)) + 1.0)
+
+
+def _clip(x: Expr, attrs: NodeAttrs) -> Expr:
+    for name, bound in (("min", te.maximum), ("max", te.minimum)):
+        if name in attrs and math.isfinite(number(attrs, name)):
+            x = bound(x, _within(number(attrs, name), x.dtype))
+    return x
+
+
+def _within(value: float, dtype: dt.DType) -> Expr:
+    """`value` as a constant; for an integer dtype, the nearest one that it has."""
+    limits = dtype_range(dtype)
+    if limits is None:
+        return const(value, dtype)
+    low, high = limits
+    return const(low if value <= low else high if value >= high else int(value), dtype)
+
+
+def _cast(x: Expr, attrs: NodeAttrs) -> Expr:
+    wanted = dt.parse(text(attrs, "to"))
+    if wanted.is_bool and not x.dtype.is_bool:
+        return Binary(Op.NE, x, const(0, x.dtype))
+    if wanted.is_int and wanted.bits < 32 and x.dtype.is_float:
+        return cast(wanted, cast(dt.I32, x))  # what does not fit wraps, instead of anything
+    return cast(wanted, x)
+
+
+def _operator(op: Op) -> Pair:
+    return lambda a, b, _: binary(op, a, b)
+
+
+def _pow(a: Expr, b: Expr, _: NodeAttrs) -> Expr:
+    """The base's dtype; integers are raised as float64."""
+    if a.dtype.is_float:
+        kept = dt.accumulator(a.dtype)
+        return te.power(a.astype(kept), b.astype(kept)).astype(a.dtype)
+    raised = te.power(a.astype(dt.F64), b.astype(dt.F64))
+    return (te.round(raised) if b.dtype.is_int else raised).astype(a.dtype)
+
+
+def _mod(a: Expr, b: Expr, attrs: NodeAttrs) -> Expr:
+    """The remainder: with `fmod` that of a quotient rounded to zero, without, to minus infinity."""
+    if a.dtype != b.dtype:
+        raise ShapeError(f"the dtypes {a.dtype} and {b.dtype} differ")
+    truncated = integer(attrs, "fmod", 0)
+    if a.dtype.is_int:
+        return a - (a / b) * b if truncated and a.dtype.kind is dt.DTypeKind.INT else a % b
+    wide, by = a.astype(dt.F64), b.astype(dt.F64)
+    quotient = trunc(wide / by)
+    # 0 * inf is not a number: what has no whole quotient is its own remainder.
+    rest = te.if_then_else(quotient.equal(0.0), wide, wide - quotient * by)
+    if not truncated:
+        rest = te.if_then_else(rest * by < 0.0, rest + by, rest)
+    return rest.astype(a.dtype)
+
+
+def _logical(op: Op) -> Pair:
+    def function(a: Expr, b: Expr, _: NodeAttrs) -> Expr:
+        if not (a.dtype.is_bool and b.dtype.is_bool):
+            raise ShapeError(f"the inputs are {a.dtype} and {b.dtype}, not bool")
+        return Binary(op, a, b)
+
+    return function
+
+
+def _row(
+    name: str,
+    function: Element,
+    names: tuple[str, str],
+    *attrs: str,
+    inputs: int = 1,
+    epilogues: tuple[EpilogueForm, ...] = (),
+) -> OpDef:
+    """A row of the table; `names` are those in ONNX and torch."""
+
+    def define(operands: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+        tensors = [given(operands, place) for place in range(inputs)]
+        shape = broadcast([tensor.shape for tensor in tensors])
+        if name == "prelu" and shape != tensors[0].shape:
+            slope, x = (list(tensor.shape) for tensor in reversed(tensors))
+            raise ShapeError(f"the slope {slope} does not broadcast to {x}")
+
+        def body(*i: Expr) -> Expr:
+            return function([element(tensor, i, shape) for tensor in tensors], attrs)
+
+        return (compute(shape, body, prefix),)
+
+    return OpDef(
+        name=name,
+        kind=OpKind.ELEMENTWISE,
+        define=define,
+        onnx=names[0],
+        torch=names[1],
+        channels=Channels.KEPT,
+        least=inputs,
+        most=inputs,
+        attrs=frozenset(attrs),
+        element=function,
+        epilogues=epilogues,
+    )
+
+
+def _any(function: Function) -> Element:
+    """A function of one element of any dtype."""
+    return lambda values, attrs: function(values[0], attrs)
+
+
+def _plain(function: Callable[[Expr], Expr]) -> Element:
+    return lambda values, _: function(values[0])
+
+
+def _pair(function: Pair) -> Element:
+    """A function of two elements."""
+    return lambda values, attrs: function(values[0], values[1], attrs)
+
+
+def _float(function: Function) -> Element:
+    """A function of a float; one of 16 bits is rounded once, at the end."""
+
+    def wide(values: Sequence[Expr], attrs: NodeAttrs) -> Expr:
+        (x,) = values
+        if not x.dtype.is_float:
+            raise ShapeError(f"the input is {x.dtype}, not a float; cast it first")
+        return function(x.astype(dt.accumulator(x.dtype)), attrs).astype(x.dtype)
+
+    return wide
+
+
+def _function(function: Callable[[Expr], Expr]) -> Element:
+    """A function of a float that has no attributes."""
+    return _float(lambda x, _: function(x))
+
+
+def _step(text: str, *numbers: tuple[str, float]) -> tuple[EpilogueForm, ...]:
+    return (EpilogueForm(text, numbers=numbers),)
+
+
+def _with_input(kind: str, number: str, channels: str = "") -> tuple[EpilogueForm, ...]:
+    """The forms of an operator of two operands: a residual, a number, and maybe a channel's."""
+    found = [
+        EpilogueForm(kind, Operand.TENSOR, input="residual"),
+        EpilogueForm(number, Operand.NUMBER, numbers=(("value", 0.0),)),
+    ]
+    if channels:
+        found.append(EpilogueForm(channels, Operand.CHANNELS, input=channels))
+    return tuple(found)
+
+
+_GELU = (
+    EpilogueForm("gelu", fixed=(("approximate", "none"),)),
+    EpilogueForm("gelu_tanh", fixed=(("approximate", "tanh"),)),
+)
+
+OPS: tuple[OpDef, ...] = (
+    _row("exp", _function(te.exp), ("Exp", "exp")),
+    _row("log", _function(te.log), ("Log", "log")),
+    _row("sqrt", _function(te.sqrt), ("Sqrt", "sqrt")),
+    _row("reciprocal", _function(lambda x: 1.0 / x), ("Reciprocal", "reciprocal")),
+    _row("floor", _function(te.floor), ("Floor", "floor")),
+    _row("ceil", _function(te.ceil), ("Ceil", "ceil")),
+    _row("round", _function(te.round), ("Round", "round")),
+    _row("sin", _function(te.sin), ("Sin", "sin")),
+    _row("cos", _function(te.cos), ("Cos", "cos")),
+    _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), ("Tan", "tan")),
+    _row("tanh", _function(te.tanh), ("Tanh", "tanh"), epilogues=_step("tanh")),
+    _row("erf", _function(te.erf), ("Erf", "erf"), epilogues=_step("erf")),
+    _row("sigmoid", _function(te.sigmoid), ("Sigmoid", "sigmoid"), epilogues=_step("sigmoid")),
+    _row("softplus", _function(_softplus), ("Softplus", "softplus"), epilogues=_step("softplus")),
+    _row("softsign", _function(lambda x: x / (1.0 + te.abs(x))), ("Softsign", "")),
+    _row(
+        "mish",
+        _function(lambda x: x * te.tanh(_softplus(x))),
+        ("Mish", "mish"),
+        epilogues=_step("mish"),
+    ),
+    _row(
+        "silu",
+        _function(lambda x: x / (te.exp(-x) + 1.0)),
+        ("Swish", "silu"),
+        epilogues=_step("silu"),
+    ),
+    _row(
+        "hard_swish",
+        _function(lambda x: x * _bounded(x * (1 / 6) + 0.5)),
+        ("HardSwish", "hardswish"),
+        epilogues=_step("hard_swish"),
+    ),
+    _row(
+        "leaky_relu",
+        _float(_leaky_relu),
+        ("LeakyRelu", "leaky_relu"),
+        "alpha",
+        epilogues=_step("leaky_relu", ("alpha", 0.01)),
+    ),
+    _row("elu", _float(_elu), ("Elu", "elu"), "alpha", epilogues=_step("elu", ("alpha", 1.0))),
+    _row("selu", _float(_selu), ("Selu", "selu"), "alpha", "gamma"),
+    _row("celu", _float(_celu), ("Celu", "celu"), "alpha"),
+    _row(
+        "hard_sigmoid",
+        _float(_hard_sigmoid),
+        ("HardSigmoid", "hardsigmoid"),
+        *("alpha", "beta"),
+        epilogues=_step("hard_sigmoid", ("alpha", 0.2), ("beta", 0.5)),
+    ),
+    _row(
+        "thresholded_relu",
+        _float(_thresholded_relu),
+        ("ThresholdedRelu", "threshold"),
+        "alpha",
+    ),
+    _row("gelu", _float(_gelu), ("Gelu", "gelu"), "approximate", epilogues=_GELU),
+    _row("identity", _plain(lambda x: x), ("Identity", "alias")),
+    _row("neg", _plain(lambda x: -x), ("Neg", "neg")),
+    _row(
+        "abs",
+        _plain(lambda x: x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x)),
+        ("Abs", "abs"),
+    ),
+    _row(
+        "relu",
+        _plain(lambda x: te.maximum(x, const(0, x.dtype))),
+        ("Relu", "relu"),
+        epilogues=_step("relu"),
+    ),
+    _row("sign", _any(_sign), ("Sign", "sign")),
+    _row("not", _plain(lambda x: Call(Fn.NOT, (x,))), ("Not", "logical_not")),
+    _row("is_nan", _plain(lambda x: Binary(Op.NE, x, x)), ("IsNaN", "isnan")),
+    _row(
+        "is_inf",
+        _plain(lambda x: te.abs(x).equal(const(math.inf, x.dtype))),
+        ("IsInf", "isinf"),
+    ),
+    _row(
+        "clip",
+        _any(_clip),
+        ("Clip", "clamp"),
+        *("min", "max"),
+        epilogues=_step("clip", ("min", -math.inf), ("max", math.inf)),
+    ),
+    _row("cast", _any(_cast), ("Cast", "_to_copy"), "to"),
+    _row(
+        "add",
+        _pair(_operator(Op.ADD)),
+        ("Add", "add"),
+        inputs=2,
+        epilogues=_with_input("add", "addc"),
+    ),
+    _row("sub", _pair(_operator(Op.SUB)), ("Sub", "sub"), inputs=2),
+    _row(
+        "mul",
+        _pair(_operator(Op.MUL)),
+        ("Mul", "mul"),
+        inputs=2,
+        epilogues=_with_input("mul", "mulc", "scale"),
+    ),
+    _row("div", _pair(_operator(Op.DIV)), ("Div", "div"), inputs=2),
+    _row("min", _pair(_operator(Op.MIN)), ("Min", "minimum"), inputs=2),
+    _row("max", _pair(_operator(Op.MAX)), ("Max", "maximum"), inputs=2),
+    _row("equal", _pair(_operator(Op.EQ)), ("Equal", "eq"), inputs=2),
+    _row("less", _pair(_operator(Op.LT)), ("Less", "lt"), inputs=2),
+    _row("less_equal", _pair(_operator(Op.LE)), ("LessOrEqual", "le"), inputs=2),
+    _row("greater", _pair(_operator(Op.GT)), ("Greater", "gt"), inputs=2),
+    _row("greater_equal", _pair(_operator(Op.GE)), ("GreaterOrEqual", "ge"), inputs=2),
+    _row("and", _pair(_logical(Op.AND)), ("And", "logical_and"), inputs=2),
+    _row("or", _pair(_logical(Op.OR)), ("Or", "logical_or"), inputs=2),
+    _row("xor", _pair(_logical(Op.NE)), ("Xor", "logical_xor"), inputs=2),
+    _row("pow", _pair(_pow), ("Pow", "pow"), inputs=2),
+    _row("mod", _pair(_mod), ("Mod", "remainder"), "fmod", inputs=2),
+    _row(
+        "prelu",
+        _pair(_prelu),
+        ("PRelu", "prelu"),
+        inputs=2,
+        epilogues=(EpilogueForm("prelu", Operand.CHANNELS, input="slope"),),
+    ),
+    _row(
+        "where",
+        lambda values, _: te.if_then_else(*values),
+        ("Where", "where"),
+        inputs=3,
+    ),
+)
