@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 
-class Stage(enum.Enum):
+class FailureStage(enum.Enum):
     """Where a candidate failed."""
 
     SCHEDULE = "schedule"
@@ -85,7 +85,7 @@ class Timed:
 class Failed:
     """A candidate that did not run, or ran wrong. `detail` is one line for a person."""
 
-    stage: Stage
+    stage: FailureStage
     kind: FailureKind
     detail: str
     where: Provenance | None = field(default=None, compare=False)

@@ -18,7 +18,7 @@ from loopwright.build.candidate import Built, ExecutorBuilders, pack_task, unpac
 from loopwright.build.pool import BuilderPool
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import EnvironmentFailure, TemplateError, UserError
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan
 from loopwright.templates.template import Template
 
 PLAN = MeasurePlan(build_timeout_s=20.0, build_memory=256 << 20)
@@ -39,18 +39,28 @@ def build(pool: BuilderPool, action: str, plan: MeasurePlan = PLAN) -> Artifact 
 @pytest.mark.parametrize(
     ("action", "stage", "kind", "detail"),
     [
-        ("illegal", Stage.SCHEDULE, FailureKind.ILLEGAL_SCHEDULE, "split of j by 0"),
-        ("template", Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, "the template raised"),
-        ("codegen", Stage.BUILD, FailureKind.COMPILE_ERROR, "no rule for erf"),
-        ("bug", Stage.BUILD, FailureKind.COMPILE_ERROR, "ZeroDivisionError: division by zero"),
-        ("compiler-aborts", Stage.BUILD, FailureKind.COMPILER_CRASH, "ended with SIGABRT"),
-        ("compiler-segfaults", Stage.BUILD, FailureKind.COMPILER_CRASH, "ended with SIGSEGV"),
-        ("compiler-eats", Stage.BUILD, FailureKind.BUILD_MEMORY, "268435456 bytes"),
-        ("compiler-killed", Stage.BUILD, FailureKind.BUILD_MEMORY, "SIGKILL"),
+        ("illegal", FailureStage.SCHEDULE, FailureKind.ILLEGAL_SCHEDULE, "split of j by 0"),
+        ("template", FailureStage.SCHEDULE, FailureKind.TEMPLATE_ERROR, "the template raised"),
+        ("codegen", FailureStage.BUILD, FailureKind.COMPILE_ERROR, "no rule for erf"),
+        (
+            "bug",
+            FailureStage.BUILD,
+            FailureKind.COMPILE_ERROR,
+            "ZeroDivisionError: division by zero",
+        ),
+        ("compiler-aborts", FailureStage.BUILD, FailureKind.COMPILER_CRASH, "ended with SIGABRT"),
+        (
+            "compiler-segfaults",
+            FailureStage.BUILD,
+            FailureKind.COMPILER_CRASH,
+            "ended with SIGSEGV",
+        ),
+        ("compiler-eats", FailureStage.BUILD, FailureKind.BUILD_MEMORY, "268435456 bytes"),
+        ("compiler-killed", FailureStage.BUILD, FailureKind.BUILD_MEMORY, "SIGKILL"),
     ],
 )
 def test_a_bad_build_fails_alone(
-    pool: BuilderPool, action: str, stage: Stage, kind: FailureKind, detail: str
+    pool: BuilderPool, action: str, stage: FailureStage, kind: FailureKind, detail: str
 ) -> None:
     failed = build(pool, action)
 
@@ -65,7 +75,7 @@ def test_an_endless_build_is_ended(pool: BuilderPool, action: str) -> None:
     failed = build(pool, action, replace(PLAN, build_timeout_s=0.1))
 
     assert isinstance(failed, Failed)
-    assert (failed.stage, failed.kind) == (Stage.BUILD, FailureKind.BUILD_TIMEOUT)
+    assert (failed.stage, failed.kind) == (FailureStage.BUILD, FailureKind.BUILD_TIMEOUT)
     assert isinstance(build(pool, "double"), Artifact)
 
 

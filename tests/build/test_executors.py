@@ -34,7 +34,7 @@ from loopwright.learn.dataset import Observations, collect
 from loopwright.learn.features import features_of, featurize
 from loopwright.learn.gbt import GbtModel
 from loopwright.ops.registry import build
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
 from loopwright.search.policies import make_policy
 from loopwright.search.policy import Trial
 from loopwright.target.parse import parse
@@ -168,7 +168,7 @@ class Conformance:
         builders.close()
 
         assert isinstance(dead, Failed)
-        assert (dead.stage, dead.kind) == (Stage.BUILD, FailureKind.COMPILER_CRASH)
+        assert (dead.stage, dead.kind) == (FailureStage.BUILD, FailureKind.COMPILER_CRASH)
         assert "\n" not in dead.detail
         assert isinstance(good, Artifact)
 

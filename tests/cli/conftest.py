@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from loopwright.cli.main import main
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
@@ -64,7 +64,7 @@ def records_url(tmp_path: Path) -> str:
         for seed in (1, 2):
             for trial in range(40):
                 ns = float(1e4 * (1 - gain * trial / 40) * (1 + rng.random()))
-                failed = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
+                failed = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
                 records.append(
                     Record(
                         key=key,

@@ -7,7 +7,7 @@ from rich.console import Console
 
 from loopwright.cli.board import Board, TaskState
 from loopwright.cli.progress import Lines, LiveBoard, show_duration, summary
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.result import Best, TaskResumed, TrialDone
 from loopwright.space.config import Config
 from loopwright.target.presets import PRESETS
@@ -15,7 +15,7 @@ from loopwright.te import language as te
 from loopwright.templates import derived
 from loopwright.templates.task import Task, make
 
-FAILED = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
+FAILED = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
 CONFIG = Config.of({"tile": (1, 1)})
 
 

@@ -101,7 +101,7 @@ def run(
         if target is aarch64.TARGET and not runs_here(aarch64.PRESET):
             emulate: Run = request.getfixturevalue("run_emulated")
             return emulate(artifact, arrays, threads=threads)
-        module = devices[threads].load(artifact)
+        module = devices[threads].module(artifact)
         copies = [aligned_copy(np.array(a)) for a in arrays]
         module.call(*copies)
         return tuple(copies[len(copies) - kernel.n_outputs :])

@@ -25,7 +25,7 @@ from loopwright.fleet.local import LocalRunner, keep_to
 from loopwright.layout import Array
 from loopwright.measure.check import Checker, Oracle
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
 from loopwright.te.workload import Workload
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_memory=512 << 20, build_memory=512 << 20)
@@ -102,7 +102,7 @@ def test_a_wrong_output_is_caught(
         outcome = runner.submit(request(action, check=True)).result(WAIT_S)
 
     assert isinstance(outcome, Failed)
-    assert (outcome.stage, outcome.kind) == (Stage.CHECK, FailureKind.WRONG_OUTPUT)
+    assert (outcome.stage, outcome.kind) == (FailureStage.CHECK, FailureKind.WRONG_OUTPUT)
     assert outcome.detail == f"output y: {detail}"
 
 

@@ -17,7 +17,7 @@ from loopwright.measure.landscape import Landscape, landscape, load, save
 from loopwright.measure.replay import ReplayRunner
 from loopwright.measure.request import MeasureRequest, Runner
 from loopwright.measure.synthetic import synthetic, synthetic_features, synthetic_space
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.space.config import Config
 
 SCAPE = synthetic(0)
@@ -88,8 +88,8 @@ def test_trials_become_a_landscape_over_the_values_that_occur() -> None:
     space = synthetic_space()
     points = space.sample(np.random.default_rng(0), 400)
     configs = list(dict.fromkeys(space.decode(point) for point in points if point[3] == 1))
-    crash = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
-    lost = Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone")
+    crash = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
+    lost = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, "gone")
     trials = [(c, Timed((float(i),), 1.0 + i)) for i, c in enumerate(configs[2:])]
     scape = landscape("x", SCAPE.origin, space, [(configs[0], crash), (configs[1], lost), *trials])
 

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import pytest
 
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
@@ -21,7 +21,7 @@ class MakeRecord(Protocol):
 def make_record() -> MakeRecord:
     def make(trial: int = 0, ns: float | None = 1000.0, **key: str | int) -> Record:
         base = TaskKey("0123456789abcdef", "conv2d", 1, "x86-64-avx2-00000000", "here", 1)
-        failed = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
+        failed = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
         return Record(
             key=dataclasses.replace(base, **key),  # type: ignore[arg-type]  # fields by name
             operator="conv2d",

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import RecordsError
-from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, TaskKey, from_line, to_line
 from loopwright.space.config import Config
@@ -26,7 +26,9 @@ places = st.none() | st.builds(
 )
 outcomes = st.builds(
     Timed, st.lists(times).map(tuple), times, st.booleans(), times, times, places
-) | st.builds(Failed, st.sampled_from(Stage), st.sampled_from(FailureKind), st.text(), places)
+) | st.builds(
+    Failed, st.sampled_from(FailureStage), st.sampled_from(FailureKind), st.text(), places
+)
 attributes = st.dictionaries(
     names, whole | st.text() | st.booleans() | st.lists(whole, max_size=4).map(tuple) | times
 ).map(lambda d: tuple(d.items()))

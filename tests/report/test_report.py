@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import loopwright as lw
-from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Outcome, Timed
 from loopwright.records.record import Record, TaskKey
 from loopwright.records.store import SqlStore
 from loopwright.report import svg
@@ -58,8 +58,8 @@ def plain(path: Path) -> Report:
 
 @pytest.fixture(scope="module")
 def full(path: Path, plain: Report) -> Report:
-    crash = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
-    wrong = Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, "off")
+    crash = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
+    wrong = Failed(FailureStage.CHECK, FailureKind.WRONG_OUTPUT, "off")
     outcomes: list[Outcome] = [Timed((900.0,), 900.0, checked=True), crash, crash, wrong]
     outcomes += [Timed((400.0,), 400.0, checked=True), Timed((700.0,), 700.0, checked=True)]
     found = [record(plain, trial, outcome) for trial, outcome in enumerate(outcomes)]

@@ -35,7 +35,7 @@ def device(cache_dir: Path) -> Iterator[CpuDevice]:
 
 @pytest.fixture
 def plain(device: CpuDevice, scale: Make) -> Module:
-    return device.load(scale(PLAIN, PLAIN))
+    return device.module(scale(PLAIN, PLAIN))
 
 
 def values(seed: int = 0) -> Array:
@@ -55,7 +55,7 @@ def test_a_plain_call_returns_the_output(plain: Module) -> None:
 def test_layouts_are_packed_and_unpacked(
     device: CpuDevice, scale: Make, x: Layout, y: Layout
 ) -> None:
-    module = device.load(scale(x, y))
+    module = device.module(scale(x, y))
     memory = x.pack(values()).reshape(-1) * 2  # what the kernel does, element by element of memory
 
     expected = y.unpack(memory, (2, 12))
@@ -162,7 +162,7 @@ def test_many_threads_call_one_module(plain: Module) -> None:
 
 def test_a_module_works_after_its_device_is_closed(cache_dir: Path, scale: Make) -> None:
     with CpuDevice(2, cache_dir) as device:
-        module = device.load(scale(PLAIN, PLAIN))
+        module = device.module(scale(PLAIN, PLAIN))
 
     np.testing.assert_array_equal(module(values()), 2 * values())
 

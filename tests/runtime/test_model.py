@@ -200,8 +200,9 @@ with lw.load(sys.argv[1]) as model:
 print(*sys.modules)
 """
 NEEDED = {
-    "errors", "fields", "jsonio", "kernel_call", "layout", "settings", "target", "version",
-    "weights", "ir", "runtime", "codegen.artifact", "codegen.llvm", "codegen.llvm.driver",
+    "errors", "fields", "jsonio", "kernel_call", "layout", "outcome", "plugins", "settings",
+    "target", "version", "weights", "ir", "runtime", "codegen.artifact", "codegen.llvm",
+    "codegen.llvm.driver",
 }  # fmt: skip
 
 

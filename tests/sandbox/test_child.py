@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 import loopwright.sandbox.server
 from loopwright.kernel_call import KernelCall
-from loopwright.outcome import FailureKind, Stage
-from loopwright.sandbox.child import Area, Batch, failure, times
+from loopwright.outcome import FailureKind, FailureStage
+from loopwright.runtime.device import Clock, Timing
+from loopwright.sandbox.child import Area, failure, times
 from loopwright.sandbox.wire import RunReply
 
 TOKEN = bytes(range(16))
@@ -33,7 +34,7 @@ def test_nothing_told_is_nothing() -> None:
     area = Area()
 
     assert area.told(TOKEN) is None
-    assert area.stage is Stage.LOAD
+    assert area.stage is FailureStage.LOAD
 
 
 def test_a_reply_of_another_child_does_not_count() -> None:
@@ -55,18 +56,18 @@ def test_a_damaged_reply_does_not_count(at: int, change: int) -> None:
 
 def test_clearing_forgets_the_last_child() -> None:
     area = Area()
-    area.reach(Stage.RUN)
+    area.reach(FailureStage.RUN)
     area.tell(TOKEN, REPLY)
     ctypes.c_int64.from_address(area.report).value = 11
     area.clear()
 
     assert area.told(TOKEN) is None
-    assert area.stage is Stage.LOAD
+    assert area.stage is FailureStage.LOAD
     assert area.fault.signal == 0
 
 
 def test_a_failure_is_one_bounded_line() -> None:
-    reply = failure(Stage.RUN, FailureKind.CRASH, "a\nb  c" + "x" * 1000)
+    reply = failure(FailureStage.RUN, FailureKind.CRASH, "a\nb  c" + "x" * 1000)
 
     assert reply.detail.startswith("a b c")
     assert len(reply.detail) <= 500
@@ -89,8 +90,8 @@ def test_the_measuring_process_imports_no_compiler() -> None:
     }
 
 
-@pytest.mark.parametrize("stage", [Stage.LOAD, Stage.RUN])
-def test_the_stage_is_what_was_reached(stage: Stage) -> None:
+@pytest.mark.parametrize("stage", [FailureStage.LOAD, FailureStage.RUN])
+def test_the_stage_is_what_was_reached(stage: FailureStage) -> None:
     area = Area()
     area.reach(stage)
 
@@ -106,13 +107,13 @@ class Kernel:
         self.first_ns = first_ns or ns
         self.counts: list[int] = []
 
-    def __call__(self, count: int) -> Batch:
+    def __call__(self, count: int) -> Timing:
         index = len(self.counts)
         self.counts.append(count)
         if index == 0:
-            return Batch(self.first_ns, 1)
+            return Timing(self.first_ns, 1)
         slow = index in self.disturbed
-        return Batch(self.ns * count * (10 if slow else 1), count, slow)
+        return Timing(self.ns * count * (10 if slow else 1), count, slow)
 
 
 PLAN = KernelCall(
@@ -186,3 +187,10 @@ def test_a_slow_first_call_alone_condemns_nobody() -> None:
     kernel = Kernel(ns=100, first_ns=4000)
 
     assert set(times(kernel, msgspec.structs.replace(PLAN, abandon_ns=3999.0))) == {100.0}
+
+
+def test_a_clock_that_counts_cycles_is_read_once() -> None:
+    kernel = Kernel(ns=300)
+
+    assert times(kernel, PLAN, Clock.CYCLES) == (300.0,)
+    assert kernel.counts == [1]

@@ -14,7 +14,7 @@ from measuring import Measuring
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
 from loopwright.measure.run import cores_for
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
 from loopwright.sandbox.inputs import generate
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_timeout_s=5.0, run_memory=512 << 20)
@@ -74,7 +74,7 @@ def test_a_hostile_kernel_fails_alone(
     outcome = server.run(make(entry), plan).outcome
 
     assert isinstance(outcome, Failed), outcome
-    assert (outcome.stage, outcome.kind) == (Stage.RUN, kind), outcome
+    assert (outcome.stage, outcome.kind) == (FailureStage.RUN, kind), outcome
     with pytest.raises(ValueError, match=detail):
         raise ValueError(outcome.detail)
     assert_measures_doubling(server, make("double"))
@@ -93,7 +93,7 @@ def test_an_undefined_symbol_is_a_load_error(server: Measuring) -> None:
     outcome = server.run(kernels.artifact(code, "double"), PLAN).outcome
 
     assert isinstance(outcome, Failed)
-    assert (outcome.stage, outcome.kind) == (Stage.LOAD, FailureKind.LOAD_ERROR)
+    assert (outcome.stage, outcome.kind) == (FailureStage.LOAD, FailureKind.LOAD_ERROR)
 
 
 @pytest.mark.parametrize("damage", [b"", b"not an object", None])
@@ -105,7 +105,7 @@ def test_a_broken_object_is_a_load_error(
     outcome = server.run(kernels.artifact(broken, "double"), PLAN).outcome
 
     assert isinstance(outcome, Failed)
-    assert (outcome.stage, outcome.kind) == (Stage.LOAD, FailureKind.LOAD_ERROR)
+    assert (outcome.stage, outcome.kind) == (FailureStage.LOAD, FailureKind.LOAD_ERROR)
 
 
 def test_arguments_over_the_memory_limit_are_refused_before_the_run(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.measure.synthetic import synthetic_space
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.anneal import AnnealOptions, anneal
 from loopwright.search.diversity import pick
 from loopwright.search.feature_table import FeatureTable
@@ -108,8 +108,8 @@ def test_the_ledger_keeps_the_last_outcome_and_skips_the_machines_failures() -> 
     space = Space([ChoiceKnob("a", (1, 2, 3))])
     ledger = Ledger(space)
     configs = [space.decode(point) for point in space.enumerate()]
-    lost = Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone")
-    wrong = Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, "3 wrong")
+    lost = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, "gone")
+    wrong = Failed(FailureStage.CHECK, FailureKind.WRONG_OUTPUT, "3 wrong")
     ledger.tell([Trial(configs[0], Timed((5.0,), 5.0)), Trial(configs[1], lost)])
     ledger.tell([Trial(configs[2], Timed((2.0,), 2.0)), Trial(configs[0], wrong)])
 

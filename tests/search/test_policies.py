@@ -9,7 +9,7 @@ from search_tasks import best_so_far, featurizer
 from loopwright.errors import ConfigError
 from loopwright.measure.landscape import Landscape
 from loopwright.measure.synthetic import synthetic, synthetic_space
-from loopwright.outcome import Failed, FailureKind, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy, Trial
 from loopwright.space.knobs import ChoiceKnob, SplitKnob
@@ -70,8 +70,8 @@ def test_what_was_told_is_not_asked_for(name: str, scape: Landscape) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_failures_only_do_not_stop_a_policy(name: str, scape: Landscape) -> None:
     under_test = policy(name, scape.space)
-    crash = Failed(Stage.RUN, FailureKind.CRASH, "signal 11")
-    lost = Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone")
+    crash = Failed(FailureStage.RUN, FailureKind.CRASH, "signal 11")
+    lost = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, "gone")
     for outcome in (crash, lost, crash):
         asked = under_test.ask(40)
         under_test.tell([Trial(config, outcome) for config in asked])

@@ -12,7 +12,7 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.measure.landscape import Landscape
 from loopwright.measure.replay import ReplayRunner
 from loopwright.measure.request import MeasureRequest
-from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Outcome, Timed
 from loopwright.records.record import Record
 from loopwright.records.store import Query, SqlStore
 from loopwright.search.journal import Journal
@@ -132,7 +132,7 @@ def test_a_fast_but_wrong_config_never_wins(scape: Landscape) -> None:
             return outcome
         liars.add(request.config.key)
         if request.check:
-            return Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, "3 wrong")
+            return Failed(FailureStage.CHECK, FailureKind.WRONG_OUTPUT, "3 wrong")
         return replace(outcome, best_ns=1.0)
 
     (result,) = tune_tasks(
@@ -354,7 +354,7 @@ def test_a_real_store_resumes_too(scape: Landscape) -> None:
 
 
 def test_machine_failures_are_recorded_and_go_on(scape: Landscape) -> None:
-    lost = Failed(Stage.RUN, FailureKind.WORKER_LOST, "gone")
+    lost = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, "gone")
     (result,) = tune_tasks(
         [task(scape)],
         Watched(scape, change=lambda _, __: lost),
@@ -454,7 +454,7 @@ def test_a_trial_whose_device_was_too_slow_is_measured_again_once_and_is_no_othe
 def test_a_time_stands_although_the_second_measurement_took_too_long(scape: Landscape) -> None:
     def late(request: MeasureRequest, outcome: Outcome) -> Outcome:
         if sum(other.config == request.config for other in runner.requests) > 1:
-            return Failed(Stage.RUN, FailureKind.RUN_TIMEOUT, "its device was slow")
+            return Failed(FailureStage.RUN, FailureKind.RUN_TIMEOUT, "its device was slow")
         return outcome
 
     def spied(told: list[Trial]) -> PolicyFactory:
@@ -498,7 +498,9 @@ def test_a_wrong_program_is_not_measured_again_however_slow_its_device_was(
 ) -> None:
     def wrongly(request: MeasureRequest, outcome: Outcome) -> Outcome:
         wrong = request.check and 4 <= runner.requests.index(request) < 12
-        return Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, "off by 3") if wrong else outcome
+        return (
+            Failed(FailureStage.CHECK, FailureKind.WRONG_OUTPUT, "off by 3") if wrong else outcome
+        )
 
     store = Memory()
     runner = Doubting(scape, slots=1, change=wrongly)

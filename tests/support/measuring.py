@@ -15,7 +15,7 @@ from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.session import item_of, outputs_of
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult, cores_for
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
 from loopwright.runtime.cpu.native import runtime_object
 
 _LIFE_S = 3600.0
@@ -41,7 +41,9 @@ class Measuring:
             self._runtime = b""
         reply = self._thread.run(self._worker.run(request, _WAIT_S), _WAIT_S)
         if reply.kind:
-            return RunResult(Failed(Stage(reply.stage), FailureKind(reply.kind), reply.detail))
+            return RunResult(
+                Failed(FailureStage(reply.stage), FailureKind(reply.kind), reply.detail)
+            )
         outcome = Timed(reply.ns, min(reply.ns), run_s=reply.run_s)
         if not reply.output:
             return RunResult(outcome)

@@ -84,7 +84,7 @@ def compiled(op: str, arrays: Arrays, *, seed: int = 0, **attrs: NodeAttr) -> No
     config = task.space.decode(row)
     given = [a for a in arrays if a is not None]
     with CpuDevice() as device:
-        found = device.load(compile_config(task, config))(*given)
+        found = device.module(compile_config(task, config))(*given)
     outputs = found if isinstance(found, tuple) else (found,)
     for actual, expected in zip(outputs, evaluate(made, given), strict=True):
         wrong = compare(made, np.asarray(actual), expected)

@@ -38,7 +38,7 @@ def compiled(
     schedule: Schedule, inputs: Sequence[Array], cpu: CpuDevice, target: Target | None = None
 ) -> tuple[Array, ...]:
     """The plain outputs of the code generated for `schedule`."""
-    module = cpu.load(compile_schedule(schedule, host() if target is None else target))
+    module = cpu.module(compile_schedule(schedule, host() if target is None else target))
     outputs = module(*inputs)
     return outputs if isinstance(outputs, tuple) else (outputs,)
 

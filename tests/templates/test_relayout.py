@@ -49,7 +49,7 @@ def task_of(case: str, *, packs: bool, dtype: dt.DType = dt.F32) -> Task:
 
 def built(device: CpuDevice, task: Task, config: Config | None = None, *, packs: bool) -> Module:
     good = relayout.good_config(task.workload, task.target, packs=packs)
-    return device.load(compile_config(task, good if config is None else config))
+    return device.module(compile_config(task, good if config is None else config))
 
 
 def check_packing(module: Module) -> None:

@@ -49,7 +49,7 @@ def task_of(workload: Workload, target: str = "x86-64-avx2") -> Task:
 def error_of(task: Task, config: Config, cpu: CpuDevice) -> float:
     """The error of the program of a config, relative to the largest output."""
     inputs = random_inputs(task.workload)
-    module = cpu.load(compile_config(task, config))
+    module = cpu.module(compile_config(task, config))
     return scale_error(np.asarray(module(*inputs)), evaluate(task.workload, inputs)[0])
 
 

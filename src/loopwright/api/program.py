@@ -242,7 +242,7 @@ class Compiler:
         device = self._devices.get(task.threads)
         if device is None:
             device = self._devices[task.threads] = CpuDevice(task.threads)
-        return device.load(artifact)
+        return device.module(artifact)
 
     def _artifact(self, task: Task, config: Config) -> Artifact:
         built: Built = self._pool.submit(task, config, MeasurePlan(threads=task.threads)).result()

@@ -21,7 +21,7 @@ from loopwright.errors import (
     ScheduleError,
     TemplateError,
 )
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 
@@ -172,16 +172,16 @@ def build_one(
             return build(task, config)
     except MemoryError:
         detail = f"the build took more than {memory} bytes"
-        return Failed(Stage.BUILD, FailureKind.BUILD_MEMORY, detail)
+        return Failed(FailureStage.BUILD, FailureKind.BUILD_MEMORY, detail)
     except ScheduleError as e:
-        return Failed(Stage.SCHEDULE, FailureKind.ILLEGAL_SCHEDULE, one_line(str(e)))
+        return Failed(FailureStage.SCHEDULE, FailureKind.ILLEGAL_SCHEDULE, one_line(str(e)))
     except TemplateError as e:
-        return Failed(Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(str(e)))
+        return Failed(FailureStage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(str(e)))
     except LoopwrightError as e:
-        return Failed(Stage.BUILD, FailureKind.COMPILE_ERROR, one_line(str(e)))
+        return Failed(FailureStage.BUILD, FailureKind.COMPILE_ERROR, one_line(str(e)))
     except Exception as e:  # noqa: BLE001  # the boundary of the builder process
         detail = one_line(f"{type(e).__name__}: {e}")
-        return Failed(Stage.BUILD, FailureKind.COMPILE_ERROR, detail)
+        return Failed(FailureStage.BUILD, FailureKind.COMPILE_ERROR, detail)
 
 
 def pack_task(task: Task) -> bytes:
@@ -206,7 +206,7 @@ def unpack_task(packed: bytes) -> Task:
 def unimportable(error: Exception) -> Failed:
     """The failure of a task whose template could not be imported."""
     reason = f"a builder cannot import the task's template: {type(error).__name__}: {error}"
-    return Failed(Stage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(reason))
+    return Failed(FailureStage.SCHEDULE, FailureKind.TEMPLATE_ERROR, one_line(reason))
 
 
 def one_line(text: str) -> str:
@@ -236,7 +236,9 @@ def _forward(done: Future[Built], answer: Future[Built]) -> None:
     with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
         if isinstance(error, BrokenExecutor):
             detail = one_line(f"the builder died: {error}")
-            answer.set_result(Built(Failed(Stage.BUILD, FailureKind.COMPILER_CRASH, detail), 0.0))
+            answer.set_result(
+                Built(Failed(FailureStage.BUILD, FailureKind.COMPILER_CRASH, detail), 0.0)
+            )
         elif error is not None:
             answer.set_exception(error)
         else:

@@ -41,7 +41,7 @@ from loopwright.build.process import (
     write_packed,
 )
 from loopwright.errors import ConfigError, EnvironmentFailure
-from loopwright.outcome import Failed, FailureKind, MeasurePlan, Stage
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 
@@ -255,7 +255,7 @@ class BuilderPool:
     def _lost(self, index: int, spent: float) -> Built:
         line = self._drop(index)
         why = "the builders were closed" if self._closed.is_set() else f"the builder is gone{line}"
-        return Built(Failed(Stage.BUILD, FailureKind.WORKER_LOST, one_line(why)), spent)
+        return Built(Failed(FailureStage.BUILD, FailureKind.WORKER_LOST, one_line(why)), spent)
 
     def _builder(self, index: int) -> _Builder:
         """Builder `index`, started if it is not there.
@@ -360,10 +360,10 @@ def _explain(status: int, plan: MeasurePlan, line: str) -> Failed:
     exhausted = ("out of memory" in line.lower(), "bad_alloc" in line, "MemoryError" in line)
     if any(exhausted) or status == -signal.SIGKILL:
         detail = one_line(f"the compiler ended with {name}{line}; limit {plan.build_memory} bytes")
-        return Failed(Stage.BUILD, FailureKind.BUILD_MEMORY, detail)
+        return Failed(FailureStage.BUILD, FailureKind.BUILD_MEMORY, detail)
     detail = one_line(f"the compiler ended with {name}{line}")
-    return Failed(Stage.BUILD, FailureKind.COMPILER_CRASH, detail)
+    return Failed(FailureStage.BUILD, FailureKind.COMPILER_CRASH, detail)
 
 
 def _timeout(detail: str) -> Failed:
-    return Failed(Stage.BUILD, FailureKind.BUILD_TIMEOUT, detail)
+    return Failed(FailureStage.BUILD, FailureKind.BUILD_TIMEOUT, detail)

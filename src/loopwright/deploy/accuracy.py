@@ -62,7 +62,7 @@ def _error(device: CpuDevice, chosen: Chosen, artifact: Artifact) -> float:
         generate(tensor.dtype.name, tensor.shape, _SEED, place).view(tensor.dtype.numpy)
         for place, tensor in enumerate(workload.inputs)
     ]
-    module = device.load(artifact)
+    module = device.module(artifact)
     packed = [module.pack(p, a) for p, a in zip(module.inputs, inputs, strict=True)]
     results = module.empty_outputs()
     places = [param.name for param in artifact.params]

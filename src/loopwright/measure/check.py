@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.layout import Array
-from loopwright.outcome import Failed, FailureKind, Stage
+from loopwright.outcome import Failed, FailureKind, FailureStage
 from loopwright.sandbox.inputs import generate
 from loopwright.te.reference import compare_scaled
 from loopwright.te.workload import Workload
@@ -66,7 +66,7 @@ class Checker:
                 reason = compare_scaled(actual, expected, error)
             if reason is not None:
                 detail = f"output {param.name}: {reason}"[:_DETAIL]
-                return Failed(Stage.CHECK, FailureKind.WRONG_OUTPUT, detail)
+                return Failed(FailureStage.CHECK, FailureKind.WRONG_OUTPUT, detail)
         return None
 
     def expected(self, workload: Workload) -> tuple[Array, ...]:

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from loopwright import jsonio
 from loopwright.errors import ConfigError, RecordsError
-from loopwright.outcome import Failed, FailureKind, Outcome, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Outcome, Timed
 from loopwright.sched.extent import IntArray
 from loopwright.space.config import Config
 from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, Knob, ReorderKnob, SplitKnob, narrowed
@@ -77,7 +77,7 @@ class Landscape:
         ns = float(self.ns[row])
         if math.isinf(ns):
             kind = self.failures.get(row, FailureKind.CRASH)
-            return Failed(Stage.RUN, kind, "as it was recorded")
+            return Failed(FailureStage.RUN, kind, "as it was recorded")
         return Timed(ns=(ns,), best_ns=ns, checked=checked)
 
 

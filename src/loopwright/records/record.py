@@ -14,7 +14,7 @@ import msgspec
 from loopwright import jsonio
 from loopwright.errors import LoopwrightError, RecordsError
 from loopwright.ops.attributes import AttrValue
-from loopwright.outcome import Failed, FailureKind, Outcome, Provenance, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Outcome, Provenance, Timed
 from loopwright.space.config import Config, JsonValue
 from loopwright.templates.task import Task
 
@@ -99,7 +99,7 @@ class _TimedWire(msgspec.Struct, tag="timed", tag_field="outcome", forbid_unknow
 
 
 class _FailedWire(msgspec.Struct, tag="failed", tag_field="outcome", forbid_unknown_fields=True):
-    stage: Stage
+    stage: FailureStage
     kind: FailureKind
     detail: str
 

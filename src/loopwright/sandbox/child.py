@@ -11,7 +11,6 @@ import ctypes
 import math
 import mmap
 import os
-import resource
 import signal
 import time
 import zlib
@@ -21,11 +20,13 @@ from typing import TypeAlias
 
 import msgspec
 
-from loopwright.errors import EnvironmentFailure
-from loopwright.kernel_call import KernelCall
-from loopwright.outcome import FailureKind, Stage
+from loopwright.errors import InternalError, LoopwrightError
+from loopwright.kernel_call import CPU, Form, KernelCall
+from loopwright.outcome import FailureKind, FailureStage
 from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
+from loopwright.runtime.cpu.timing import timer
+from loopwright.runtime.device import Clock, KernelFault, OpenDevice, Timing, require_form
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import privileges
 from loopwright.sandbox.confine import Cage, ConfinementError
@@ -41,11 +42,10 @@ _POISON = 0xFF  # NaN in every float, so that what a kernel did not write shows
 _PROBE_SHARE = 4  # memory counts as exhausted when a quarter of the limit cannot be had
 _MAX_CALIBRATIONS = 4
 _NICE = -10  # fewer other processes disturb a batch
-_DISTURBED = 0.02  # share of a batch's time that something else may have the processor
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class FaultReport:
     """What the fault handler of the child wrote: all 0 if there was no fault."""
 
     signal: int
@@ -53,21 +53,7 @@ class Fault:
     exhausted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """`count` calls in a row, and whether something else had the processor meanwhile."""
-
-    total_ns: int
-    count: int
-    disturbed: bool = False
-
-    @property
-    def ns(self) -> float:
-        """Nanoseconds a call."""
-        return self.total_ns / self.count
-
-
-Call: TypeAlias = Callable[[int], Batch]
+TimeCalls: TypeAlias = Callable[[int], Timing]
 """Calls a kernel so many times."""
 
 
@@ -87,20 +73,20 @@ class Area:
         """Forget the last child."""
         self._memory[: _MESSAGE_AT + TOKEN_BYTES + 8] = bytes(_MESSAGE_AT + TOKEN_BYTES + 8)
 
-    def reach(self, stage: Stage) -> None:
+    def reach(self, stage: FailureStage) -> None:
         """Note that the child is at `stage`."""
-        self._memory[_STAGE_AT] = 1 if stage is Stage.RUN else 0
+        self._memory[_STAGE_AT] = 1 if stage is FailureStage.RUN else 0
 
     @property
-    def stage(self) -> Stage:
+    def stage(self) -> FailureStage:
         """Where the child was: LOAD or RUN."""
-        return Stage.RUN if self._memory[_STAGE_AT] else Stage.LOAD
+        return FailureStage.RUN if self._memory[_STAGE_AT] else FailureStage.LOAD
 
     @property
-    def fault(self) -> Fault:
+    def fault(self) -> FaultReport:
         """The fault the child reported."""
         words = (ctypes.c_uint64 * 3).from_buffer_copy(self._memory[:_REPORT_BYTES])
-        return Fault(words[0], words[1], words[2] != 0)
+        return FaultReport(words[0], words[1], words[2] != 0)
 
     def tell(self, token: bytes, reply: RunReply) -> None:
         """Leave `reply` for the server."""
@@ -142,23 +128,32 @@ class Arena:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child is to do. Without a `cage` it is kept from accidents only."""
+    """What a child is to do. Without a `cage` it is kept from accidents only.
+
+    Object code is called by the child itself, with the `native` runtime; with `open_device` the
+    kernel runs on the device that this opens.
+    """
 
     request: RunRequest
     arena: Arena
+    native: Native | None
     cage: Cage | None = None
+    open_device: OpenDevice | None = None
 
 
-def main(native: Native, job: Job, area: Area, token: bytes) -> None:
+def main(job: Job, area: Area, token: bytes) -> None:
     """Measure in this forked process and end it; never returns."""
     status = 1
     try:
-        area.tell(token, _measure(native, job, area))
+        area.tell(token, _measure(job, area))
         status = 0
     except ConfinementError as e:
-        area.tell(token, failure(Stage.LOAD, FailureKind.WORKER_LOST, str(e)))
+        area.tell(token, failure(FailureStage.LOAD, FailureKind.WORKER_LOST, str(e)))
         status = 0
-    except EnvironmentFailure as e:
+    except KernelFault as e:
+        area.tell(token, failure(area.stage, e.kind, str(e)))
+        status = 0
+    except LoopwrightError as e:
         area.tell(token, failure(area.stage, FailureKind.LOAD_ERROR, str(e)))
         status = 0
     except MemoryError:
@@ -171,72 +166,104 @@ def main(native: Native, job: Job, area: Area, token: bytes) -> None:
         os._exit(status)
 
 
-def failure(stage: Stage, kind: FailureKind, detail: str) -> RunReply:
+def failure(stage: FailureStage, kind: FailureKind, detail: str) -> RunReply:
     """The reply that says so."""
     return RunReply(stage=stage.value, kind=kind.value, detail=" ".join(detail.split())[:500])
 
 
-def _measure(native: Native, job: Job, area: Area) -> RunReply:
-    request, arena, cage = job.request, job.arena, job.cage
-    run = request.call
-    os.sched_setaffinity(0, request.cores[:1])
+def _measure(job: Job, area: Area) -> RunReply:
+    request, arena, call = job.request, job.arena, job.request.call
+    if request.cores:
+        os.sched_setaffinity(0, request.cores[:1])
     privileges.set_priority(_NICE)
-    privileges.limit(memory=run.run_memory, cpu_s=run.run_timeout_s * run.threads)
-    if cage is not None:
-        cage.enter_candidate()
-    code = link(request.code, (run.entry,))
-    pool = ThreadPool(run.threads, native, cores=request.cores)
-    stack = privileges.report_faults(native, area.report, run.run_memory // _PROBE_SHARE)
+    privileges.limit(memory=call.run_memory, cpu_s=call.run_timeout_s * call.threads)
+    if job.cage is not None:
+        job.cage.enter_candidate()
+    side = _ObjectCode(job) if job.open_device is None else _OnDevice(job, job.open_device)
+    stack = None
+    if job.native is not None:
+        probe = call.run_memory // _PROBE_SHARE
+        stack = privileges.report_faults(job.native, area.report, probe)
     for region in arena.written:
         region.view[:] = _POISON
         region.arm()
+    side.fill()
     privileges.forbid_processes()
-    if cage is None:
+    if job.cage is None:
         privileges.forbid_system_calls()
     else:
-        cage.forbid_system_calls()
-    area.reach(Stage.RUN)
-    call = _caller(native, code[run.entry], arena, pool)
+        job.cage.forbid_system_calls()
+    area.reach(FailureStage.RUN)
     start = time.perf_counter()
-    ns = times(call, run)
+    ns = times(side.time, call, side.clock)
     spent = time.perf_counter() - start
+    side.fetch()
     del stack
     for region in arena.written:
         sentence = region.broken()
         if sentence is not None:
-            return failure(Stage.RUN, FailureKind.OUT_OF_BOUNDS, sentence)
+            return failure(FailureStage.RUN, FailureKind.OUT_OF_BOUNDS, sentence)
     if arena.output is not None:
         _copy_outputs(arena.outputs, arena.output)
-    return RunReply(ns=ns, timed_s=spent)
+    return RunReply(ns=ns, timed_s=spent, clock=side.clock.value)
 
 
-def _caller(native: Native, entry: int, arena: Arena, pool: ThreadPool) -> Call:
-    """A function that calls the kernel `count` times and says how long that took."""
-    pointers = (ctypes.c_void_p * len(arena.arguments))(*(r.data for r in arena.arguments))
-    pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    repeat = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, pointer, integer)(
-        native.repeat
-    )
-    fixed = (entry, ctypes.addressof(pointers), arena.workspace.data, pool.parallel, pool.address)
-    alone = pool.threads == 1
+class _ObjectCode:
+    """Object code, called on the arena itself."""
 
-    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> Batch:
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        used = time.thread_time_ns()
-        start = time.perf_counter_ns()
-        repeat(*fixed, count)
-        total = time.perf_counter_ns() - start
-        used = time.thread_time_ns() - used
-        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-        # A thread that waits for the others uses no time of its own: count who was pushed aside.
-        disturbed = total - used > _DISTURBED * total if alone else switches > 0
-        return Batch(total, count, disturbed)
+    clock = Clock.HOST
 
-    return call
+    def __init__(self, job: Job) -> None:
+        request, call, arena = job.request, job.request.call, job.arena
+        if job.native is None:
+            raise InternalError("object code without a native runtime")
+        kernel = call.loadable(request.code)
+        require_form(kernel, CPU, Form.OBJECT)
+        self._code = link(request.code, (call.entry,))
+        pool = ThreadPool(call.threads, job.native, cores=request.cores)
+        addresses = [region.data for region in arena.arguments]
+        entry = self._code[call.entry]
+        self.time = timer(job.native, entry, addresses, arena.workspace.data, pool)
+
+    def fill(self) -> None:
+        """The arguments are there."""
+
+    def fetch(self) -> None:
+        """So are the outputs."""
 
 
-def times(call: Call, run: KernelCall) -> tuple[float, ...]:
-    """Nanoseconds a call, one figure a batch; one figure in all if two calls are too slow.
+class _OnDevice:
+    """A kernel on a device of its own, with copies of the arena's arguments."""
+
+    def __init__(self, job: Job, open_device: OpenDevice) -> None:
+        call = job.request.call
+        self._arena = job.arena
+        self._device = open_device(call.threads)
+        self._kernel = self._device.load(call.loadable(job.request.code))
+        self._buffers = [self._device.alloc(region.nbytes) for region in job.arena.arguments]
+        self.clock = self._device.clock
+
+    def fill(self) -> None:
+        """Copy all arguments in: of outputs, what a kernel that writes nothing leaves."""
+        for buffer, region in zip(self._buffers, self._arena.arguments, strict=True):
+            self._device.copy_in(buffer, region.view)
+
+    def time(self, count: int) -> Timing:
+        """Call the kernel so many times."""
+        return self._kernel.time(self._buffers, count)
+
+    def fetch(self) -> None:
+        """Copy the outputs back, and let go of the device."""
+        outputs = self._arena.outputs
+        at = len(self._buffers) - len(outputs)
+        for buffer, region in zip(self._buffers[at:], outputs, strict=True):
+            self._device.copy_out(buffer, region.view)
+        self._device.close()
+
+
+def times(call: TimeCalls, run: KernelCall, clock: Clock = Clock.HOST) -> tuple[float, ...]:
+    """Nanoseconds a call, one figure a batch; one figure in all if two calls are too slow, or if
+    the clock counts cycles, which are the same each time.
 
     The first call is cold (page faults, caches), often several times as slow as the next ones, so a
     candidate is given up for its second.
@@ -245,6 +272,8 @@ def times(call: Call, run: KernelCall) -> tuple[float, ...]:
     batches; the figures are those that were not disturbed, and the least of the others if need be.
     """
     once = call(1)
+    if clock is Clock.CYCLES:
+        return (once.ns,)
     if run.abandon_ns is not None and once.ns > run.abandon_ns:
         once = call(1)
         if once.ns > run.abandon_ns:
@@ -260,7 +289,7 @@ def times(call: Call, run: KernelCall) -> tuple[float, ...]:
     return tuple(b.ns for b in batches[: run.repeats])
 
 
-def _calibrated(call: Call, once: Batch, wanted_ns: float) -> Batch:
+def _calibrated(call: TimeCalls, once: Timing, wanted_ns: float) -> Timing:
     """A batch of at least `wanted_ns`; `once` is a first guess of what a call takes."""
     count = max(1, math.ceil(wanted_ns / max(once.total_ns, 1)))
     batch = call(count)

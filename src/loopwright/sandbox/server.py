@@ -23,10 +23,12 @@ import msgspec
 
 from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
-from loopwright.kernel_call import KernelCall, WireParam
+from loopwright.kernel_call import CPU, KernelCall, WireParam
 from loopwright.layout import Layout, Part
-from loopwright.outcome import FailureKind, Stage
+from loopwright.outcome import FailureKind, FailureStage
 from loopwright.runtime.cpu.native import SYMBOLS, Native, natives
+from loopwright.runtime.device import Clock, OpenDevice
+from loopwright.runtime.devices import opener
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import child, inputs, privileges
 from loopwright.sandbox.confine import Cage
@@ -77,7 +79,8 @@ class Server:
     """Serves one client on `sock`; outputs go to the file `output_fd`.
 
     Candidates are confined by `cage`, which this process has entered as a session. Without `code`
-    the native runtime comes with the first request.
+    the native runtime comes with the first request. Object code is called by the child itself; what
+    is for another kind of device runs on one that the child opens.
     """
 
     def __init__(
@@ -102,12 +105,14 @@ class Server:
             try:
                 reply = self._answer(request)
             except LoopwrightError as e:
-                reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, str(e))
+                reply = child.failure(FailureStage.LOAD, FailureKind.LOAD_ERROR, str(e))
             except MemoryError:
-                reply = child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, "no memory for arguments")
+                reply = child.failure(
+                    FailureStage.LOAD, FailureKind.RUN_MEMORY, "no memory for arguments"
+                )
             except Exception as e:  # noqa: BLE001  # the boundary of a request: others go on
-                detail = f"the request is none: {type(e).__name__}: {e}"
-                reply = child.failure(Stage.LOAD, FailureKind.LOAD_ERROR, detail)
+                detail = f"not a valid request: {type(e).__name__}: {e}"
+                reply = child.failure(FailureStage.LOAD, FailureKind.LOAD_ERROR, detail)
             spent = time.perf_counter() - start
             send(self._sock, msgspec.structs.replace(reply, run_s=spent))
 
@@ -119,22 +124,29 @@ class Server:
                 self._native = natives(link(request.runtime, SYMBOLS))  # runs nothing of it
             except EnvironmentFailure as e:
                 why = f"the native runtime cannot be linked: {e}"
-                return child.failure(Stage.LOAD, FailureKind.WORKER_LOST, why)
-        if self._native is None:
-            why = "there is no native runtime here; clients of this version bring one"
-            return child.failure(Stage.LOAD, FailureKind.WORKER_LOST, why)
-        return self._measure(request, self._native)
+                return child.failure(FailureStage.LOAD, FailureKind.WORKER_LOST, why)
+        kind = request.call.kind
+        if kind == CPU:
+            if self._native is None:
+                why = "there is no native runtime here; clients of this version bring one"
+                return child.failure(FailureStage.LOAD, FailureKind.WORKER_LOST, why)
+            return msgspec.structs.replace(self._measure(request, None), clock=Clock.HOST.value)
+        try:
+            open_device = opener(kind)
+        except LoopwrightError as e:
+            return child.failure(FailureStage.LOAD, FailureKind.WORKER_LOST, str(e))
+        return self._measure(request, open_device)
 
-    def _measure(self, request: RunRequest, code: Native) -> RunReply:
+    def _measure(self, request: RunRequest, open_device: OpenDevice | None) -> RunReply:
         run = request.call
         sizes = [_nbytes(p) for p in run.params]
         total = sum(sizes) + run.workspace
         if total > run.run_memory:
             detail = f"arguments and workspace take {total} bytes, the limit is {run.run_memory}"
-            return child.failure(Stage.LOAD, FailureKind.RUN_MEMORY, detail)
+            return child.failure(FailureStage.LOAD, FailureKind.RUN_MEMORY, detail)
         arena = self._arena(run, sizes)
         try:
-            reply = self._run(request, arena, code)
+            reply = self._run(child.Job(request, arena, self._native, self._cage, open_device))
             nbytes = 0 if arena.output is None or reply.kind else len(arena.output)
             return msgspec.structs.replace(reply, output=nbytes)
         finally:
@@ -159,8 +171,8 @@ class Server:
             output = mmap.mmap(self._output_fd, nbytes)
         return child.Arena(tuple(arguments), workspace, run.n_outputs, output)
 
-    def _run(self, request: RunRequest, arena: child.Arena, code: Native) -> RunReply:
-        run = request.call
+    def _run(self, job: child.Job) -> RunReply:
+        run = job.request.call
         token = os.urandom(child.TOKEN_BYTES)
         self._area.clear()
         os.ftruncate(self._printed, 0)
@@ -168,7 +180,7 @@ class Server:
         pid = os.fork()
         if pid == 0:
             self._become_child(parent)
-            child.main(code, child.Job(request, arena, self._cage), self._area, token)
+            child.main(job, self._area, token)
         in_time = self._wait(pid, run.run_timeout_s)
         virtual = 0 if in_time else _virtual_bytes(pid)
         status = self._finish(pid)
@@ -184,7 +196,7 @@ class Server:
                 )
             detail = f"not done after {run.run_timeout_s:g} s"
             return child.failure(self._area.stage, FailureKind.RUN_TIMEOUT, detail)
-        return self._explain(status, run, arena)
+        return self._explain(status, run, job.arena)
 
     def _become_child(self, parent: int) -> None:
         """Leave the server's session, descriptors and signals; what is printed goes to a file."""
@@ -238,7 +250,7 @@ class Server:
         """Why the child ended without a word."""
         stage, fault = self._area.stage, self._area.fault
         last = self._last_line()
-        if stage is Stage.LOAD:
+        if stage is FailureStage.LOAD:
             detail = f"the loader ended with {_ending(status)}{last}"
             return child.failure(stage, FailureKind.LOAD_ERROR, detail)
         if status == -signal.SIGXCPU:
@@ -261,7 +273,7 @@ class Server:
             return child.failure(stage, FailureKind.CRASH, self._fault(status, fault) + last)
         return child.failure(stage, FailureKind.CRASH, f"ended with {_ending(status)}{last}")
 
-    def _fault(self, status: int, fault: child.Fault) -> str:
+    def _fault(self, status: int, fault: child.FaultReport) -> str:
         below = _stack_top() - fault.address
         if 0 <= below < (64 << 20):
             return f"{_ending(status)}: stack overflow, {below} bytes deep"

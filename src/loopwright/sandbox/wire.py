@@ -37,8 +37,8 @@ class RunReply(msgspec.Struct, frozen=True):
     """What came of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
-    took. A `violation` is a crash because the candidate did what it may not. `output` counts the
-    bytes in the output file.
+    took; `clock` is a `runtime.device.Clock`. A `violation` is a crash because the candidate did
+    what it may not. `output` counts the bytes in the output file.
     """
 
     ns: tuple[float, ...] = ()
@@ -49,6 +49,7 @@ class RunReply(msgspec.Struct, frozen=True):
     timed_s: float = 0.0
     violation: bool = False
     output: int = 0
+    clock: str = "host"
 
 
 class Hello(msgspec.Struct, frozen=True):

@@ -42,7 +42,7 @@ from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import CONCLUSIVE, KIND_OF, EndReason, RunStatus
 from loopwright.measure.pipeline import Run
 from loopwright.measure.run import RunResult
-from loopwright.outcome import Failed, FailureKind, Provenance, Stage, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
 
 _TRIES = 2
 _REFUSALS = 3  # leases in a row that no device would open, before that is an error
@@ -305,7 +305,7 @@ class LeasedDevices:
             reason = self._lost(slot, error)
         finally:
             self._have.discard(slot.name)
-            closed = Failed(Stage.RUN, FailureKind.WORKER_LOST, "the runner was closed")
+            closed = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, "the runner was closed")
             for entry in slot.on_device:
                 _finish(entry, RunResult(closed))
             self._wake()
@@ -429,7 +429,7 @@ class LeasedDevices:
         try:
             outputs = outputs_of(entry.run.artifact, output)
         except FleetError as error:
-            failed = Failed(Stage.RUN, FailureKind.WORKER_LOST, str(error), timed.where)
+            failed = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, str(error), timed.where)
             self._again(slot, entry, failed, died=False)
             return
         _finish(entry, RunResult(timed, outputs))
@@ -475,7 +475,7 @@ class LeasedDevices:
             f"the measuring process {lost} was lost twice while it ran this candidate; "
             "it is not run again"
         )
-        return Failed(Stage.RUN, FailureKind.CRASH, detail, where)
+        return Failed(FailureStage.RUN, FailureKind.CRASH, detail, where)
 
     def _lost(self, slot: _Slot, error: DeviceLostError) -> EndReason:
         """The device is gone: what was running on it may be why, what waited is not.
@@ -487,7 +487,7 @@ class LeasedDevices:
         kind = FailureKind.REVOKED if taken else FailureKind.DEVICE_LOST
         lease = slot.lease
         where = Provenance(slot.name, lease.id, lease.grant.epoch, slot.session.opened.tier)
-        failed = Failed(Stage.RUN, kind, _line(str(error)), where)
+        failed = Failed(FailureStage.RUN, kind, _line(str(error)), where)
         first = slot.on_device.popleft() if slot.on_device else None
         self._take_back(slot)
         if first is not None:
@@ -505,7 +505,7 @@ class LeasedDevices:
             with contextlib.suppress(InvalidStateError):
                 entry.future.set_exception(error)
             return
-        failed = Failed(Stage.RUN, FailureKind.WORKER_LOST, _line(str(error)))
+        failed = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, _line(str(error)))
         self._again(slot, entry, failed, died=False)
 
     def _fail_all(self, error: LoopwrightError) -> None:
@@ -539,9 +539,9 @@ def provenance(lease: HeldLease, result: Result) -> Provenance:
 def failed_of(result: Result, status: RunStatus, where: Provenance | None) -> Failed:
     """The failure that a result of `status` stands for."""
     try:
-        stage = Stage(result.stage)
+        stage = FailureStage(result.stage)
     except ValueError:
-        stage = Stage.RUN
+        stage = FailureStage.RUN
     return Failed(stage, KIND_OF[status], _line(result.detail) or status.value, where)
 
 

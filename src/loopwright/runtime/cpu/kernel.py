@@ -19,10 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.errors import ShapeError
+from loopwright.errors import EnvironmentFailure, ShapeError
+from loopwright.kernel_call import CPU, Form, Loadable
 from loopwright.runtime.cpu.loader import Loaded, load
 from loopwright.runtime.cpu.native import Entry, native
 from loopwright.runtime.cpu.pool import ThreadPool
+from loopwright.runtime.cpu.timing import timer
+from loopwright.runtime.device import Buffer, Clock, DeviceFacts, Timing, require_form
+from loopwright.runtime.facts import facts
+from loopwright.runtime.object.link import Linked, link
 
 Array: TypeAlias = npt.NDArray[np.generic]
 ALIGNMENT = 64
@@ -49,20 +54,61 @@ def aligned_copy(array: Array, alignment: int = ALIGNMENT) -> Array:
 class CpuDevice:
     """This machine's CPU with a pool of `threads` threads; any number of Python threads may call.
 
-    In a forked child kernels run on one thread: the pool stays with the process that made it.
+    In a forked child kernels run on one thread: the pool stays with the process that made it. It is
+    a `runtime.device.Device`, and `module` gives kernels that are called with arrays.
     """
+
+    kind = CPU
+    clock = Clock.HOST
 
     def __init__(self, threads: int = 1, cache_dir: Path | None = None) -> None:
         self.threads = threads
-        self.pool = ThreadPool(threads, native(cache_dir))
+        self.native = native(cache_dir)
+        self.pool = ThreadPool(threads, self.native)
         self._local = threading.local()
+        self._memory: dict[Buffer, Array] = {}
 
-    def load(self, artifact: Artifact) -> Module:
-        """`artifact` ready to be called.
+    def facts(self) -> DeviceFacts:
+        """What this machine is."""
+        machine = facts()
+        return DeviceFacts(machine.model, machine.memory_bytes, self.threads)
+
+    def module(self, artifact: Artifact) -> Module:
+        """`artifact` ready to be called with arrays.
 
         Raises: ConfigError if it was made for another target; EnvironmentFailure if it is broken.
         """
         return Module(self, load(artifact))
+
+    def load(self, kernel: Loadable) -> CpuKernel:
+        """The kernel, ready to run; whoever asks has seen to it that its code runs here.
+
+        Raises: ConfigError for a form other than object; EnvironmentFailure if it is broken.
+        """
+        require_form(kernel, self.kind, Form.OBJECT)
+        return CpuKernel(self, link(kernel.code, (kernel.entry,)), kernel)
+
+    def alloc(self, nbytes: int) -> Buffer:
+        """New memory, at a 64-byte boundary. Raises: EnvironmentFailure when there is none."""
+        try:
+            array = aligned_empty((nbytes,), np.uint8)
+        except MemoryError as error:
+            raise EnvironmentFailure(f"no memory for {nbytes} bytes", retryable=True) from error
+        buffer = Buffer(array.ctypes.data)
+        self._memory[buffer] = array
+        return buffer
+
+    def free(self, buffer: Buffer) -> None:
+        """Give memory back."""
+        del self._memory[buffer]
+
+    def copy_in(self, buffer: Buffer, data: Array) -> None:
+        """Fill memory with `data`."""
+        np.copyto(self._memory[buffer], data)
+
+    def copy_out(self, buffer: Buffer, into: Array) -> None:
+        """Fill `into` with what the memory holds."""
+        np.copyto(into, self._memory[buffer])
 
     def workspace(self, nbytes: int) -> int:
         """Address of at least `nbytes` that this Python thread alone uses, until its next call."""
@@ -73,14 +119,35 @@ class CpuDevice:
         return int(memory.ctypes.data)
 
     def close(self) -> None:
-        """End the pool's threads; modules still run, on the calling thread."""
+        """End the pool's threads and give memory back; modules still run, on the calling thread."""
         self.pool.close()
+        self._memory.clear()
 
     def __enter__(self) -> CpuDevice:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class CpuKernel:
+    """A kernel as a device's user runs it: on memory of the device. `code` holds it."""
+
+    device: CpuDevice
+    code: Linked
+    kernel: Loadable
+
+    def run(self, buffers: Sequence[Buffer]) -> None:
+        """Call it once."""
+        self.time(buffers, 1)
+
+    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+        """Call it `count` times in a row, by the host's clock."""
+        device = self.device
+        workspace = device.workspace(self.kernel.workspace)
+        entry = self.code[self.kernel.entry]
+        return timer(device.native, entry, buffers, workspace, device.pool)(count)
 
 
 class Module:

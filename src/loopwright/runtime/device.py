@@ -1,0 +1,147 @@
+"""What every kind of device is: it loads kernels, keeps their arguments, runs them and times them.
+
+    buffers = [device.alloc(n) for n in sizes]
+    device.copy_in(buffers[0], data)
+    kernel = device.load(loadable)
+    kernel.run(buffers)
+    device.copy_out(buffers[1], memory)
+
+A device is used by one thread of one process. The measuring process opens one for each candidate,
+in the process that is forked for it and confined: what a device's module needs of files, it imports
+and reads when it is imported.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NewType, Protocol, TypeAlias
+
+from loopwright.errors import ConfigError
+from loopwright.kernel_call import Form, Loadable
+from loopwright.layout import Array
+from loopwright.outcome import FailureKind
+
+Buffer = NewType("Buffer", int)
+"""The handle of memory on a device; each device has its own."""
+
+
+class Clock(enum.Enum):
+    """Who says how long calls took."""
+
+    HOST = "host"  # the host's clock around them
+    EVENTS = "events"  # time stamps that the device took
+    CYCLES = "cycles"  # the device counts, the same each time: one call says all
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """`count` calls in a row, and whether something else disturbed them."""
+
+    total_ns: float
+    count: int
+    disturbed: bool = False
+
+    @property
+    def ns(self) -> float:
+        """Nanoseconds a call."""
+        return self.total_ns / self.count
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceFacts:
+    """What a device says of itself: `units` is how much of it works side by side."""
+
+    model: str
+    memory_bytes: int
+    units: int
+
+
+class KernelFault(Exception):  # noqa: N818  # it is the kernel's, not ours
+    """A kernel did what it may not while it ran; the message says what and where."""
+
+    def __init__(self, message: str, kind: FailureKind = FailureKind.CRASH) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class LoadedKernel(Protocol):
+    """A kernel on its device."""
+
+    def run(self, buffers: Sequence[Buffer]) -> None:
+        """Call it once on the memory of its arguments, inputs then outputs, and wait for the end.
+
+        Raises: KernelFault.
+        """
+        ...
+
+    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+        """Call it `count` times in a row; how long that took by the device's clock.
+
+        Raises: KernelFault.
+        """
+        ...
+
+
+class Device(Protocol):
+    """One device of this machine, open."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of target that its kernels are made for."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Who measures on it."""
+        ...
+
+    def facts(self) -> DeviceFacts:
+        """What it is."""
+        ...
+
+    def load(self, kernel: Loadable) -> LoadedKernel:
+        """The kernel, ready to run.
+
+        Raises: ConfigError for a form of code that it does not load (see `require_form`);
+            EnvironmentFailure for code that is broken.
+        """
+        ...
+
+    def alloc(self, nbytes: int) -> Buffer:
+        """New memory, contents undefined. Raises: EnvironmentFailure when there is none."""
+        ...
+
+    def free(self, buffer: Buffer) -> None:
+        """Give memory back; its handle must not be used after."""
+        ...
+
+    def copy_in(self, buffer: Buffer, data: Array) -> None:
+        """Fill memory with `data`, uint8 of its size."""
+        ...
+
+    def copy_out(self, buffer: Buffer, into: Array) -> None:
+        """Fill `into`, uint8 of its size, with what the memory holds."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; again is harmless."""
+        ...
+
+
+OpenDevice: TypeAlias = Callable[[int], Device]
+"""Opens a device, on so many threads of this machine if it runs on its processor.
+
+Raises: EnvironmentFailure when the device is not there.
+"""
+
+
+def require_form(kernel: Loadable, kind: str, *forms: Form) -> None:
+    """Nothing, if a device of `kind` that loads `forms` loads `kernel`. Raises: ConfigError."""
+    if kernel.form not in forms:
+        known = ", ".join(form.value for form in forms)
+        raise ConfigError(
+            f"kernel {kernel.entry} is {kernel.form.value} code; a device of kind {kind} "
+            f"loads {known} code"
+        )
