@@ -16,7 +16,7 @@ Figures = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class FleetScene:
     """A fleet at one moment. `away` says why the tracker could not be asked, if it could not."""
 
     status: dict[str, object]

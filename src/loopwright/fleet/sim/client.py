@@ -71,7 +71,7 @@ class SimClient:
         for held in self.held.values():
             device = self._device(held.given)
             self.world.send(device.close, held.given.epoch)
-        self.world.surely(ClientDown(self.id))
+        self.world.deliver(ClientDown(self.id))
         self.world.after(down_s, self.start)
 
     def pause(self, length_s: float) -> None:
