@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from loopwright.api.task import task_of
 from loopwright.ir import walk
 from loopwright.ir.expr import Select
 from loopwright.ir.kernel import Kernel
@@ -12,7 +13,6 @@ from loopwright.ir.verify import verify
 from loopwright.lower.pipeline import PASSES, lower
 from loopwright.target.presets import PRESETS
 from loopwright.templates.apply import scheduled
-from loopwright.templates.registry import task_for
 
 OPERATORS = [
     ("conv2d", {"data": (1, 20, 9, 11), "weight": (24, 20, 3, 3), "padding": (1, 1, 1, 1)}),
@@ -22,7 +22,7 @@ OPERATORS = [
 
 
 def kernels(operator: str, attrs: dict[str, object]) -> list[Kernel]:
-    task = task_for(operator, attrs, PRESETS["x86-64-avx2"])
+    task = task_of(operator, attrs, target=PRESETS["x86-64-avx2"], threads=1)
     points = task.space.sample(np.random.default_rng(5), 12)
     return [lower(scheduled(task, task.space.decode(point))) for point in points]
 

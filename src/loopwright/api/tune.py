@@ -23,7 +23,6 @@ from loopwright.measure.request import Runner
 from loopwright.outcome import MeasurePlan
 from loopwright.records.device import fingerprint
 from loopwright.records.store import RecordStore, SqlStore
-from loopwright.runtime.cpu.loader import keys_for
 from loopwright.runtime.cpu.machine import measure_fma_peak
 from loopwright.search.journal import Journal
 from loopwright.search.policies import NAMES, make_policy
@@ -32,6 +31,7 @@ from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.settings import from_environment
 from loopwright.target.host import host
+from loopwright.target.presets import keys_for
 from loopwright.target.union import Target
 from loopwright.te.reference import compare, evaluate
 from loopwright.templates.task import Task
@@ -206,7 +206,7 @@ def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> i
         return threads.pop()
     here = host()
     for task in tasks:
-        if not (task.target.arch == here.arch and {*task.target.features} <= {*here.features}):
+        if task.target.key not in keys_for(here):
             raise ConfigError(
                 f"{task.name} is for {task.target.name}, which this machine ({here.name}) cannot "
                 "run; tune it there, or use target cpu"

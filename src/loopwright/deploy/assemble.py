@@ -20,7 +20,7 @@ from loopwright.graph.plan import PlannedCall, Slot, SlotKind, plan
 from loopwright.runtime.cpu.kernel import ALIGNMENT, aligned_empty
 from loopwright.runtime.cpu.model import CONSTANTS, DRIVER, RUNTIME
 from loopwright.runtime.model_file import Bytes, CallInfo, Manifest, Port
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 CompileAll: TypeAlias = Callable[[Sequence[Chosen]], Sequence[Artifact]]
 """Object code for each choice, in order."""
@@ -43,7 +43,7 @@ class Assembled:
 def assemble(
     fused: Fused,
     placed: Placed,
-    target: Target,
+    target: CpuTarget,
     threads: int,
     compile_all: CompileAll,
     compile_text: CompileText,

@@ -26,7 +26,7 @@ from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ClikeSource:
 
 
 def emit(
-    kernel: Kernel, params: tuple[Param, ...], target: Target, dialect: Dialect
+    kernel: Kernel, params: tuple[Param, ...], target: CpuTarget, dialect: Dialect
 ) -> ClikeSource:
     """The source of `kernel` for `target` in `dialect`.
 
@@ -74,7 +74,9 @@ def emit(
 
 
 class _Emitter:
-    def __init__(self, kernel: Kernel, storage: Storage, target: Target, dialect: Dialect) -> None:
+    def __init__(
+        self, kernel: Kernel, storage: Storage, target: CpuTarget, dialect: Dialect
+    ) -> None:
         self._kernel = kernel
         self._storage = storage
         self._dialect = dialect
@@ -338,7 +340,7 @@ class _Emitter:
             self._body.line(f"parallel(pool, {function}, &closure, {extent});")
 
 
-def _lanes_at_once(storage: Storage, target: Target) -> int:
+def _lanes_at_once(storage: Storage, target: CpuTarget) -> int:
     """Elements in one vector, of the widest type that the kernel computes with."""
     widest = max(32, *(buffer.dtype.bits for buffer in storage.places))
     return max(1, target.vector_bits // widest)

@@ -32,7 +32,7 @@ from loopwright.codegen.values import Operand
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
@@ -63,7 +63,7 @@ class Places:
     params: Mapping[Buffer, str]
     alignments: Mapping[Buffer, int]
     storage: Storage
-    target: Target
+    target: CpuTarget
 
 
 class Memory:

@@ -23,8 +23,8 @@ from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import Outcome
-from loopwright.runtime.cpu.loader import keys_for
 from loopwright.target.parse import parse
+from loopwright.target.presets import keys_for
 from loopwright.target.union import Target
 
 _MAX_NAMES = 48  # in a selector
