@@ -62,7 +62,7 @@ def test_a_matrix_product_is_tuned_on_it(tmp_path: Path) -> None:
     task, records = make_task(), f"sqlite:///{tmp_path}/r.db"
     result = lw.tune(task, trials=12, records=records, seed=0)
     assert result.trials == 12
-    assert result.failures == 0
+    assert not result.failures
     check(lw.build(task, records=records))
 
 
@@ -80,7 +80,7 @@ def test_a_matrix_product_is_tuned_through_an_agent_of_a_fleet(site: Path, tmp_p
         with processes.fleet() as fleet:
             result = lw.tune(make_task(), trials=8, records=records, seed=0, fleet=fleet)
     assert result.trials == 8
-    assert result.failures == 0
+    assert not result.failures
     check(lw.build(make_task(), config=result.best.config if result.best else None))
 
 
