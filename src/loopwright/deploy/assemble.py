@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.llvm.driver import ArgumentAddress, Base, Invocation, driver_text
+from loopwright.codegen.llvm.driver import ArgumentAddress, Base, KernelInvocation, driver_text
 from loopwright.graph.fuse import Fused
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Array, Value
@@ -58,7 +58,7 @@ def assemble(
     artifacts = compile_all(chosen)
     constants = _Constants()
     calls = [
-        Invocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
+        KernelInvocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
         for call, artifact in zip(planned.calls, artifacts, strict=True)
     ]
     sections: dict[str, Bytes] = {artifact.entry: artifact.code for artifact in artifacts}

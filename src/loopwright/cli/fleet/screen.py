@@ -23,7 +23,7 @@ from loopwright.cli.fleet.text import (
     lease_left,
     lease_place,
 )
-from loopwright.fleet.client.views import DeviceView, LeaseView
+from loopwright.fleet.views import DeviceView, LeaseView
 
 _HEAD_LINES = 4
 _TABLE_LINES = 3  # a blank line, the names, the rule

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from loopwright.cli.fleet.text import duration
 
 if TYPE_CHECKING:
-    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
+    from loopwright.fleet.views import DeviceView, EventView, LeaseView
 
 Figures = Mapping[str, object]
 

@@ -22,7 +22,7 @@ from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.memory import Places
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
@@ -300,7 +300,7 @@ class _Emitter:
 
     def _side(
         self, label: str, join: str, body: Stmt, stmt: If
-    ) -> tuple[str, dict[Buffer, list[Operand]]]:
+    ) -> tuple[str, dict[Buffer, list[CodeValue]]]:
         text, changed = self._text, self._storage.changed[stmt]
         text.label(label)
         with text.layer():
