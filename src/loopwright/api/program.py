@@ -36,6 +36,7 @@ from loopwright.runtime.cpu.kernel import BoundCall, CpuDevice, Module, aligned_
 from loopwright.sandbox.inputs import generate
 from loopwright.settings import from_environment
 from loopwright.space.config import Config
+from loopwright.target.union import require_cpu
 from loopwright.templates.task import Task
 
 Output: TypeAlias = npt.NDArray[Any]
@@ -226,6 +227,7 @@ class Compiler:
         Raises: TemplateError or ScheduleError for a config that makes no program, ConfigError for
             one of another target, CodegenError or EnvironmentFailure if it cannot be built.
         """
+        require_cpu(task.target, "a program that is called with arrays")
         module = self._module(task, config)
         found = relayouts(module, task.target, task.threads, self._cached)
         return Program(task, config, module, found)
