@@ -44,7 +44,7 @@ from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
 from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
 from loopwright.learn.features import featurize
-from loopwright.lower.pipeline import finish
+from loopwright.lower.pipeline import apply_passes
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
 from loopwright.ops.attributes import Attrs
@@ -182,7 +182,7 @@ def kernel_text(pick: Pick) -> str:
     The package compiles it as always, but what would go to LLVM is taken instead.
     """
     with (
-        patch.object(backend, "finish", wraps=finish) as finished,
+        patch.object(backend, "apply_passes", wraps=apply_passes) as finished,
         patch.object(object_code, "emit", wraps=emit) as emitted,
         patch.object(object_code, "assemble") as assembled,
     ):
