@@ -19,6 +19,7 @@ from loopwright.build.compile import compile_config
 from loopwright.build.pool import BuilderPool
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.backends import backend
+from loopwright.codegen.clike.compiler import CBackend, require_compiler
 from loopwright.errors import (
     CodegenError,
     EnvironmentFailure,
@@ -294,7 +295,8 @@ def build(
     Raises: RecordsError when the records hold nothing that fits; ConfigError for a language that
         the target has not; EnvironmentFailure when there is no C compiler.
     """
-    backend(task.target.kind, language)
+    if backend(task.target.kind, language).language == CBackend.language:
+        require_compiler(task.target)  # before records are read and a process is started
     if config is None:
         url = records or from_environment().records
         with SqlStore(url, create=False) as store:
