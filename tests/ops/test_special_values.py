@@ -89,7 +89,7 @@ class Kernels:
     def _of(self, key: object, make: Callable[[], Workload]) -> Module:
         if key not in self.made:
             task = lw.task(make())
-            self.made[key] = self.device.load(compile_config(task, good_config(task)))
+            self.made[key] = self.device.module(compile_config(task, good_config(task)))
         return self.made[key]
 
 
