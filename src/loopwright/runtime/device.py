@@ -36,7 +36,7 @@ class Clock(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class CallTiming:
     """`count` calls in a row, and whether something else disturbed them."""
 
     total_ns: float
@@ -76,7 +76,7 @@ class LoadedKernel(Protocol):
         """
         ...
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         """Call it `count` times in a row; how long that took by the device's clock.
 
         Raises: KernelFault.

@@ -11,14 +11,14 @@ from typing import TypeAlias
 
 import msgspec
 
-from loopwright.sandbox.layers import Plan
+from loopwright.sandbox.layers import CagePlan
 
 MAX_PACKET = 16 << 10
 POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
 PATIENT_S = 2.0  # from SIGKILL to giving up on a process
 
 
-class Options(msgspec.Struct, frozen=True):
+class WardenSettings(msgspec.Struct, frozen=True):
     """How a warden is started: JSON on its command line.
 
     `agent` is the process that starts it, 0 where that cannot be seen. Without a `plan` candidates
@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True):
 
     agent: int
     cache_dir: str = ""
-    plan: Plan | None = None
+    plan: CagePlan | None = None
     wanted: int = 0
     cores: tuple[int, ...] = ()
     bare: bool = False
@@ -65,7 +65,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 Order: TypeAlias = Begin | Extend | End | Beat
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class WardenReady(msgspec.Struct, frozen=True, tag="ready"):
     """The warden is there; `tier` is what it confines candidates to, `missing` what it cannot."""
 
     pid: int
@@ -84,7 +84,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     pid: int
 
 
-class Ending(enum.Enum):
+class SessionEnding(enum.Enum):
     """How a session's process ended."""
 
     LEFT = "left"  # by itself
@@ -102,4 +102,4 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     took_s: float = 0.0
 
 
-Told: TypeAlias = Ready | Alive | Begun | Over
+Told: TypeAlias = WardenReady | Alive | Begun | Over

@@ -52,7 +52,7 @@ class RunReply(msgspec.Struct, frozen=True):
     clock: str = "host"
 
 
-class Hello(msgspec.Struct, frozen=True):
+class ServerReady(msgspec.Struct, frozen=True):
     """The first message of a server: it is ready."""
 
     pid: int

@@ -29,7 +29,7 @@ _UNWINDING = ".eh_frame"  # nothing of ours throws
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ElfSection:
     """Memory that an object wants. `data` is shorter than `size` where the rest is zeros."""
 
     name: str
@@ -71,7 +71,7 @@ class Object:
     """One relocatable object for `machine`; `sections` by the index that symbols use."""
 
     machine: int
-    sections: dict[int, Section]
+    sections: dict[int, ElfSection]
     symbols: tuple[Symbol, ...]
     relocations: tuple[Relocation, ...]
 
@@ -119,20 +119,20 @@ class _Reader:
         table = self._slice(offset, size * count)
         return list(_SECTION.iter_unpack(table))
 
-    def _section(self, header: tuple[int, ...], name: str) -> Section:
+    def _section(self, header: tuple[int, ...], name: str) -> ElfSection:
         _, kind, flags, _, _, size, _, _, alignment, _ = header
         alignment = max(alignment, 1)
         if size > _MAX_BYTES or alignment & (alignment - 1) or alignment > 4096 or flags & _TLS:
             raise ValueError(f"section {name} has size {size}, alignment {alignment}")
         data = self._data[:0] if kind == _NOBITS else self._bytes(header)
         writable, executable = bool(flags & _WRITE), bool(flags & _EXECINSTR)
-        return Section(name, data, size, alignment, writable, executable)
+        return ElfSection(name, data, size, alignment, writable, executable)
 
     def _symbols(
         self,
         table: tuple[int, ...],
         headers: list[tuple[int, ...]],
-        sections: dict[int, Section],
+        sections: dict[int, ElfSection],
     ) -> Iterator[Symbol]:
         names = self._bytes(headers[table[6]])
         for name, info, _, place, value, _ in _SYMBOL.iter_unpack(self._bytes(table)):
@@ -146,7 +146,7 @@ class _Reader:
             yield Symbol(_text(names, name), here, value, info >> 4)
 
     def _relocations(
-        self, headers: list[tuple[int, ...]], sections: dict[int, Section], symbols: int
+        self, headers: list[tuple[int, ...]], sections: dict[int, ElfSection], symbols: int
     ) -> Iterator[Relocation]:
         for header in headers:
             if header[1] != _RELA or header[7] not in sections:
