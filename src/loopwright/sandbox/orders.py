@@ -1,4 +1,4 @@
-"""What goes between an agent and its warden: one msgpack message a packet, tagged.
+"""How an agent starts its warden, and what goes between them: a msgpack message a packet, tagged.
 
 The warden is the process that forks one measuring process for each session, watches over it and
 ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
@@ -7,6 +7,9 @@ ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
 from __future__ import annotations
 
 import enum
+import os
+import sys
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
@@ -16,6 +19,16 @@ from loopwright.sandbox.layers import CagePlan
 MAX_PACKET = 16 << 10
 POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
 PATIENT_S = 2.0  # from SIGKILL to giving up on a process
+_BOOT = """
+import os, sys
+os.putenv("OPENBLAS_NUM_THREADS", "1")
+os.putenv("OMP_NUM_THREADS", "1")
+root, *others = sys.argv[1].split(os.pathsep)
+sys.path.insert(0, root)
+sys.path += [path for path in others if path not in sys.path]
+from loopwright.sandbox.warden import main
+main(sys.argv[2:])
+"""
 
 
 class WardenSettings(msgspec.Struct, frozen=True):
@@ -33,6 +46,19 @@ class WardenSettings(msgspec.Struct, frozen=True):
     wanted: int = 0
     cores: tuple[int, ...] = ()
     bare: bool = False
+
+
+def command(control: int, settings: WardenSettings) -> list[str]:
+    """The command that starts a warden, whose socket is the descriptor `control`.
+
+    It is an interpreter of its own, and not a fork of this process: a fork would lose threads of
+    NumPy's libraries, and would carry along whatever is loaded here. It finds the modules that this
+    process finds, devices of other packages among them.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *(path for path in sys.path if Path(path).is_absolute())])
+    told = msgspec.json.encode(settings).decode()
+    return [sys.executable, "-P", "-c", _BOOT, paths, str(control), told]
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):

@@ -24,7 +24,6 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.driver import DriverError
 from loopwright.fleet.words import Tier
 from loopwright.sandbox import cgroup
-from loopwright.sandbox.boot import command
 from loopwright.sandbox.layers import BUBBLE, USUAL, CagePlan
 from loopwright.sandbox.orders import (
     MAX_PACKET,
@@ -42,6 +41,7 @@ from loopwright.sandbox.orders import (
     Told,
     WardenReady,
     WardenSettings,
+    command,
 )
 from loopwright.sandbox.wire import MAX_FRAME, RunReply, RunRequest
 
@@ -304,7 +304,7 @@ class WardenHandle:
             told.cores,
             bare=told.bare,
         )
-        plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
+        plain = command(control, options)
         if not bubbled:
             return plain
         return in_bubble(plain, () if group is None else map(str, group.folders))

@@ -40,8 +40,7 @@ from loopwright.fleet.client.session import (
 )
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import CONCLUSIVE, KIND_OF, EndReason, RunStatus
-from loopwright.measure.pipeline import Run
-from loopwright.measure.run import RunResult
+from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
 
 _TRIES = 2
