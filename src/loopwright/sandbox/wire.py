@@ -37,7 +37,7 @@ class RunReply(msgspec.Struct, frozen=True):
     """What came of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
-    took; `clock` is a `runtime.device.Clock`. A `violation` is a crash because the candidate did
+    took; `clock` is a `kernel_call.Clock`. A `violation` is a crash because the candidate did
     what it may not. `output` counts the bytes in the output file.
     """
 

@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import STATUS_OF, RunStatus
-from loopwright.kernel_call import KernelCall
+from loopwright.kernel_call import Clock, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
-from loopwright.runtime.device import Clock
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 MAX_REPEATS = 4096
