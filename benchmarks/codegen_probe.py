@@ -30,8 +30,8 @@ from loopwright.ir.expr import Buffer, Const, Expr, Load, Scope, Var
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.stmt import Alloc, For, LoopKind, Stmt, Store, block
 from loopwright.layout import Layout
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host
-from loopwright.target.union import Target
 
 Array = npt.NDArray[np.float32]
 
@@ -107,7 +107,7 @@ def conv_kernel(tile_w: int, vectors: int, lanes: int = 16) -> tuple[Kernel, tup
 class Loaded:
     """An object in this process; tuning never loads one that has not been checked in a child."""
 
-    def __init__(self, code: bytes, target: Target) -> None:
+    def __init__(self, code: bytes, target: CpuTarget) -> None:
         llvm.initialize_native_target()
         llvm.initialize_native_asmprinter()
         machine = llvm.Target.from_triple(target.triple).create_target_machine(
@@ -154,7 +154,7 @@ def best_ns(calls: Sequence[Callable[[], object]], rounds: int) -> list[float]:
 class Peak:
     """The kernel of independent multiply-adds, ready to be called."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: CpuTarget) -> None:
         probe = fma_probe(target)
         self._loaded = Loaded(object_bytes(probe.text, target), target)
         self._sink = aligned((64,))
@@ -167,7 +167,7 @@ class Peak:
         self._call(ITERATIONS, self._sink.ctypes.data)
 
 
-def measure(tile_w: int, vectors: int, target: Target, peak: Peak, opt: int) -> Result:
+def measure(tile_w: int, vectors: int, target: CpuTarget, peak: Peak, opt: int) -> Result:
     """One tile: made, run, checked, and timed in turn with the peak kernel."""
     kernel, params = conv_kernel(tile_w, vectors)
     start = time.perf_counter()

@@ -30,10 +30,11 @@ import harness
 from fleet_part import Part, Row, run_alone
 from fleet_roles import real_fleet
 from harness import figure
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.session import Blob
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import ByToken, greet
 from loopwright.fleet.wire.address import parse
 from loopwright.fleet.wire.link import Link, dial

@@ -13,6 +13,7 @@ MAX_POSITIONAL = 6
 USED_ELSEWHERE = {
     "__dir__": "Python, on dir(loopwright)",
     "__getattr__": "Python, on the first use of a public name",
+    "PlainDriver": "drivers of other packages",
     "_missing_": "enum, for a value of a newer peer",
     "backend": "torch.compile, by an entry point",
     "bench": "the table of commands, by name",

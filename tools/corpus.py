@@ -31,6 +31,7 @@ from unittest.mock import patch
 import numpy as np
 
 from loopwright.api.replay import recorded_task
+from loopwright.api.task import task_of
 from loopwright.build import compile as backend
 from loopwright.codegen.llvm import object_code
 from loopwright.codegen.llvm.emit import emit
@@ -43,7 +44,7 @@ from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
 from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
 from loopwright.learn.features import featurize
-from loopwright.lower.pipeline import finish
+from loopwright.lower.pipeline import apply_passes
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
 from loopwright.ops.attributes import Attrs
@@ -59,8 +60,7 @@ from loopwright.target.presets import PRESETS
 from loopwright.target.union import Target
 from loopwright.templates import derived
 from loopwright.templates.apply import good_config
-from loopwright.templates.cpu import conv2d_winograd
-from loopwright.templates.registry import task_for
+from loopwright.templates.registry import templates_for
 from loopwright.templates.task import Task
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -182,7 +182,7 @@ def kernel_text(pick: Pick) -> str:
     The package compiles it as always, but what would go to LLVM is taken instead.
     """
     with (
-        patch.object(backend, "finish", wraps=finish) as finished,
+        patch.object(backend, "apply_passes", wraps=apply_passes) as finished,
         patch.object(object_code, "emit", wraps=emit) as emitted,
         patch.object(object_code, "assemble") as assembled,
     ):
@@ -288,12 +288,11 @@ def _samples(pick: Pick) -> list[Pick]:
 def _operators(target: Target, *, sampled: bool) -> Iterator[Pick]:
     """The configs of the operators in `OPERATORS`."""
     for number, (operator, attrs) in enumerate(OPERATORS):
-        own = task_for(operator, attrs, target, threads=_CORES)
-        templates = {t.name: t for t in (own.template, derived.TEMPLATE)}
-        if operator == "conv2d" and conv2d_winograd.eligible(own.workload):
-            templates[conv2d_winograd.TEMPLATE.name] = conv2d_winograd.TEMPLATE
+        own = task_of(operator, attrs, target=target, threads=_CORES)
+        others = templates_for(operator, own.workload, target)
+        templates = {t.name: t for t in (own.template, derived.TEMPLATE, *others)}
         for template in templates.values():
-            task = task_for(operator, attrs, target, threads=_CORES, template=template)
+            task = task_of(operator, attrs, target=target, threads=_CORES, template=template)
             name = f"{number:02} {task.name}"
             pick = Pick(_id(name, task, "default"), task, good_config(task))
             yield pick

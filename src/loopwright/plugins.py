@@ -8,7 +8,6 @@ looked up when a kind is asked for that the table does not have, never by import
 from __future__ import annotations
 
 import functools
-from importlib import metadata
 
 from loopwright.errors import EnvironmentFailure
 
@@ -19,6 +18,8 @@ def plugin(group: str, name: str) -> object | None:
 
     Raises: EnvironmentFailure if a package does, and it cannot be imported.
     """
+    from importlib import metadata  # takes long to import, and is hardly ever needed
+
     for point in metadata.entry_points(group=group, name=name):
         try:
             return point.load()  # type: ignore[no-any-return]  # whatever the package brings
@@ -32,4 +33,6 @@ def plugin(group: str, name: str) -> object | None:
 
 def plugin_names(group: str) -> tuple[str, ...]:
     """The names of the entry points of `group`, sorted."""
+    from importlib import metadata
+
     return tuple(sorted({point.name for point in metadata.entry_points(group=group)}))

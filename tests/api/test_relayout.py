@@ -13,7 +13,7 @@ from loopwright.errors import ShapeError
 from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.space.knobs import ChoiceKnob
-from loopwright.templates.cpu.relayout import merged
+from loopwright.templates.relayout import merged
 
 Order = list[int | tuple[int, int]]
 

@@ -58,6 +58,6 @@ def test_what_cannot_be_asked_for_is_refused_in_one_line(
 
 
 def test_a_models_tasks_have_counts_and_flops() -> None:
-    model = load_model("resnet18", target="x86-64-avx512", winograd=False)
+    model = load_model("resnet18", target="x86-64-avx512", exact=True)
     assert (len(model.parts), sum(part.count for part in model.parts)) == (16, 21)
     assert 3.6e9 < model.flops < 3.7e9

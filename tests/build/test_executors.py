@@ -53,7 +53,8 @@ def pid() -> int:
 
 def layer() -> Task:
     workload = build("conv2d", **OPERATORS["conv2d"]["3x3"])
-    return make(workload, template_for("conv2d", workload), parse("x86-64-avx2"))
+    target = parse("x86-64-avx2")
+    return make(workload, template_for("conv2d", workload, target), target)
 
 
 def learned(offload: Offload, task: Task, trials: int) -> list[str]:

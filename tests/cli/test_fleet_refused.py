@@ -115,7 +115,7 @@ def test_tuning_gives_up_when_no_device_is_free_in_time_with_exit_code_4(
 
     def note(event: Event) -> None:
         if isinstance(event, Requested):
-            priorities.add(event.priority)
+            priorities.add(event.asked.priority)
         happened(event)
 
     monkeypatch.setattr(tracker, "happened", note)

@@ -171,16 +171,16 @@ def test_the_picture_of_top_fits_into_the_terminal(fleet: Town, height: int) -> 
 
     from loopwright.cli.fleet.connect import Where, connect
     from loopwright.cli.fleet.screen import picture
-    from loopwright.cli.fleet.summary import Scene
+    from loopwright.cli.fleet.summary import FleetScene
     from loopwright.cli.fleet.top import _look
 
     fleet.agent("pi", *(f"pi/cpu{n}" for n in range(40)))
     lease = fleet.lease("name=pi/cpu7")
 
-    async def look() -> Scene:
+    async def look() -> FleetScene:
         control = await connect(Where(fleet.url))
         try:
-            return await _look(control, "", Scene({}))
+            return await _look(control, "", FleetScene({}))
         finally:
             await control.close()
 

@@ -40,13 +40,9 @@ def compiler() -> Iterator[ProcessPoolExecutor]:
 
 @pytest.fixture(scope="session")
 def compile_kernel(compiler: ProcessPoolExecutor) -> Compile:
-    def compile_kernel(
-        kernel: Kernel, target: Target | None = None, language: str = "llvm"
-    ) -> Artifact:
+    def compile_kernel(kernel: Kernel, target: Target | None = None) -> Artifact:
         target = host() if target is None else target
         params = tuple(Param(b.name, b.dtype, b.shape, Layout.plain(1)) for b in kernel.params)
-        if language == "c":
-            return compiled([(kernel, params)], target)[0]
         return compiler.submit(assemble, emit(kernel, params, target), target).result()
 
     return compile_kernel
@@ -95,9 +91,8 @@ def run(
         *arrays: np.ndarray,
         target: Target | None = None,
         threads: int = 1,
-        language: str = "llvm",
     ) -> tuple[np.ndarray, ...]:
-        artifact = compile_kernel(kernel, target, language)
+        artifact = compile_kernel(kernel, target)
         if target is aarch64.TARGET and not runs_here(aarch64.PRESET):
             emulate: Run = request.getfixturevalue("run_emulated")
             return emulate(artifact, arrays, threads=threads)
@@ -121,7 +116,23 @@ def mapped(mapped_for: Mapped, request: pytest.FixtureRequest) -> Mapped:
 
 
 @pytest.fixture(scope="session")
-def mapped_for(run: Run) -> Mapped:
+def by_way_of_c(devices: dict[int, CpuDevice]) -> Callable[..., list[np.ndarray]]:
+    """The output of each kernel, all compiled from one C file."""
+
+    def by_way_of_c(kernels: Sequence[Kernel], arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        params = tuple(Param(b.name, b.dtype, b.shape, Layout.plain(1)) for b in kernels[0].params)
+        found = []
+        for artifact in compiled([(kernel, params) for kernel in kernels], host()):
+            copies = [aligned_copy(np.array(array)) for array in arrays]
+            devices[1].load(artifact).call(*copies)
+            found.append(copies[-1])
+        return found
+
+    return by_way_of_c
+
+
+@pytest.fixture(scope="session")
+def mapped_for(run: Run, by_way_of_c: Callable[..., list[np.ndarray]]) -> Mapped:
     """`fn` of the elements of some arrays, by a scalar loop and by masked vectors of 16 lanes."""
 
     def mapped_for(
@@ -144,10 +155,15 @@ def mapped_for(run: Run) -> Mapped:
         body = For(lane, 16, LoopKind.VECTORIZED, If(index < n, store(index)))
         vector = For(i, -(-n // 16), LoopKind.SERIAL, body)
         empty = np.zeros(n, out.numpy)
+        kernels = [
+            Kernel(name, (*inputs, result), 1, loops)
+            for name, loops in (("scalar", scalar), ("vector", vector))
+        ]
+        if language == "c":
+            return by_way_of_c(kernels, [*arrays, empty])
         found: list[np.ndarray] = []
-        for loops in (scalar, vector):
-            kernel = Kernel("mapped", (*inputs, result), 1, loops)
-            found += run(kernel, *arrays, empty, target=target, language=language)
+        for kernel in kernels:
+            found += run(kernel, *arrays, empty, target=target)
         return found
 
     return mapped_for

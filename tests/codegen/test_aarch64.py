@@ -207,7 +207,12 @@ REACHED = ("sum", "through_table", "same_cosine", "cosine", "apart", "tail")
 
 def task_for(operator: str, shape: str) -> Task:
     workload = build(operator, **OPERATORS[operator][shape])
-    return make(workload, template_for(operator, workload), aarch64.TARGET, operator=operator)
+    return make(
+        workload,
+        template_for(operator, workload, aarch64.TARGET),
+        aarch64.TARGET,
+        operator=operator,
+    )
 
 
 def memory_of(artifact: Artifact, inputs: Sequence[Array]) -> list[Array]:

@@ -29,7 +29,7 @@ from loopwright.ir.expr import Binary, Buffer, Call, Const, Expr, Fn, Load, Op, 
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.stmt import Alloc, For, LoopKind, Store, block
 from loopwright.layout import Layout
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice, aligned_copy
 from loopwright.target.host import host
 from loopwright.target.presets import PRESETS
@@ -60,7 +60,7 @@ def kernels_of(task: Task, count: int, seed: int = 0) -> list[tuple[Kernel, tupl
     found = []
     for number, config in enumerate(configs):
         schedule = scheduled(task, config)
-        kernel = finish(lower(schedule, f"{task.name}_{number}"))
+        kernel = apply_passes(lower(schedule, f"{task.name}_{number}"), task.target.kind)
         layouts = {t.name: schedule.layout(t.name) for t in schedule.workload.args}
         params = tuple(
             Param(t.name, t.dtype, t.shape, layouts[t.name]) for t in schedule.workload.args
@@ -140,7 +140,7 @@ def test_any_schedule_gives_what_llvm_gives(
 ) -> None:
     kernels = []
     for number, case in enumerate(drawn):
-        kernel = finish(lower(case.schedule, f"s{number}"))
+        kernel = apply_passes(lower(case.schedule, f"s{number}"), "cpu")
         kernels.append((kernel, plain(kernel)))
     made = compiled(kernels, host())
     for (kernel, _), artifact in zip(kernels, made, strict=True):

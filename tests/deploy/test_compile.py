@@ -80,7 +80,7 @@ def test_kernels_that_round_no_more_than_they_must_are_not_evaluated_again(
 ) -> None:
     found: list[str] = []
     monkeypatch.setattr(accuracy, "evaluate", lambda of, _: found.append(of.name))
-    with lw.compile(residual_block(), winograd=False):
+    with lw.compile(residual_block(), exact=True):
         assert found == []
 
 

@@ -45,7 +45,7 @@ def network() -> Graph:
 def direct_task() -> Task:
     """The convolution of the network as it is written."""
     (conv,) = (k for k in fuse(network()).kernels if k.operator == "conv2d")
-    return tasks(conv, replace(OPTIONS, winograd=False))[0]
+    return tasks(conv, replace(OPTIONS, exact=True))[0]
 
 
 def record(task: Task, config: Config, ns: float, device: str = "") -> Record:
@@ -134,7 +134,7 @@ def test_without_records_the_default_model_ships() -> None:
 def test_a_model_of_records_ships_and_says_so(store: RecordStore) -> None:
     task = direct_task()
     store.append([record(task, good_config(task), 1.0)])
-    found = finish(network(), replace(OPTIONS, winograd=False), (store,))
+    found = finish(network(), replace(OPTIONS, exact=True), (store,))
     with found.model as model:
         assert found.shipped == TUNED
         assert model.manifest.origins[TUNED] == 1
@@ -145,7 +145,7 @@ def test_a_model_of_records_ships_and_says_so(store: RecordStore) -> None:
 def test_records_of_another_machine_are_used_and_named(store: RecordStore) -> None:
     task = direct_task()
     store.append([record(task, good_config(task), 1.0, "some-cpu-8c-00000000")])
-    with finish(network(), replace(OPTIONS, winograd=False), (store,)).model as model:
+    with finish(network(), replace(OPTIONS, exact=True), (store,)).model as model:
         assert model.manifest.origins[TRANSFERRED] == 1
         assert dict(model.manifest.elsewhere) == {"some-cpu-8c-00000000": 1}
 
@@ -168,7 +168,7 @@ def test_a_tuned_kernel_that_is_slow_inside_the_model_is_not_used(
         )
 
     monkeypatch.setattr(Model, "profile", slowed)
-    with finish(network(), replace(OPTIONS, winograd=False), (store,)).model as model:
+    with finish(network(), replace(OPTIONS, exact=True), (store,)).model as model:
         (call,) = (c for c in model.manifest.calls if c.operator == "conv2d")
         assert (call.config, call.origin) == (str(good_config(task)), DEFAULT)
         assert right(model)

@@ -99,7 +99,12 @@ def residual_task(height: int, width: int, channels: int) -> Task:
         "epilogue": "add,relu,add",
     }
     workload = build("conv2d", **attrs)
-    return make(workload, template_for("conv2d", workload), OPTIONS.target, operator="conv2d")
+    return make(
+        workload,
+        template_for("conv2d", workload, OPTIONS.target),
+        OPTIONS.target,
+        operator="conv2d",
+    )
 
 
 @given(st.integers(3, 9), st.integers(3, 17), st.sampled_from([8, 13, 24]), st.integers(0, 9))

@@ -19,7 +19,7 @@ from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.target.presets import PRESETS
 
-OPTIONS = Options(PRESETS["x86-64-avx512"], winograd=False)
+OPTIONS = Options(PRESETS["x86-64-avx512"], exact=True)
 CHOOSER = Chooser(OPTIONS, use_records=False)
 
 

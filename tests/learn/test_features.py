@@ -22,7 +22,7 @@ AVX2 = parse("x86-64-avx2")
 
 def task_for(operator: str, shape: str, *, handcrafted: bool) -> Task:
     workload = build(operator, **OPERATORS[operator][shape])
-    template = template_for(operator, workload) if handcrafted else derived.TEMPLATE
+    template = template_for(operator, workload, AVX2) if handcrafted else derived.TEMPLATE
     return make(workload, template, AVX2, operator=operator, threads=2)
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import importlib
 import json
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,7 +18,7 @@ import msgspec
 import pytest
 from fastapi import APIRouter, Depends, Request, Response
 
-from loopwright.errors import AuthError, FleetError, UnknownNameError
+from loopwright.errors import AuthError, ConfigError, FleetError, UnknownNameError
 from loopwright.serving.app import Site, answers, make_app
 from loopwright.serving.bodies import array_answer, event_answer, json_answer, read_texts
 from loopwright.serving.callers import Authorization, Caller, caller_of
@@ -227,6 +229,15 @@ def test_a_watcher_that_does_not_keep_up_is_let_go() -> None:
         assert watchers.full
 
     asyncio.run(work())
+
+
+def test_without_the_extra_serving_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "loopwright.serving.server")
+    with pytest.raises(
+        ConfigError, match=r"the package uvicorn: pip install 'loopwright\[server\]'"
+    ):
+        importlib.import_module("loopwright.serving.server")
 
 
 @pytest.mark.parametrize(

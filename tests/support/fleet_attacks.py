@@ -23,8 +23,9 @@ from loopwright.fleet.security.tokens import CodeRow, Principal, TokenRow, make_
 from loopwright.fleet.wire.codec import to_frame
 from loopwright.fleet.wire.faults import Denied, Fault, Tally
 from loopwright.fleet.wire.frame import Flags, FrameError, header
-from loopwright.fleet.wire.link import Link, LinkPeer
+from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.messages import Challenge, Message
+from loopwright.fleet.wire.peer import LinkPeer
 from loopwright.fleet.words import Role
 
 Assault = Callable[[Tally], Awaitable[None]]

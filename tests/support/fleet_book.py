@@ -32,6 +32,7 @@ from loopwright.fleet.book.events import (
     Synced,
     Tick,
 )
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, Health, Occupancy, Verdict
 
 EffectT = TypeVar("EffectT", bound=Effect)
@@ -41,6 +42,7 @@ class Bench:
     """A book and what it said last. The store answers at once, unless `store` is false."""
 
     def __init__(self, config: BookConfig | None = None, *, store: bool = True) -> None:
+        self.reserved: dict[str, int] = {}  # device -> how far its epochs are durable
         self.config = BookConfig() if config is None else config
         self.book = LeaseBook(self.config)
         self.now = 0.0
@@ -58,6 +60,7 @@ class Bench:
             for effect in list(said):
                 if isinstance(effect, ReserveEpochs):
                     answer = EpochsReserved(effect.device, effect.upto)
+                    self.reserved[effect.device] = effect.upto
                     said += self.book.apply(answer, self.now)
         self.effects = said
         return said
@@ -174,12 +177,14 @@ class Bench:
                 request=name,
                 client=client,
                 tenant=tenant,
-                selector=selector,
-                count=count,
-                ttl_s=ttl,
-                priority=priority,
-                max_wait_s=max_wait,
-                modules={} if modules is None else modules,
+                asked=LeaseRequest(
+                    selector=selector,
+                    count=count,
+                    ttl_s=ttl,
+                    priority=priority,
+                    max_wait_s=max_wait,
+                    modules={} if modules is None else modules,
+                ),
             )
         )
         return name

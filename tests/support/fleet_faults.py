@@ -25,7 +25,7 @@ from fault_tuner import SILENT_S, SOME, WAIT_S, Book, Orders, connect
 from fleet_processes import Processes
 
 from loopwright.fleet.client.api import Fleet
-from loopwright.fleet.client.views import DeviceView
+from loopwright.fleet.views import DeviceView
 from loopwright.fleet.words import EndReason
 
 NAMES = ("one", "two")

@@ -12,7 +12,8 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.fleet.agent import runs
 from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.client.session import item_of, outputs_of
+from loopwright.fleet.client.results import outputs_of
+from loopwright.fleet.client.session import item_of
 from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed, cores_for
 from loopwright.runtime.cpu.native import runtime_object

@@ -29,7 +29,9 @@ targets = st.sampled_from([*PRESETS, "x86-64-avx2 cores=8", "x86-64-avx512 l2=26
 
 def task(operator: str, attrs: Attrs, target: str) -> Task:
     workload = build(operator, **attrs)
-    return make(workload, template_for(operator, workload), parse(target), operator=operator)
+    return make(
+        workload, template_for(operator, workload, parse(target)), parse(target), operator=operator
+    )
 
 
 def default(of: Task) -> Config:
@@ -130,7 +132,8 @@ def test_layouts_from_outside_are_kept(cpu: CpuDevice) -> None:
     workload = build("conv2d", **attrs)
     plain, blocked = Layout.plain(4), Layout.blocked(4, [0, 1, 2, 3, (1, 4)])
     layouts = (("data", plain), ("out", blocked), ("residual", plain))
-    of = make(workload, template_for("conv2d", workload), parse("x86-64-avx2"), layouts=layouts)
+    target = parse("x86-64-avx2")
+    of = make(workload, template_for("conv2d", workload, target), target, layouts=layouts)
     schedule = scheduled(of, default(of))
     assert {name: schedule.layout(name) for name, _ in layouts} == dict(layouts)
     inputs = random_inputs(workload)

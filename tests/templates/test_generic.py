@@ -22,7 +22,7 @@ from loopwright.te.reference import evaluate
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.apply import scheduled
-from loopwright.templates.generic import template_for
+from loopwright.templates.cpu.generic import TEMPLATE
 from loopwright.templates.task import Task, make
 
 LAW = settings(deadline=None, suppress_health_check=[*HealthCheck])
@@ -41,7 +41,7 @@ def chain(shapes: Sequence[tuple[int, ...]], *ops: Op, dtype: str = "float32") -
 
 def task_of(workload: Workload, layouts: Mapping[str, Layout] | None = None) -> Task:
     chosen = tuple((layouts or {}).items())
-    return make(workload, template_for(workload), host(), threads=2, layouts=chosen)
+    return make(workload, TEMPLATE, host(), threads=2, layouts=chosen)
 
 
 def check(workload: Workload, cpu: CpuDevice, layouts: Mapping[str, Layout] | None = None) -> None:
@@ -215,7 +215,7 @@ def test_any_workload_in_any_layout(
 def test_defaults_are_of_the_space_and_compile(target: str) -> None:
     for shapes, ops in (CASES["max pool"], CASES["concat"], ROWS["softmax"]):
         workload = chain(shapes, *ops)
-        task = make(workload, template_for(workload), parse(target))
+        task = make(workload, TEMPLATE, parse(target))
         assert task.template.default is not None
         config = task.template.default(workload, task.target)
         assert task.space.decode(task.space.encode(config)) == config

@@ -37,7 +37,7 @@ TINY: list[tuple[str, Attrs]] = [
 
 def task_for(operator: str, attrs: Attrs, target: str, *, handcrafted: bool = True) -> Task:
     workload = build(operator, **attrs)
-    template = template_for(operator, workload) if handcrafted else derived.TEMPLATE
+    template = template_for(operator, workload, parse(target)) if handcrafted else derived.TEMPLATE
     return make(workload, template, parse(target), operator=operator)
 
 

@@ -2,17 +2,19 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 
-from loopwright.errors import TemplateError
+from loopwright.errors import ConfigError, TemplateError
 from loopwright.ops.registry import build
 from loopwright.target.parse import parse
 from loopwright.te import language as te
 from loopwright.te.workload import Workload
 from loopwright.templates import derived
-from loopwright.templates.cpu import conv2d_direct, depthwise, matmul
-from loopwright.templates.registry import CPU, by_name, template_for
+from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul
+from loopwright.templates.cpu.table import TEMPLATES
+from loopwright.templates.registry import template_for, templates_for
 from loopwright.templates.task import make
 from loopwright.templates.template import Template
 from operators import OPERATORS
@@ -56,22 +58,57 @@ def integers() -> Workload:
 def test_operators_have_handcrafted_templates() -> None:
     for operator, shapes in OPERATORS.items():
         workload = build(operator, **next(iter(shapes.values())))
-        assert template_for(operator, workload) is CPU[operator]
+        assert template_for(operator, workload, AVX2) is TEMPLATES[operator][-1]
 
 
 def test_what_has_none_gets_the_derived_template() -> None:
-    assert template_for("twice", elementwise()) is derived.TEMPLATE
-    assert template_for("matmul", integers()) is derived.TEMPLATE
+    assert template_for("twice", elementwise(), AVX2) is derived.TEMPLATE
+    assert template_for("matmul", integers(), AVX2) is derived.TEMPLATE
 
 
-def test_templates_are_found_by_their_names() -> None:
-    for template in (*CPU.values(), derived.TEMPLATE):
-        assert by_name(template.name) is template
-    assert by_name("cpu.unheard_of") is None
+def test_an_algorithm_that_rounds_more_is_offered_first_and_answers_wishes() -> None:
+    workload = build("conv2d", data=(1, 16, 8, 8), weight=(16, 16, 3, 3))
+    winograd, direct = templates_for("conv2d", workload, AVX2)
+    assert (winograd, direct) == (conv2d_winograd.TEMPLATE, conv2d_direct.TEMPLATE)
+    assert winograd.answers(exact=False, constant_weight=True)
+    assert not winograd.answers(exact=True, constant_weight=True)
+    assert not winograd.answers(exact=False, constant_weight=False)
+    assert direct.answers(exact=True, constant_weight=False)
+
+
+def test_an_algorithm_is_offered_only_where_it_fits() -> None:
+    workload = build("conv2d", data=(1, 16, 8, 8), weight=(16, 16, 5, 5))
+    assert templates_for("conv2d", workload, AVX2) == (conv2d_direct.TEMPLATE,)
+
+
+@dataclass(frozen=True)
+class Abacus:
+    """A target of a kind that no package brings."""
+
+    kind: str = "abacus"
+    name: str = "abacus-9"
+    features: tuple[str, ...] = ()
+    key: str = "abacus-9-0"
+    cores: int = 1
+    registers: int = 9
+
+    def lanes(self, dtype: object) -> int:
+        del dtype
+        return 1
+
+
+def test_a_kind_without_templates_is_refused_in_one_line() -> None:
+    with pytest.raises(ConfigError, match=r"no templates for targets of kind 'abacus'.*for cpu"):
+        templates_for("matmul", integers(), Abacus())
+
+
+def test_a_template_of_cpus_refuses_other_targets() -> None:
+    with pytest.raises(ConfigError, match=r"template cpu.matmul: it is for CPUs; .*abacus-9"):
+        make(build("matmul", a=(4, 4), b=(4, 4)), matmul.TEMPLATE, Abacus())
 
 
 @pytest.mark.parametrize(
-    "template", [*{t.name: t for t in CPU.values()}.values(), derived.TEMPLATE]
+    "template", [*{t.name: t for row in TEMPLATES.values() for t in row}.values(), derived.TEMPLATE]
 )
 def test_templates_pickle_by_reference(template: Template) -> None:
     again = pickle.loads(pickle.dumps(template))

@@ -13,6 +13,7 @@ from loopwright.runtime.cpu.kernel import CpuDevice, Module, aligned_empty
 from loopwright.space.config import Config
 from loopwright.target.host import host
 from loopwright.templates.cpu import relayout
+from loopwright.templates.relayout import copy
 from loopwright.templates.task import Task, make
 
 CASES = {
@@ -44,7 +45,7 @@ def numbers(shape: tuple[int, ...], dtype: dt.DType) -> Array:
 def task_of(case: str, *, packs: bool, dtype: dt.DType = dt.F32) -> Task:
     shape, order = CASES[case]
     template = relayout.template(Layout.blocked(len(shape), order), packs=packs)
-    return make(relayout.copy(shape, dtype), template, host())
+    return make(copy(shape, dtype), template, host())
 
 
 def built(device: CpuDevice, task: Task, config: Config | None = None, *, packs: bool) -> Module:

@@ -25,8 +25,7 @@ from loopwright.te.reference import compare, compare_scaled, evaluate, scale_err
 from loopwright.te.workload import Workload
 from loopwright.templates.apply import scheduled
 from loopwright.templates.cpu import conv2d_winograd, winograd_cost
-from loopwright.templates.cpu.winograd_expr import rewritten
-from loopwright.templates.registry import by_name
+from loopwright.templates.cpu.winograd_expr import eligible, rewritten
 from loopwright.templates.task import Task, make
 
 ERRORS = {2: 2e-6, 4: 1e-5, 6: 3e-5}
@@ -194,7 +193,7 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_other_convolutions_are_refused(case: str) -> None:
     workload = conv((1, 8, 9, 9), 8, **REFUSED[case])
-    assert not conv2d_winograd.eligible(workload)
+    assert not eligible(workload)
     with pytest.raises(TemplateError, match="so it has no Winograd form"):
         task_of(workload)
 
@@ -203,8 +202,8 @@ def test_a_kernel_of_another_width_groups_and_products_are_refused() -> None:
     wide = build("conv2d", data=(1, 8, 9, 9), weight=(8, 8, 5, 5))
     grouped = build("conv2d", data=(1, 8, 9, 9), weight=(8, 4, 3, 3), groups=2)
     product = build("matmul", a=(4, 4), b=(4, 4))
-    assert not any(map(conv2d_winograd.eligible, (wide, grouped, product)))
-    assert all(map(conv2d_winograd.eligible, CASES.values()))
+    assert not any(map(eligible, (wide, grouped, product)))
+    assert all(map(eligible, CASES.values()))
 
 
 def test_padding_with_something_else_is_refused() -> None:
@@ -226,13 +225,7 @@ def test_padding_with_something_else_is_refused() -> None:
         name="conv",
     )
     args = [*plain.inputs, made]
-    assert not conv2d_winograd.eligible(te.workload(made, args, constants=["weight"]))
-
-
-def test_it_is_known_by_name_and_states_its_error() -> None:
-    template = by_name("cpu.conv2d_winograd")
-    assert template is conv2d_winograd.TEMPLATE
-    assert template.error == conv2d_winograd.ERROR
+    assert not eligible(te.workload(made, args, constants=["weight"]))
 
 
 def test_an_error_is_relative_to_the_largest_output() -> None:

@@ -8,13 +8,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from loopwright.codegen.artifact import Param
-from loopwright.layout import Array, Layout
+from loopwright.layout import Array
 from loopwright.runtime.cpu.kernel import BoundCall, Module, aligned_copy
 from loopwright.space.config import Config
 from loopwright.target.union import Target
-from loopwright.templates.cpu import relayout
-from loopwright.templates.task import Task, make
+from loopwright.templates.apply import good_config
+from loopwright.templates.relayout import merged, packing_task
+from loopwright.templates.task import Task
 
 Build: TypeAlias = Callable[[Task, Config], Module]
 
@@ -53,23 +53,9 @@ def relayouts(module: Module, target: Target, threads: int, build: Build) -> dic
     """
     found = {}
     for place, param in enumerate(module.artifact.params):
-        shape, layout = relayout.merged(param.stored_shape, param.layout)
+        shape, layout = merged(param.stored_shape, param.layout)
         if not layout.is_row_major(shape):
             packs = place < len(module.inputs)
-            task = _task(shape, layout, param, target, threads, packs=packs)
-            config = relayout.good_config(task.workload, target, packs=packs)
-            found[param.name] = Relayout(build(task, config), packs)
+            task = packing_task(shape, param.dtype, layout, target, threads=threads, packs=packs)
+            found[param.name] = Relayout(build(task, good_config(task)), packs)
     return found
-
-
-def _task(
-    shape: tuple[int, ...],
-    layout: Layout,
-    param: Param,
-    target: Target,
-    threads: int,
-    *,
-    packs: bool,
-) -> Task:
-    template = relayout.template(layout, packs=packs)
-    return make(relayout.copy(shape, param.dtype), template, target, threads=threads)

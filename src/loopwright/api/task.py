@@ -59,5 +59,5 @@ def task_of(
     else:
         name, described = operator, registry.attributes(operator, **attrs)
         workload = registry.build(operator, **dict(described))
-    chosen = template_for(name, workload) if template is None else template
+    chosen = template_for(name, workload, target) if template is None else template
     return make(workload, chosen, target, threads=threads, operator=name, attrs=described)

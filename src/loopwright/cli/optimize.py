@@ -51,8 +51,11 @@ TrialsOption = Annotated[
 ToleranceOption = Annotated[
     float, typer.Option(help="How far outputs may be off, as a share of the largest of them.")
 ]
+ExactOption = Annotated[
+    bool, typer.Option("--exact", help="Use no algorithm that rounds more, as Winograd's does.")
+]
 WinogradOption = Annotated[
-    bool, typer.Option("--winograd/--no-winograd", help="Whether 3x3 convolutions may use it.")
+    bool, typer.Option("--winograd/--no-winograd", help="--no-winograd is --exact by its old name.")
 ]
 FormatOption = Annotated[
     Output, typer.Option("--format", help="text, or json for one JSON object.")
@@ -69,6 +72,7 @@ def optimize(
     threads: ThreadsOption = 1,
     records: RecordsOption = None,
     tolerance: ToleranceOption = 1e-4,
+    exact: ExactOption = False,
     winograd: WinogradOption = True,
     policy: PolicyOption = "model",
     seed: SeedOption = 0,
@@ -99,7 +103,7 @@ def optimize(
             records=records or own_records(context),
             input_shapes=parse_shapes(input_shape),
             tolerance=tolerance,
-            winograd=winograd,
+            exact=exact or not winograd,
             policy=policy,
             seed=seed,
             watcher=watch,

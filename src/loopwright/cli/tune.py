@@ -131,7 +131,8 @@ def tune(
         with ExitStack() as stack:
             given = settings_of(context, token, ca, sign)
             job = _prepare(given, model, shape, tasks, where, stack)
-            settings = TuneSettings(budget, policy, seed, job.peak_gflops, spec)
+            peak = job.peak_gflops
+            settings = TuneSettings(budget, policy, seed, peak, given.trace, spec)
             run = _run(job, settings, url)
         if engines and not run.interrupted:
             run = replace(run, rows=_compared(job.parts, url, engines, threads))

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import NamedTuple
 
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import BOOL, I64
 from loopwright.ir.expr import COMPARISONS, Binary, Call, Const, Expr, Fn, Op
 
@@ -51,7 +51,7 @@ class Conditions(ABC):
     """
 
     def __init__(
-        self, value_of: Callable[[Expr], Operand], always: str = "true", never: str = "false"
+        self, value_of: Callable[[Expr], CodeValue], always: str = "true", never: str = "false"
     ) -> None:
         self._value_of = value_of
         self.always = Cond(True, always, 1, True, True)
@@ -85,9 +85,9 @@ class Conditions(ABC):
             return self.always if value.const else self.never
         return Cond(None, value.text, value.lanes)
 
-    def value(self, cond: Cond) -> Operand:
+    def value(self, cond: Cond) -> CodeValue:
         """`cond` as a bool value."""
-        return Operand(cond.text, BOOL, cond.lanes, cond.const)
+        return CodeValue(cond.text, BOOL, cond.lanes, cond.const)
 
     def negate(self, cond: Cond) -> Cond:
         """Not `cond`."""

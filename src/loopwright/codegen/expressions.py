@@ -15,7 +15,7 @@ from loopwright.codegen.conditions import Cond, Conditions
 from loopwright.codegen.functions import Functions
 from loopwright.codegen.operations import Operations
 from loopwright.codegen.storage import Home, Storage, distinct
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir import walk
 from loopwright.ir.dtype import I64, DType
 from loopwright.ir.expr import (
@@ -47,7 +47,7 @@ class Reader(Protocol):
 
     mask: Cond | None
 
-    def load(self, node: Load) -> Operand:
+    def load(self, node: Load) -> CodeValue:
         """The value of `node`."""
 
 
@@ -63,13 +63,13 @@ class Expressions(ABC):
         self._reader = reader
         self._functions = Functions(ops)
         self._pure: dict[Expr, bool] = {}
-        self._literals: dict[Const, Operand] = {}
+        self._literals: dict[Const, CodeValue] = {}
         self._ways: dict[Binary, _Way] = {}
         self._spines: dict[Binary, list[Binary]] = {}
         self._shared: dict[Expr, frozenset[Expr]] = {}
         self._reuse: frozenset[Expr] = frozenset()
-        self._known: list[dict[Expr, Operand]] = [{}]
-        self._table: dict[type, Callable[..., Operand]] = {
+        self._known: list[dict[Expr, CodeValue]] = [{}]
+        self._table: dict[type, Callable[..., CodeValue]] = {
             Const: self._const,
             Var: self.index_value,
             Load: reader.load,
@@ -80,7 +80,7 @@ class Expressions(ABC):
         }
 
     @abstractmethod
-    def index_value(self, expr: Expr) -> Operand:
+    def index_value(self, expr: Expr) -> CodeValue:
         """The value of an int64 expression of variables and constants."""
 
     @abstractmethod
@@ -95,20 +95,20 @@ class Expressions(ABC):
     def branch(
         self,
         cond: Cond,
-        yes: Callable[[], Operand],
-        no: Callable[[], Operand | None],
+        yes: Callable[[], CodeValue],
+        no: Callable[[], CodeValue | None],
         dtype: DType,
-    ) -> Operand:
+    ) -> CodeValue:
         """The value of the side that `cond` chooses; only that side is carried out.
 
         A side that gives None has no value that matters.
         """
 
     @abstractmethod
-    def chosen(self, cond: Cond, node: Select) -> Operand | None:
+    def chosen(self, cond: Cond, node: Select) -> CodeValue | None:
         """A load against a literal without a branch; None where it cannot be done so."""
 
-    def root(self, expr: Expr) -> Operand:
+    def root(self, expr: Expr) -> CodeValue:
         """The value of a whole expression of a statement; shared nodes are computed once."""
         shared = self._shared.get(expr)
         if shared is None:
@@ -121,7 +121,7 @@ class Expressions(ABC):
         self._reuse, self._known = frozenset(), [{}]
         return self._conditions.cond(expr)
 
-    def value(self, expr: Expr) -> Operand:
+    def value(self, expr: Expr) -> CodeValue:
         """The value of `expr`."""
         if self._reuse and expr in self._reuse:
             for known in self._known:
@@ -132,19 +132,19 @@ class Expressions(ABC):
             return found
         return self._table[type(expr)](expr)
 
-    def compute(self, expr: Expr) -> Operand:
+    def compute(self, expr: Expr) -> CodeValue:
         """The value of an int64 or bool `expr` by arithmetic on values, not as an index."""
         if isinstance(expr, Binary):
             return self._ops.binary(expr.op, self.value(expr.lhs), self.value(expr.rhs))
         return self._table[type(expr)](expr)
 
-    def _const(self, node: Const) -> Operand:
+    def _const(self, node: Const) -> CodeValue:
         found = self._literals.get(node)
         if found is None:
             found = self._literals[node] = self._ops.literal(node.value, node.dtype)
         return found
 
-    def _binary(self, node: Binary) -> Operand:
+    def _binary(self, node: Binary) -> CodeValue:
         way = self._ways.get(node)
         if way is None:
             way = self._ways[node] = self._way(node)
@@ -173,9 +173,9 @@ class Expressions(ABC):
             below = below.lhs
         return spine
 
-    def _fold_spine(self, spine: list[Binary], value: Operand) -> Operand:
+    def _fold_spine(self, spine: list[Binary], value: CodeValue) -> CodeValue:
         ops = self._ops
-        pending: Operand | None = (
+        pending: CodeValue | None = (
             None  # the other factor of a product that has not been emitted yet
         )
         for position in range(len(spine) - 1, -1, -1):
@@ -212,15 +212,15 @@ class Expressions(ABC):
             self._pure[node] = found
         return found
 
-    def _cast(self, node: Cast) -> Operand:
+    def _cast(self, node: Cast) -> CodeValue:
         return self._ops.cast(self.value(node.value), node.dtype)
 
-    def _call(self, node: Call) -> Operand:
+    def _call(self, node: Call) -> CodeValue:
         if node.dtype == I64 and self._is_index(node):
             return self.index_value(node)
         return self._functions.call(node.fn, [self.value(arg) for arg in node.args])
 
-    def _select(self, node: Select) -> Operand:
+    def _select(self, node: Select) -> CodeValue:
         cond = self._conditions.cond(node.cond)
         if cond.const is not None:
             return self.value(node.yes if cond.const else node.no)
@@ -231,13 +231,13 @@ class Expressions(ABC):
             return self._masked_select(cond, node)
         return self.chosen(cond, node) or self._branches(cond, node.yes, node.no, node)
 
-    def _masked_select(self, cond: Cond, node: Select) -> Operand:
+    def _masked_select(self, cond: Cond, node: Select) -> CodeValue:
         yes = self._side(cond, node.yes)
         no = self._side(self._conditions.negate(cond), node.no) if self._reads(node.no) else None
         other = self.value(node.no) if no is None else no
         return self._ops.select(self._conditions.value(cond), yes, other)
 
-    def _side(self, cond: Cond, side: Expr) -> Operand:
+    def _side(self, cond: Cond, side: Expr) -> CodeValue:
         """`side` with the lanes of `cond` active; skipped when it reads and no lane is."""
         if not self._reads(side):
             return self.value(side)
@@ -252,7 +252,7 @@ class Expressions(ABC):
             return found
         some = self.any_lane(inner)
 
-        def guarded() -> Operand:
+        def guarded() -> CodeValue:
             self._reader.mask = inner
             found = self.value(side)
             self._reader.mask = before
@@ -260,7 +260,7 @@ class Expressions(ABC):
 
         return self.branch(some, guarded, lambda: None, side.dtype)
 
-    def _branches(self, cond: Cond, yes: Expr, no: Expr, node: Select) -> Operand:
+    def _branches(self, cond: Cond, yes: Expr, no: Expr, node: Select) -> CodeValue:
         return self.branch(cond, lambda: self.value(yes), lambda: self.value(no), node.dtype)
 
     def _reads(self, expr: Expr) -> bool:

@@ -18,7 +18,7 @@ import math
 from collections.abc import Callable
 
 from loopwright.codegen.operations import Operations
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import F32, F64, I32, DTypeKind
 from loopwright.ir.expr import Fn, Op
 
@@ -95,14 +95,14 @@ class Functions:
 
     def __init__(self, ops: Operations) -> None:
         self._ops = ops
-        self._own: dict[Fn, Callable[[Operand], Operand]] = {
+        self._own: dict[Fn, Callable[[CodeValue], CodeValue]] = {
             Fn.EXP: self._exp,
             Fn.LOG: self._log,
             Fn.TANH: self._tanh,
             Fn.ERF: self._erf,
         }
 
-    def call(self, fn: Fn, args: list[Operand]) -> Operand:
+    def call(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
         """`fn(args)`; float16 and bfloat16 are computed in float32 and rounded."""
         first = args[0]
         if fn is Fn.NEG:
@@ -121,7 +121,7 @@ class Functions:
             return self._ops.round(single._replace(dtype=first.dtype))
         return self._float(fn, args)
 
-    def _abs(self, value: Operand) -> Operand:
+    def _abs(self, value: CodeValue) -> CodeValue:
         dtype = value.dtype
         if dtype.is_float:
             return self._ops.intrinsic("fabs", value)
@@ -130,7 +130,7 @@ class Functions:
         positive = self._ops.binary(Op.GE, value, self._ops.literal(0, dtype))
         return self._ops.select(positive, value, self._ops.negate(value))
 
-    def _float(self, fn: Fn, args: list[Operand]) -> Operand:
+    def _float(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
         first = args[0]
         if fn in _ROUNDING:
             return self._ops.intrinsic(_ROUNDING[fn], first)
@@ -143,7 +143,7 @@ class Functions:
             return self._own[fn](first)
         return self._ops.libm(fn, args)
 
-    def _exp(self, x: Operand) -> Operand:
+    def _exp(self, x: CodeValue) -> CodeValue:
         low, high = _EXP_LIMITS
         do, select = self._ops.binary, self._ops.select
         # Comparisons that are false for NaN keep it.
@@ -153,7 +153,7 @@ class Functions:
         half = self._exp_within(kept, _EXPONENT_ONE - (1 << 23))
         return select(do(Op.LT, x, self._f(low)), self._f(0.0), do(Op.ADD, half, half))
 
-    def _exp_within(self, x: Operand, one: int = _EXPONENT_ONE) -> Operand:
+    def _exp_within(self, x: CodeValue, one: int = _EXPONENT_ONE) -> CodeValue:
         """exp(x) for x in -87..88; half of it where `one` has the bits of a half."""
         do, fma = self._ops.binary, self._ops.multiply_add
         shifted = fma(x, self._f(1 / math.log(2)), self._f(_MAGIC))
@@ -165,7 +165,7 @@ class Functions:
         power = do(Op.ADD, self._shift("shl", self._bits(shifted), 23), self._i(one))
         return do(Op.MUL, result, self._float_of(power))
 
-    def _log(self, x: Operand) -> Operand:
+    def _log(self, x: CodeValue) -> CodeValue:
         do, fma, select = self._ops.binary, self._ops.multiply_add, self._ops.select
         tiny = do(Op.LT, x, self._f(_SMALLEST_NORMAL))
         scaled = select(tiny, do(Op.MUL, x, self._f(2.0**23)), x)
@@ -185,7 +185,7 @@ class Functions:
         valid = do(Op.GE, x, self._f(0.0))
         return select(valid, result, self._f(math.nan))
 
-    def _tanh(self, x: Operand) -> Operand:
+    def _tanh(self, x: CodeValue) -> CodeValue:
         do, fma = self._ops.binary, self._ops.multiply_add
         size = self._ops.intrinsic("fabs", x)
         square = do(Op.MUL, x, x)
@@ -196,7 +196,7 @@ class Functions:
         signed = self._ops.intrinsic("copysign", far, x)
         return self._ops.select(do(Op.LT, size, self._f(_TANH_SMALL)), near, signed)
 
-    def _erf(self, x: Operand) -> Operand:
+    def _erf(self, x: CodeValue) -> CodeValue:
         do, fma = self._ops.binary, self._ops.multiply_add
         size = self._ops.intrinsic("fabs", x)
         square = do(Op.MUL, x, x)
@@ -206,24 +206,24 @@ class Functions:
         signed = self._ops.intrinsic("copysign", do(Op.SUB, self._f(1.0), rest), x)
         return self._ops.select(do(Op.LT, size, self._f(_ERF_SMALL)), near, signed)
 
-    def _polynomial(self, coefficients: tuple[float, ...], x: Operand) -> Operand:
+    def _polynomial(self, coefficients: tuple[float, ...], x: CodeValue) -> CodeValue:
         """`coefficients[0] + coefficients[1] x + ...` by Horner's rule."""
         total = self._f(coefficients[-1])
         for coefficient in reversed(coefficients[:-1]):
             total = self._ops.multiply_add(total, x, self._f(coefficient))
         return total
 
-    def _shift(self, op: str, value: Operand, count: int) -> Operand:
+    def _shift(self, op: str, value: CodeValue, count: int) -> CodeValue:
         return self._ops.plain(op, value, self._i(count), I32)
 
-    def _bits(self, value: Operand) -> Operand:
+    def _bits(self, value: CodeValue) -> CodeValue:
         return self._ops.bitcast(value, I32)
 
-    def _float_of(self, bits: Operand) -> Operand:
+    def _float_of(self, bits: CodeValue) -> CodeValue:
         return self._ops.bitcast(bits, F32)
 
-    def _f(self, value: float) -> Operand:
+    def _f(self, value: float) -> CodeValue:
         return self._ops.literal(value, F32)
 
-    def _i(self, value: int) -> Operand:
+    def _i(self, value: int) -> CodeValue:
         return self._ops.literal(value, I32)

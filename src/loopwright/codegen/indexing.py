@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Generic, TypeAlias, TypeVar
 
 from loopwright.codegen.affine import Idx, Parts, constant, parts
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Binary, Expr, Op
 
@@ -53,14 +53,14 @@ class IndexAlgebra(ABC, Generic[Index]):
         """Floor division or remainder by a positive constant; None: compute it on values."""
 
     @abstractmethod
-    def wrap(self, value: Operand) -> Index:
+    def wrap(self, value: CodeValue) -> Index:
         """An index that is the int64 `value`, of which nothing is known."""
 
 
 class IndexExpressions(Generic[Index]):
     """Index expressions as indices; `compute` gives the value of a part that is not an index."""
 
-    def __init__(self, indices: IndexAlgebra[Index], compute: Callable[[Expr], Operand]) -> None:
+    def __init__(self, indices: IndexAlgebra[Index], compute: Callable[[Expr], CodeValue]) -> None:
         self._indices = indices
         self._compute = compute
         self._forms: dict[Expr, Parts] = {}

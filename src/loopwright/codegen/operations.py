@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 
-from loopwright.codegen.values import Number, Operand, rounded
+from loopwright.codegen.values import CodeValue, Number, rounded
 from loopwright.ir.dtype import BOOL, F16, F32, F64, I32, DType, DTypeKind
 from loopwright.ir.expr import COMPARISONS, Fn, Op
 
@@ -27,46 +27,46 @@ class Operations(ABC):
     """Operations on values at the end of the current block; a language writes the instructions."""
 
     @abstractmethod
-    def literal(self, value: Number, dtype: DType) -> Operand:
+    def literal(self, value: Number, dtype: DType) -> CodeValue:
         """A constant of one lane."""
 
     @abstractmethod
-    def plain(self, op: str, lhs: Operand, rhs: Operand, result: DType) -> Operand:
+    def plain(self, op: str, lhs: CodeValue, rhs: CodeValue, result: DType) -> CodeValue:
         """The instruction `op`, by its name in LLVM, of two values of one dtype."""
 
     @abstractmethod
-    def intrinsic(self, name: str, *args: Operand) -> Operand:
+    def intrinsic(self, name: str, *args: CodeValue) -> CodeValue:
         """LLVM's intrinsic function `name` of values of one dtype; the result has that dtype."""
 
     @abstractmethod
-    def choose(self, cond: Operand, yes: Operand, no: Operand) -> Operand:
+    def choose(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
         """`yes if cond else no` of a condition that is not known."""
 
     @abstractmethod
-    def convert(self, op: str, value: Operand, dtype: DType) -> Operand:
+    def convert(self, op: str, value: CodeValue, dtype: DType) -> CodeValue:
         """`value` as `dtype` by the conversion `op`, by its name in LLVM."""
 
     @abstractmethod
-    def bitcast(self, value: Operand, dtype: DType) -> Operand:
+    def bitcast(self, value: CodeValue, dtype: DType) -> CodeValue:
         """The bits of `value` as a `dtype` of the same width."""
 
     @abstractmethod
-    def fused(self, a: Operand, b: Operand, c: Operand) -> Operand:
+    def fused(self, a: CodeValue, b: CodeValue, c: CodeValue) -> CodeValue:
         """`a * b + c` of floats, rounded once where the target can."""
 
     @abstractmethod
-    def negate_float(self, value: Operand) -> Operand:
+    def negate_float(self, value: CodeValue) -> CodeValue:
         """`value` with the other sign."""
 
     @abstractmethod
-    def libm(self, fn: Fn, args: list[Operand]) -> Operand:
+    def libm(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
         """The function of libm for `fn`, for each lane."""
 
     @abstractmethod
-    def round(self, value: Operand) -> Operand:
+    def round(self, value: CodeValue) -> CodeValue:
         """A value computed in float32 as its 16-bit dtype holds it; others as they are."""
 
-    def binary(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
+    def binary(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """`lhs op rhs` of one dtype."""
         if lhs.const is not None and rhs.const is not None:
             folded = self._fold(op, lhs.const, rhs.const, lhs.dtype)
@@ -76,7 +76,7 @@ class Operations(ABC):
             return self._float(op, lhs, rhs)
         return self._integer(op, lhs, rhs)
 
-    def _float(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
+    def _float(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         simple = self._identity(op, lhs, rhs)
         if simple is not None:
             return simple
@@ -88,7 +88,7 @@ class Operations(ABC):
             return self._float_floor(op, lhs, rhs)
         return self.round(self.plain(_FLOAT[op], lhs, rhs, lhs.dtype))
 
-    def _identity(self, op: Op, lhs: Operand, rhs: Operand) -> Operand | None:
+    def _identity(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue | None:
         """The result when one side is a literal 0, 1 or -1 that makes it trivial."""
         if op is Op.MUL:
             const, other = (lhs.const, rhs) if lhs.const is not None else (rhs.const, lhs)
@@ -105,7 +105,9 @@ class Operations(ABC):
             return self.negate(rhs) if lhs.const == 0 else None
         return lhs if op is Op.DIV and rhs.const == 1 else None
 
-    def multiply_add(self, a: Operand, b: Operand, c: Operand, *, minus: bool = False) -> Operand:
+    def multiply_add(
+        self, a: CodeValue, b: CodeValue, c: CodeValue, *, minus: bool = False
+    ) -> CodeValue:
         """`a * b + c` of floats with one rounding where the target can; `minus`: `c - a * b`."""
         if (
             a.const in _TRIVIAL
@@ -121,7 +123,7 @@ class Operations(ABC):
             return self.binary(Op.SUB if minus else Op.ADD, c, product)
         return self.fused(self.negate(a) if minus else a, b, c)
 
-    def _float_floor(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
+    def _float_floor(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """Python's `//` and `%` of floats: the remainder has the sign of the divisor."""
         rest = self.plain("frem", lhs, rhs, lhs.dtype)
         zero = self.literal(0.0, lhs.dtype)
@@ -135,7 +137,7 @@ class Operations(ABC):
         whole = self.plain("fdiv", self.plain("fsub", lhs, rest, lhs.dtype), rhs, lhs.dtype)
         return self.round(self.intrinsic("rint", whole))
 
-    def _integer(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
+    def _integer(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         signed = lhs.dtype.kind is DTypeKind.INT
         if op in _INT:
             # The add of truth values is exclusive or; their sums and products are OR and AND.
@@ -157,7 +159,7 @@ class Operations(ABC):
             return self._quotient(lhs, rhs)
         return self._int_floor(op, lhs, rhs)
 
-    def _safe(self, divisor: Operand) -> Operand:
+    def _safe(self, divisor: CodeValue) -> CodeValue:
         """`divisor`, or 1 where dividing by it would trap: an inactive lane or side must not.
 
         That is 0, and -1, which overflows on the smallest number; a remainder by -1 is that by 1.
@@ -170,7 +172,7 @@ class Operations(ABC):
             traps = self.binary(Op.OR, traps, self.binary(Op.EQ, divisor, self.literal(-1, dtype)))
         return self.select(traps, self.literal(1, dtype), divisor)
 
-    def _quotient(self, lhs: Operand, rhs: Operand) -> Operand:
+    def _quotient(self, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """Signed division that truncates and wraps around."""
         quotient = self.plain("sdiv", lhs, self._safe(rhs), lhs.dtype)
         if rhs.const is not None and rhs.const != -1:
@@ -179,7 +181,7 @@ class Operations(ABC):
             self.binary(Op.EQ, rhs, self.literal(-1, rhs.dtype)), self.negate(lhs), quotient
         )
 
-    def _int_floor(self, op: Op, lhs: Operand, rhs: Operand) -> Operand:
+    def _int_floor(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """Signed `//` and `%` that round to minus infinity."""
         dtype, const = lhs.dtype, rhs.const
         if const is not None and const > 0 and int(const) & (int(const) - 1) == 0:
@@ -195,7 +197,7 @@ class Operations(ABC):
         whole = self._quotient(lhs, rhs)
         return self.select(wrong, self.plain("add", whole, self.literal(-1, dtype), dtype), whole)
 
-    def negate(self, value: Operand) -> Operand:
+    def negate(self, value: CodeValue) -> CodeValue:
         """`-value`."""
         if value.const is not None:
             return self.literal(-value.const, value.dtype)
@@ -203,7 +205,7 @@ class Operations(ABC):
             return self.plain("sub", self.literal(0, value.dtype), value, value.dtype)
         return self.negate_float(value)
 
-    def invert(self, value: Operand) -> Operand:
+    def invert(self, value: CodeValue) -> CodeValue:
         """Not `value`, a bool; of integers the bits."""
         if value.dtype.is_bool:
             if value.const is not None:
@@ -211,13 +213,13 @@ class Operations(ABC):
             return self.plain("xor", value, self.literal(True, BOOL), BOOL)
         return self.plain("xor", value, self.literal(-1, value.dtype), value.dtype)
 
-    def select(self, cond: Operand, yes: Operand, no: Operand) -> Operand:
+    def select(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
         """`yes if cond else no`, by lane when `cond` has lanes."""
         if cond.const is not None:
             return yes if cond.const else no
         return self.choose(cond, yes, no)
 
-    def cast(self, value: Operand, dtype: DType) -> Operand:
+    def cast(self, value: CodeValue, dtype: DType) -> CodeValue:
         """`value` converted to `dtype`; floats to integers truncate."""
         source = value.dtype
         if source == dtype:
@@ -239,17 +241,17 @@ class Operations(ABC):
             return self.convert("trunc", value, dtype)
         return self.convert("sext" if signed else "zext", value, dtype)
 
-    def relabel(self, value: Operand, dtype: DType) -> Operand:
+    def relabel(self, value: CodeValue, dtype: DType) -> CodeValue:
         """The integer `value` as one of the same width, signed or not."""
         return value._replace(dtype=dtype)
 
-    def _float_cast(self, value: Operand, dtype: DType) -> Operand:
+    def _float_cast(self, value: CodeValue, dtype: DType) -> CodeValue:
         wide, was_wide = dtype == F64, value.dtype == F64
         if wide == was_wide:
             return self.round(value._replace(dtype=dtype))
         return self.round(self.convert("fpext" if wide else "fptrunc", value, dtype))
 
-    def bfloat_bits(self, bits: Operand) -> Operand:
+    def bfloat_bits(self, bits: CodeValue) -> CodeValue:
         """The upper half of float `bits`, rounded to nearest even; a NaN stays one."""
         odd = self._bits("lshr", bits, 16)
         bit = self._bits("and", odd, 1)
@@ -260,7 +262,7 @@ class Operations(ABC):
         quiet = self._bits("or", bits, 0x400000)
         return self._bits("lshr", self.select(nan, quiet, near), 16)
 
-    def half_bits(self, bits: Operand) -> Operand:
+    def half_bits(self, bits: CodeValue) -> CodeValue:
         """The float16 bits nearest to float `bits`, for targets without the conversion.
 
         A normal result is the float's bits re-biased and rounded as integers; a subnormal one comes
@@ -282,7 +284,7 @@ class Operations(ABC):
         best = self.select(nan, self.literal(0x7E00, I32), capped)
         return self.plain("or", best, sign, I32)
 
-    def widened_half(self, full: Operand) -> Operand:
+    def widened_half(self, full: CodeValue) -> CodeValue:
         """The float with the value of the float16 bits `full`: shifted, then scaled by 2**112."""
         size = self._bits("and", full, 0x7FFF)
         sign = self._bits("and", full, 0x8000)
@@ -296,13 +298,13 @@ class Operations(ABC):
         high = self._bits("shl", sign, 16)
         return self.bitcast(self.plain("or", chosen, high, I32), F32)._replace(dtype=F16)
 
-    def _bits(self, op: str, value: Operand, number: int) -> Operand:
+    def _bits(self, op: str, value: CodeValue, number: int) -> CodeValue:
         return self.plain(op, value, self.literal(number, I32), I32)
 
-    def _test(self, predicate: str, value: Operand, number: int) -> Operand:
+    def _test(self, predicate: str, value: CodeValue, number: int) -> CodeValue:
         return self.plain(f"icmp {predicate}", value, self.literal(number, I32), BOOL)
 
-    def _fold(self, op: Op, a: Number, b: Number, dtype: DType) -> Operand | None:
+    def _fold(self, op: Op, a: Number, b: Number, dtype: DType) -> CodeValue | None:
         """`a op b` as NumPy computes it in `dtype`; None when it is left to run time."""
         if op in COMPARISONS:
             table = {Op.LT: a < b, Op.LE: a <= b, Op.GT: a > b, Op.GE: a >= b, Op.EQ: a == b}
@@ -321,7 +323,7 @@ class Operations(ABC):
             return self.literal(a // b if op is Op.FLOORDIV else a % b, dtype)
         return None
 
-    def _narrow(self, result: Number, dtype: DType) -> Operand | None:
+    def _narrow(self, result: Number, dtype: DType) -> CodeValue | None:
         """A double result rounded to `dtype`: exact rounding for float32 sums and products."""
         if dtype.is_float and not math.isfinite(result):
             return None

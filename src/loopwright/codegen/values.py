@@ -16,7 +16,7 @@ from loopwright.ir.dtype import DType, DTypeKind
 Number: TypeAlias = int | float | bool
 
 
-class Operand(NamedTuple):
+class CodeValue(NamedTuple):
     """`text` is a name, or a literal when `const` is set; `lanes` is 1 for a scalar."""
 
     text: str

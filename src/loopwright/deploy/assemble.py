@@ -11,7 +11,7 @@ from typing import TypeAlias
 import numpy as np
 
 from loopwright.codegen.artifact import Artifact, Param
-from loopwright.codegen.llvm.driver import ArgumentAddress, Base, Invocation, driver_text
+from loopwright.codegen.llvm.driver import ArgumentAddress, Base, KernelInvocation, driver_text
 from loopwright.graph.fuse import Fused
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Array, Value
@@ -20,7 +20,7 @@ from loopwright.graph.plan import PlannedCall, Slot, SlotKind, plan
 from loopwright.runtime.cpu.kernel import ALIGNMENT, aligned_empty
 from loopwright.runtime.cpu.model import CONSTANTS, DRIVER, RUNTIME
 from loopwright.runtime.model_file import Bytes, CallInfo, Manifest, Port
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 CompileAll: TypeAlias = Callable[[Sequence[Chosen]], Sequence[Artifact]]
 """Object code for each choice, in order."""
@@ -43,7 +43,7 @@ class Assembled:
 def assemble(
     fused: Fused,
     placed: Placed,
-    target: Target,
+    target: CpuTarget,
     threads: int,
     compile_all: CompileAll,
     compile_text: CompileText,
@@ -58,7 +58,7 @@ def assemble(
     artifacts = compile_all(chosen)
     constants = _Constants()
     calls = [
-        Invocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
+        KernelInvocation(artifact.entry, _addresses(fused, placed, call, artifact, constants))
         for call, artifact in zip(planned.calls, artifacts, strict=True)
     ]
     sections: dict[str, Bytes] = {artifact.entry: artifact.code for artifact in artifacts}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
@@ -15,11 +16,8 @@ from loopwright.records.store import Query
 from loopwright.sched.nest import nest
 from loopwright.space.config import Config
 from loopwright.target.union import Target
-from loopwright.templates import generic
 from loopwright.templates.apply import good_config, scheduled
-from loopwright.templates.cpu import conv2d_winograd
-from loopwright.templates.cpu.blocking import imbalance
-from loopwright.templates.registry import template_for
+from loopwright.templates.registry import templates_for
 from loopwright.templates.task import Task, make
 
 TUNED, TRANSFERRED, DEFAULT, COPY = "tuned", "transferred", "default", "copy"
@@ -33,12 +31,24 @@ _MANY = 64
 class Options:
     """What may be chosen. `threads` is how many the kernels run on.
 
-    Without `winograd`, 3x3 convolutions are computed as they are written.
+    With `exact`, none rounds more than what it computes: 3x3 convolutions are not done by
+    Winograd's algorithm.
     """
 
     target: Target
     threads: int = 1
-    winograd: bool = True
+    exact: bool = False
+
+
+def exact_option(exact: bool, winograd: bool | None) -> bool:  # noqa: FBT001  # what a caller gave
+    """What `exact` and the older keyword `winograd`, which is deprecated, ask for together."""
+    if winograd is not None:
+        warnings.warn(
+            "winograd=... is deprecated; use exact=True instead of winograd=False",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+    return exact or winograd is False
 
 
 class BestRecords(Protocol):
@@ -151,23 +161,18 @@ def _shares_evenly(task: Task, config: Config) -> bool:
     """
     output = nest(scheduled(task, config)).stages[-1]
     extents = [int(loop.extent) for loop in output.loops if loop.kind is LoopKind.PARALLEL]
-    return bool(extents) and imbalance(extents[0], task.threads) <= _UNEVEN
+    if not extents:
+        return False
+    rounds = -(-extents[0] // task.threads)
+    return rounds * task.threads / extents[0] <= _UNEVEN
 
 
 def tasks(kernel: FusedKernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
     """The tasks that compute a kernel, the one that is usually fastest first."""
-    workload = kernel.workload
-    if kernel.operator == "fused":
-        templates = [generic.template_for(workload)]
-    else:
-        templates = [template_for(kernel.operator, workload)]
-        # Its weight is transformed when the model is made, so it must be known by then.
-        possible = options.winograd and kernel.has_constant_weight
-        if possible and conv2d_winograd.eligible(workload):
-            templates.insert(0, conv2d_winograd.TEMPLATE)
+    templates = templates_for(kernel.operator, kernel.workload, options.target)
     return tuple(
         make(
-            workload,
+            kernel.workload,
             template,
             options.target,
             threads=options.threads,
@@ -177,4 +182,5 @@ def tasks(kernel: FusedKernel, options: Options, layouts: Layouts = ()) -> tuple
             alignment=alignment(options.target),
         )
         for template in templates
+        if template.answers(exact=options.exact, constant_weight=kernel.has_constant_weight)
     )

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from loopwright.deploy.choose import BestRecords, Chooser, Options
+from loopwright.deploy.choose import BestRecords, Chooser, Options, exact_option
 from loopwright.deploy.make import TOLERANCE, Maker, require_tolerance
 from loopwright.errors import ModelError, RecordsError
 from loopwright.frontends.onnx.bundled import bundled_paths, resolve, shapes_of, weights_of
@@ -40,7 +40,8 @@ def compile(  # noqa: A001  # the field's name for it
     records: str | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     tolerance: float = TOLERANCE,
-    winograd: bool = True,
+    exact: bool = False,
+    winograd: bool | None = None,
     example_inputs: Sequence[object] | None = None,
 ) -> Model:
     """`model` as a program for this machine, made of the best programs on record.
@@ -53,7 +54,8 @@ def compile(  # noqa: A001  # the field's name for it
         input_shapes: the shapes of inputs that the model leaves open.
         tolerance: largest error of a kernel that may be computed in a more exact way, as a share
             of its output's scale.
-        winograd: whether 3x3 convolutions may be computed so.
+        exact: whether no kernel may round more than what it computes, as Winograd's do.
+        winograd: deprecated; False is exact=True.
         example_inputs: tensors like the inputs of `model`, a PyTorch module.
 
     Raises: ModelError for a model that cannot be used, UnsupportedError for operators that are not
@@ -62,7 +64,7 @@ def compile(  # noqa: A001  # the field's name for it
     require_tolerance(tolerance)
     given = model if example_inputs is None else from_torch(model, example_inputs)
     graph = import_graph(given, input_shapes)
-    options = Options(parse(target), threads, winograd)
+    options = Options(parse(target), threads, exact_option(exact, winograd))
     with ExitStack() as stack:
         chooser = Chooser(options, open_stores(records, options.target, stack))
         return Maker(graph, tolerance, every=False).make_exact(chooser)[1]

@@ -1,10 +1,10 @@
 """The last steps of optimizing: a play-off of kernels where they run, and the check of the whole.
 
-Three models are made: of the records, of what is good without tuning, and the latter without
-Winograd. No kernel of theirs is off by more than the tolerance where there is another way for it.
-Each kernel is timed in all of them, in turns, inside the model and not by itself, and the fastest
-of each makes the model that ships, if that agrees with the last of the three within the tolerance
-and is not slower.
+Three models are made: of the records, of what is good without tuning, and the latter of exact
+kernels alone. No kernel of theirs is off by more than the tolerance where there is another way for
+it. Each kernel is timed in all of them, in turns, inside the model and not by itself, and the
+fastest of each makes the model that ships, if that agrees with the last of the three within the
+tolerance and is not slower.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def finish(
 ) -> Finished:
     """The fastest model that is right."""
     maker = Maker(graph, tolerance)
-    plain = replace(options, winograd=False)
+    plain = replace(options, exact=True)
     compiled, default = maker.make(Chooser(plain, use_records=False))
     inputs = example_inputs(default.inputs)
     expected = default.run(inputs)
@@ -114,9 +114,9 @@ def _right(
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
 ) -> _Contender | None:
-    """The model of a chooser, without Winograd if that is too inexact; None if it stays wrong."""
-    for winograd in dict.fromkeys((chooser.options.winograd, False)):
-        options = replace(chooser.options, winograd=winograd)
+    """The model of a chooser, of exact kernels alone if it is wrong; None if it stays wrong."""
+    for exact in dict.fromkeys((chooser.options.exact, True)):
+        options = replace(chooser.options, exact=exact)
         compiled, model = maker.make_exact(replace(chooser, options=options))
         error = difference(model.run(inputs), expected)
         if error <= maker.tolerance:

@@ -30,11 +30,12 @@ from loopwright.records.device import fingerprint
 from loopwright.runtime.cpu.model import Model
 from loopwright.runtime.cpu.native import compile_ir, runtime_object
 from loopwright.space.config import Config
+from loopwright.target.union import require_cpu
 
 TOLERANCE = 1e-4
 """How far outputs may be off, as a share of the largest of them."""
 _EXACT_ROUNDS = 4
-"""How often kernels that are too inexact are replaced by others before Winograd is given up."""
+"""How often kernels that are too inexact are replaced by others before all must be exact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +95,7 @@ class Maker:
                 return compiled, model
             model.close()
             refused |= inexact
-        return self.make(replace(chooser, options=replace(chooser.options, winograd=False)))
+        return self.make(replace(chooser, options=replace(chooser.options, exact=True)))
 
     def _inexact(self, compiled: Compiled) -> frozenset[tuple[str, Config]]:
         """Of templates that round more than the expression: what is off by too much."""
@@ -129,6 +130,7 @@ def compile_graph(
         built: kernels that need not be compiled again, by name; those that are compiled are added.
     """
     options = chooser.options
+    target = require_cpu(options.target, "a whole model")
     known = {} if built is None else built
     fused = fuse(graph)
     with ChangeTimes(options) as change_ns:
@@ -140,13 +142,13 @@ def compile_graph(
         assembled = assemble(
             fused,
             placed,
-            options.target,
+            target,
             options.threads,
             lambda chosen: _compile_all(pool, chosen, known),
-            lambda text: compile_ir(text, options.target.features, options.target.arch),
-            runtime=runtime_object(arch=options.target.arch),
+            lambda text: compile_ir(text, target.features, target.arch),
+            runtime=runtime_object(arch=target.arch),
             software=software(),
-            device=fingerprint(options.target),
+            device=fingerprint(target),
         )
     return Compiled(fused, assembled)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loopwright.deploy.choose import Options, tasks
+from loopwright.deploy.choose import Options, exact_option, tasks
 from loopwright.deploy.compile import Source, import_graph
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
@@ -53,19 +53,21 @@ def load_model(
     target: str | Target = "cpu",
     threads: int = 1,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
-    winograd: bool = True,
+    exact: bool = False,
+    winograd: bool | None = None,
 ) -> Model:
     """The tasks of `model`, an ONNX file or the name of a bundled model.
 
     Args:
         shapes: the shapes of inputs, for those whose shape the model leaves open.
-        winograd: whether 3x3 convolutions may be computed so.
+        exact: whether no kernel may round more than what it computes, as Winograd's do.
+        winograd: deprecated; False is exact=True.
 
     Raises: ModelError for a file that cannot be used, UnsupportedError for operators or dtypes,
         each with the node it is about.
     """
     graph = import_graph(model, shapes, hollow=True)
-    return model_of(graph, Options(parse(target), threads, winograd))
+    return model_of(graph, Options(parse(target), threads, exact_option(exact, winograd)))
 
 
 def model_of(graph: Graph, options: Options) -> Model:

@@ -15,7 +15,7 @@ from typing import Protocol
 import msgspec
 
 from loopwright.api.tune import TuneSettings, tune_many
-from loopwright.deploy.choose import Options
+from loopwright.deploy.choose import Options, exact_option
 from loopwright.deploy.compile import Source, import_graph, open_stores
 from loopwright.deploy.finish import Checked, Finished, finish
 from loopwright.deploy.make import TOLERANCE, require_tolerance
@@ -100,7 +100,8 @@ def optimize(
     records: str | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     tolerance: float = TOLERANCE,
-    winograd: bool = True,
+    exact: bool = False,
+    winograd: bool | None = None,
     policy: str = "model",
     seed: int = 0,
     watcher: Watcher | None = None,
@@ -114,11 +115,13 @@ def optimize(
             nothing.
         trials: trials a task on average.
         tolerance: largest difference of outputs, as a share of their scale.
+        exact: whether no kernel may round more than what it computes, as Winograd's do.
+        winograd: deprecated; False is exact=True.
         watcher: told how it goes.
 
     Raises: ModelError, UnsupportedError, ConfigError or RecordsError for what cannot be used.
     """
-    options = Options(parse(target), threads, winograd)
+    options = Options(parse(target), threads, exact_option(exact, winograd))
     require_tolerance(tolerance)
     _require_measurable(options)
     began = time.monotonic()

@@ -15,7 +15,7 @@ from loopwright.ir import dtype as dt
 from loopwright.runtime.cpu import native_ir as layout
 from loopwright.runtime.cpu.pool import SPIN, STACK_BYTES
 from loopwright.runtime.model_file import Manifest, Port
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 C_TYPES = {
     "float32": "float",
@@ -86,7 +86,7 @@ def header(name: str, manifest: Manifest) -> str:
     )
 
 
-def source(name: str, manifest: Manifest, target: Target) -> str:
+def source(name: str, manifest: Manifest, target: CpuTarget) -> str:
     """What is behind the header."""
     ports = (*manifest.inputs, *manifest.outputs)
     names = _arguments(manifest)
@@ -168,7 +168,7 @@ def exports(name: str) -> str:
     return f"{{ global: {name}_create; {name}_run; {name}_destroy; {name}_error; local: *; }};\n"
 
 
-def _cpu_check(target: Target) -> str:
+def _cpu_check(target: CpuTarget) -> str:
     """The function that says whether the machine has what the code needs."""
     if target.arch != "x86_64":
         return "static int runs_here(void) { return 1; }"

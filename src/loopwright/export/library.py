@@ -22,9 +22,9 @@ from loopwright.runtime import model_file
 from loopwright.runtime.cpu.model import CONSTANTS, RUNTIME
 from loopwright.runtime.cpu.native import runtime_object
 from loopwright.runtime.model_file import Bytes, Manifest
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host
 from loopwright.target.presets import PRESETS
-from loopwright.target.union import Target
 
 _FLAGS = ("-shared", "-fPIC", "-O2", "-g0")
 _LINK = ("-Wl,-z,noexecstack", "-Wl,--no-undefined", "-lpthread", "-lm")
@@ -101,7 +101,7 @@ def export_sections(
     )
 
 
-def _target(manifest: Manifest) -> Target:
+def _target(manifest: Manifest) -> CpuTarget:
     """What the model was compiled for.
 
     Raises: UnsupportedError for what this machine's compiler does not make.
@@ -121,7 +121,7 @@ def _target(manifest: Manifest) -> Target:
 
 
 def _write_sources(
-    folder: Path, name: str, manifest: Manifest, target: Target, sections: Mapping[str, Bytes]
+    folder: Path, name: str, manifest: Manifest, target: CpuTarget, sections: Mapping[str, Bytes]
 ) -> None:
     constants = sections.get(CONSTANTS, b"")
     if len(constants) > _MOST_CONSTANTS:

@@ -22,8 +22,8 @@ from loopwright.build.candidate import Builders, BuildFunction
 from loopwright.build.pool import BuilderPool
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
+from loopwright.fleet.client.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.embedded import Embedded, EmbeddedOptions
 from loopwright.kernel_call import CPU
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
@@ -80,7 +80,7 @@ class LocalRunner:
         else:
             raise ConfigError("a runner needs a build function, or builders")
         self._thread = LoopThread("fleet")
-        options = EmbeddedOptions(self.cores, folder, kind=kind, place=place)
+        options = EmbeddedOptions(cores=self.cores, cache_dir=folder, kind=kind, place=place)
         self.embedded = self._thread.run(_embedded(options))
         self._confined = contextlib.ExitStack()
         if confine and self.background_cores:

@@ -17,7 +17,7 @@ NO_RUNTIME = "none"
 """In place of a digest: the device has no native runtime, a client is to bring one."""
 
 
-class LinkState(enum.Enum):
+class LinkState(enum.StrEnum):
     """Whether the tracker hears of a device."""
 
     UP = "up"
@@ -25,7 +25,7 @@ class LinkState(enum.Enum):
     LOST = "lost"
 
 
-class Health(enum.Enum):
+class Health(enum.StrEnum):
     """Whether a device does its work; `canary` probes say."""
 
     UNKNOWN = "unknown"
@@ -35,8 +35,8 @@ class Health(enum.Enum):
     BAD = "bad"
 
 
-class Admin(enum.Enum):
-    """What people want of a device."""
+class Admin(enum.StrEnum):
+    """What operators want of a device."""
 
     ENABLED = "enabled"
     DRAIN = "drain"  # the lease in progress may end, no other begins
@@ -44,7 +44,7 @@ class Admin(enum.Enum):
     RETIRED = "retired"
 
 
-class Occupancy(enum.Enum):
+class Occupancy(enum.StrEnum):
     """What a device is doing."""
 
     IDLE = "idle"
@@ -53,7 +53,7 @@ class Occupancy(enum.Enum):
     CLEANING = "cleaning"
 
 
-class LeaseState(enum.Enum):
+class LeaseState(enum.StrEnum):
     """Where a lease is on its way."""
 
     QUEUED = "queued"
@@ -63,7 +63,7 @@ class LeaseState(enum.Enum):
     ENDED = "ended"
 
 
-class EndReason(enum.Enum):
+class EndReason(enum.StrEnum):
     """Why a lease ended: each ended lease has exactly one."""
 
     RELEASED = "released"

@@ -14,12 +14,13 @@ from typing import TypeAlias
 
 from loopwright.graph.fuse import Fused, FusedKernel, Join, ViewStep
 from loopwright.graph.ir import Value
+from loopwright.ir.dtype import U8
 from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
-from loopwright.templates.apply import scheduled
-from loopwright.templates.cpu import relayout
+from loopwright.templates.apply import good_config, scheduled
+from loopwright.templates.relayout import change_task
 from loopwright.templates.task import Task
 
 Layouts: TypeAlias = tuple[tuple[str, Layout], ...]
@@ -285,21 +286,21 @@ def argument_layouts(
 
 def change(value: Value, before: Layout, after: Layout, target: Target, threads: int) -> Chosen:
     """How a value is copied from one layout into another."""
-    task, config = relayout.task_of(
+    task = change_task(
         value.shape,
         value.dtype,
         before,
         after,
-        target=target,
+        target,
         threads=threads,
         alignment=alignment(target),
     )
-    return Chosen(task, config, "copy")
+    return Chosen(task, good_config(task), "copy")
 
 
 def alignment(target: Target) -> int:
     """Bytes that values inside a model are aligned to: one vector, a block of channels."""
-    return min(64, target.vector_bits // 8)
+    return min(64, target.lanes(U8))
 
 
 def renamed(call: PlacedKernel, keys: Mapping[str, str]) -> PlacedKernel:

@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from loopwright.runtime.facts import facts
-from loopwright.target.union import Target
+from loopwright.target.union import Target, require_cpu
 
 
 def fingerprint(target: Target) -> str:
@@ -16,7 +16,8 @@ def fingerprint(target: Target) -> str:
     their timings can be compared. It does not depend on how many cores this process may use.
     """
     found = facts(target)
-    identity = f"{found.model}|{found.cores}|{target.l1}|{target.l2}|{target.l3}|{target.key}"
+    cpu = require_cpu(target, "the fingerprint of this machine")
+    identity = f"{found.model}|{found.cores}|{cpu.l1}|{cpu.l2}|{cpu.l3}|{cpu.key}"
     digest = hashlib.sha256(identity.encode()).hexdigest()[:8]
     words = re.sub(r"\((?:r|tm)\)|\b(?:cpu|processor)\b|@.*", " ", found.model.lower())
     slug = re.sub(r"[^a-z0-9]+", "-", words).strip("-")[:32].rstrip("-")

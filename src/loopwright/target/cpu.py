@@ -3,26 +3,75 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from loopwright.errors import ConfigError
 
 if TYPE_CHECKING:  # a host that only runs kernels has no ml_dtypes
     from loopwright.ir.dtype import DType
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CoreModel:
+    """What one core can do in a cycle, as far as comparing configs without measuring asks.
+
+    Bandwidths are bytes a cycle; costs are cycles. `source` says where the figures come from.
+    """
+
+    source: str
+    fma_latency: int
+    fma_ports: int
+    load_ports: int
+    spare_registers: int
+    """Registers that a step takes beside its operands; 1 where broadcasts fold into arithmetic."""
+    chain_slack: float
+    """What chains of multiply-adds take beyond their latency: they never run in lockstep."""
+    store: float
+    """To finish one accumulator."""
+    tile_start: float
+    """To begin a register tile."""
+    product_start: float
+    """To begin and store a register tile of a long matrix product, as Winograd's are."""
+    broadcast: float
+    """A load of a scalar, beside units that are busy anyway."""
+    load: float
+    """A load of a vector, likewise."""
+    spill: float
+    """The share of a step that registers which do not suffice cost, times their number squared."""
+    row: float
+    """The share of a tile that each further row of it costs: its pixels lie apart."""
+    l1_bandwidth: float
+    l2_bandwidth: float
+    l3_bandwidth: float
+    far_bandwidth: float
+    """From memory."""
+    stream_bandwidth: float
+    """From beyond a core's own caches, read front to back."""
+    copy_bandwidth: float
+    """Written by a copy into near caches."""
+
+
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
-    """A CPU as the compiler sees it. Caches are bytes per core (l3: shared)."""
+    """A CPU as the compiler sees it. Caches are bytes per core (l3: shared).
+
+    `features` are what every kernel may use: those of the preset. `extensions` are further ones of
+    the machine; a kernel that uses some is made for `using(...)` them, and filed under them.
+    """
 
     name: str  # preset: x86-64-avx512, x86-64-avx2, x86-64-sse4, aarch64-neon
     triple: str
     features: tuple[str, ...]  # LLVM feature names
     vector_bits: int
     registers: int  # vector registers
+    core: CoreModel
     cores: int = 1
     l1: int = 32768
     l2: int = 1048576
     l3: int = 33554432
+    extensions: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -44,8 +93,28 @@ class CpuTarget:
         """Elements of `dtype` in one vector register."""
         return max(1, self.vector_bits // dtype.bits)
 
+    def using(self, *extensions: str) -> CpuTarget:
+        """This target for kernels that use `extensions` too, which is another key.
+
+        Raises: ConfigError for one that the machine does not have.
+        """
+        for name in extensions:
+            if name not in self.extensions:
+                raise ConfigError(f"{self.name} has no extension {name!r} here: {self}")
+        used = tuple(name for name in self.extensions if name in extensions)
+        rest = tuple(name for name in self.extensions if name not in extensions)
+        return replace(self, features=(*self.features, *used), extensions=rest)
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """The keys of kernels that run here: with any of the extensions, and without."""
+        counts = range(len(self.extensions) + 1)
+        chosen = (some for n in counts for some in itertools.combinations(self.extensions, n))
+        return frozenset(self.using(*some).key for some in chosen)
+
     def __str__(self) -> str:
-        return f"{self.name} cores={self.cores} l1={self.l1} l2={self.l2} l3={self.l3}"
+        text = f"{self.name} cores={self.cores} l1={self.l1} l2={self.l2} l3={self.l3}"
+        return f"{text} extensions={','.join(self.extensions)}" if self.extensions else text
 
 
 def with_size(target: CpuTarget, option: str, value: int) -> CpuTarget:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from loopwright.target.cpu import CpuTarget, with_size
-from loopwright.target.presets import PRESETS
+from loopwright.target.presets import EXTENSIONS, PRESETS
 
 # What /proc/cpuinfo calls a feature, where LLVM calls it otherwise.
 _CPUINFO_NAMES = {
@@ -18,40 +18,51 @@ _CPUINFO_NAMES = {
     "sse4.2": "sse4_2",
     "bmi": "bmi1",
     "lzcnt": "abm",
+    "avx512vnni": "avx512_vnni",
+    "avx512bf16": "avx512_bf16",
+    "dotprod": "asimddp",
 }
+_WIDEST_FIRST = ("x86-64-avx512", "x86-64-avx2", "x86-64-sse4")
 
 
 @functools.cache
 def host() -> CpuTarget:
     """This machine: the widest preset whose features it all has, with its cores and caches."""
-    if platform.machine() in ("aarch64", "arm64"):
-        preset = PRESETS["aarch64-neon"]
-    else:
-        flags = set(_cpuinfo_flags())
-        order = ("x86-64-avx512", "x86-64-avx2", "x86-64-sse4")
-        preset = next(
-            (
-                PRESETS[name]
-                for name in order
-                if all(_CPUINFO_NAMES.get(f, f) in flags for f in PRESETS[name].features)
-            ),
-            PRESETS["x86-64-sse4"],
-        )
-    target = replace(preset, cores=len(os.sched_getaffinity(0)))
+    target = machine_of(platform.machine(), _cpuinfo())
+    target = replace(target, cores=len(os.sched_getaffinity(0)))
     for level, size in _cache_sizes().items():
         target = with_size(target, level, size)
     return target
 
 
-def _cpuinfo_flags() -> list[str]:
+def machine_of(architecture: str, cpuinfo: str) -> CpuTarget:
+    """The preset of a machine with the extensions that it has, from what /proc/cpuinfo says."""
+    flags = _flags(cpuinfo)
+
+    def has(feature: str) -> bool:
+        return _CPUINFO_NAMES.get(feature, feature) in flags
+
+    if architecture in ("aarch64", "arm64"):
+        preset = PRESETS["aarch64-neon"]
+    else:
+        fitting = (PRESETS[n] for n in _WIDEST_FIRST if all(map(has, PRESETS[n].features)))
+        preset = next(fitting, PRESETS["x86-64-sse4"])
+    return replace(preset, extensions=tuple(filter(has, EXTENSIONS[preset.name])))
+
+
+def _flags(cpuinfo: str) -> frozenset[str]:
+    """The features of the first core; x86 calls them flags, ARM Features."""
+    for line in cpuinfo.splitlines():
+        if line.startswith(("flags", "Features")):
+            return frozenset(line.partition(":")[2].split())
+    return frozenset()
+
+
+def _cpuinfo() -> str:
     try:
-        text = Path("/proc/cpuinfo").read_text()
+        return Path("/proc/cpuinfo").read_text()
     except OSError:
-        return []
-    for line in text.splitlines():
-        if line.startswith("flags"):
-            return line.partition(":")[2].split()
-    return []
+        return ""
 
 
 def _cache_sizes() -> dict[str, int]:

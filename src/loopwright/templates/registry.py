@@ -1,53 +1,90 @@
-"""Which template an operator is tuned with: a table by target architecture family and operator."""
+"""Which templates an operator can be computed with: a table by kind of target and operator."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
-from loopwright.ops import registry as ops
+from loopwright.errors import ConfigError, UnsupportedError
+from loopwright.layout import Layout
+from loopwright.plugins import plugin, plugin_names
 from loopwright.target.union import Target
 from loopwright.te.workload import Workload
-from loopwright.templates import derived, task
-from loopwright.templates.cpu import conv2d_direct, conv2d_winograd, depthwise, matmul, separable
+from loopwright.templates import derived
+from loopwright.templates.cpu import relayout as cpu_relayout
+from loopwright.templates.cpu import table as cpu
 from loopwright.templates.template import Template
 
-CPU: dict[str, Template] = {
-    "conv2d": conv2d_direct.TEMPLATE,
-    "depthwise_conv2d": depthwise.TEMPLATE,
-    "separable_conv2d": separable.TEMPLATE,
-    "dense": matmul.TEMPLATE,
-    "matmul": matmul.TEMPLATE,
-    "batch_matmul": matmul.TEMPLATE,
+GROUP = "loopwright.templates"
+"""Entry points of other packages, by kind of target: a mapping from operators to templates."""
+
+
+class RelayoutMaker(Protocol):
+    """Makes the template that copies into a layout (`packs`) or out of it."""
+
+    def __call__(self, layout: Layout, *, packs: bool) -> Template:
+        """The template; the other side is row-major."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class KindTemplates:
+    """The templates of one kind of target, by operator, and for changes of layout."""
+
+    operators: Mapping[str, tuple[Template, ...]]
+    relayout: RelayoutMaker | None = None
+
+
+KINDS: Mapping[str, KindTemplates] = {
+    "cpu": KindTemplates(cpu.TEMPLATES, cpu_relayout.template),
 }
 
 
-def template_for(operator: str, workload: Workload) -> Template:
-    """The handcrafted template of an operator, or the derived one, which fits every workload."""
-    template = CPU.get(operator)
-    if template is None or not workload.outputs[0].dtype.is_float:
-        return derived.TEMPLATE
-    return template
+def templates_for(operator: str, workload: Workload, target: Target) -> tuple[Template, ...]:
+    """The templates that compute `workload`, the one that is usually fastest first.
 
+    The derived template, which fits every workload, where there is none for the operator.
 
-def task_for(
-    operator: str,
-    attrs: Mapping[str, object],
-    target: Target,
-    *,
-    threads: int = 1,
-    template: Template | None = None,
-) -> task.Task:
-    """The task of an operator asked for by name.
-
-    Raises: UnsupportedError for an unknown operator; ShapeError for attributes that do not fit.
+    Raises: ConfigError for a kind of target that has no row.
     """
-    workload = ops.build(operator, **attrs)
-    chosen = template if template is not None else template_for(operator, workload)
-    known = ops.attributes(operator, **attrs)
-    return task.make(workload, chosen, target, threads=threads, operator=operator, attrs=known)
+    rows = _templates_of(target).operators.get(operator, ())
+    fitting = tuple(template for template in rows if template.fits(workload))
+    return fitting or (derived.TEMPLATE,)
 
 
-def by_name(name: str) -> Template | None:
-    """The template of that name, or None."""
-    known = {t.name: t for t in (*CPU.values(), conv2d_winograd.TEMPLATE, derived.TEMPLATE)}
-    return known.get(name)
+def template_for(operator: str, workload: Workload, target: Target) -> Template:
+    """The template to compute `workload` with where nothing is known of its inputs."""
+    return next(
+        template
+        for template in templates_for(operator, workload, target)
+        if template.answers(exact=False, constant_weight=False)
+    )
+
+
+def relayout_template(target: Target, layout: Layout, *, packs: bool) -> Template:
+    """The template that copies into `layout` (`packs`) or out of it.
+
+    Raises: UnsupportedError for a kind of target that has none.
+    """
+    make = _templates_of(target).relayout
+    if make is None:
+        raise UnsupportedError(
+            f"arguments of kernels for {target.kind!r} targets must be row-major: no template of "
+            f"that kind copies into {layout}"
+        )
+    return make(layout, packs=packs)
+
+
+def _templates_of(target: Target) -> KindTemplates:
+    """The row of the kind of `target`. Raises: ConfigError naming the kinds there are."""
+    if target.kind in KINDS:
+        return KINDS[target.kind]
+    rows = plugin(GROUP, target.kind)
+    if not isinstance(rows, Mapping):
+        known = ", ".join([*KINDS, *plugin_names(GROUP)])
+        raise ConfigError(
+            f"there are no templates for targets of kind {target.kind!r} ({target.name}); "
+            f"there are for {known}"
+        )
+    return KindTemplates(rows)

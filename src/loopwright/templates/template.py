@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Generic, TypeAlias, TypeVar
 
 from loopwright.errors import LoopwrightError, TemplateError, UserError
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config, ConfigBatch
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
+from loopwright.target.union import Target, require_cpu
 from loopwright.te.workload import Workload
 
 Configuration: TypeAlias = Config | ConfigBatch
+Made = TypeVar("Made", Space, Config)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,9 @@ class Template:
     `error` is how far an output may be from the precise one, relative to the largest, where an
     algorithm rounds more than the expression as written; None: by what rounding explains.
 
-    `blocking` names the knobs that decide how arguments lie in memory.
+    `blocking` names the knobs that decide how arguments lie in memory. A template that prepares
+    its weight ahead of the call has `needs_constant_weight`; `is_for` says whether it can compute a
+    workload of its operator, every one when None.
 
     With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
@@ -51,6 +55,32 @@ class Template:
     rewrite: Callable[[Workload, Configuration], Workload] | None = None
     error: float | None = None
     blocking: tuple[str, ...] = ()
+    needs_constant_weight: bool = False
+    is_for: Callable[[Workload], bool] | None = None
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether kernels round no more than the expression as it is written."""
+        return self.error is None
+
+    def fits(self, workload: Workload) -> bool:
+        """Whether `workload`, which is one of its operator, can be computed."""
+        return self.is_for is None or self.is_for(workload)
+
+    def answers(self, *, exact: bool, constant_weight: bool) -> bool:
+        """Whether it may be used, where kernels must be `exact`, and a weight is known or not."""
+        return (self.is_exact or not exact) and (constant_weight or not self.needs_constant_weight)
+
+
+@dataclass(frozen=True, slots=True)
+class CpuOnly(Generic[Made]):
+    """A function of a template that describes CPUs, and refuses other targets."""
+
+    make: Callable[[Workload, CpuTarget], Made]
+
+    def __call__(self, workload: Workload, target: Target) -> Made:
+        """What the function makes. Raises: ConfigError for a target that is not a CPU."""
+        return self.make(workload, require_cpu(target, "it"))
 
 
 @contextmanager

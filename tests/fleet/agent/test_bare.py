@@ -22,10 +22,11 @@ from fleet_tracker import run as run_site
 from loopwright.fleet.agent import describe
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import AgentOptions
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control
+from loopwright.fleet.client.results import RemoteResult
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import RemoteResult
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import ByToken
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import Configure, Configured, Error, Opened

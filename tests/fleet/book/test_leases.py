@@ -15,6 +15,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import EpochsReserved, GiveBack, Renewal, Requested, Revoked
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import EndReason, LeaseState, Occupancy, Refusal, Verdict
 
 
@@ -383,7 +384,7 @@ class TestRepeatedRequests:
         given = bench.use(request="r")
         bench.give_back(given)
         bench.report("a/0", last=1)
-        bench.tell(Requested(request="r", client="c", tenant="t", selector=""))
+        bench.tell(Requested(request="r", client="c", tenant="t", asked=LeaseRequest(selector="")))
         assert bench.granted == []
         assert [refused.code for refused in bench.refused] == [Refusal.CANCELLED]
         assert "released" in bench.refused[0].detail

@@ -44,6 +44,7 @@ from loopwright.fleet.book.events import (
     Synced,
     Tick,
 )
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Verdict
 
 CONFIG = BookConfig(
@@ -166,8 +167,8 @@ class BookMachine(RuleBasedStateMachine):
         while model.now < until:
             due = self.book.deadline
             times = [*model.moments(), until]
-            if due is not None and due > model.now:
-                times.append(due)
+            if due is not None:
+                times.append(max(due, model.now))  # a timer set to the time that it is now
             model.now = min(times)
             self.catch_up()
 
@@ -371,11 +372,9 @@ class BookMachine(RuleBasedStateMachine):
             request=name,
             client=client,
             tenant=tenant,
-            selector=selector,
-            count=count,
-            ttl_s=ttl,
-            priority=priority,
-            max_wait_s=max_wait,
+            asked=LeaseRequest(
+                selector=selector, count=count, ttl_s=ttl, priority=priority, max_wait_s=max_wait
+            ),
         )
         effects = self.tell(event)
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
@@ -413,9 +412,7 @@ class BookMachine(RuleBasedStateMachine):
             request=lease.request,
             client=lease.client,
             tenant=lease.tenant,
-            selector="",
-            count=1,
-            ttl_s=lease.ttl,
+            asked=LeaseRequest(selector="", count=1, ttl_s=lease.ttl),
         )
         assert any(isinstance(e, TellGranted) for e in self.tell(event))
 
@@ -424,10 +421,12 @@ class BookMachine(RuleBasedStateMachine):
             request=request.id,
             client=request.client,
             tenant=request.tenant,
-            selector=request.selector,
-            count=request.count,
-            ttl_s=request.ttl,
-            priority=request.priority,
+            asked=LeaseRequest(
+                selector=request.selector,
+                count=request.count,
+                ttl_s=request.ttl,
+                priority=request.priority,
+            ),
         )
 
     @precondition(lambda self: self.model.waiting)

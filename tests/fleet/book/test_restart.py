@@ -291,9 +291,7 @@ class TestEpochsAfterARestart:
                 given = bench.get()
                 epochs.append(given.epoch)
                 bench.give_back(given)
-            view = bench.book.device("a/0")
-            assert view is not None
-            upto = view.reserved
+            upto = bench.reserved["a/0"]
         assert epochs == sorted(set(epochs))
 
 

@@ -23,10 +23,10 @@ from loopwright.errors import (
 )
 from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.client import control
-from loopwright.fleet.client.aio import LeaseRequest
 from loopwright.fleet.client.api import connect, credential
-from loopwright.fleet.client.control import failure_of
+from loopwright.fleet.client.pending import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.sim.devices import Crash, timed
 from loopwright.fleet.wire.messages import Acquire, Result
@@ -125,7 +125,7 @@ def test_leases_and_requests_outlive_the_tracker(lab: Lab) -> None:
     fleet, other = lab.client(), lab.client()
     lease = fleet.lease(ttl=3.0)
     told = threading.Event()
-    wish = LeaseRequest(max_wait=20.0)
+    wish = LeaseRequest(max_wait_s=20.0)
     waiting = lab.thread.start(other.aio.acquire(wish, lambda _, __: told.set()))
     assert told.wait(WAIT_S)
     lab.run(lab.end())
@@ -316,9 +316,9 @@ def test_what_the_tracker_would_not_read_is_not_said_again(
     fleet = lab.client()
     wish = Acquire(request="r1", selector="board=sim", priority=99)
     lease = fleet.lease()
-    with pytest.raises(FleetError, match="would not read what was asked: a Acquire that is none"):
+    with pytest.raises(FleetError, match="would not read what was asked: not a valid Acquire"):
         lab.run(fleet.aio.control.acquire(wish, lambda _, __: None))
-    with pytest.raises(FleetError, match="would not read what was asked: a Ask that is none"):
+    with pytest.raises(FleetError, match="would not read what was asked: not a valid Ask"):
         fleet.explain("a b")
     assert [found.id for found in fleet.leases()] == [lease.id]
     assert fleet.aio.control.connections == 3

@@ -11,6 +11,7 @@ from fleet_tracker import run
 
 from loopwright.errors import ConfigError, FleetError, NoDeviceError, QueueTimeoutError
 from loopwright.fleet.client.control import Control, ControlConfig
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous
 from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.wire.messages import (
@@ -83,6 +84,14 @@ def test_the_request_of_this_test_sets_each_field_to_something_of_its_own() -> N
     plain = Acquire(request="", selector="")
     unset = [n for n in Acquire.__struct_fields__ if getattr(ASKED, n) == getattr(plain, n)]
     assert unset == [], "set them in ASKED: it shows that they survive a reconnect"
+
+
+def test_what_is_asked_is_the_same_at_both_ends() -> None:
+    asked = ASKED.asked
+    plain = LeaseRequest()
+    unset = [n for n in LeaseRequest.__struct_fields__ if getattr(asked, n) == getattr(plain, n)]
+    assert unset == [], "a field of LeaseRequest that Acquire does not carry"
+    assert Acquire.of("r1", asked) == ASKED
 
 
 @pytest.mark.parametrize("waited_s", [0.0, 20.0])

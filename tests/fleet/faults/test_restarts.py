@@ -10,7 +10,7 @@ from fault_tuner import Book, Tuning, leases_of
 from fleet_faults import Site, until
 from fleet_lab import WAIT_S, Lab, well
 
-from loopwright.fleet.client.aio import LeaseRequest
+from loopwright.fleet.request import LeaseRequest
 
 TRIALS = 8
 HOSTS, DEVICES = 20, 50
@@ -24,7 +24,7 @@ def test_a_thousand_devices_are_granted_again_when_the_tracker_is_back(lab: Lab)
     until(lambda: fleet.status()["free"] == HOSTS * DEVICES, "a thousand devices")
     held = [fleet.lease("board=sim", ttl=120.0) for _ in range(HELD)]
     lab.run(lab.end())
-    wish = LeaseRequest(selector="board=sim", ttl=120.0, max_wait=WAIT_S)
+    wish = LeaseRequest(selector="board=sim", ttl_s=120.0, max_wait_s=WAIT_S)
     late = [lab.thread.start(fleet.aio.acquire(wish)) for _ in range(LATE)]
     lab.run(lab.begin())
     granted = [future.result(WAIT_S)[0] for future in late]

@@ -17,12 +17,12 @@ import pytest
 from fleet_tracker import QUICK, FlakyStore, Site, run, site, until
 
 from loopwright.errors import ConfigError, FleetError
-from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.store.rows import TrackerStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.http_app import serve
 from loopwright.fleet.tracker.http_feed import Feed
 from loopwright.fleet.tracker.http_metrics import DEVICE_FAMILIES
+from loopwright.fleet.views import DeviceView
 from loopwright.fleet.wire.messages import Acquire
 from loopwright.serving import server as server_module
 from loopwright.serving.places import parse_place

@@ -33,8 +33,9 @@ from loopwright.fleet.security.handshake import (
 from loopwright.fleet.security.tickets import Ticket
 from loopwright.fleet.security.tokens import CodeRow, TokenRow, make_code, make_token
 from loopwright.fleet.wire.faults import Denied, Fault
-from loopwright.fleet.wire.link import Link, LinkPeer, pair
+from loopwright.fleet.wire.link import Link, pair
 from loopwright.fleet.wire.messages import PROTOCOL, Error, Hello, Ping, Pong, Welcome
+from loopwright.fleet.wire.peer import LinkPeer
 
 FACTS = Facts("tracker-1", 3, 2000)
 FAR = LinkPeer(address="tcp://192.0.2.7:1", host="192.0.2.7")

@@ -11,6 +11,7 @@ from fleet_book import Bench
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.events import Event, GiveBack, Requested
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.sim.load import Rig, load
 
 
@@ -54,8 +55,7 @@ class TestSize:
                         request=f"n{number}",
                         client="c",
                         tenant="t",
-                        selector=f"name={name}",
-                        ttl_s=3000.0,
+                        asked=LeaseRequest(selector=f"name={name}", ttl_s=3000.0),
                     )
                 )
             released = [GiveBack(lease, epoch, "c", who) for lease, _, epoch, who in rig.held]
@@ -81,7 +81,10 @@ def aged(cycles: int) -> LeaseBook:
         client, tenant = f"c{number}", f"t{number}"
         bench.tell(
             Requested(
-                request=f"r{number}", client=client, tenant=tenant, selector=f"name=a/{number % 2}"
+                request=f"r{number}",
+                client=client,
+                tenant=tenant,
+                asked=LeaseRequest(selector=f"name=a/{number % 2}"),
             )
         )
         (given,) = bench.given

@@ -74,7 +74,7 @@ def test_an_option_that_is_no_quota_is_refused(option: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[tenants", "is no TOML"),
+        ("[tenants", "is not TOML"),
         ("[quota]", "no table 'quota'"),
         ("tenants = 3", "write tenants as tables"),
         ("[tenants]\nci = 3", "write tenants as tables"),

@@ -12,7 +12,7 @@ from fleet_tracker import QUICK, Client, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
-from loopwright.fleet.wire.link import LinkClosed, LinkPeer, dial, pair
+from loopwright.fleet.wire.link import LinkClosed, dial, pair
 from loopwright.fleet.wire.listener import ListenLimits
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
@@ -29,6 +29,7 @@ from loopwright.fleet.wire.messages import (
     Sync,
     Welcome,
 )
+from loopwright.fleet.wire.peer import LinkPeer
 
 OPEN = dataclasses.replace(QUICK, auth=False)
 

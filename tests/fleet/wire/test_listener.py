@@ -291,7 +291,7 @@ def test_a_socket_in_use_is_left_alone(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_a_socket_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "precious"
     path.write_text("kept")
-    with pytest.raises(ConfigError, match="is no socket"):
+    with pytest.raises(ConfigError, match="is not a socket"):
         run(Listener(f"unix://{path}", one_pong).start())
     assert path.read_text() == "kept"
 

@@ -11,7 +11,7 @@ from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask
 
 if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
-    from loopwright.fleet.client.views import EventView
+    from loopwright.fleet.views import EventView
 
 _SLACK = 256
 

@@ -15,7 +15,7 @@ from loopwright.errors import FleetError, LoopwrightError
 
 if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
-    from loopwright.fleet.client.views import DeviceView
+    from loopwright.fleet.views import DeviceView
 
 _ASKED = 5
 _MOST_ADDRESSES = 32

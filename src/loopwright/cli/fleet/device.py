@@ -12,7 +12,7 @@ from loopwright.cli.common import Output, OutputOption, answer, print_json, sett
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, Where, where
 
 if TYPE_CHECKING:
-    from loopwright.fleet.client.views import DeviceView
+    from loopwright.fleet.views import DeviceView
 
 app = typer.Typer(
     help="Serve devices, and look after those of a fleet.",

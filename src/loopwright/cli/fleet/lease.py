@@ -11,7 +11,7 @@ from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, ask
 
 if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
-    from loopwright.fleet.client.views import ExplanationView, LeaseView
+    from loopwright.fleet.views import ExplanationView, LeaseView
 
 app = typer.Typer(
     help="See who has which device, who waits, and why.",
@@ -110,7 +110,7 @@ def explain(
     from loopwright.errors import ConfigError
 
     async def question(control: Control) -> ExplanationView | None:
-        from loopwright.fleet.client.views import ExplanationView
+        from loopwright.fleet.views import ExplanationView
 
         body, _ = await control.page("explain", name=name)
         return msgspec.json.decode(body, type=ExplanationView | None)

@@ -9,7 +9,7 @@ from loopwright.errors import ConfigError, NoDeviceError
 
 if TYPE_CHECKING:
     from loopwright.fleet.client.control import Control
-    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
+    from loopwright.fleet.views import DeviceView, EventView, LeaseView
 
 Status: TypeAlias = "dict[str, object]"
 
@@ -21,15 +21,15 @@ async def devices_of(
 
     Raises: ConfigError for a selector that is not valid.
     """
-    from loopwright.fleet.client.views import DeviceView
     from loopwright.fleet.selector import parse
+    from loopwright.fleet.views import DeviceView
 
     return await control.rows("devices", DeviceView, selector=str(parse(selector)), name=name)
 
 
 async def leases_of(control: Control, name: str = "") -> tuple[LeaseView, ...]:
     """The leases that live and the requests that wait, or the one called `name`."""
-    from loopwright.fleet.client.views import LeaseView
+    from loopwright.fleet.views import LeaseView
 
     return await control.rows("leases", LeaseView, name=name)
 
@@ -46,7 +46,7 @@ async def events_page(control: Control, after: int) -> tuple[EventView, ...]:
     """Some events with numbers above `after`, oldest first."""
     import msgspec
 
-    from loopwright.fleet.client.views import EventView
+    from loopwright.fleet.views import EventView
 
     body, _ = await control.page("events", str(after))
     return tuple(msgspec.json.decode(body, type=list[EventView]))

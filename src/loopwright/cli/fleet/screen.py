@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from loopwright.cli.fleet.audit import line_of
-from loopwright.cli.fleet.summary import Scene, count, devices_line, figures_of, leases_line
+from loopwright.cli.fleet.summary import FleetScene, count, devices_line, figures_of, leases_line
 from loopwright.cli.fleet.text import (
     STATE_COLOURS,
     device_kind,
@@ -23,7 +23,7 @@ from loopwright.cli.fleet.text import (
     lease_left,
     lease_place,
 )
-from loopwright.fleet.client.views import DeviceView, LeaseView
+from loopwright.fleet.views import DeviceView, LeaseView
 
 _HEAD_LINES = 4
 _TABLE_LINES = 3  # a blank line, the names, the rule
@@ -50,7 +50,7 @@ class Screen:
     ) -> None:
         self._live.stop()
 
-    def show(self, scene: Scene) -> None:
+    def show(self, scene: FleetScene) -> None:
         """Show `scene` in place of the one before."""
         if not self._live.is_started:
             self._live.start()  # not before there is something to show: errors come first
@@ -58,7 +58,7 @@ class Screen:
         self._live.update(picture(self._url, scene, size.height, size.width), refresh=True)
 
 
-def picture(url: str, scene: Scene, height: int, width: int) -> RenderableType:
+def picture(url: str, scene: FleetScene, height: int, width: int) -> RenderableType:
     """`scene` as it fits into so many lines."""
     parts: list[RenderableType] = [_head(url, scene)]
     leases = sorted(scene.leases, key=lambda view: (view.state != "queued", view.id))
@@ -71,7 +71,7 @@ def picture(url: str, scene: Scene, height: int, width: int) -> RenderableType:
     return Group(*parts)
 
 
-def _head(url: str, scene: Scene) -> RenderableType:
+def _head(url: str, scene: FleetScene) -> RenderableType:
     status = scene.status
     clock = time.strftime("%H:%M:%S")
     head = Text(f"{url}  epoch {count(status, 'epoch')}  {clock}  ", "bold", no_wrap=True)
@@ -125,7 +125,7 @@ def _leases(leases: Sequence[LeaseView], rows: int) -> Table:
     return table
 
 
-def _events(scene: Scene, width: int) -> RenderableType:
+def _events(scene: FleetScene, width: int) -> RenderableType:
     lines = [Text()]
     for event in scene.events:
         text = line_of(event).partition(" ")[2]  # without the day

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from loopwright.cli.fleet.text import duration
 
 if TYPE_CHECKING:
-    from loopwright.fleet.client.views import DeviceView, EventView, LeaseView
+    from loopwright.fleet.views import DeviceView, EventView, LeaseView
 
 Figures = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
+class FleetScene:
     """A fleet at one moment. `away` says why the tracker could not be asked, if it could not."""
 
     status: dict[str, object]

@@ -12,7 +12,7 @@ from loopwright.cli.common import parse_duration
 from loopwright.errors import ConfigError
 
 if TYPE_CHECKING:
-    from loopwright.fleet.client.views import DeviceView, LeaseView
+    from loopwright.fleet.views import DeviceView, LeaseView
 
 _DAY_S = 86_400
 _GAP = "  "

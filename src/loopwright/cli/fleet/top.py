@@ -11,7 +11,7 @@ import typer
 
 from loopwright.cli.common import Output, OutputOption
 from loopwright.cli.fleet.connect import CaOption, FleetOption, TokenOption, Where, where
-from loopwright.cli.fleet.summary import Scene
+from loopwright.cli.fleet.summary import FleetScene
 from loopwright.errors import FleetError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def top(
 
 
 async def _watch(
-    place: Where, selector: str, every: float, looks: int, show: Callable[[Scene], None]
+    place: Where, selector: str, every: float, looks: int, show: Callable[[FleetScene], None]
 ) -> None:
     """Show a scene every so often, `looks` times or until told to stop."""
     import asyncio
@@ -63,7 +63,7 @@ async def _watch(
     control: Control | None = None
     try:
         control = await connect(place)
-        scene = Scene({})
+        scene = FleetScene({})
         done = 0
         while True:
             began = time.monotonic()
@@ -81,7 +81,7 @@ async def _watch(
             await control.close()
 
 
-async def _look(control: Control, selector: str, before: Scene) -> Scene:
+async def _look(control: Control, selector: str, before: FleetScene) -> FleetScene:
     """What there is now; what there was before when the tracker is away."""
     import asyncio
     from dataclasses import replace
@@ -111,16 +111,16 @@ async def _look(control: Control, selector: str, before: Scene) -> Scene:
         if not error.retryable:
             raise
         return replace(before, away=str(error))
-    return Scene(status, devices, leases, (*before.events, *new)[-_EVENTS:])
+    return FleetScene(status, devices, leases, (*before.events, *new)[-_EVENTS:])
 
 
-def _show_json(scene: Scene) -> None:
+def _show_json(scene: FleetScene) -> None:
     import msgspec
 
     _print(msgspec.json.encode(scene).decode())
 
 
-def _show_line(scene: Scene) -> None:
+def _show_line(scene: FleetScene) -> None:
     from loopwright.cli.fleet.summary import devices_line, figures_of, leases_line
 
     if scene.away:

@@ -17,7 +17,8 @@ from loopwright.codegen.clike.dialects import C11
 from loopwright.codegen.clike.emit import ClikeSource, emit
 from loopwright.errors import CodegenError, EnvironmentFailure
 from loopwright.ir.kernel import Kernel
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
+from loopwright.target.union import Target, require_cpu
 
 _COMPILERS = ("cc", "gcc", "clang")
 _MESSAGE_CHARS = 400
@@ -46,7 +47,7 @@ class CBackend:
 
     def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
         """The C source of `kernel`. Raises: CodegenError for what cannot be expressed."""
-        return emit(kernel, params, target, C11).text
+        return emit(kernel, params, require_cpu(target, "C"), C11).text
 
     def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
         """The object code of `kernel`.
@@ -54,13 +55,14 @@ class CBackend:
         Raises: CodegenError as `text`, or if the compiler refuses the source; EnvironmentFailure
             if there is no C compiler for the target.
         """
-        source = emit(kernel, params, target, C11)
-        code = compile_c(source.text, target)
-        return artifact_of(source, code, params, kernel.n_outputs, target)
+        cpu = require_cpu(target, "C")
+        source = emit(kernel, params, cpu, C11)
+        code = compile_c(source.text, cpu)
+        return artifact_of(source, code, params, kernel.n_outputs, cpu)
 
 
 def artifact_of(
-    source: ClikeSource, code: bytes, params: tuple[Param, ...], n_outputs: int, target: Target
+    source: ClikeSource, code: bytes, params: tuple[Param, ...], n_outputs: int, target: CpuTarget
 ) -> Artifact:
     """The artifact of `source`, which was compiled to `code`."""
     return Artifact(
@@ -75,7 +77,7 @@ def artifact_of(
     )
 
 
-def compile_c(text: str, target: Target, flags: Sequence[str] = ()) -> bytes:
+def compile_c(text: str, target: CpuTarget, flags: Sequence[str] = ()) -> bytes:
     """The relocatable object that the C compiler makes of `text`.
 
     Raises: CodegenError with what the compiler said; EnvironmentFailure if there is none.
@@ -129,7 +131,7 @@ def find_compiler(given: str | None = None, arch: str | None = None) -> tuple[st
     )
 
 
-def _target_flags(target: Target) -> list[str]:
+def _target_flags(target: CpuTarget) -> list[str]:
     """The instruction sets of `target` as GCC and Clang name them."""
     if target.arch == "aarch64":
         more = [name for name in target.features if name not in ("neon", "fp-armv8")]

@@ -15,7 +15,7 @@ from loopwright.codegen.clike.dialects import Dialect
 from loopwright.codegen.clike.expr import ClikeExpressions
 from loopwright.codegen.clike.index import ClikeIndices, moved
 from loopwright.codegen.clike.memory import pieces
-from loopwright.codegen.clike.operations import ClikeOperations, Scene
+from loopwright.codegen.clike.operations import ClikeOperations, EmitState
 from loopwright.codegen.clike.prelude import Prelude, storage_key
 from loopwright.codegen.clike.text import Body
 from loopwright.codegen.conditions import Cond
@@ -26,7 +26,7 @@ from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class ClikeSource:
 
 
 def emit(
-    kernel: Kernel, params: tuple[Param, ...], target: Target, dialect: Dialect
+    kernel: Kernel, params: tuple[Param, ...], target: CpuTarget, dialect: Dialect
 ) -> ClikeSource:
     """The source of `kernel` for `target` in `dialect`.
 
@@ -74,7 +74,9 @@ def emit(
 
 
 class _Emitter:
-    def __init__(self, kernel: Kernel, storage: Storage, target: Target, dialect: Dialect) -> None:
+    def __init__(
+        self, kernel: Kernel, storage: Storage, target: CpuTarget, dialect: Dialect
+    ) -> None:
         self._kernel = kernel
         self._storage = storage
         self._dialect = dialect
@@ -83,11 +85,11 @@ class _Emitter:
         self.entry = "lw_" + re.sub(r"\W", "_", kernel.name, flags=re.ASCII)
         self.functions: list[str] = []
         self._most_lanes = _lanes_at_once(storage, target)
-        self._scene = Scene(self.prelude, Body(self._names))
-        self._indices = ClikeIndices(self._scene)
+        self._state = EmitState(self.prelude, Body(self._names))
+        self._indices = ClikeIndices(self._state)
         arm = target.arch == "aarch64"
-        ops = ClikeOperations(self._scene, fused=arm or "fma" in target.features, ieee_minimum=arm)
-        self._expressions = ClikeExpressions(self._scene, self._indices, ops, storage)
+        ops = ClikeOperations(self._state, fused=arm or "fma" in target.features, ieee_minimum=arm)
+        self._expressions = ClikeExpressions(self._state, self._indices, ops, storage)
         self._memory = self._expressions.memory
         self._params = {b: f"p{i}_{_identifier(b.name)}" for i, b in enumerate(kernel.params)}
         self._memory.names = dict(self._params)
@@ -96,7 +98,7 @@ class _Emitter:
 
     @property
     def _body(self) -> Body:
-        return self._scene.body
+        return self._state.body
 
     def main(self) -> None:
         """Write the function that does the work, and the entry that unpacks its arguments."""
@@ -209,12 +211,12 @@ class _Emitter:
             lane = 0 if width == 1 else 1
             binding: Binding = moved(first, first.const + start, lane)
             self._indices.position = constant(start, lane)
-            self._scene.lanes = width
+            self._state.lanes = width
             if width == 1 and not first.terms:
                 binding = first.const + start
             self._indices.env[loop.var.name] = binding
             self._stmt(loop.body)
-        self._scene.lanes = 1
+        self._state.lanes = 1
         self._indices.position = constant(0)
         self._in_lanes = False
 
@@ -281,19 +283,19 @@ class _Emitter:
 
     def _parallel(self, loop: For) -> None:
         """The body of `loop` as a function; hand it to the callback with what it captures."""
-        outer, names = self._scene.body, self._memory.names
+        outer, names = self._state.body, self._memory.names
         number = next(self._names)
         captured = self._captured()
-        self._scene.body = Body(self._names)
+        self._state.body = Body(self._names)
         self._in_parallel = True
         self._memory.names = {b: self._inner_name(b, name) for b, name in names.items()}
         self._serial(loop, "begin", "end")
         kind = self.prelude.type("i64")
         arguments = [*self._pointers(), "char *shared", "char *own"]
         arguments += [f"{kind} begin", f"{kind} end", *(f"{kind} {name}" for name in captured)]
-        self._define(f"{self.entry}_body{number}", ", ".join(arguments), self._scene.body)
+        self._define(f"{self.entry}_body{number}", ", ".join(arguments), self._state.body)
         self._unpack(number, captured)
-        self._scene.body, self._memory.names = outer, names
+        self._state.body, self._memory.names = outer, names
         self._in_parallel = False
         self._launch(number, captured, loop.extent)
 
@@ -338,7 +340,7 @@ class _Emitter:
             self._body.line(f"parallel(pool, {function}, &closure, {extent});")
 
 
-def _lanes_at_once(storage: Storage, target: Target) -> int:
+def _lanes_at_once(storage: Storage, target: CpuTarget) -> int:
     """Elements in one vector, of the widest type that the kernel computes with."""
     widest = max(32, *(buffer.dtype.bits for buffer in storage.places))
     return max(1, target.vector_bits // widest)

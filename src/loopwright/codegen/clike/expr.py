@@ -7,12 +7,12 @@ from collections.abc import Callable
 from loopwright.codegen.affine import Idx
 from loopwright.codegen.clike.index import ClikeConditions, ClikeIndices
 from loopwright.codegen.clike.memory import ClikeMemory
-from loopwright.codegen.clike.operations import ClikeOperations, Scene
+from loopwright.codegen.clike.operations import ClikeOperations, EmitState
 from loopwright.codegen.conditions import Cond
 from loopwright.codegen.expressions import Expressions
 from loopwright.codegen.indexing import IndexExpressions
 from loopwright.codegen.storage import Storage
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import BOOL, DType
 from loopwright.ir.expr import Expr, Select
 
@@ -21,17 +21,17 @@ class ClikeExpressions(Expressions):
     """Emits expressions as C-like text; `memory` and `conditions` are the parts that it uses."""
 
     def __init__(
-        self, scene: Scene, indices: ClikeIndices, ops: ClikeOperations, storage: Storage
+        self, state: EmitState, indices: ClikeIndices, ops: ClikeOperations, storage: Storage
     ) -> None:
-        self._scene = scene
+        self._state = state
         self._indices = indices
         self._clike = ops
         self._index = IndexExpressions(indices, self.compute)
-        self.conditions = ClikeConditions(scene, indices, self._index.index, self.compute)
-        self.memory = ClikeMemory(scene, indices, self._index, ops, self.conditions, storage)
+        self.conditions = ClikeConditions(state, indices, self._index.index, self.compute)
+        self.memory = ClikeMemory(state, indices, self._index, ops, self.conditions, storage)
         super().__init__(ops, self.conditions, self.memory, storage)
 
-    def index_value(self, expr: Expr) -> Operand:
+    def index_value(self, expr: Expr) -> CodeValue:
         """The value of an int64 expression of variables and constants."""
         return self._indices.value(self._index.index(expr))
 
@@ -42,21 +42,21 @@ class ClikeExpressions(Expressions):
 
     def any_lane(self, mask: Cond) -> Cond:
         """Whether any lane of `mask` is active."""
-        function = self._scene.prelude.any_lane(mask.lanes)
+        function = self._state.prelude.any_lane(mask.lanes)
         return Cond(None, self._clike.op(f"{function}({mask.text})", BOOL, 1).text)
 
-    def chosen(self, cond: Cond, node: Select) -> Operand | None:
+    def chosen(self, cond: Cond, node: Select) -> CodeValue | None:
         """None: a branch says it as well, and compilers choose."""
 
     def branch(
         self,
         cond: Cond,
-        yes: Callable[[], Operand],
-        no: Callable[[], Operand | None],
+        yes: Callable[[], CodeValue],
+        no: Callable[[], CodeValue | None],
         dtype: DType,
-    ) -> Operand:
+    ) -> CodeValue:
         """The value of the side that `cond` chooses; only that side is carried out."""
-        body, sides = self._scene.body, []
+        body, sides = self._state.body, []
         for side in (yes, no):
             with body.aside() as lines:
                 self._known.append({})
@@ -77,8 +77,10 @@ class ClikeExpressions(Expressions):
         # Named again, since a constant can be used without a look at what comes after.
         return self._clike.op(name, dtype, lanes)
 
-    def _finish_side(self, name: str, value: Operand | None, lines: list[str], lanes: int) -> None:
-        body = self._scene.body
+    def _finish_side(
+        self, name: str, value: CodeValue | None, lines: list[str], lanes: int
+    ) -> None:
+        body = self._state.body
         body.lines += lines
         if value is not None:
             body.line(f"{name} = {self._clike.widen(value, lanes)};")

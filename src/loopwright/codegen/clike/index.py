@@ -19,10 +19,10 @@ from loopwright.codegen.affine import (
     times,
     total_limits,
 )
-from loopwright.codegen.clike.operations import Scene
+from loopwright.codegen.clike.operations import EmitState
 from loopwright.codegen.conditions import Cond, Conditions, decide
 from loopwright.codegen.indexing import IndexAlgebra
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Expr, Op
 from loopwright.ir.linear import Linear
@@ -37,9 +37,9 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     `position` is the index of the lanes that are being emitted among those of their loop.
     """
 
-    def __init__(self, scene: Scene) -> None:
+    def __init__(self, state: EmitState) -> None:
         super().__init__()
-        self._scene = scene
+        self._state = state
         self.position = constant(0)
         self._terms: dict[str, Scalar] = {}
 
@@ -55,7 +55,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         """The index of each lane."""
         if isinstance(index, Idx):
             start, step = index.const, index.lane
-            lanes = range(self._scene.lanes)
+            lanes = range(self._state.lanes)
             return tuple(moved(index, start + step * i) for i in lanes)
         return index
 
@@ -92,7 +92,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
                 return found
         return _joined(_whole(self._divide(op, one, divisor)) for one in self.lanes_of(idx))
 
-    def wrap(self, value: Operand) -> LaneIndex:
+    def wrap(self, value: CodeValue) -> LaneIndex:
         """An index that is the int64 `value`, of which nothing is known."""
         if value.const is not None:
             return constant(int(value.const))
@@ -110,19 +110,19 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
             parts.append(str(idx.const))
         return " + ".join(parts).replace("+ -", "- ")
 
-    def value(self, index: LaneIndex) -> Operand:
+    def value(self, index: LaneIndex) -> CodeValue:
         """`index` as an int64 value."""
-        body, prelude = self._scene.body, self._scene.prelude
+        body, prelude = self._state.body, self._state.prelude
         number = self.known(index)
         if number is not None:
             text = f"{number}L" if number >= 0 else f"({number}L)"
-            return Operand(text, I64, 1, number)
+            return CodeValue(text, I64, 1, number)
         if isinstance(index, Idx) and index.is_scalar:
-            return Operand(body.op(prelude.type("i64"), self.scalar(index)), I64)
-        lanes = self._scene.lanes
+            return CodeValue(body.op(prelude.type("i64"), self.scalar(index)), I64)
+        lanes = self._state.lanes
         kind = prelude.type("i64", lanes)
         texts = ", ".join(self.scalar(one) for one in self.lanes_of(index))
-        return Operand(body.op(kind, f"({kind}){{{texts}}}"), I64, lanes)
+        return CodeValue(body.op(kind, f"({kind}){{{texts}}}"), I64, lanes)
 
     def _each(
         self, function: Callable[[Idx, Idx], Idx], lhs: LaneIndex, rhs: LaneIndex
@@ -165,7 +165,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         high, low = divmod(idx.const, divisor)
         lane_high, lane = divmod(idx.lane, divisor) if idx.lane % divisor == 0 else (0, idx.lane)
         rest = Idx(Linear(rest_terms, low), lane)
-        lo, hi = limits(rest, self._scene.lanes)
+        lo, hi = limits(rest, self._state.lanes)
         quotient = Idx(Linear(whole, high), lane_high)
         if lo // divisor == hi // divisor:
             if op is Op.FLOORDIV:
@@ -184,9 +184,9 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         if divisor & (divisor - 1) == 0:
             return f"({text}) >> {divisor.bit_length() - 1}"
         if lo >= 0:
-            unsigned = self._scene.prelude.type("u64")
-            return f"({self._scene.prelude.type('i64')})(({unsigned})({text}) / {divisor})"
-        return f"{self._scene.prelude.floor_divide()}({text}, {divisor})"
+            unsigned = self._state.prelude.type("u64")
+            return f"({self._state.prelude.type('i64')})(({unsigned})({text}) / {divisor})"
+        return f"{self._state.prelude.floor_divide()}({text}, {divisor})"
 
     def _remainder(self, rest: Idx, divisor: int, lo: int) -> Idx:
         if divisor & (divisor - 1) == 0:
@@ -199,8 +199,8 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
 
     def _name(self, text: str) -> str:
         """The name of an int64 that `text` computes."""
-        body = self._scene.body
-        return body.remembered(("index", text), self._scene.prelude.type("i64"), text)
+        body = self._state.body
+        return body.remembered(("index", text), self._state.prelude.type("i64"), text)
 
     def _named(self, name: str, lo: int, hi: int) -> Idx:
         """The index `name`; one name is one term, so that equal parts of a sum meet."""
@@ -215,13 +215,13 @@ class ClikeConditions(Conditions):
 
     def __init__(
         self,
-        scene: Scene,
+        state: EmitState,
         indices: ClikeIndices,
         index_of: Callable[[Expr], LaneIndex],
-        value_of: Callable[[Expr], Operand],
+        value_of: Callable[[Expr], CodeValue],
     ) -> None:
         super().__init__(value_of, "1", "0")
-        self._scene = scene
+        self._state = state
         self._indices = indices
         self._index_of = index_of
 
@@ -232,16 +232,16 @@ class ClikeConditions(Conditions):
         diff = indices.add(left, indices.scale(right, -1))
         if not isinstance(diff, Idx):
             return self._mask([self._one(op, one) for one in diff])
-        folded = decide(op, *limits(diff, self._scene.lanes))
+        folded = decide(op, *limits(diff, self._state.lanes))
         if folded is not None:
             return self.always if folded else self.never
         if diff.is_scalar:
-            return Cond(None, self._scene.body.op(self._kind(1), self._one(op, diff)))
+            return Cond(None, self._state.body.op(self._kind(1), self._one(op, diff)))
         return self._affine(op, diff)
 
     def _affine(self, op: Op, diff: Idx) -> Cond:
         """A comparison that differs by lane: `terms + const + step * lane` against 0."""
-        lanes = self._scene.lanes
+        lanes = self._state.lanes
         low, high = total_limits(moved(diff, 0))
         end = diff.const + diff.lane * (lanes - 1)
         first = decide(op, low + diff.const, high + diff.const) is True
@@ -250,12 +250,12 @@ class ClikeConditions(Conditions):
         if not diff.terms or lo < -(1 << 31) or hi >= 1 << 31:
             texts = [self._one(op, one) for one in self._indices.lanes_of(diff)]
             return self._mask(texts)._replace(first=first, last=last)
-        splat, kind = self._scene.prelude.splat("i32", lanes), self._kind(lanes)
+        splat, kind = self._state.prelude.splat("i32", lanes), self._kind(lanes)
         steps = ", ".join(str(-diff.lane * i) for i in range(lanes))
         rest = self._indices.scalar(moved(diff, diff.const))
-        narrow = self._scene.prelude.type("i32")
+        narrow = self._state.prelude.type("i32")
         text = f"{splat}(({narrow})({rest})) {_SYMBOLS[op]} ({kind}){{{steps}}}"
-        return Cond(None, self._scene.body.op(kind, text), lanes, first, last)
+        return Cond(None, self._state.body.op(kind, text), lanes, first, last)
 
     def _one(self, op: Op, idx: Idx) -> str:
         folded = decide(op, *limits(idx, 1))
@@ -267,29 +267,29 @@ class ClikeConditions(Conditions):
     def _mask(self, texts: list[str]) -> Cond:
         kind = self._kind(len(texts))
         lanes = ", ".join(f"-{text}" for text in texts)
-        text = self._scene.body.op(kind, f"({kind}){{{lanes}}}")
+        text = self._state.body.op(kind, f"({kind}){{{lanes}}}")
         return Cond(None, text, len(texts), texts[0] == "1", texts[-1] == "1")
 
     def inverted(self, cond: Cond) -> str:
         """Not `cond`, which is not a constant."""
         text = f"~{cond.text}" if cond.is_mask else f"!{cond.text}"
-        return self._scene.body.op(self._kind(cond.lanes), text)
+        return self._state.body.op(self._kind(cond.lanes), text)
 
     def combined(self, op: str, a: Cond, b: Cond) -> tuple[str, int]:
         """`a op b`, `and` or `or`, and its lanes; neither is a constant."""
         lanes = max(a.lanes, b.lanes)
         x, y = (self.mask(cond, lanes) for cond in (a, b))
         symbol = "&" if op == "and" else "|"
-        return self._scene.body.op(self._kind(lanes), f"{x} {symbol} {y}"), lanes
+        return self._state.body.op(self._kind(lanes), f"{x} {symbol} {y}"), lanes
 
     def mask(self, cond: Cond, lanes: int) -> str:
         """`cond` in `lanes` lanes."""
         if cond.lanes == lanes:
             return cond.text
-        return f"{self._scene.prelude.splat('i32', lanes)}(-{cond.text})"
+        return f"{self._state.prelude.splat('i32', lanes)}(-{cond.text})"
 
     def _kind(self, lanes: int) -> str:
-        return self._scene.prelude.type("i32", lanes)
+        return self._state.prelude.type("i32", lanes)
 
 
 def _whole(idx: Idx | None) -> Idx:

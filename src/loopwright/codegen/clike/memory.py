@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 from loopwright.codegen.affine import Idx
 from loopwright.codegen.clike.index import ClikeConditions, ClikeIndices, LaneIndex, moved
-from loopwright.codegen.clike.operations import ClikeOperations, Scene
+from loopwright.codegen.clike.operations import ClikeOperations, EmitState
 from loopwright.codegen.clike.prelude import storage_key
 from loopwright.codegen.conditions import Cond
 from loopwright.codegen.indexing import IndexExpressions
 from loopwright.codegen.storage import Storage
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
@@ -25,14 +25,14 @@ class ClikeMemory:
 
     def __init__(
         self,
-        scene: Scene,
+        state: EmitState,
         indices: ClikeIndices,
         index: IndexExpressions[LaneIndex],
         ops: ClikeOperations,
         conditions: ClikeConditions,
         storage: Storage,
     ) -> None:
-        self._scene = scene
+        self._state = state
         self._indices = indices
         self._index = index
         self._ops = ops
@@ -40,21 +40,21 @@ class ClikeMemory:
         self._storage = storage
         self.mask: Cond | None = None
         self.names: Mapping[Buffer, str] = {}
-        self._registers: dict[Buffer, dict[int, Operand]] = {}
-        self._literals: dict[tuple[Buffer, int], Operand] = {}
+        self._registers: dict[Buffer, dict[int, CodeValue]] = {}
+        self._literals: dict[tuple[Buffer, int], CodeValue] = {}
         self._versions: dict[Buffer, int] = {}
 
     def declare(self, buffer: Buffer, most_lanes: int) -> None:
         """Begin the life of a register buffer: a variable for each vector of each slot."""
         place = self._storage.places[buffer]
         size = buffer.size * max(1, place.expand)
-        parts: dict[int, Operand] = {}
+        parts: dict[int, CodeValue] = {}
         for slot in range(0, size, place.lanes):
             for start, lanes in pieces(place.lanes, most_lanes):
-                name = self._scene.body.fresh("r")
+                name = self._state.body.fresh("r")
                 kind = self._ops.kind(buffer.dtype, lanes)
-                self._scene.body.line(f"{kind} {name};")
-                parts[slot + start] = Operand(name, buffer.dtype, lanes)
+                self._state.body.line(f"{kind} {name};")
+                parts[slot + start] = CodeValue(name, buffer.dtype, lanes)
         self._registers[buffer] = parts
 
     def forget(self, buffer: Buffer) -> None:
@@ -63,13 +63,13 @@ class ClikeMemory:
         self.assume(self._literals, frozenset({buffer}))
 
     @property
-    def literals(self) -> dict[tuple[Buffer, int], Operand]:
+    def literals(self) -> dict[tuple[Buffer, int], CodeValue]:
         """The variables of register buffers that hold a literal here: arithmetic folds it."""
         return dict(self._literals)
 
     def assume(
         self,
-        literals: Mapping[tuple[Buffer, int], Operand],
+        literals: Mapping[tuple[Buffer, int], CodeValue],
         changed: frozenset[Buffer] = frozenset(),
         *,
         wide: bool = False,
@@ -82,7 +82,7 @@ class ClikeMemory:
             if buffer not in changed or (wide and places[buffer].lanes == 1)
         }
 
-    def load(self, node: Load) -> Operand:
+    def load(self, node: Load) -> CodeValue:
         """The value of `node`; in a masked place only active lanes are read."""
         buffer = node.buffer
         at = self._located(buffer, node.indices[0])
@@ -91,16 +91,16 @@ class ClikeMemory:
         if isinstance(at, Idx) and not at.lane:
             text, lanes = f"{self.names[buffer]}[{self._indices.scalar(at)}]", 1
         else:
-            text, lanes = self._lanes(buffer, at), self._scene.lanes
+            text, lanes = self._lanes(buffer, at), self._state.lanes
         mask = "" if self.mask is None or lanes == 1 else self.mask.text
         key = ("load", buffer, text, mask, self._versions.get(buffer, 0))
-        kind = self._scene.prelude.type(storage_key(buffer.dtype), lanes)
-        loaded = self._scene.body.remembered(key, kind, text)
+        kind = self._state.prelude.type(storage_key(buffer.dtype), lanes)
+        loaded = self._state.body.remembered(key, kind, text)
         return self._ops.from_memory(loaded, buffer.dtype, lanes)
 
-    def store(self, node: Store, value: Operand) -> None:
+    def store(self, node: Store, value: CodeValue) -> None:
         """Store `value`; in a masked place only active lanes are written."""
-        buffer, body = node.buffer, self._scene.body
+        buffer, body = node.buffer, self._state.body
         at = self._located(buffer, node.indices[0])
         if buffer in self._registers:
             self._assign((buffer, _start(at)), self._register(buffer, at), value)
@@ -115,22 +115,22 @@ class ClikeMemory:
         else:
             self._scatter(name, at, value)
 
-    def _store_dense(self, key: str, first: str, value: Operand) -> None:
+    def _store_dense(self, key: str, first: str, value: CodeValue) -> None:
         """Store to consecutive elements, of which the address `first` is the first."""
-        lanes, prelude = self._scene.lanes, self._scene.prelude
+        lanes, prelude = self._state.lanes, self._state.prelude
         stored = self._ops.to_memory(value, lanes)
         if self.mask is None:
             text = f"*({prelude.loaded(key, lanes)} *)({first}) = {stored};"
         else:
             text = f"{prelude.masked_store(key, lanes)}({first}, {self.mask.text}, {stored});"
-        self._scene.body.line(text)
+        self._state.body.line(text)
 
-    def _scatter(self, name: str, at: LaneIndex, value: Operand) -> None:
-        body, lanes = self._scene.body, self._scene.lanes
+    def _scatter(self, name: str, at: LaneIndex, value: CodeValue) -> None:
+        body, lanes = self._state.body, self._state.lanes
         if value.lanes == 1:
             stored = [self._ops.to_memory(value, 1)] * lanes
         else:
-            kind = self._scene.prelude.type(storage_key(value.dtype), lanes)
+            kind = self._state.prelude.type(storage_key(value.dtype), lanes)
             held = body.op(kind, self._ops.to_memory(value, lanes))
             stored = [f"{held}[{i}]" for i in range(lanes)]
         for lane, (one, text) in enumerate(zip(self._indices.lanes_of(at), stored, strict=True)):
@@ -139,8 +139,8 @@ class ClikeMemory:
 
     def _lanes(self, buffer: Buffer, at: LaneIndex) -> str:
         """The text of a load of one element a lane."""
-        name, key, lanes = self.names[buffer], storage_key(buffer.dtype), self._scene.lanes
-        prelude = self._scene.prelude
+        name, key, lanes = self.names[buffer], storage_key(buffer.dtype), self._state.lanes
+        prelude = self._state.prelude
         if isinstance(at, Idx) and at.lane == 1:
             first = f"{name} + {self._indices.scalar(moved(at, at.const))}"
             if self.mask is None:
@@ -151,7 +151,7 @@ class ClikeMemory:
             texts = [f"{self.mask.text}[{i}] ? {text} : 0" for i, text in enumerate(texts)]
         return f"({prelude.type(key, lanes)}){{{', '.join(texts)}}}"
 
-    def _assign(self, key: tuple[Buffer, int], variable: Operand, value: Operand) -> None:
+    def _assign(self, key: tuple[Buffer, int], variable: CodeValue, value: CodeValue) -> None:
         lanes = variable.lanes
         if value.lanes > lanes:
             raise CodegenError(f"{value.lanes} lanes stored to one element of a register buffer")
@@ -160,9 +160,9 @@ class ClikeMemory:
             value = self._ops.select(self._conditions.value(self.mask), value, before)
         if value.const is not None:
             self._literals[key] = value
-        self._scene.body.line(f"{variable.text} = {self._ops.widen(value, lanes)};")
+        self._state.body.line(f"{variable.text} = {self._ops.widen(value, lanes)};")
 
-    def _register(self, buffer: Buffer, at: LaneIndex) -> Operand:
+    def _register(self, buffer: Buffer, at: LaneIndex) -> CodeValue:
         found = None
         if isinstance(at, Idx) and not at.terms:
             found = self._registers[buffer].get(at.const)

@@ -8,7 +8,7 @@ from loopwright.codegen.affine import Idx, limits, total_limits
 from loopwright.codegen.conditions import HOLDS, Cond, Conditions, decide
 from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.types import vector_literal
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.expr import Expr, Op
 from loopwright.ir.linear import Linear
 
@@ -19,7 +19,10 @@ class LlvmConditions(Conditions):
     """Conditions as i1 values."""
 
     def __init__(
-        self, indices: Indices, index_of: Callable[[Expr], Idx], value_of: Callable[[Expr], Operand]
+        self,
+        indices: Indices,
+        index_of: Callable[[Expr], Idx],
+        value_of: Callable[[Expr], CodeValue],
     ) -> None:
         super().__init__(value_of)
         self._indices = indices

@@ -39,14 +39,14 @@ class ArgumentAddress:
 
 
 @dataclass(frozen=True, slots=True)
-class Invocation:
+class KernelInvocation:
     """A call of the kernel with the entry `entry`."""
 
     entry: str
     arguments: tuple[ArgumentAddress, ...]
 
 
-def driver_text(calls: Sequence[Invocation], triple: str) -> str:
+def driver_text(calls: Sequence[KernelInvocation], triple: str) -> str:
     """LLVM text of the two functions."""
     entries = dict.fromkeys(call.entry for call in calls)
     parts = [
@@ -59,7 +59,7 @@ def driver_text(calls: Sequence[Invocation], triple: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _function(name: str, calls: Sequence[Invocation], *, timed: bool) -> str:
+def _function(name: str, calls: Sequence[KernelInvocation], *, timed: bool) -> str:
     most = max((len(call.arguments) for call in calls), default=1)
     more = ", ptr %ns" if timed else ""
     lines = [

@@ -22,13 +22,13 @@ from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.memory import Places
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.storage import CHUNK_LANES, MAX_LANES, Home, Storage, plan_storage
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.linear import Linear
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 LANE = constant(0, 1)
 """The variable of the open vectorized loop."""
@@ -50,7 +50,7 @@ class LlvmSource:
     branching: bool = False
 
 
-def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSource:
+def emit(kernel: Kernel, params: tuple[Param, ...], target: CpuTarget) -> LlvmSource:
     """LLVM text of `kernel` for `target`.
 
     Requires: one-dimensional buffers, extents known, a verified kernel; `params` describe
@@ -74,7 +74,7 @@ def emit(kernel: Kernel, params: tuple[Param, ...], target: Target) -> LlvmSourc
 
 class _Emitter:
     def __init__(
-        self, kernel: Kernel, params: tuple[Param, ...], storage: Storage, target: Target
+        self, kernel: Kernel, params: tuple[Param, ...], storage: Storage, target: CpuTarget
     ) -> None:
         self._kernel = kernel
         self._storage = storage
@@ -300,7 +300,7 @@ class _Emitter:
 
     def _side(
         self, label: str, join: str, body: Stmt, stmt: If
-    ) -> tuple[str, dict[Buffer, list[Operand]]]:
+    ) -> tuple[str, dict[Buffer, list[CodeValue]]]:
         text, changed = self._text, self._storage.changed[stmt]
         text.label(label)
         with text.layer():

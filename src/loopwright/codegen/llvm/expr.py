@@ -13,7 +13,7 @@ from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.memory import Memory, Places
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.llvm.types import typed, value_type
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import DType
 from loopwright.ir.expr import Const, Expr, Load, Select
 
@@ -29,7 +29,7 @@ class LlvmExpressions(Expressions):
         self.memory = Memory(indices, self._index, ops, self.conditions, places)
         super().__init__(ops, self.conditions, self.memory, places.storage)
 
-    def index_value(self, expr: Expr) -> Operand:
+    def index_value(self, expr: Expr) -> CodeValue:
         """The value of an int64 expression of variables and constants."""
         return self._indices.value(self._index.index(expr))
 
@@ -38,7 +38,7 @@ class LlvmExpressions(Expressions):
         env = self._indices.env
         return {name for name, b in env.items() if isinstance(b, Idx) and not b.is_scalar}
 
-    def chosen(self, cond: Cond, node: Select) -> Operand | None:
+    def chosen(self, cond: Cond, node: Select) -> CodeValue | None:
         """A single load against a literal: choose the address instead of branching."""
         if isinstance(node.yes, Load) and isinstance(node.no, Const):
             return self.memory.load_or(node.yes, cond, self.value(node.no))
@@ -51,18 +51,22 @@ class LlvmExpressions(Expressions):
         return Cond(None, text)
 
     def branch(
-        self, cond: Cond, yes: Callable[[], Operand], no: Callable[[], Operand | None], dtype: DType
-    ) -> Operand:
+        self,
+        cond: Cond,
+        yes: Callable[[], CodeValue],
+        no: Callable[[], CodeValue | None],
+        dtype: DType,
+    ) -> CodeValue:
         """The value of the side that `cond` chooses; only that side is carried out."""
         text = self._indices.text
         then, other, join = (text.fresh_label(h) for h in ("then", "else", "join"))
         text.lines.append(f"  br i1 {cond.text}, label %{then}, label %{other}")
-        found: list[tuple[Operand, list[str], str]] = []
+        found: list[tuple[CodeValue, list[str], str]] = []
         for label, side in ((then, yes), (other, no)):
             text.label(label)
             with text.layer():
                 self._known.append({})
-                value = side() or Operand("poison", dtype)
+                value = side() or CodeValue("poison", dtype)
                 self._known.pop()
             found.append((value, text.lines, text.block))
             # A side may need a splat once the width of the other is known: it stays open.
@@ -76,9 +80,11 @@ class LlvmExpressions(Expressions):
             lines.append(f"  br label %{join}")
             sides.append(f"[ {wide}, %{block} ]")
         text.label(join)
-        return Operand(text.op(f"phi {value_type(dtype, lanes)} {', '.join(sides)}"), dtype, lanes)
+        return CodeValue(
+            text.op(f"phi {value_type(dtype, lanes)} {', '.join(sides)}"), dtype, lanes
+        )
 
-    def _splat_into(self, lines: list[str], value: Operand, lanes: int) -> str:
+    def _splat_into(self, lines: list[str], value: CodeValue, lanes: int) -> str:
         if value.const is not None or value.text == "poison":
             return self._llvm.widen(value, lanes)
         kind, name = value_type(value.dtype, lanes), self._indices.text.name()

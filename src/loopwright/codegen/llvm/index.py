@@ -24,7 +24,7 @@ from loopwright.codegen.affine import (
 from loopwright.codegen.indexing import IndexAlgebra
 from loopwright.codegen.llvm.builder import FunctionText
 from loopwright.codegen.llvm.types import vector_literal
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Op
 from loopwright.ir.linear import Linear
@@ -140,7 +140,7 @@ class Indices(IndexAlgebra[Idx]):
             self.text.layers[-1][key] = found
         return found
 
-    def wrap(self, value: Operand) -> Idx:
+    def wrap(self, value: CodeValue) -> Idx:
         """An index that is the int64 `value`, of which nothing is known."""
         if value.const is not None:
             return constant(int(value.const))
@@ -271,13 +271,13 @@ class Indices(IndexAlgebra[Idx]):
             term = self._terms[text] = Scalar(text, frame, *bounds)
         return Idx(Linear({term: 1}))
 
-    def value(self, idx: Idx) -> Operand:
+    def value(self, idx: Idx) -> CodeValue:
         """`idx` as an int64 value."""
         if idx.is_const:
-            return Operand(str(idx.const), I64, 1, idx.const)
+            return CodeValue(str(idx.const), I64, 1, idx.const)
         if idx.is_scalar:
-            return Operand(self.scalar(idx), I64)
-        return Operand(self.vector(idx), I64, self.lanes)
+            return CodeValue(self.scalar(idx), I64)
+        return CodeValue(self.vector(idx), I64, self.lanes)
 
 
 def ramp(values: list[int]) -> Idx:

@@ -28,11 +28,11 @@ from loopwright.codegen.llvm.types import (
     vector_literal,
 )
 from loopwright.codegen.storage import ALIGN, Home, Storage
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer, Expr, Load
 from loopwright.ir.stmt import Store
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
@@ -63,7 +63,7 @@ class Places:
     params: Mapping[Buffer, str]
     alignments: Mapping[Buffer, int]
     storage: Storage
-    target: Target
+    target: CpuTarget
 
 
 class Memory:
@@ -96,7 +96,7 @@ class Memory:
         """Analyse every access again: a variable is now bound in another way."""
         self._accesses.clear()
 
-    def load(self, node: Load) -> Operand:
+    def load(self, node: Load) -> CodeValue:
         """The value of `node`; in a masked place only active lanes are read."""
         buffer = node.buffer
         access, offset = self._locate(node, buffer, node.indices)
@@ -108,7 +108,7 @@ class Memory:
         lanes = 1 if access.lane == 0 and access.vec is None else self._indices.lanes
         found = text.recall(key)
         if found is not None and self._window.use(key):
-            return Operand(found, buffer.dtype, lanes)
+            return CodeValue(found, buffer.dtype, lanes)
         self._window.before_load(key, text)
         value = self._read(buffer, access, offset, lanes)
         text.layers[-1][key] = value.text
@@ -116,7 +116,7 @@ class Memory:
         self._window.keep(key, cost, self.registers.count(self._vector_bits))
         return value
 
-    def load_or(self, node: Load, cond: Cond, other: Operand) -> Operand | None:
+    def load_or(self, node: Load, cond: Cond, other: CodeValue) -> CodeValue | None:
         """`node if cond else other` without a branch: the address is chosen, not the value.
 
         None when it cannot be done so: a register buffer, lanes apart, or `other` is not a literal.
@@ -139,7 +139,7 @@ class Memory:
         loaded = text.op(f"load {kind}, ptr {chosen}, align {align}")
         return self._arith.from_memory(loaded, node.buffer.dtype, lanes)
 
-    def store(self, node: Store, value: Operand) -> None:
+    def store(self, node: Store, value: CodeValue) -> None:
         """Store `value`; in a masked place only active lanes are written."""
         buffer = node.buffer
         access, offset = self._locate(node, buffer, node.indices)
@@ -156,14 +156,14 @@ class Memory:
         else:
             self._scatter(buffer, access, offset, value)
 
-    def constant(self, value: Operand, lanes: int) -> str:
+    def constant(self, value: CodeValue, lanes: int) -> str:
         """A pointer to `value`, a literal, `lanes` times in read-only memory."""
         kind = vector(storage_type(value.dtype), lanes)
         content = f"{kind} {self._arith.widen(value, lanes)}"
         return self.constants.setdefault(content, f"@constant{len(self.constants)}")
 
     def _write(
-        self, buffer: Buffer, access: MemoryAccess, offset: int, value: Operand, lanes: int
+        self, buffer: Buffer, access: MemoryAccess, offset: int, value: CodeValue, lanes: int
     ) -> None:
         stored = self._arith.to_memory(value, lanes)
         address = self._at(access.base, offset)
@@ -180,7 +180,7 @@ class Memory:
         flags = vector("i1", lanes)
         self._effect(name, (kind, stored), ("ptr", address), ("i32", str(align)), (flags, mask))
 
-    def _scatter(self, buffer: Buffer, access: MemoryAccess, offset: int, value: Operand) -> None:
+    def _scatter(self, buffer: Buffer, access: MemoryAccess, offset: int, value: CodeValue) -> None:
         lanes, scalar = self._indices.lanes, storage_type(buffer.dtype)
         stored = self._arith.to_memory(value, lanes)
         pointers = self._pointers(access, offset)
@@ -198,7 +198,7 @@ class Memory:
         shown = ", ".join(f"{kind} {text}" for kind, text in args)
         self._indices.text.lines.append(f"  call void @{name}({shown})")
 
-    def _read(self, buffer: Buffer, access: MemoryAccess, offset: int, lanes: int) -> Operand:
+    def _read(self, buffer: Buffer, access: MemoryAccess, offset: int, lanes: int) -> CodeValue:
         scalar, nbytes = storage_type(buffer.dtype), buffer.dtype.nbytes
         if lanes == 1 or (access.vec is None and access.lane == nbytes):
             text = self._dense(buffer, access, offset, lanes)

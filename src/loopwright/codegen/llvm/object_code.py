@@ -13,13 +13,16 @@ from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.errors import CodegenError
 from loopwright.ir.kernel import Kernel
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
+from loopwright.target.union import Target, require_cpu
 
 OPT_LEVEL = 2
 _NO_SINKING = "-disable-machine-sink"
 
 
-def object_bytes(text: str, target: Target, opt: int = OPT_LEVEL, *, sinking: bool = True) -> bytes:
+def object_bytes(
+    text: str, target: CpuTarget, opt: int = OPT_LEVEL, *, sinking: bool = True
+) -> bytes:
     """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
 
     With `sinking`, LLVM may move a computation towards its use, behind branches.
@@ -55,7 +58,7 @@ def _set_sinking(*, allowed: bool) -> None:
     llvm.set_option("", f"{_NO_SINKING}={str(not allowed).lower()}")
 
 
-def assemble(source: LlvmSource, target: Target, opt: int = OPT_LEVEL) -> Artifact:
+def assemble(source: LlvmSource, target: CpuTarget, opt: int = OPT_LEVEL) -> Artifact:
     """The artifact of `source`: object code with what is needed to call it.
 
     Multiply-adds of a tile would sink behind branches around a part of it, and keep their factors
@@ -80,8 +83,9 @@ class LlvmBackend:
 
     def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
         """The LLVM module of `kernel`. Raises: CodegenError for what cannot be expressed."""
-        return emit(kernel, params, target).text
+        return emit(kernel, params, require_cpu(target, "LLVM")).text
 
     def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
         """The object code of `kernel`. Raises: CodegenError as `text`, or if LLVM refuses it."""
-        return assemble(emit(kernel, params, target), target)
+        cpu = require_cpu(target, "LLVM")
+        return assemble(emit(kernel, params, cpu), cpu)

@@ -14,7 +14,7 @@ from loopwright.codegen.llvm.types import (
     vector,
 )
 from loopwright.codegen.operations import Operations
-from loopwright.codegen.values import Number, Operand
+from loopwright.codegen.values import CodeValue, Number
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import F16, F32, F64, I16, I32, DType
 from loopwright.ir.expr import Fn
@@ -34,7 +34,7 @@ class LlvmOperations(Operations):
     def _text(self) -> FunctionText:
         return self._indices.text
 
-    def literal(self, value: Number, dtype: DType) -> Operand:
+    def literal(self, value: Number, dtype: DType) -> CodeValue:
         """A constant of one lane."""
         return literal(value, dtype)
 
@@ -46,7 +46,7 @@ class LlvmOperations(Operations):
         shown = ", ".join(f"{kind} {text}" for kind, text in args)
         return self._text.op(f"call {result} @{name}({shown})")
 
-    def widen(self, value: Operand, lanes: int) -> str:
+    def widen(self, value: CodeValue, lanes: int) -> str:
         """`value` in `lanes` lanes, without its type."""
         if value.lanes == lanes:
             return value.text
@@ -59,41 +59,41 @@ class LlvmOperations(Operations):
             return splat_text(kind, value.text)
         return self._indices.splat(value.text, kind, lanes)
 
-    def plain(self, op: str, lhs: Operand, rhs: Operand, result: DType) -> Operand:
+    def plain(self, op: str, lhs: CodeValue, rhs: CodeValue, result: DType) -> CodeValue:
         """The instruction `op` of two values of one dtype."""
         lanes = max(lhs.lanes, rhs.lanes)
         a, b = self.widen(lhs, lanes), self.widen(rhs, lanes)
         kind = value_type(lhs.dtype, lanes)
-        return Operand(self._text.op(f"{op} {kind} {a}, {b}"), result, lanes)
+        return CodeValue(self._text.op(f"{op} {kind} {a}, {b}"), result, lanes)
 
-    def intrinsic(self, name: str, *args: Operand) -> Operand:
+    def intrinsic(self, name: str, *args: CodeValue) -> CodeValue:
         """`llvm.name(args)` on values of one dtype; the result has that dtype and their lanes."""
         lanes = max(a.lanes for a in args)
         first = args[0].dtype
         kind = value_type(first, lanes)
         suffix = mangled(compute_type(first), lanes)
         wide = [(kind, self.widen(a, lanes)) for a in args]
-        return Operand(self.call(f"llvm.{name}.{suffix}", kind, *wide), first, lanes)
+        return CodeValue(self.call(f"llvm.{name}.{suffix}", kind, *wide), first, lanes)
 
-    def choose(self, cond: Operand, yes: Operand, no: Operand) -> Operand:
+    def choose(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
         """`yes if cond else no`, by lane when `cond` has lanes."""
         lanes = max(cond.lanes, yes.lanes, no.lanes)
         a, b = self.widen(yes, lanes), self.widen(no, lanes)
         kind = value_type(yes.dtype, lanes)
         test = f"{vector('i1', cond.lanes)} {cond.text}"
-        return Operand(self._text.op(f"select {test}, {kind} {a}, {kind} {b}"), yes.dtype, lanes)
+        return CodeValue(self._text.op(f"select {test}, {kind} {a}, {kind} {b}"), yes.dtype, lanes)
 
-    def convert(self, op: str, value: Operand, dtype: DType) -> Operand:
+    def convert(self, op: str, value: CodeValue, dtype: DType) -> CodeValue:
         """`value` as `dtype` by the conversion `op`."""
         old, new = value_type(value.dtype, value.lanes), value_type(dtype, value.lanes)
-        return Operand(self._text.op(f"{op} {old} {value.text} to {new}"), dtype, value.lanes)
+        return CodeValue(self._text.op(f"{op} {old} {value.text} to {new}"), dtype, value.lanes)
 
-    def bitcast(self, value: Operand, dtype: DType) -> Operand:
+    def bitcast(self, value: CodeValue, dtype: DType) -> CodeValue:
         """The bits of `value` as a `dtype` of the same width."""
         old, new = value_type(value.dtype, value.lanes), value_type(dtype, value.lanes)
-        return Operand(self._text.op(f"bitcast {old} {value.text} to {new}"), dtype, value.lanes)
+        return CodeValue(self._text.op(f"bitcast {old} {value.text} to {new}"), dtype, value.lanes)
 
-    def fused(self, a: Operand, b: Operand, c: Operand) -> Operand:
+    def fused(self, a: CodeValue, b: CodeValue, c: CodeValue) -> CodeValue:
         """`intrinsic("fmuladd", a, b, c)`, its types looked up once: kernels are made of these."""
         lanes, dtype = max(a.lanes, b.lanes, c.lanes), a.dtype
         known = self._fused.get((id(dtype), lanes))
@@ -107,20 +107,20 @@ class LlvmOperations(Operations):
         y = b.text if b.lanes == lanes else self.widen(b, lanes)
         z = c.text if c.lanes == lanes else self.widen(c, lanes)
         kind, call, _ = known
-        return Operand(self._text.op(f"{call}{x}, {kind} {y}, {kind} {z})"), dtype, lanes)
+        return CodeValue(self._text.op(f"{call}{x}, {kind} {y}, {kind} {z})"), dtype, lanes)
 
-    def negate_float(self, value: Operand) -> Operand:
+    def negate_float(self, value: CodeValue) -> CodeValue:
         """`value` with the other sign."""
         kind = value_type(value.dtype, value.lanes)
-        return Operand(self._text.op(f"fneg {kind} {value.text}"), value.dtype, value.lanes)
+        return CodeValue(self._text.op(f"fneg {kind} {value.text}"), value.dtype, value.lanes)
 
-    def libm(self, fn: Fn, args: list[Operand]) -> Operand:
+    def libm(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
         """A call of libm for each lane."""
         dtype, lanes = args[0].dtype, max(a.lanes for a in args)
         scalar = compute_type(dtype)
         name = fn.value + ("" if dtype == F64 else "f")
         if lanes == 1:
-            return Operand(self.call(name, scalar, *((scalar, a.text) for a in args)), dtype)
+            return CodeValue(self.call(name, scalar, *((scalar, a.text) for a in args)), dtype)
         kind, op = value_type(dtype, lanes), self._text.op
         wide = [self.widen(a, lanes) for a in args]
         result = "poison"
@@ -128,15 +128,15 @@ class LlvmOperations(Operations):
             parts = [op(f"extractelement {kind} {w}, i64 {lane}") for w in wide]
             one = self.call(name, scalar, *((scalar, part) for part in parts))
             result = op(f"insertelement {kind} {result}, {scalar} {one}, i64 {lane}")
-        return Operand(result, dtype, lanes)
+        return CodeValue(result, dtype, lanes)
 
-    def round(self, value: Operand) -> Operand:
+    def round(self, value: CodeValue) -> CodeValue:
         """A value computed in `float` as its 16-bit dtype holds it; others as they are."""
         if not (value.dtype.is_float and value.dtype.bits == 16):
             return value
         return self.from_memory(self.to_memory(value, value.lanes), value.dtype, value.lanes)
 
-    def to_memory(self, value: Operand, lanes: int) -> str:
+    def to_memory(self, value: CodeValue, lanes: int) -> str:
         """`value` widened to `lanes`, as its dtype is stored."""
         text, dtype = self.widen(value, lanes), value.dtype
         stored = vector(storage_type(dtype), lanes)
@@ -146,7 +146,7 @@ class LlvmOperations(Operations):
             return text
         if dtype == F16 and self._native_half:
             return self._text.op(f"fptrunc {vector('float', lanes)} {text} to {stored}")
-        bits = self.bitcast(Operand(text, F32, lanes), I32)
+        bits = self.bitcast(CodeValue(text, F32, lanes), I32)
         short = self.half_bits(bits) if dtype == F16 else self.bfloat_bits(bits)
         small = self.convert("trunc", short, I16)
         return (
@@ -155,20 +155,20 @@ class LlvmOperations(Operations):
             else small.text
         )
 
-    def from_memory(self, text: str, dtype: DType, lanes: int) -> Operand:
+    def from_memory(self, text: str, dtype: DType, lanes: int) -> CodeValue:
         """The value of what was stored as `text`."""
         stored = vector(storage_type(dtype), lanes)
         if dtype.is_bool:
             zero = "0" if lanes == 1 else "zeroinitializer"
-            return Operand(self._text.op(f"icmp ne {stored} {text}, {zero}"), dtype, lanes)
+            return CodeValue(self._text.op(f"icmp ne {stored} {text}, {zero}"), dtype, lanes)
         if not (dtype.is_float and dtype.bits == 16):
-            return Operand(text, dtype, lanes)
+            return CodeValue(text, dtype, lanes)
         wide = vector("float", lanes)
         if dtype == F16 and self._native_half:
-            return Operand(self._text.op(f"fpext {stored} {text} to {wide}"), dtype, lanes)
+            return CodeValue(self._text.op(f"fpext {stored} {text} to {wide}"), dtype, lanes)
         if dtype == F16:
             text = self._text.op(f"bitcast {stored} {text} to {vector('i16', lanes)}")
-        full = self.convert("zext", Operand(text, I16, lanes), I32)
+        full = self.convert("zext", CodeValue(text, I16, lanes), I32)
         if dtype == F16:
             return self.widened_half(full)
         high = self.plain("shl", full, self.literal(16, I32), I32)

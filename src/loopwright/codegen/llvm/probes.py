@@ -12,9 +12,9 @@ from loopwright.codegen.artifact import Param
 from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.sched.schedule import Schedule
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te import functions as te
 from loopwright.te.tensor import compute, placeholder, reduce_axis
 from loopwright.te.workload import workload
@@ -54,7 +54,7 @@ class StreamProbe:
     step: int
 
 
-def fma_probe(target: Target) -> FmaProbe:
+def fma_probe(target: CpuTarget) -> FmaProbe:
     """The kernel that does nothing but float32 fused multiply-adds at the target's full width."""
     lanes = target.lanes(F32)
     chains = _CHAINS_WIDE if target.registers >= 32 else _CHAINS
@@ -107,7 +107,7 @@ class FedProbe:
     flops: int
 
 
-def fed_fma_probe(target: Target) -> FedProbe:
+def fed_fma_probe(target: CpuTarget) -> FedProbe:
     """A register tile that loads its operands: C[y, x] = sum over r, k of A[k, y] * B[k, x].
 
     r repeats the sum over the same operands (12 KiB with AVX-512), so that nothing but the nearest
@@ -132,11 +132,11 @@ def fed_fma_probe(target: Target) -> FedProbe:
     params = tuple(
         Param(t.name, t.dtype, t.shape, Layout.plain(t.ndim)) for t in schedule.workload.args
     )
-    source = emit(finish(lower(schedule)), params, target)
+    source = emit(apply_passes(lower(schedule), target.kind), params, target)
     return FedProbe(source, schedule.workload.flops)
 
 
-def stream_probe(target: Target) -> StreamProbe:
+def stream_probe(target: CpuTarget) -> StreamProbe:
     """The kernels that read, and read and write, at full vector width."""
     lanes = target.lanes(F32)
     kind, step = f"<{lanes} x float>", target.lanes(F32) * _STREAM_UNROLL
@@ -195,7 +195,7 @@ done:
     return StreamProbe(text, "lw_read", "lw_triad", step)
 
 
-def _attributes(target: Target) -> str:
+def _attributes(target: CpuTarget) -> str:
     bits = target.vector_bits
     return f'nounwind "prefer-vector-width"="{bits}" "min-legal-vector-width"="{bits}"'
 

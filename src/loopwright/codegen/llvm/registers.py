@@ -13,7 +13,7 @@ from loopwright.codegen.llvm.index import Indices
 from loopwright.codegen.llvm.operations import LlvmOperations
 from loopwright.codegen.llvm.types import value_type
 from loopwright.codegen.storage import BufferPlace
-from loopwright.codegen.values import Operand
+from loopwright.codegen.values import CodeValue
 from loopwright.errors import CodegenError
 from loopwright.ir.expr import Buffer
 
@@ -33,14 +33,14 @@ class Registers:
     def __init__(self, indices: Indices, arith: LlvmOperations) -> None:
         self._indices = indices
         self._arith = arith
-        self._slots: dict[Buffer, list[Operand]] = {}
+        self._slots: dict[Buffer, list[CodeValue]] = {}
         self._lanes: dict[Buffer, int] = {}
         self._count: int | None = None
 
     def declare(self, buffer: Buffer, place: BufferPlace) -> None:
         """Begin the life of `buffer`: every slot is undefined."""
         size = buffer.size * max(1, place.expand)
-        empty = Operand("poison", buffer.dtype, place.lanes)
+        empty = CodeValue("poison", buffer.dtype, place.lanes)
         self._slots[buffer] = [empty] * (size // place.lanes)
         self._lanes[buffer] = place.lanes
         self._count = None
@@ -59,11 +59,11 @@ class Registers:
             )
         return self._count
 
-    def read(self, buffer: Buffer, element: int) -> Operand:
+    def read(self, buffer: Buffer, element: int) -> CodeValue:
         """The slot that begins at `element`."""
         return self._slots[buffer][self._slot(buffer, element)]
 
-    def write(self, buffer: Buffer, element: int, value: Operand, mask: Operand | None) -> None:
+    def write(self, buffer: Buffer, element: int, value: CodeValue, mask: CodeValue | None) -> None:
         """Store `value` to the slot that begins at `element`, where `mask` holds."""
         slot = self._slot(buffer, element)
         if mask is not None:
@@ -79,7 +79,7 @@ class Registers:
                 initial = self._arith.widen(value, lanes)
                 phi = self._indices.text.name()
                 carried.append(Carried(buffer, slot, phi, initial))
-                slots[slot] = Operand(phi, buffer.dtype, lanes)
+                slots[slot] = CodeValue(phi, buffer.dtype, lanes)
         return carried
 
     def leave_loop(self, carried: list[Carried], before: str, phis: list[str]) -> None:
@@ -93,13 +93,13 @@ class Registers:
             lanes = self._lanes[buffer]
             kind = value_type(buffer.dtype, lanes)
             phis.append(f"  {phi} = phi {kind} [ {initial}, %{before} ], [ {latch}, %{block} ]")
-            self._slots[buffer][slot] = Operand(latch, buffer.dtype, lanes)
+            self._slots[buffer][slot] = CodeValue(latch, buffer.dtype, lanes)
 
-    def snapshot(self, changed: Iterable[Buffer]) -> dict[Buffer, list[Operand]]:
+    def snapshot(self, changed: Iterable[Buffer]) -> dict[Buffer, list[CodeValue]]:
         """The slots of the buffers in `changed` as they are now."""
         return {buffer: list(self._slots[buffer]) for buffer in self._alive(changed)}
 
-    def restore(self, snapshot: dict[Buffer, list[Operand]]) -> None:
+    def restore(self, snapshot: dict[Buffer, list[CodeValue]]) -> None:
         """Go back to what `snapshot` returned."""
         for buffer, slots in snapshot.items():
             self._slots[buffer] = list(slots)
@@ -109,11 +109,11 @@ class Registers:
         for buffer in self._alive(changed):
             lanes = self._lanes[buffer]
             self._slots[buffer] = [
-                v if v.lanes == lanes else Operand(self._arith.widen(v, lanes), v.dtype, lanes)
+                v if v.lanes == lanes else CodeValue(self._arith.widen(v, lanes), v.dtype, lanes)
                 for v in self._slots[buffer]
             ]
 
-    def join(self, sides: list[tuple[str, dict[Buffer, list[Operand]]]]) -> None:
+    def join(self, sides: list[tuple[str, dict[Buffer, list[CodeValue]]]]) -> None:
         """Merge the two (block, snapshot) that meet at the start of the current block."""
         (left, ours), (right, theirs) = sides
         for buffer, slots in ours.items():
@@ -126,7 +126,7 @@ class Registers:
                 text = self._indices.text.op(
                     f"phi {kind} [ {a.text}, %{left} ], [ {b.text}, %{right} ]"
                 )
-                merged[slot] = Operand(text, buffer.dtype, self._lanes[buffer])
+                merged[slot] = CodeValue(text, buffer.dtype, self._lanes[buffer])
 
     def _alive(self, buffers: Iterable[Buffer]) -> list[Buffer]:
         return sorted((b for b in buffers if b in self._slots), key=lambda b: b.name)

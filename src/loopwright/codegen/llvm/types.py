@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import struct
 
-from loopwright.codegen.values import Number, Operand, rounded
+from loopwright.codegen.values import CodeValue, Number, rounded
 from loopwright.ir.dtype import F16, F32, F64, DType, DTypeKind
 
 _MANGLED = {"float": "f32", "double": "f64", "half": "f16"}
@@ -51,7 +51,7 @@ def value_type(dtype: DType, lanes: int) -> str:
     return vector(compute_type(dtype), lanes)
 
 
-def typed(value: Operand) -> str:
+def typed(value: CodeValue) -> str:
     """`float %v1`: the value with its type before it."""
     return f"{value_type(value.dtype, value.lanes)} {value.text}"
 
@@ -62,15 +62,15 @@ def float_text(value: float) -> str:
     return f"0x{struct.pack('>d', value).hex().upper()}"
 
 
-def literal(value: Number, dtype: DType) -> Operand:
+def literal(value: Number, dtype: DType) -> CodeValue:
     """A constant of one lane."""
     held = rounded(value, dtype)
     if dtype.is_float:
         single = dtype if dtype == F64 else F32
-        return Operand(float_text(float(rounded(held, single))), dtype, 1, held)
+        return CodeValue(float_text(float(rounded(held, single))), dtype, 1, held)
     if dtype.is_bool:
-        return Operand("true" if held else "false", dtype, 1, held)
-    return Operand(str(held), dtype, 1, held)
+        return CodeValue("true" if held else "false", dtype, 1, held)
+    return CodeValue(str(held), dtype, 1, held)
 
 
 def splat_text(scalar_type: str, text: str) -> str:

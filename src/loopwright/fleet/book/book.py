@@ -27,14 +27,11 @@ from loopwright.fleet.book import (
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.book.effects import Effect, TellDesired
 from loopwright.fleet.book.events import Event
-from loopwright.fleet.book.explain import Explanation, explain
+from loopwright.fleet.book.explain import explain
 from loopwright.fleet.book.records import NEVER, Boot, DeviceRecord, LeaseRecord, RequestRecord
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.book.views import (
     Counts,
-    DeviceView,
-    LeaseView,
-    RequestView,
     TenantView,
     counts,
     device_view,
@@ -43,6 +40,7 @@ from loopwright.fleet.book.views import (
     tenant_views,
 )
 from loopwright.fleet.selector import parse
+from loopwright.fleet.views import DeviceView, ExplanationView, LeaseView
 
 _Handler: TypeAlias = Callable[[BookState, Any], None]
 
@@ -63,8 +61,8 @@ _HANDLERS: dict[type[Event], _Handler] = {
     events.AgentUp: agents.agent_up,
     events.AgentDown: agents.agent_down,
     events.Synced: agents.synced,
-    events.Requested: requests.wanted,
-    events.Cancelled: requests.unwanted,
+    events.Requested: requests.requested,
+    events.Cancelled: requests.cancelled,
     events.Renewal: leases.renewal,
     events.GiveBack: leases.give_back,
     events.ClientDown: requests.client_down,
@@ -139,7 +137,7 @@ class LeaseBook:
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that `selector` means, in order of name.
 
-        Raises: ConfigError for a text that is no selector.
+        Raises: ConfigError for an invalid selector.
         """
         state = self._state
         wanted = parse(selector)
@@ -152,7 +150,7 @@ class LeaseBook:
     def names(self, selector: str = "") -> tuple[str, ...]:
         """The names of the devices that `selector` means, in order.
 
-        Raises: ConfigError for a text that is no selector.
+        Raises: ConfigError for an invalid selector.
         """
         wanted = parse(selector)
         devices = self._state.devices.values()
@@ -163,26 +161,29 @@ class LeaseBook:
         device = self._state.devices.get(name)
         return None if device is None else device_view(self._state, device)
 
-    def leases(self) -> tuple[LeaseView, ...]:
-        """The leases that live, and those whose devices are not clean yet."""
-        return tuple(lease_view(lease) for lease in self._state.leases.values())
+    def leases(self, now: float = 0.0) -> tuple[LeaseView, ...]:
+        """The leases that live, and those whose devices are not clean yet, as they are at `now`."""
+        now = max(now, self._state.now)
+        return tuple(lease_view(lease, now) for lease in self._state.leases.values())
 
     def lease(self, name: str) -> LeaseView | None:
         """A lease by its id."""
         lease = self._state.leases.get(name)
-        return None if lease is None else lease_view(lease)
+        return None if lease is None else lease_view(lease, self._state.now)
 
-    def requests(self) -> tuple[RequestView, ...]:
-        """The requests that wait, oldest first."""
-        return tuple(request_view(request) for request in self._state.waiting)
+    def requests(self, now: float = 0.0) -> tuple[LeaseView, ...]:
+        """The requests that wait, oldest first, as they are at `now`."""
+        now = max(now, self._state.now)
+        return tuple(request_view(request, now) for request in self._state.waiting)
 
-    def request(self, name: str) -> RequestView | None:
+    def request(self, name: str) -> LeaseView | None:
         """A request that waits, by its id."""
         request = self._state.requests.get(name)
-        waits = request is not None and request in self._state.waiting
-        return request_view(request) if waits and request is not None else None
+        if request is None or request not in self._state.waiting:
+            return None
+        return request_view(request, self._state.now)
 
-    def explain(self, subject: str, now: float) -> Explanation | None:
+    def explain(self, subject: str, now: float) -> ExplanationView | None:
         """Why a request waits or how a lease stands; None for an id that is not known."""
         self._state.now = max(now, self._state.now)
         return explain(self._state, subject)

@@ -44,7 +44,7 @@ class BookConfig:
     epoch_block: int = 1000
 
     # Probes
-    probe_s: float = 30.0  # how long an order to probe is repeated until the device obeys
+    probe_s: float = 30.0  # how long an order to probe is repeated until the device starts one
     drift_cool_s: float = 30.0
     bad_probe_s: float = 60.0
 

@@ -1,11 +1,11 @@
-"""What devices report, and what people want of them."""
+"""What devices report, and what operators want of them."""
 
 from __future__ import annotations
 
 from loopwright.fleet.book.effects import SaveDevice
 from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, ReportedState
 from loopwright.fleet.book.leases import end, end_unknown
-from loopwright.fleet.book.records import NEVER, DeviceRecord, LeaseRecord, health_of, link_of
+from loopwright.fleet.book.records import NEVER, DeviceRecord, LeaseRecord, link_of
 from loopwright.fleet.book.standing import refresh, released, reserve
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy
@@ -217,8 +217,3 @@ def probe_asked(state: BookState, event: ProbeAsked) -> None:
         state.note("unknown-device", event.device, "probe")
         return
     order_probe(state, device)
-
-
-def is_unwell(device: DeviceRecord) -> bool:
-    """Whether health alone keeps a device from being granted."""
-    return health_of(device) is not Health.GOOD

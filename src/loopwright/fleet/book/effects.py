@@ -32,7 +32,7 @@ class SaveLease(msgspec.Struct, frozen=True, gc=False):
 
 
 class SaveDevice(msgspec.Struct, frozen=True, gc=False):
-    """Keep what people want of a device."""
+    """Keep what operators want of a device."""
 
     row: DeviceRow
 

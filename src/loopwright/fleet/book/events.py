@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import msgspec
 
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, Health, Occupancy
 
 
@@ -65,19 +66,13 @@ class Synced(msgspec.Struct, frozen=True, gc=False):
     period_s: float = 0.0
 
 
-class Requested(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A client wants `count` devices, all or none. The same `request` again is the same request."""
+class Requested(msgspec.Struct, frozen=True, gc=False):
+    """A client asks for devices. The same `request` again is the same request."""
 
     request: str
     client: str
     tenant: str
-    selector: str
-    count: int = 1
-    ttl_s: float = 30.0
-    priority: int = 1
-    max_wait_s: float = 600.0
-    modules: Mapping[str, str] = msgspec.field(default_factory=dict)
-    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
+    asked: LeaseRequest
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False):
@@ -175,7 +170,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):
-    """What the store keeps of a device: how far its epochs are reserved and what people want.
+    """What the store keeps of a device: how far its epochs are reserved and what operators want.
 
     One that is `forgotten` is nowhere shown or waited for, but goes on where it was if it comes.
     """

@@ -17,6 +17,7 @@ from loopwright.fleet.book.records import (
 )
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import Operator, Selector
+from loopwright.fleet.views import ExplanationView
 from loopwright.fleet.words import Admin, Health, LeaseState, LinkState, Occupancy, Refusal
 
 _FEW = 16
@@ -33,23 +34,6 @@ _OVER = {
     Refusal.UNSATISFIABLE.value: "no device of the fleet can serve it any more",
 }
 """What came of a request that waited -> the same for people."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
-    """What is known of a lease or request: `text` is a sentence, the rest are its figures.
-
-    `free_within_s` is when the last of the leased devices that match is free if nobody renews.
-    """
-
-    subject: str
-    state: LeaseState
-    text: str
-    matching: int = 0
-    free: int = 0
-    leased: int = 0
-    free_within_s: float | None = None
-    ahead: int = 0
 
 
 @dataclass(slots=True)
@@ -70,7 +54,7 @@ class _Tally:
         reasons.append(why)
 
 
-def explain(state: BookState, subject: str) -> Explanation | None:
+def explain(state: BookState, subject: str) -> ExplanationView | None:
     """What there is to say about a lease or a request; None for an unknown one."""
     lease = state.leases.get(subject)
     if lease is not None:
@@ -80,15 +64,15 @@ def explain(state: BookState, subject: str) -> Explanation | None:
         if request in state.waiting:
             return _of_waiting(state, request)
         names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
-        return Explanation(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
+        return ExplanationView(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
     if subject in state.ended:
         reason, detail = state.ended[subject]
         text = f"ended: {reason.value}{', ' + detail if detail else ''}"
-        return Explanation(subject=subject, state=LeaseState.ENDED, text=text)
+        return ExplanationView(subject=subject, state=LeaseState.ENDED, text=text)
     if subject in state.over:
         word = state.over[subject][1]
         more = f", {_OVER[word]}" if word in _OVER else ""
-        return Explanation(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
+        return ExplanationView(subject=subject, state=LeaseState.ENDED, text=f"over: {word}{more}")
     return None
 
 
@@ -112,7 +96,7 @@ def refusal_of(state: BookState, request: RequestRecord) -> str:
     selector = match.selector
     if match.devices:
         n = len(match.devices)
-        return f"{request.count} devices are wanted and {n} match {selector.text!r}"
+        return f"{request.asked.count} devices are wanted and {n} match {selector.text!r}"
     if not state.index.devices:
         return "no device has registered"
     for term in selector.terms:
@@ -136,7 +120,7 @@ def _values_of(state: BookState, key: str) -> str:
     return f"; {key} is {', '.join(values[:_LABELS_SHOWN])}{more}"
 
 
-def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
+def _of_lease(state: BookState, lease: LeaseRecord) -> ExplanationView:
     device, left = lease.device.name, lease.expires - state.now
     if lease.reason is not None:
         text = f"ended: {lease.reason.value}; {device} is not clean yet"
@@ -148,15 +132,15 @@ def _of_lease(state: BookState, lease: LeaseRecord) -> Explanation:
         text = f"on {device}, for {left:.0f} s unless renewed"
     if lease.device.flapping:
         text += f"; {device} is flapping: two agents have it"
-    return Explanation(subject=lease.id, state=lease.state, text=text, free_within_s=left)
+    return ExplanationView(subject=lease.id, state=lease.state, text=text, free_within_s=left)
 
 
-def _of_waiting(state: BookState, request: RequestRecord) -> Explanation:
+def _of_waiting(state: BookState, request: RequestRecord) -> ExplanationView:
     match = request.match
     devices = match.devices if match is not None else {}
     tally = _tally(state, devices)
     until = tally.until - state.now + state.config.grace_s if tally.leased else None
-    return Explanation(
+    return ExplanationView(
         subject=request.id,
         state=LeaseState.QUEUED,
         text=_sentence(state, request, tally),
@@ -242,15 +226,15 @@ def _sentence(state: BookState, request: RequestRecord, tally: _Tally) -> str:
 def _limits(state: BookState, request: RequestRecord) -> str:
     """What keeps a request waiting besides the devices."""
     tenant, match, parts = request.tenant, request.match, ""
-    if state.settling and match is not None and len(match.devices) < request.count:
+    if state.settling and match is not None and len(match.devices) < request.asked.count:
         within = f"{state.settling_s:.0f} s"
         parts += f"; the tracker has just started, devices may be back within {within}"
     if state.read_only:
         parts += f"; the tracker grants nothing now: {state.read_only}"
-    if queue.blocked(tenant, request.count):
+    if queue.blocked(tenant, request.asked.count):
         parts += f"; {tenant.name} holds {tenant.live} of the {tenant.max_live} it may"
-    if request.count > 1:
-        parts += f"; {request.count} are wanted at once"
+    if request.asked.count > 1:
+        parts += f"; {request.asked.count} are wanted at once"
     gang = state.held_for
     if gang is not None and gang is not request and match is not None:
         held = sum(1 for device in match.free if queue.held_from(state, device, request))

@@ -47,7 +47,7 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
             epoch=device.top,
             client=request.client,
             granted_at=now,
-            expires=now + request.ttl_s,
+            expires=now + request.asked.ttl_s,
             open_by=now + config.open_s,
             charged_at=now + 1.0,
         )
@@ -103,18 +103,18 @@ def choose(state: BookState, match: Match, request: RequestRecord) -> list[Devic
     """The devices to give: those that have the modules first, then those free for longest."""
     usable = queue.usable(state, match, request)
     chosen: dict[DeviceRecord, None] = {}
-    if request.modules:
+    if request.asked.modules:
         looked: dict[DeviceRecord, int] = {}
-        for module in request.modules.items():
+        for module in request.asked.modules.items():
             for _, device in zip(
                 range(_AFFINITY_LOOKS), state.index.loaded.get(module, ()), strict=False
             ):
                 if device in usable:
                     looked[device] = looked.get(device, 0) + 1
         ranked = sorted(looked, key=lambda device: -looked[device])
-        chosen = dict.fromkeys(ranked[: request.count])
+        chosen = dict.fromkeys(ranked[: request.asked.count])
     for device in usable:
-        if len(chosen) == request.count:
+        if len(chosen) == request.asked.count:
             break
         chosen[device] = None
     return list(chosen)
@@ -143,9 +143,9 @@ def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "
     use = state.now - lease.charged_at
     if use > 0:
         queue.charge(state, tenant, use)
-    wanted = lease.yield_for
-    if wanted is not None:
-        _stop_asking(lease, wanted)
+    claimant = lease.yield_for
+    if claimant is not None:
+        _stop_asking(lease, claimant)
     tenant.live -= 1
     if tenant.parked:
         queue.unpark(state, tenant)
@@ -162,7 +162,7 @@ def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "
         device.releasing = lease
         device.ending_since = state.now
         device.told_since = False
-        device.modules.update(request.modules)
+        device.modules.update(request.asked.modules)
         state.arm(device, state.now + state.config.grace_s)
     else:
         lease.state = LeaseState.ENDED
@@ -209,12 +209,17 @@ def lease_due(state: BookState, lease: LeaseRecord) -> None:
     """A lease's time has come: to be opened, to be yielded, or to end."""
     now, config = state.now, state.config
     if now >= lease.expires:
-        end(state, lease, EndReason.EXPIRED, f"not renewed for {lease.request.ttl_s:g} s")
+        end(state, lease, EndReason.EXPIRED, f"not renewed for {lease.request.asked.ttl_s:g} s")
         return
     if now >= lease.yield_by:
-        wanted = lease.yield_for
-        if wanted is not None:
-            end(state, lease, EndReason.PREEMPTED, f"for {_class_of(wanted)} request {wanted.id}")
+        claimant = lease.yield_for
+        if claimant is not None:
+            end(
+                state,
+                lease,
+                EndReason.PREEMPTED,
+                f"for {_class_of(claimant)} request {claimant.id}",
+            )
             return
         lease.yield_by = NEVER
     due = min(lease.expires, lease.yield_by)
@@ -246,23 +251,23 @@ def renewal(state: BookState, event: Renewal) -> None:
     now = state.now
     lease.client = event.client
     request.client = event.client
-    lease.expires = max(lease.expires, now + request.ttl_s)
+    lease.expires = max(lease.expires, now + request.asked.ttl_s)
     use = now - lease.charged_at
     if use > 0:
         queue.charge(state, request.tenant, use)
         lease.charged_at = now
     state.totals.renewed += 1
-    if request.ttl_s < 3 * state.config.sync_s:
+    if request.asked.ttl_s < 3 * state.config.sync_s:
         state.tell(lease.device)  # answers to reports come too seldom to keep the session alive
-    wanted = _wanted(state, lease)
-    if wanted is None:
+    claimant = _claimant(state, lease)
+    if claimant is None:
         lease.yield_by = NEVER
         verdict = TellRenewed(
-            client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.ttl_s
+            client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.asked.ttl_s
         )
     else:
         state.totals.yields += 1
-        why = f"{_class_of(wanted)} request {wanted.id} waits for this device"
+        why = f"{_class_of(claimant)} request {claimant.id} waits for this device"
         left = max(0.0, min(lease.expires, lease.yield_by) - now)
         verdict = TellRenewed(
             client=event.client, lease=lease.id, verdict=Verdict.YIELD_PLEASE, ttl_s=left, why=why
@@ -294,20 +299,20 @@ def _why_ended(state: BookState, lease: str) -> str:
     return f"lease {lease} ended: {reason.value}{', ' + detail if detail else ''}"
 
 
-def _wanted(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
+def _claimant(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
     """The request of a higher class for which the holder should give the device back."""
     if lease.yield_for is not None:
         return lease.yield_for
-    mine = lease.request.priority
+    mine = lease.request.asked.priority
     if mine == queue.TOP:
         return None
     for match in lease.device.matches:
         for priority in range(queue.TOP, mine, -1):
             for request in match.pressing.get(priority, ()):
-                if queue.blocked(request.tenant, request.count):
+                if queue.blocked(request.tenant, request.asked.count):
                     continue
-                request.asked.append(lease)
-                if len(request.asked) >= request.count:
+                request.yielding.append(lease)
+                if len(request.yielding) >= request.asked.count:
                     del match.pressing[priority][request]
                 lease.yield_for = request
                 lease.yield_by = state.now + state.config.yield_s
@@ -316,18 +321,18 @@ def _wanted(state: BookState, lease: LeaseRecord) -> RequestRecord | None:
     return None
 
 
-def _stop_asking(lease: LeaseRecord, wanted: RequestRecord) -> None:
+def _stop_asking(lease: LeaseRecord, claimant: RequestRecord) -> None:
     """A lease that was asked to yield ended; if the request waits on, another may be asked."""
     lease.yield_for = None
     lease.yield_by = NEVER
-    if lease in wanted.asked:
-        wanted.asked.remove(lease)
-    if wanted.line is not None and wanted.match is not None:
-        wanted.match.pressing.setdefault(wanted.priority, {})[wanted] = None
+    if lease in claimant.yielding:
+        claimant.yielding.remove(lease)
+    if claimant.line is not None and claimant.match is not None:
+        claimant.match.pressing.setdefault(claimant.asked.priority, {})[claimant] = None
 
 
 def _class_of(request: RequestRecord) -> str:
-    return Priority(request.priority).name.lower()
+    return Priority(request.asked.priority).name.lower()
 
 
 def give_back(state: BookState, event: GiveBack) -> None:

@@ -36,7 +36,7 @@ class Index:
     def match(self, text: str, keep: int) -> Match:
         """The match of a selector; up to `keep` that nobody waits with stay indexed.
 
-        Raises: ConfigError for a text that is no selector.
+        Raises: ConfigError for an invalid selector.
         """
         selector = self.spelled.get(text)
         if selector is None:

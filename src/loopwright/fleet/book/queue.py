@@ -25,7 +25,7 @@ def rank_of(state: BookState, request: RequestRecord) -> int:
     waited = state.now - request.since
     if waited >= state.config.overdue_s:
         return OVERDUE
-    return min(TOP, request.priority + int(waited / state.config.age_s))
+    return min(TOP, request.asked.priority + int(waited / state.config.age_s))
 
 
 def next_rank_at(state: BookState, request: RequestRecord) -> float:
@@ -33,7 +33,7 @@ def next_rank_at(state: BookState, request: RequestRecord) -> float:
     config = state.config
     overdue = request.since + config.overdue_s
     steps = int((state.now - request.since) / config.age_s) + 1
-    if request.priority + steps <= TOP:
+    if request.asked.priority + steps <= TOP:
         return min(overdue, request.since + steps * config.age_s)
     return overdue
 
@@ -46,22 +46,22 @@ def blocked(tenant: Tenant, count: int) -> bool:
 def join(state: BookState, request: RequestRecord, match: Match) -> None:
     """Have a request wait in the line of its class."""
     rank = rank_of(state, request)
-    line = match.lines.get((rank, request.count))
+    line = match.lines.get((rank, request.asked.count))
     if line is None:
-        line = QueueLine(match=match, rank=rank, count=request.count)
-        match.lines[(rank, request.count)] = line
+        line = QueueLine(match=match, rank=rank, count=request.asked.count)
+        match.lines[(rank, request.asked.count)] = line
     request.line = line
     tenant = request.tenant
     waiting = line.queues.setdefault(tenant.number, [])
     heapq.heappush(waiting, (request.seq, request))
-    if blocked(tenant, request.count):
+    if blocked(tenant, request.asked.count):
         tenant.parked[line] = None
     elif tenant.number not in line.listed and line not in tenant.parked:
         line.listed.add(tenant.number)
         heapq.heappush(line.heap, (_key(line, tenant, request), tenant.number))
     elif rank == OVERDUE and waiting[0][1] is request:
         heapq.heappush(line.heap, (_key(line, tenant, request), tenant.number))
-    if rank == OVERDUE and request.count > 1:
+    if rank == OVERDUE and request.asked.count > 1:
         heapq.heappush(state.gangs, (request.seq, request))
 
 
@@ -140,7 +140,7 @@ def elect(state: BookState) -> None:
         if line is None or line.rank != OVERDUE:
             continue
         kept.append((seq, request))
-        if not blocked(request.tenant, request.count):
+        if not blocked(request.tenant, request.asked.count):
             chosen = request
             break
     for entry in kept:

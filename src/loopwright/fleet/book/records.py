@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 from loopwright.fleet.book.effects import DesiredState
 from loopwright.fleet.book.events import DeviceSpec, LeaseRow
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.selector import Selector
 from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy
 
@@ -106,20 +107,15 @@ class RequestRecord:
     id: str
     client: str
     tenant: Tenant
-    selector: str
+    asked: LeaseRequest
     match: Match | None
-    count: int
-    ttl_s: float
-    priority: int
-    modules: Mapping[str, str]
-    tags: Mapping[str, str]
     seq: int = 0
     since: float = 0.0
     give_up: float = NEVER
     line: QueueLine | None = None
     leases: list[LeaseRecord] = field(default_factory=list)
     owed: bool = False  # its client is not told of the leases before their agents are back
-    asked: list[LeaseRecord] = field(default_factory=list)  # leases that were asked to yield to it
+    yielding: list[LeaseRecord] = field(default_factory=list)  # leases asked to yield to it
     timer: float = NEVER
 
 
@@ -203,8 +199,8 @@ def row_of(lease: LeaseRecord) -> LeaseRow:
         epoch=lease.epoch,
         client=lease.client,
         tenant=request.tenant.name,
-        selector=request.selector,
-        ttl_s=request.ttl_s,
-        priority=request.priority,
-        tags=request.tags,
+        selector=request.asked.selector,
+        ttl_s=request.asked.ttl_s,
+        priority=request.asked.priority,
+        tags=request.asked.tags,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import msgspec
+
 from loopwright.errors import ConfigError
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.effects import TellQueued, TellRefused, TellReleased
@@ -18,7 +20,7 @@ _MAX_NAME = 128
 _MAX_ENTRIES = 64
 
 
-def wanted(state: BookState, event: Requested) -> None:
+def requested(state: BookState, event: Requested) -> None:
     """A client wants devices: now, or in its turn, or never."""
     known = state.requests.get(event.request)
     if known is not None:
@@ -33,7 +35,7 @@ def wanted(state: BookState, event: Requested) -> None:
         _refuse(state, event, Refusal.BAD_REQUEST, wrong)
         return
     try:
-        match = state.index.match(event.selector, state.config.idle_selectors)
+        match = state.index.match(event.asked.selector, state.config.idle_selectors)
     except ConfigError as error:
         _refuse(state, event, Refusal.BAD_REQUEST, str(error))
         return
@@ -44,23 +46,18 @@ def wanted(state: BookState, event: Requested) -> None:
         id=event.request,
         client=event.client,
         tenant=tenant,
-        selector=match.selector.text,
+        asked=msgspec.structs.replace(event.asked, selector=match.selector.text),
         match=match,
-        count=event.count,
-        ttl_s=event.ttl_s,
-        priority=event.priority,
-        modules=event.modules,
-        tags=event.tags,
         seq=state.number(),
         since=state.now,
-        give_up=state.now + event.max_wait_s,
+        give_up=state.now + event.asked.max_wait_s,
     )
     _serve(state, request, match)
 
 
 def _serve(state: BookState, request: RequestRecord, match: Match) -> None:
     """Give a new request what it wants, or have it wait, or refuse it."""
-    tenant, count, config = request.tenant, request.count, state.config
+    tenant, count, config = request.tenant, request.asked.count, state.config
     if state.read_only:
         detail = f"the tracker grants nothing now: {state.read_only}"
         _turn_away(state, request, Refusal.READ_ONLY, detail, config.retry_after_s)
@@ -96,8 +93,8 @@ def _enqueue(state: BookState, request: RequestRecord, match: Match) -> None:
     state.waiting[request] = None
     state.by_client.setdefault(request.client, {})[request] = None
     request.tenant.queued += 1
-    if request.priority > 0:
-        match.pressing.setdefault(request.priority, {})[request] = None
+    if request.asked.priority > 0:
+        match.pressing.setdefault(request.asked.priority, {})[request] = None
     queue.join(state, request, match)
     state.arm(request, min(request.give_up, queue.next_rank_at(state, request)))
     _tell_queued(state, request)
@@ -119,13 +116,13 @@ def _dequeue(state: BookState, request: RequestRecord) -> None:
     match = request.match
     if match is not None:
         del match.waiting[request]
-        match.pressing.get(request.priority, {}).pop(request, None)
+        match.pressing.get(request.asked.priority, {}).pop(request, None)
         if not match.waiting:
             state.index.unused(match)
-    for lease in request.asked:
+    for lease in request.yielding:
         lease.yield_for = None
         lease.yield_by = NEVER
-    request.asked.clear()
+    request.yielding.clear()
     if state.held_for is request:
         queue.elect(state)
 
@@ -174,25 +171,25 @@ def _turn_away(
 
 def _wrong(state: BookState, event: Requested) -> str:
     """What is wrong with a request, if anything: all of it comes from outside."""
-    config = state.config
+    config, asked = state.config, event.asked
     for what, name in (("request", event.request), ("client", event.client)):
         if not 0 < len(name) <= _MAX_NAME:
             return f"a {what} id of {len(name)} characters; 1 to {_MAX_NAME} are allowed"
-    if not 1 <= event.count <= config.max_count:
-        return f"count {event.count} is not within 1 to {config.max_count}"
-    if not (math.isfinite(event.ttl_s) and config.min_ttl_s <= event.ttl_s <= config.max_ttl_s):
-        return f"ttl {event.ttl_s} s is not within {config.min_ttl_s:g} to {config.max_ttl_s:g} s"
-    if not (math.isfinite(event.max_wait_s) and 0 <= event.max_wait_s <= config.max_wait_s):
-        return f"a wait of {event.max_wait_s} s is not within 0 to {config.max_wait_s:g} s"
-    if event.priority not in range(queue.TOP + 1):
-        return f"priority {event.priority} is not within 0 to {queue.TOP}"
-    for what, named in (("modules", event.modules), ("tags", event.tags)):
+    if not 1 <= asked.count <= config.max_count:
+        return f"count {asked.count} is not within 1 to {config.max_count}"
+    if not (math.isfinite(asked.ttl_s) and config.min_ttl_s <= asked.ttl_s <= config.max_ttl_s):
+        return f"ttl {asked.ttl_s} s is not within {config.min_ttl_s:g} to {config.max_ttl_s:g} s"
+    if not (math.isfinite(asked.max_wait_s) and 0 <= asked.max_wait_s <= config.max_wait_s):
+        return f"a wait of {asked.max_wait_s} s is not within 0 to {config.max_wait_s:g} s"
+    if asked.priority not in range(queue.TOP + 1):
+        return f"priority {asked.priority} is not within 0 to {queue.TOP}"
+    for what, named in (("modules", asked.modules), ("tags", asked.tags)):
         if len(named) > _MAX_ENTRIES:
             return f"{len(named)} {what}; at most {_MAX_ENTRIES} are allowed"
     return ""
 
 
-def unwanted(state: BookState, event: Cancelled) -> None:
+def cancelled(state: BookState, event: Cancelled) -> None:
     """A client no longer wants a request that waits. One already granted it gives back."""
     request = state.requests.get(event.request)
     if request is None:
@@ -262,7 +259,7 @@ def request_due(state: BookState, request: RequestRecord) -> None:
 def settle(state: BookState) -> None:
     """Give what became free, or allowed, to requests that wait; end those that cannot be met."""
     if state.shrunk:
-        _end_hopeless(state)
+        _end_unsatisfiable(state)
     while True:
         if state.gangs or state.held_for is not None:
             queue.elect(state)
@@ -287,14 +284,14 @@ def _give(state: BookState, request: RequestRecord) -> None:
     grant(state, request, devices)
 
 
-def _end_hopeless(state: BookState) -> None:
+def _end_unsatisfiable(state: BookState) -> None:
     """End requests whose devices went for good."""
     if state.settling:
         return
     shrunk, state.shrunk = state.shrunk, {}
     for match in shrunk:
         devices = len(match.devices)
-        for request in [r for r in match.waiting if r.count > devices]:
+        for request in [r for r in match.waiting if r.asked.count > devices]:
             detail = refusal_of(state, request)
             cancel(state, request, Refusal.UNSATISFIABLE, detail)
 

@@ -7,11 +7,12 @@ from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
 from loopwright.fleet.book.records import Boot, DeviceRecord, LeaseRecord, RequestRecord
 from loopwright.fleet.book.state import BookState
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, LinkState
 
 
 def restored(state: BookState, event: Restored) -> None:
-    """Remember epochs, wishes and leases; nothing is granted on a device before it reports.
+    """Remember epochs, leases and operators' settings; no device is granted before it reports.
 
     All epochs that were reserved count as used. Devices of before may take `settle_s` to come
     back: until then no request is refused for want of devices. It ends early when each device that
@@ -86,13 +87,10 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
             id=row.request,
             client=row.client,
             tenant=tenant,
-            selector=row.selector,
+            asked=LeaseRequest(
+                selector=row.selector, ttl_s=row.ttl_s, priority=row.priority, tags=row.tags
+            ),
             match=None,
-            count=1,
-            ttl_s=row.ttl_s,
-            priority=row.priority,
-            modules={},
-            tags=row.tags,
             seq=state.number(),
             since=now,
         )

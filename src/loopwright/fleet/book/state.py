@@ -188,7 +188,7 @@ class BookState:
             self.settled()
 
     def settled(self) -> None:
-        """Devices of before a restart are there, or will not be: see whose wishes can be met."""
+        """Devices of before a restart are there, or will not be: see which requests can be met."""
         self.expected.clear()
         self.absent.clear()
         self.settling_until = -NEVER

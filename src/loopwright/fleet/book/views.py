@@ -6,8 +6,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from loopwright.fleet.book import queue
 from loopwright.fleet.book.explain import kept_because
 from loopwright.fleet.book.records import (
@@ -19,6 +17,7 @@ from loopwright.fleet.book.records import (
     occupancy_of,
 )
 from loopwright.fleet.book.state import BookState
+from loopwright.fleet.views import DeviceView, LeaseView
 from loopwright.fleet.words import (
     Admin,
     EndReason,
@@ -28,68 +27,6 @@ from loopwright.fleet.words import (
     Occupancy,
     Refusal,
 )
-
-
-class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A device. `epoch` is the highest given out or reported, `held_for` a gang that waits."""
-
-    name: str
-    labels: Mapping[str, str]
-    modules: Mapping[str, str]
-    agent: str
-    incarnation: str
-    link: LinkState
-    health: Health
-    admin: Admin
-    occupancy: Occupancy
-    synced: bool
-    grantable: bool
-    lease: str
-    epoch: int
-    reserved: int
-    drift: float
-    detail: str
-    why: str  # the operator's reason
-    kept: str  # what keeps it from being granted, empty when leased or free
-    flapping: bool
-    held_for: str
-
-
-class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A lease that lives, or whose device is not clean yet. Times are those of `now`."""
-
-    id: str
-    request: str
-    device: str
-    agent: str
-    incarnation: str
-    epoch: int
-    client: str
-    tenant: str
-    selector: str
-    priority: int
-    tags: Mapping[str, str]
-    state: LeaseState
-    reason: EndReason | None
-    granted_at: float
-    expires: float
-    ttl_s: float
-
-
-class RequestView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A request that waits."""
-
-    id: str
-    client: str
-    tenant: str
-    selector: str
-    count: int
-    priority: int
-    rank: int  # the class it has by now; above URGENT: overdue
-    since: float
-    give_up: float
-    tags: Mapping[str, str]
-    over_quota: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,30 +63,26 @@ class Counts:
 
 
 def device_view(state: BookState, device: DeviceRecord) -> DeviceView:
-    """A copy of a device."""
-    boot, lease, gang = device.boot, device.lease, state.held_for
-    held = gang is not None and device.free and gang.match in device.matches
+    """A copy of a device; what its agent alone knows is left out."""
+    boot, lease = device.boot, device.lease
     return DeviceView(
         name=device.name,
         labels=dict(device.labels),
-        modules=dict(device.modules),
-        agent=boot.agent if boot is not None else "",
-        incarnation=boot.incarnation if boot is not None else "",
         link=link_of(device),
         health=health_of(device),
         admin=device.admin,
         occupancy=occupancy_of(device),
-        synced=device.synced,
         grantable=device.free and not state.read_only,
+        kept=_kept(state, device),
+        why=device.why,
         lease=lease.id if lease is not None else "",
+        agent=boot.agent if boot is not None else "",
+        incarnation=boot.incarnation if boot is not None else "",
         epoch=device.top,
-        reserved=device.reserved,
         drift=device.drift,
         detail=device.detail,
-        why=device.why,
-        kept=_kept(state, device),
+        modules=dict(device.modules),
         flapping=device.flapping,
-        held_for=gang.id if held and gang is not None else "",
     )
 
 
@@ -160,43 +93,42 @@ def _kept(state: BookState, device: DeviceRecord) -> str:
     return f"{kind}: {why}" if why else kind
 
 
-def lease_view(lease: LeaseRecord) -> LeaseView:
+def lease_view(lease: LeaseRecord, now: float) -> LeaseView:
     """A copy of a lease."""
     request = lease.request
     return LeaseView(
         id=lease.id,
+        state=lease.state,
+        client=lease.client,
+        tenant=request.tenant.name,
+        selector=request.asked.selector,
+        priority=request.asked.priority,
+        tags=dict(request.asked.tags),
+        reason=lease.reason,
         request=request.id,
         device=lease.device.name,
         agent=lease.boot.agent,
-        incarnation=lease.boot.incarnation,
         epoch=lease.epoch,
-        client=lease.client,
-        tenant=request.tenant.name,
-        selector=request.selector,
-        priority=request.priority,
-        tags=dict(request.tags),
-        state=lease.state,
-        reason=lease.reason,
-        granted_at=lease.granted_at,
-        expires=lease.expires,
-        ttl_s=request.ttl_s,
+        age_s=now - lease.granted_at,
+        ttl_s=request.asked.ttl_s,
+        expires_s=lease.expires - now,
     )
 
 
-def request_view(request: RequestRecord) -> RequestView:
+def request_view(request: RequestRecord, now: float) -> LeaseView:
     """A copy of a request that waits."""
-    return RequestView(
+    return LeaseView(
         id=request.id,
+        state=LeaseState.QUEUED,
         client=request.client,
         tenant=request.tenant.name,
-        selector=request.selector,
-        count=request.count,
-        priority=request.priority,
-        rank=request.line.rank if request.line is not None else request.priority,
-        since=request.since,
-        give_up=request.give_up,
-        tags=dict(request.tags),
-        over_quota=queue.blocked(request.tenant, request.count),
+        selector=request.asked.selector,
+        priority=request.asked.priority,
+        tags=dict(request.asked.tags),
+        count=request.asked.count,
+        waited_s=now - request.since,
+        gives_up_s=request.give_up - now,
+        over_quota=queue.blocked(request.tenant, request.asked.count),
     )
 
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import functools
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import msgspec
@@ -19,13 +18,15 @@ from loopwright.errors import (
     UnknownNameError,
 )
 from loopwright.fields import MAX_MS
-from loopwright.fleet.client.control import Control, OnQueued, new_request_id
+from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
+from loopwright.fleet.client.pending import OnQueued, new_request_id
 from loopwright.fleet.client.runtimes import Runtimes
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
-from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.signing import BuilderKeys
 from loopwright.fleet.selector import parse
+from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.fields import MAX_DEVICES
 from loopwright.fleet.wire.link import Link
 from loopwright.fleet.wire.messages import Acquire
@@ -35,45 +36,16 @@ DialDevice: TypeAlias = Callable[[str], Awaitable[Link]]
 _MOST_S = MAX_MS / 1000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LeaseRequest:
-    """What is to be leased: `count` devices that match `selector`, all or none.
+def check(asked: LeaseRequest) -> LeaseRequest:
+    """`asked` with its selector as `str(parse(...))` writes it.
 
-    Args:
-        ttl: seconds that a lease lives when nobody renews it; it is renewed in the background.
-        max_wait: seconds to wait for a device.
-        modules: kind -> SHA-256 of what the session will configure; devices that have it go first.
-        tags: for people: what the lease is for.
+    Raises: ConfigError for what is not a valid selector, and for a number that no tracker takes.
     """
-
-    selector: str = ""
-    ttl: float = 30.0
-    priority: Priority = Priority.NORMAL
-    max_wait: float = 600.0
-    count: int = 1
-    modules: Mapping[str, str] = field(default_factory=dict)
-    tags: Mapping[str, str] = field(default_factory=dict)
-
-    def message(self) -> Acquire:
-        """The wish as it goes to the tracker, with an id of its own.
-
-        Raises: ConfigError for a selector that is none, and for a number that no tracker takes.
-        """
-        selector = str(parse(self.selector))
-        _require("a ttl", self.ttl, 1.0, _MOST_S, " s")
-        _require("a wait", self.max_wait, 0.0, _MOST_S, " s")
-        _require("a count", self.count, 1, MAX_DEVICES, " devices")
-        _require("a priority", int(self.priority), min(Priority), max(Priority))
-        return Acquire(
-            request=new_request_id(),
-            selector=selector,
-            count=self.count,
-            ttl_ms=round(self.ttl * 1000),
-            priority=int(self.priority),
-            max_wait_ms=round(self.max_wait * 1000),
-            modules=dict(self.modules),
-            tags=dict(self.tags),
-        )
+    _require("a ttl", asked.ttl_s, 1.0, _MOST_S, " s")
+    _require("a wait", asked.max_wait_s, 0.0, _MOST_S, " s")
+    _require("a count", asked.count, 1, MAX_DEVICES, " devices")
+    _require("a priority", int(asked.priority), min(Priority), max(Priority))
+    return msgspec.structs.replace(asked, selector=str(parse(asked.selector)))
 
 
 def _require(what: str, value: float, low: float, high: float, unit: str = "") -> None:
@@ -126,16 +98,16 @@ class AsyncFleet:
     # --- leases and sessions ---
 
     async def acquire(
-        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
+        self, asked: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> tuple[HeldLease, ...]:
-        """Leases on the devices of `wish`, renewed until they are released.
+        """Leases on the devices of `asked`, renewed until they are released.
 
         Args:
             on_queued: told of the position in the queue, and why it waits.
 
         Raises: NoDeviceError, QueueTimeoutError, AuthError, ConfigError, FleetError.
         """
-        grants = await self.control.acquire(wish.message(), on_queued)
+        grants = await self.control.acquire(Acquire.of(new_request_id(), check(asked)), on_queued)
         held = tuple(HeldLease(self.control, grant, self._clock) for grant in grants)
         for lease in held:
             lease.begin()
@@ -148,10 +120,10 @@ class AsyncFleet:
 
     @contextlib.asynccontextmanager
     async def lease(
-        self, wish: LeaseRequest, on_queued: OnQueued = lambda _, __: None
+        self, asked: LeaseRequest, on_queued: OnQueued = lambda _, __: None
     ) -> AsyncIterator[tuple[HeldLease, ...]]:
         """`acquire`, released at the end."""
-        held = await self.acquire(wish, on_queued)
+        held = await self.acquire(asked, on_queued)
         try:
             yield held
         finally:
@@ -210,7 +182,7 @@ class AsyncFleet:
     async def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that match, ordered by name.
 
-        Raises: ConfigError for a selector that is none.
+        Raises: ConfigError for an invalid selector.
         """
         return await self.control.rows("devices", DeviceView, selector=str(parse(selector)))
 
@@ -244,7 +216,7 @@ class AsyncFleet:
         return tuple(found)
 
     async def command(self, what: str, **arguments: str) -> object:
-        """What came of a command for people, as the tracker's table names them.
+        """What came of an operator's command, as the tracker's table names them.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """

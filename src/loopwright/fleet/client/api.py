@@ -31,17 +31,25 @@ from loopwright.errors import (
     NoDeviceError,
     QueueTimeoutError,
 )
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
-from loopwright.fleet.client.control import Control, OnQueued
-from loopwright.fleet.client.devices import failed_of, provenance, status_of
+from loopwright.fleet.client.aio import AsyncFleet
+from loopwright.fleet.client.control import Control
+from loopwright.fleet.client.embedded import Embedded, EmbeddedOptions
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
+from loopwright.fleet.client.pending import OnQueued
+from loopwright.fleet.client.results import (
+    RemoteResult,
+    failed_of,
+    outputs_of,
+    provenance,
+    status_of,
+)
 from loopwright.fleet.client.runtimes import Runtimes
-from loopwright.fleet.client.session import Blob, DeviceSession, RemoteResult, outputs_of
-from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
-from loopwright.fleet.embedded import Embedded, EmbeddedOptions
+from loopwright.fleet.client.session import Blob, DeviceSession
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken, Credential
 from loopwright.fleet.security.signing import BuilderKeys, load_builder
+from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import DeviceInfo
@@ -107,14 +115,14 @@ async def _next(results: AsyncIterator[RemoteResult]) -> RemoteResult:
     return await anext(results)
 
 
-def _result(run: Run, ran: RemoteResult, lease: HeldLease) -> RunResult:
-    where = provenance(lease, ran.result)
-    status = status_of(ran.result)
-    if status is not RunStatus.OK or not ran.result.ns:
-        return RunResult(failed_of(ran.result, status, where))
-    ns = ran.result.ns
-    outputs = outputs_of(run.artifact, ran.output) if run.want_output else ()
-    return RunResult(Timed(ns, min(ns), run_s=ran.result.run_s, where=where), outputs)
+def _result(run: Run, answer: RemoteResult, lease: HeldLease) -> RunResult:
+    where = provenance(lease, answer.result)
+    status = status_of(answer.result)
+    if status is not RunStatus.OK or not answer.result.ns:
+        return RunResult(failed_of(answer.result, status, where))
+    ns = answer.result.ns
+    outputs = outputs_of(run.artifact, answer.output) if run.want_output else ()
+    return RunResult(Timed(ns, min(ns), run_s=answer.result.run_s, where=where), outputs)
 
 
 @final
@@ -148,7 +156,7 @@ class Lease:
         return any(held.wanted_back.is_set() for held in self.aio)
 
     def check(self) -> None:
-        """Nothing, while all of the leases are good.
+        """Return if all of the leases are good.
 
         Raises: DeviceLostError.
         """
@@ -231,16 +239,16 @@ class Fleet:
             time; AuthError, ConfigError, FleetError.
         """
         wanted = {kind: Blob.of(data).digest.hex() for kind, data in (modules or {}).items()}
-        wish = LeaseRequest(
+        asked = LeaseRequest(
             selector=selector,
-            ttl=ttl,
+            ttl_s=ttl,
             priority=priority,
-            max_wait=max_wait,
+            max_wait_s=max_wait,
             count=count,
             modules=wanted,
             tags=dict(tags or {}),
         )
-        return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(wish, on_queued)))
+        return Lease(self.thread, self.aio, self.thread.run(self.aio.acquire(asked, on_queued)))
 
     def devices(self, selector: str = "") -> tuple[DeviceView, ...]:
         """The devices that match, ordered by name."""
@@ -263,7 +271,7 @@ class Fleet:
         return self.thread.run(self.aio.events(after))
 
     def command(self, what: str, **arguments: str) -> object:
-        """What came of a command for people, as `device.drain` with `device` and `why`.
+        """What came of an operator's command, as `device.drain` with `device` and `why`.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """
@@ -356,7 +364,7 @@ def _tls(address: str, ca: str | Path | None, cert: str | Path | None) -> ssl.SS
 
 def _here(thread: LoopThread, settings: Settings) -> Fleet:
     cores = tuple(sorted(os.sched_getaffinity(0)))
-    options = EmbeddedOptions(cores, settings.cache_dir)
+    options = EmbeddedOptions(cores=cores, cache_dir=settings.cache_dir)
     embedded = thread.run(_embedded(options))
     thread.run(embedded.start())
     return Fleet(thread, embedded.fleet, embedded.close)

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from loopwright.errors import (
     AuthError,
-    ConfigError,
     FleetError,
-    NoDeviceError,
     QueueTimeoutError,
-    UnknownNameError,
+)
+from loopwright.fleet.client.pending import (
+    OnQueued,
+    Pending,
+    PendingQuestion,
+    PendingRenewal,
+    PendingRequest,
+    fail,
+    failure_of,
+    refusal_of,
 )
 from loopwright.fleet.security.handshake import Credential, greet
 from loopwright.fleet.wire.codec import Data, Incoming
@@ -51,11 +57,10 @@ from loopwright.fleet.wire.messages import (
     question_of,
 )
 from loopwright.fleet.wire.sendable import require_sendable
-from loopwright.fleet.words import EndReason, ErrorCode, Refusal
+from loopwright.fleet.words import EndReason, ErrorCode
 
 _T = TypeVar("_T")
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
-OnQueued: TypeAlias = Callable[[int, str], None]
 OnEnded: TypeAlias = Callable[[str], None]
 
 
@@ -68,40 +73,6 @@ class ControlConfig:
     answer_s: float = 30.0
     release_s: float = 2.0  # how long closing waits for what was released
     late_s: float = 5.0  # beyond max_wait, for a tracker that is away
-
-
-@dataclass(slots=True)
-class _Request:
-    """A request for devices that was not answered yet; `until` is when it is given up."""
-
-    message: Acquire
-    until: float
-    future: asyncio.Future[tuple[Grant, ...]]
-    on_queued: OnQueued
-
-
-@dataclass(slots=True)
-class _Renewal:
-    message: Renew
-    future: asyncio.Future[tuple[Renewed, float]]
-    sent_at: float = 0.0
-
-
-@dataclass(slots=True)
-class _Question:
-    message: Ask | Command
-    future: asyncio.Future[Answer | Done]
-    sent: bool = False
-
-
-@dataclass(slots=True)
-class _Owed:
-    """What the tracker has not answered yet."""
-
-    requests: dict[str, _Request] = field(default_factory=dict)
-    renewals: dict[str, _Renewal] = field(default_factory=dict)
-    releases: dict[str, Release] = field(default_factory=dict)
-    questions: dict[int, _Question] = field(default_factory=dict)
 
 
 class Control:
@@ -129,10 +100,10 @@ class Control:
         self._chance = chance
         self._config = config
         self._link: Link | None = None
-        self._owed = _Owed()
+        self._pending = Pending()
         self._watched: dict[str, OnEnded] = {}
         self._numbers = 0
-        self._nothing_owed = asyncio.Event()
+        self._all_released = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
         self._failure: FleetError | None = None
 
@@ -149,17 +120,17 @@ class Control:
         Raises: AuthError, FleetError, ConfigError when there is no tracker, or it says no.
         """
         gone = asyncio.get_running_loop().create_future()
-        welcome = await self._come_in(gone)
+        welcome = await self._connect_once(gone)
         self._keeper = asyncio.create_task(self._keep(gone))
         return welcome
 
     async def close(self) -> None:
-        """Say what is still to be said, and go."""
-        if self._owed.releases and self._link is not None:
-            self._nothing_owed.clear()
+        """Send the releases that are pending, and go."""
+        if self._pending.releases and self._link is not None:
+            self._all_released.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._config.release_s):
-                    await self._nothing_owed.wait()
+                    await self._all_released.wait()
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
@@ -169,7 +140,7 @@ class Control:
             await link.wait_closed()
         self._fail(FleetError("the connection with the tracker was closed"))
 
-    async def _come_in(self, gone: asyncio.Future[str]) -> Welcome:
+    async def _connect_once(self, gone: asyncio.Future[str]) -> Welcome:
         link = await self._connect()
         try:
             self.welcome = await greet(link, "client", self._credential)
@@ -185,7 +156,7 @@ class Control:
                 gone.set_result(why)
 
         link.on_message(self._take, closed)
-        self._say_all()
+        self._send_pending()
         return self.welcome
 
     async def _keep(self, gone: asyncio.Future[str]) -> None:
@@ -200,7 +171,7 @@ class Control:
                 wait = min(2 * wait, config.reconnect_max_s)
                 gone = asyncio.get_running_loop().create_future()
                 try:
-                    await self._come_in(gone)
+                    await self._connect_once(gone)
                 except AuthError as error:
                     self._fail(error)
                     return
@@ -210,16 +181,16 @@ class Control:
     def _fail(self, error: FleetError) -> None:
         """Answer all that waits with `error`, also what comes later."""
         self._failure = error
-        for renewal in self._owed.renewals.values():
-            _settle(renewal.future, error)
+        for renewal in self._pending.renewals.values():
+            fail(renewal.future, error)
         self._give_up(error)
-        self._owed = _Owed()
-        self._nothing_owed.set()
+        self._pending = Pending()
+        self._all_released.set()
 
     def _fail_commands(self) -> None:
-        for number, question in tuple(self._owed.questions.items()):
+        for number, question in tuple(self._pending.questions.items()):
             if isinstance(question.message, Command) and question.sent:
-                del self._owed.questions[number]
+                del self._pending.questions[number]
                 if not question.future.done():
                     question.future.set_exception(
                         FleetError(
@@ -231,51 +202,51 @@ class Control:
 
     # --- leases ---
 
-    async def acquire(self, wanted: Acquire, on_queued: OnQueued) -> tuple[Grant, ...]:
-        """The devices that `wanted` asks for.
+    async def acquire(self, asked: Acquire, on_queued: OnQueued) -> tuple[Grant, ...]:
+        """The devices that `asked` asks for.
 
         Raises: NoDeviceError, QueueTimeoutError, ConfigError, AuthError, FleetError.
         """
         self._check()
-        require_sendable(wanted)
-        patience = wanted.max_wait_ms / 1000 + self._config.late_s
+        require_sendable(asked)
+        patience = asked.max_wait_ms / 1000 + self._config.late_s
         future: asyncio.Future[tuple[Grant, ...]] = asyncio.get_running_loop().create_future()
         until = self._clock() + patience
-        request = _Request(wanted, until, future, on_queued)
-        self._owed.requests[wanted.request] = request
-        self._say(wanted)
+        request = PendingRequest(asked, until, future, on_queued)
+        self._pending.requests[asked.request] = request
+        self._send(asked)
         try:
             async with asyncio.timeout(patience):
                 return await future
         except TimeoutError as error:
             raise QueueTimeoutError(
-                f"no device for {wanted.selector!r} within {wanted.max_wait_ms / 1000:g} s"
+                f"no device for {asked.selector!r} within {asked.max_wait_ms / 1000:g} s"
                 + ("" if self.connected else "; the tracker is away")
             ) from error
         finally:
-            if self._owed.requests.pop(wanted.request, None) is not None:
-                self._say(Cancel(wanted.request))
+            if self._pending.requests.pop(asked.request, None) is not None:
+                self._send(Cancel(asked.request))
 
     async def renew(self, lease: str, epoch: int) -> tuple[Renewed, float]:
         """The tracker's answer, and when what it answers was sent, by the clock of this client."""
         self._check()
-        known = self._owed.renewals.get(lease)
+        known = self._pending.renewals.get(lease)
         if known is None:
             future = asyncio.get_running_loop().create_future()
-            known = self._owed.renewals[lease] = _Renewal(Renew(lease, epoch), future)
-            self._say_renewal(known)
+            known = self._pending.renewals[lease] = PendingRenewal(Renew(lease, epoch), future)
+            self._send_renewal(known)
         return await asyncio.shield(known.future)
 
     def release(self, lease: str, epoch: int, reason: EndReason = EndReason.RELEASED) -> None:
         """Give a lease back, now or when the tracker is there; `reason` is why, if one had to."""
         self._watched.pop(lease, None)
-        renewal = self._owed.renewals.pop(lease, None)
+        renewal = self._pending.renewals.pop(lease, None)
         if renewal is not None:
             renewal.future.cancel()
         if self._failure is None:
             said = "" if reason is EndReason.RELEASED else reason.value
-            self._owed.releases[lease] = message = Release(lease, epoch, said)
-            self._say(message)
+            self._pending.releases[lease] = message = Release(lease, epoch, said)
+            self._send(message)
 
     def watch(self, lease: str, on_ended: OnEnded) -> None:
         """Call `on_ended(reason)` when the tracker says that a lease is over."""
@@ -328,9 +299,9 @@ class Control:
         self._check()
         require_sendable(message)
         future: asyncio.Future[Answer | Done] = asyncio.get_running_loop().create_future()
-        question = _Question(message, future)
-        self._owed.questions[message.id] = question
-        question.sent = self._say(message)
+        question = PendingQuestion(message, future)
+        self._pending.questions[message.id] = question
+        question.sent = self._send(message)
         try:
             async with asyncio.timeout(self._config.answer_s):
                 return await future
@@ -340,15 +311,15 @@ class Control:
                 retryable=True,
             ) from error
         finally:
-            self._owed.questions.pop(message.id, None)
+            self._pending.questions.pop(message.id, None)
 
     def _check(self) -> None:
         if self._failure is not None:
             raise self._failure
 
-    # --- saying ---
+    # --- sending ---
 
-    def _say(self, message: Message) -> bool:
+    def _send(self, message: Message) -> bool:
         """Whether `message` went out; a tracker that is away is told all of it when it is back."""
         if self._link is None:
             return False
@@ -358,25 +329,25 @@ class Control:
             return False
         return True
 
-    def _say_renewal(self, renewal: _Renewal) -> None:
+    def _send_renewal(self, renewal: PendingRenewal) -> None:
         renewal.sent_at = self._clock()
-        self._say(renewal.message)
+        self._send(renewal.message)
 
-    def _say_all(self) -> None:
-        """Say again what was not answered: leases first, which may be running out."""
-        owed = self._owed
-        for renewal in owed.renewals.values():
-            self._say_renewal(renewal)
-        for release in owed.releases.values():
-            self._say(release)
-        for request in owed.requests.values():
+    def _send_pending(self) -> None:
+        """Send again what was not answered: leases first, which may be running out."""
+        pending = self._pending
+        for renewal in pending.renewals.values():
+            self._send_renewal(renewal)
+        for release in pending.releases.values():
+            self._send(release)
+        for request in pending.requests.values():
             left_ms = max(0, int((request.until - self._clock() - self._config.late_s) * 1000))
             wait_ms = min(left_ms, request.message.max_wait_ms)
-            self._say(msgspec.structs.replace(request.message, max_wait_ms=wait_ms))
-        for question in owed.questions.values():
-            question.sent = self._say(question.message)
+            self._send(msgspec.structs.replace(request.message, max_wait_ms=wait_ms))
+        for question in pending.questions.values():
+            question.sent = self._send(question.message)
 
-    # --- hearing ---
+    # --- receiving ---
 
     def _take(self, message: Incoming, _: int) -> None:
         match message:
@@ -385,13 +356,13 @@ class Control:
             case Queued() | Refused():
                 self._not_yet(message)
             case Renewed():
-                renewal = self._owed.renewals.pop(message.lease, None)
+                renewal = self._pending.renewals.pop(message.lease, None)
                 if renewal is not None and not renewal.future.done():
                     renewal.future.set_result((message, renewal.sent_at))
             case Released(lease, reason):
                 self._released(lease, reason)
             case Answer() | Done():
-                question = self._owed.questions.get(message.id)
+                question = self._pending.questions.get(message.id)
                 if question is not None and not question.future.done():
                     question.future.set_result(message)
             case _:
@@ -402,7 +373,7 @@ class Control:
             case Error():
                 self._error(message)
             case Ping(seq):
-                self._say(Pong(seq))
+                self._send(Pong(seq))
             case Pong():
                 pass
             case _:
@@ -411,18 +382,18 @@ class Control:
                     self._link.close(f"a tracker does not send {name}")
 
     def _not_yet(self, message: Queued | Refused) -> None:
-        waiting = self._owed.requests.get(message.request)
+        waiting = self._pending.requests.get(message.request)
         if waiting is None:
             return
         if isinstance(message, Queued):
             waiting.on_queued(message.position, message.why)
             return
-        del self._owed.requests[message.request]
+        del self._pending.requests[message.request]
         if not waiting.future.done():
-            waiting.future.set_exception(_refusal(message, waiting.message))
+            waiting.future.set_exception(refusal_of(message, waiting.message))
 
     def _granted(self, request: str, grants: tuple[Grant, ...]) -> None:
-        waiting = self._owed.requests.pop(request, None)
+        waiting = self._pending.requests.pop(request, None)
         if waiting is not None and not waiting.future.done():
             waiting.future.set_result(grants)
             return
@@ -431,9 +402,9 @@ class Control:
                 self.release(grant.lease, grant.epoch)
 
     def _released(self, lease: str, reason: str) -> None:
-        self._owed.releases.pop(lease, None)
-        if not self._owed.releases:
-            self._nothing_owed.set()
+        self._pending.releases.pop(lease, None)
+        if not self._pending.releases:
+            self._all_released.set()
         told = self._watched.pop(lease, None)
         if told is not None:
             told(reason)
@@ -442,7 +413,7 @@ class Control:
         proto = PROTOCOL if self.welcome is None else self.welcome.proto
         number, detail = question_of(message, proto=proto)
         if number:
-            question = self._owed.questions.get(number)
+            question = self._pending.questions.get(number)
             if question is not None and not question.future.done():
                 question.future.set_exception(failure_of(message.code, detail))
             return
@@ -457,58 +428,9 @@ class Control:
 
     def _give_up(self, error: FleetError) -> None:
         """Answer all that was asked for with `error`, and say it no more."""
-        for request in self._owed.requests.values():
-            _settle(request.future, error)
-        for question in self._owed.questions.values():
-            _settle(question.future, error)
-        self._owed.requests.clear()
-        self._owed.questions.clear()
-
-
-def _settle(
-    future: asyncio.Future[tuple[Grant, ...]]
-    | asyncio.Future[tuple[Renewed, float]]
-    | asyncio.Future[Answer | Done],
-    error: FleetError,
-) -> None:
-    if not future.done():
-        future.set_exception(error)
-
-
-def new_request_id() -> str:
-    """An id that no other request has."""
-    return f"r{secrets.token_hex(8)}"
-
-
-def failure_of(code: str, detail: str) -> FleetError | ConfigError:
-    """The exception that an Error message stands for."""
-    match kind := ErrorCode(code):
-        case ErrorCode.AUTH | ErrorCode.FORBIDDEN:
-            return AuthError(detail)
-        case ErrorCode.BAD_REQUEST:
-            return ConfigError(detail)
-        case ErrorCode.NO_DEVICE:
-            return NoDeviceError(detail)
-        case ErrorCode.NOT_FOUND:
-            return UnknownNameError(detail)
-        case _:
-            return FleetError(detail, retryable=kind is ErrorCode.STORE)
-
-
-def _refusal(refused: Refused, wanted: Acquire) -> FleetError | ConfigError:
-    detail = refused.detail or f"refused: {refused.code}"
-    match refused.code:
-        case Refusal.UNSATISFIABLE.value:
-            return NoDeviceError(detail)
-        case Refusal.MAX_WAIT.value:
-            wanted_s = f"{wanted.max_wait_ms / 1000:g} s"
-            what = "device" if wanted.count == 1 else f"{wanted.count} devices at once"
-            return QueueTimeoutError(f"no {what} within {wanted_s}: {detail}")
-        case Refusal.BAD_REQUEST.value:
-            return ConfigError(detail)
-        case ErrorCode.FORBIDDEN:
-            return AuthError(detail)
-        case _:
-            again = refused.retry_after_ms
-            hint = f"; try again in {again / 1000:g} s" if again else ""
-            return FleetError(f"{wanted.selector!r}: {detail}{hint}", retryable=True)
+        for request in self._pending.requests.values():
+            fail(request.future, error)
+        for question in self._pending.questions.values():
+            fail(question.future, error)
+        self._pending.requests.clear()
+        self._pending.questions.clear()

@@ -31,15 +31,17 @@ from loopwright.errors import (
 )
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.loop import LoopThread
-from loopwright.fleet.client.session import (
-    Blob,
-    DeviceSession,
+from loopwright.fleet.client.results import (
     RemoteResult,
-    SessionLost,
+    failed_of,
+    one_line,
     outputs_of,
+    provenance,
+    status_of,
 )
+from loopwright.fleet.client.session import Blob, DeviceSession, SessionLost
 from loopwright.fleet.wire.messages import Result
-from loopwright.fleet.words import CONCLUSIVE, KIND_OF, EndReason, RunStatus
+from loopwright.fleet.words import CONCLUSIVE, EndReason, RunStatus
 from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
 
@@ -359,7 +361,7 @@ class LeasedDevices:
             if not first.done():
                 return
         try:
-            ran = await first
+            answer = await first
         except DeviceLostError:
             raise
         except FleetError as error:
@@ -367,7 +369,7 @@ class LeasedDevices:
             self._refused(slot, slot.on_device.popleft(), error)
             return
         answers.popleft()
-        self._ran(slot, slot.on_device.popleft(), ran)
+        self._answered(slot, slot.on_device.popleft(), answer)
 
     def _has_room(self, slot: _Slot) -> bool:
         return len(slot.on_device) < self._config.in_flight and not self._yielding(slot)
@@ -381,16 +383,16 @@ class LeasedDevices:
 
     # --- what comes back ---
 
-    def _ran(self, slot: _Slot, entry: _Entry, ran: RemoteResult) -> None:
+    def _answered(self, slot: _Slot, entry: _Entry, answer: RemoteResult) -> None:
         """One result."""
-        result = ran.result
+        result = answer.result
         where = provenance(slot.lease, result)
         status = status_of(result)
         self._judge(slot, entry, result, status)
         if status is RunStatus.OK:
             if result.ns:
                 timed = Timed(result.ns, min(result.ns), run_s=result.run_s, where=where)
-                self._deliver(slot, entry, timed, ran.output)
+                self._deliver(slot, entry, timed, answer.output)
                 return
             status = RunStatus.INFRA
         failed = failed_of(result, status, where)
@@ -486,7 +488,7 @@ class LeasedDevices:
         kind = FailureKind.REVOKED if taken else FailureKind.DEVICE_LOST
         lease = slot.lease
         where = Provenance(slot.name, lease.id, lease.grant.epoch, slot.session.opened.tier)
-        failed = Failed(FailureStage.RUN, kind, _line(str(error)), where)
+        failed = Failed(FailureStage.RUN, kind, one_line(str(error)), where)
         first = slot.on_device.popleft() if slot.on_device else None
         self._take_back(slot)
         if first is not None:
@@ -504,7 +506,7 @@ class LeasedDevices:
             with contextlib.suppress(InvalidStateError):
                 entry.future.set_exception(error)
             return
-        failed = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, _line(str(error)))
+        failed = Failed(FailureStage.RUN, FailureKind.WORKER_LOST, one_line(str(error)))
         self._again(slot, entry, failed, died=False)
 
     def _fail_all(self, error: LoopwrightError) -> None:
@@ -521,39 +523,6 @@ class LeasedDevices:
                 continue
             with contextlib.suppress(InvalidStateError):
                 entry.future.set_exception(error)
-
-
-def provenance(lease: HeldLease, result: Result) -> Provenance:
-    """Under what a result came about."""
-    return Provenance(
-        lease.device.name,
-        lease.id,
-        lease.grant.epoch,
-        result.tier,
-        result.temperature_c,
-        result.drift,
-    )
-
-
-def failed_of(result: Result, status: RunStatus, where: Provenance | None) -> Failed:
-    """The failure that a result of `status` stands for."""
-    try:
-        stage = FailureStage(result.stage)
-    except ValueError:
-        stage = FailureStage.RUN
-    return Failed(stage, KIND_OF[status], _line(result.detail) or status.value, where)
-
-
-def status_of(result: Result) -> RunStatus:
-    """The status of a result; INFRA for one that this side does not know."""
-    try:
-        return RunStatus(result.status)
-    except ValueError:
-        return RunStatus.INFRA
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _finish(entry: _Entry, result: RunResult) -> None:

@@ -28,7 +28,6 @@ class HeldLease:
         self.reason: EndReason | None = None
         self.detail = ""
         self.wanted_back = asyncio.Event()  # somebody more urgent waits: end at the next edge
-        self.wanted_back_why = ""
         self._control = control
         self._clock = clock
         self._good_until = clock() + SAFE_SHARE * grant.ttl_ms / 1000
@@ -67,7 +66,7 @@ class HeldLease:
             self._on_end.append(call)
 
     def check(self) -> None:
-        """Nothing, while the lease is good.
+        """Return if the lease is good.
 
         Raises: DeviceLostError.
         """
@@ -118,7 +117,6 @@ class HeldLease:
             self._end(reason, answer.why)
             return False
         if answer.verdict == Verdict.YIELD_PLEASE.value:
-            self.wanted_back_why = answer.why
             self.wanted_back.set()
         self._good_until = sent_at + SAFE_SHARE * answer.ttl_ms / 1000
         return True

@@ -11,20 +11,21 @@ from typing import Self, final
 
 from loopwright.build.candidate import Builders
 from loopwright.errors import ConfigError, FleetError, NoDeviceError
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.devices import DevicesConfig, LeasedDevices
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.selection import none_matches
 from loopwright.fleet.client.session import DeviceSession
-from loopwright.fleet.client.views import DeviceView
+from loopwright.fleet.request import LeaseRequest
+from loopwright.fleet.views import DeviceView
 from loopwright.fleet.words import Priority
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import Outcome
-from loopwright.runtime.cpu.loader import keys_for
 from loopwright.target.parse import parse
+from loopwright.target.presets import keys_for
 from loopwright.target.union import Target
 
 _MAX_NAMES = 48  # in a selector
@@ -60,7 +61,7 @@ def device_class(
     Args:
         on_wait: called once, where one has to wait, with the seconds that it takes at most.
 
-    Raises: NoDeviceError when there is none; ConfigError for a selector that is none.
+    Raises: NoDeviceError when there is none; ConfigError for an invalid selector.
     """
     _await_settled(fleet, on_wait)
     views = fleet.devices(selector)
@@ -205,14 +206,14 @@ class _Lessor:
     async def lease_one(self, wait_s: float) -> HeldLease:
         """Another device. Raises: FleetError; ConfigError when the fleet gives others."""
         options = self._options
-        wish = LeaseRequest(
+        asked = LeaseRequest(
             selector=self._devices.selector,
-            ttl=options.ttl,
+            ttl_s=options.ttl,
             priority=options.priority,
-            max_wait=wait_s,
+            max_wait_s=wait_s,
             tags=dict(options.tags),
         )
-        (lease,) = await self._fleet.acquire(wish)
+        (lease,) = await self._fleet.acquire(asked)
         if lease.device.device != self._devices.device:
             await lease.release()
             raise ConfigError(

@@ -15,6 +15,7 @@ from loopwright.fleet.wire.messages import Opened
 from loopwright.fleet.words import RUNTIME
 from loopwright.runtime.cpu.native import runtime_object
 from loopwright.target.parse import parse
+from loopwright.target.union import require_cpu
 
 
 class Runtimes:
@@ -33,7 +34,9 @@ class Runtimes:
         if there is None:
             return None
         try:
-            blob = await self._blob(parse(opened.device.target).arch)
+            blob = await self._blob(
+                require_cpu(parse(opened.device.target), "a native runtime").arch
+            )
         except (ConfigError, EnvironmentFailure, UnsupportedError) as error:
             name = opened.device.name
             raise FleetError(f"no native runtime can be made for {name}: {error}") from error

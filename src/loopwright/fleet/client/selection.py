@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loopwright.fleet.client.views import DeviceView
 from loopwright.fleet.selector import parse
+from loopwright.fleet.views import DeviceView
 
 _MOST_LABELS = 12
 

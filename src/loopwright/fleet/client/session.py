@@ -10,10 +10,8 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
-
-from loopwright.codegen.artifact import Artifact
 from loopwright.errors import AuthError, DeviceLostError, FleetError
+from loopwright.fleet.client.results import RemoteResult
 from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.signing import BuilderKeys, sign
 from loopwright.fleet.wire.codec import Data, Incoming
@@ -39,7 +37,6 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import EndReason, ErrorCode
 from loopwright.kernel_call import KernelCall
-from loopwright.layout import Array
 from loopwright.measure.pipeline import Run
 
 CHUNK_BYTES = 1 << 20
@@ -57,14 +54,6 @@ class SessionConfig:
     ping_s: float = 5.0
     silent_s: float = 15.0
     close_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteResult:
-    """A result as it came, with the bytes of the outputs where they were wanted."""
-
-    result: Result
-    output: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +168,7 @@ class DeviceSession:
     # --- blobs and modules ---
 
     async def configure(self, modules: Mapping[str, Blob]) -> tuple[str, ...]:
-        """Put `modules` (by kind) in place; the kinds that were not, which is none the second time.
+        """Put `modules` (by kind) in place; the kinds that were not there yet.
 
         Raises: FleetError, SessionLost.
         """
@@ -469,24 +458,6 @@ def item_of(number: int, run: Run, digest: bytes, builder: BuilderKeys | None = 
         form=artifact.form.value,
         launches=artifact.launches,
     )
-
-
-def outputs_of(artifact: Artifact, data: bytes) -> tuple[Array, ...]:
-    """The outputs in their memory layouts, which lie one after the other in `data`.
-
-    Raises: FleetError when there are fewer bytes than that takes.
-    """
-    params = artifact.params[len(artifact.params) - artifact.n_outputs :]
-    total = sum(param.nbytes for param in params)
-    if len(data) != total:
-        raise FleetError(f"outputs of {len(data)} bytes came, {total} were expected")
-    arrays: list[Array] = []
-    at = 0
-    for param in params:
-        piece = np.frombuffer(data, np.uint8, param.nbytes, at)
-        arrays.append(piece.view(param.dtype.numpy).reshape(param.physical_shape))
-        at += param.nbytes
-    return tuple(arrays)
 
 
 def _reason(text: str) -> EndReason:

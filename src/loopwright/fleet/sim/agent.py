@@ -49,7 +49,7 @@ class SimDevice:
         self.well_at = float("inf")
 
     def look(self) -> None:
-        """Do what time demands."""
+        """Do what is due by now."""
         now = self.world.now
         if self.session is not None and now >= self.session.expires:
             self.end()
@@ -69,7 +69,7 @@ class SimDevice:
         self.clean_at = self.world.now + clean_s
 
     def open(self, given: GrantedLease) -> bool:
-        """A client knocks with a ticket."""
+        """A client shows a ticket; whether it has a session now."""
         self.look()
         agent, world = self.agent, self.world
         if not agent.runs() or given.incarnation != agent.incarnation:
@@ -243,7 +243,7 @@ class SimAgent:
 
     def _disconnect(self) -> None:
         if self.connected and self.world.now >= self.cut_until:
-            self.world.surely(AgentDown(self.name, self.incarnation))
+            self.world.deliver(AgentDown(self.name, self.incarnation))
         self.connected = False
 
     def break_link(self) -> None:

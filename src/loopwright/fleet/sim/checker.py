@@ -118,7 +118,7 @@ class FleetChecker:
         self.checks += 1
         for request in state.waiting:
             match = request.match
-            if match is None or queue.blocked(request.tenant, request.count):
+            if match is None or queue.blocked(request.tenant, request.asked.count):
                 continue
             fitting = [
                 device
@@ -126,7 +126,7 @@ class FleetChecker:
                 if match.selector.matches(device.labels)
                 and not queue.held_from(state, device, request)
             ]
-            if len(fitting) >= request.count:
+            if len(fitting) >= request.asked.count:
                 self.wrong(f"request {request.id} waits while {fitting[0].name} is free")
 
     def not_hopeless(
@@ -143,14 +143,14 @@ class FleetChecker:
             self.checks += 1
             if not isinstance(event, Requested) or event.request != effect.request:
                 continue  # one that waited: its devices went while it did
-            selector = parse(event.selector)
+            selector = parse(event.asked.selector)
             retired = {d.name for d in state.devices.values() if d.admin is Admin.RETIRED}
             fitting = [
                 device
                 for device in devices
                 if device.name not in retired and selector.matches(device.labels)
             ]
-            if len(fitting) >= event.count:
+            if len(fitting) >= event.asked.count:
                 self.wrong(f"request {effect.request} is refused while devices may come back")
 
     def whole(self, state: BookState, expected: int) -> None:

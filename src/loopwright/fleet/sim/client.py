@@ -14,6 +14,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import Cancelled, ClientDown, GiveBack, Renewal, Requested
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.sim.world import World, WorldDevice
 from loopwright.fleet.words import Refusal, Verdict
 
@@ -71,7 +72,7 @@ class SimClient:
         for held in self.held.values():
             device = self._device(held.given)
             self.world.send(device.close, held.given.epoch)
-        self.world.surely(ClientDown(self.id))
+        self.world.deliver(ClientDown(self.id))
         self.world.after(down_s, self.start)
 
     def pause(self, length_s: float) -> None:
@@ -107,11 +108,13 @@ class SimClient:
             request=f"{self.id}.{self.asks}",
             client=self.id,
             tenant=self.tenant,
-            selector=_SELECTORS[draw.below(len(_SELECTORS))],
-            count=count,
-            ttl_s=config.ttl_s,
-            priority=draw.below(4),
-            max_wait_s=20.0 + 200.0 * draw(),
+            asked=LeaseRequest(
+                selector=_SELECTORS[draw.below(len(_SELECTORS))],
+                count=count,
+                ttl_s=config.ttl_s,
+                priority=draw.below(4),
+                max_wait_s=20.0 + 200.0 * draw(),
+            ),
         )
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)

@@ -20,6 +20,7 @@ from loopwright.fleet.book.events import (
     Requested,
     Synced,
 )
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Health, Occupancy
 
 _PER_AGENT = 100
@@ -81,8 +82,7 @@ class Rig:
                 request=f"r{self.asked}",
                 client=f"c{self.asked % 64}",
                 tenant=tenant,
-                selector=f"board=b{board}",
-                ttl_s=3000.0,
+                asked=LeaseRequest(selector=f"board=b{board}", ttl_s=3000.0),
             )
         )
 
@@ -98,8 +98,7 @@ class Rig:
                 request=request,
                 client=client,
                 tenant=f"t{self.asked % _TENANTS}",
-                selector=f"board=b{board}",
-                ttl_s=3000.0,
+                asked=LeaseRequest(selector=f"board=b{board}", ttl_s=3000.0),
             )
             self.seq += 1
             active = ReportedState(

@@ -151,7 +151,7 @@ class _Faults:
     def _enable_all(self) -> None:
         for agent in self.agents:
             for device in agent.devices:
-                self.world.surely(AdminSet(device.name, Admin.ENABLED, "sim"))
+                self.world.deliver(AdminSet(device.name, Admin.ENABLED, "sim"))
 
     def _length(self) -> float:
         """Mostly a moment, at times longer than any timer."""
@@ -217,18 +217,18 @@ class _Faults:
         u = self.world.draw()
         admins = (Admin.ENABLED, Admin.ENABLED, Admin.DRAIN, Admin.MAINTENANCE, Admin.RETIRED)
         device = self._agent().devices[0].name
-        self.world.surely(AdminSet(device, admins[int(u * len(admins))], "sim", "by chance"))
+        self.world.deliver(AdminSet(device, admins[int(u * len(admins))], "sim", "by chance"))
 
     def revoke(self) -> None:
         """An operator takes some lease away."""
         held = [lease for client in self.clients for lease in client.held]
         if held:
             lease = held[self.world.draw.below(len(held))]
-            self.world.surely(Revoked(lease, "sim", "by chance"))
+            self.world.deliver(Revoked(lease, "sim", "by chance"))
 
     def probe(self) -> None:
         """An operator wants a device probed."""
-        self.world.surely(ProbeAsked(self._agent().devices[0].name))
+        self.world.deliver(ProbeAsked(self._agent().devices[0].name))
 
     def sicken(self) -> None:
         """A device drifts, or is broken until it is probed."""

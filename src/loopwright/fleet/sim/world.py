@@ -128,7 +128,7 @@ class WorldDevice(Labelled, Protocol):
     """A device as clients reach it."""
 
     def open(self, given: GrantedLease) -> bool:
-        """A client knocks with a ticket; whether it has a session now."""
+        """A client shows a ticket; whether it has a session now."""
 
     def close(self, epoch: int) -> None:
         """A client is done."""
@@ -240,7 +240,7 @@ class World:
         for _ in range(self._copies()):
             self.after(self.latency(), self._arrive, self.life, event)
 
-    def surely(self, event: Event) -> None:
+    def deliver(self, event: Event) -> None:
         """Have an event reach the tracker that runs now, in its time, once."""
         if self.up:
             self.after(self.latency(), self._arrive, self.life, event)
@@ -382,7 +382,7 @@ class World:
     def _write(self, effect: Effect) -> None:
         self.store.write(effect)
         if isinstance(effect, ReserveEpochs):
-            self.surely(EpochsReserved(effect.device, effect.upto))
+            self.deliver(EpochsReserved(effect.device, effect.upto))
 
     def _commit_fails(self, batches: list[tuple[Effect, ...]]) -> None:
         lost = []

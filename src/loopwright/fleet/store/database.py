@@ -99,7 +99,7 @@ class Database(Protocol):
 
 
 def check_ours(engine: sa.Engine, shown: str) -> None:
-    """Nothing, for an empty database or one of ours. Raises: ConfigError for any other."""
+    """Return if the database is empty or ours. Raises: ConfigError otherwise."""
     names = set(sa.inspect(engine).get_table_names())
     if not names:
         return
@@ -112,7 +112,7 @@ def check_ours(engine: sa.Engine, shown: str) -> None:
 
 
 def check_version(engine: sa.Engine, shown: str) -> None:
-    """Nothing, for an empty database or one of this version. Raises: ConfigError for any other."""
+    """Return if the database is empty or of this version. Raises: ConfigError otherwise."""
     if not sa.inspect(engine).has_table(tables.meta.name):
         return
     found = _meta(engine, "schema")

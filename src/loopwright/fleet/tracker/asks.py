@@ -12,11 +12,11 @@ import msgspec
 
 from loopwright.errors import LoopwrightError
 from loopwright.fleet.book.book import LeaseBook
-from loopwright.fleet.book.views import DeviceView, LeaseView
 from loopwright.fleet.security.tokens import Principal
-from loopwright.fleet.store.rows import StoreError, TrackerStore
+from loopwright.fleet.store.rows import Logged, StoreError, TrackerStore
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.infos import Infos
+from loopwright.fleet.views import DeviceView, EventView, LeaseView
 from loopwright.fleet.wire.messages import Answer, Ask, Message
 from loopwright.fleet.words import ErrorCode
 
@@ -98,9 +98,9 @@ class Asks:
         client.send(Answer(message.id, page.body, page.more))
 
     def page(self, message: Ask) -> Page | None:
-        """The page that `message` asks for; None for a question that is none.
+        """The page that `message` asks for; None for an unknown question.
 
-        Raises: ConfigError for a selector that is none.
+        Raises: ConfigError for an invalid selector.
         """
         answer = self._answers.get(message.what)
         return None if answer is None else answer(message)
@@ -126,81 +126,27 @@ class Asks:
         self._pages[message.selector] = now, names
         return names
 
-    def _device(self, view: DeviceView) -> dict[str, object]:
+    def _device(self, view: DeviceView) -> DeviceView:
         info = self._tracker.infos.of(view.name, view.incarnation)
-        return {
-            "name": view.name,
-            "labels": view.labels,
-            "link": view.link,
-            "health": view.health,
-            "admin": view.admin,
-            "occupancy": view.occupancy,
-            "grantable": view.grantable,
-            "kept": view.kept,
-            "why": view.why,
-            "flapping": view.flapping,
-            "lease": view.lease,
-            "agent": view.agent,
-            "incarnation": view.incarnation,
-            "epoch": view.epoch,
-            "drift": view.drift,
-            "detail": view.detail,
-            "modules": view.modules,
-            "target": "" if info is None else info.target,
-            "device": "" if info is None else info.device,
-            "cores": () if info is None else info.cores,
-            "addresses": () if info is None else info.addresses,
-            "tier": 0 if info is None else info.tier,
-        }
-
-    def _leases(self, message: Ask) -> Page:
-        now = self._tracker.clock()
-        book = self._tracker.book
-        rows = [(view.id, self._lease(view, now)) for view in book.leases()]
-        rows += [
-            (
-                view.id,
-                {
-                    "id": view.id,
-                    "state": "queued",
-                    "client": view.client,
-                    "tenant": view.tenant,
-                    "selector": view.selector,
-                    "count": view.count,
-                    "priority": view.priority,
-                    "waited_s": round(now - view.since, 3),
-                    "gives_up_s": round(view.give_up - now, 3),
-                    "over_quota": view.over_quota,
-                    "tags": view.tags,
-                },
-            )
-            for view in book.requests()
-        ]
-        rows.sort(key=lambda row: row[0])
-        return self._cut(
-            (name, row)
-            for name, row in rows
-            if name > message.after and (not message.name or message.name == name)
+        if info is None:
+            return view
+        return msgspec.structs.replace(
+            view,
+            target=info.target,
+            device=info.device,
+            cores=info.cores,
+            addresses=info.addresses,
+            tier=info.tier,
         )
 
-    def _lease(self, view: LeaseView, now: float) -> dict[str, object]:
-        return {
-            "id": view.id,
-            "state": view.state,
-            "reason": None if view.reason is None else view.reason.value,
-            "request": view.request,
-            "device": view.device,
-            "agent": view.agent,
-            "epoch": view.epoch,
-            "client": view.client,
-            "tenant": view.tenant,
-            "selector": view.selector,
-            "priority": view.priority,
-            "age_s": round(now - view.granted_at, 3),
-            "ttl_s": view.ttl_s,
-            "expires_s": round(view.expires - now, 3),
-            "tags": view.tags,
-        }
+    def _leases(self, message: Ask) -> Page:
+        now, book = self._tracker.clock(), self._tracker.book
+        views = sorted((*book.leases(now), *book.requests(now)), key=lambda view: view.id)
+        return self._cut(
+            (view.id, _rounded(view))
+            for view in views
+            if view.id > message.after and (not message.name or message.name == view.id)
+        )
 
     def _explain(self, message: Ask) -> Page:
         found = self._tracker.book.explain(message.name, self._tracker.clock())
@@ -216,20 +162,7 @@ class Asks:
         except StoreError as error:
             client.failed(message.id, ErrorCode.STORE, str(error))
             return
-        page = self._cut(
-            (
-                str(logged.id),
-                {
-                    "id": logged.id,
-                    "at": logged.event.at,
-                    "what": logged.event.what,
-                    "subject": logged.event.subject,
-                    "by": logged.event.by,
-                    "detail": logged.event.detail,
-                },
-            )
-            for logged in found
-        )
+        page = self._cut((str(logged.id), event_view(logged)) for logged in found)
         more = page.more or (str(found[-1].id) if len(found) == _EVENTS_A_PAGE else "")
         client.send(Answer(message.id, page.body, more))
 
@@ -246,3 +179,27 @@ class Asks:
             parts.append(part)
             last = name
         return Page(b"[" + b",".join(parts) + b"]")
+
+
+def _rounded(view: LeaseView) -> LeaseView:
+    """A view with its times in milliseconds."""
+    return msgspec.structs.replace(
+        view,
+        age_s=round(view.age_s, 3),
+        expires_s=round(view.expires_s, 3),
+        waited_s=round(view.waited_s, 3),
+        gives_up_s=round(view.gives_up_s, 3),
+    )
+
+
+def event_view(logged: Logged) -> EventView:
+    """A line of the log as it is told."""
+    event = logged.event
+    return EventView(
+        id=logged.id,
+        at=event.at,
+        what=event.what,
+        subject=event.subject,
+        by=event.by,
+        detail=event.detail,
+    )

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import msgspec
+
 from loopwright.errors import FleetError
 from loopwright.fleet.book.effects import (
     TellGranted,
@@ -136,23 +138,11 @@ class ClientSession:
         if self.who.role < Role.USER:
             self._no("lease devices", message.request)
             return
-        selector = message.selector
+        asked = message.asked
         if self.who.scopes:
-            selector = f"{self._scope}, {selector}" if selector.strip() else self._scope
-        self._tracker.happened(
-            Requested(
-                request=message.request,
-                client=self.id,
-                tenant=self.who.tenant,
-                selector=selector,
-                count=message.count,
-                ttl_s=message.ttl_ms / 1000,
-                priority=message.priority,
-                max_wait_s=message.max_wait_ms / 1000,
-                modules=message.modules,
-                tags=message.tags,
-            )
-        )
+            scoped = ", ".join(filter(None, (self._scope, asked.selector.strip())))
+            asked = msgspec.structs.replace(asked, selector=scoped)
+        self._tracker.happened(Requested(message.request, self.id, self.who.tenant, asked))
 
     def _renew(self, message: Renew) -> None:
         if self.who.role < Role.USER:
@@ -211,7 +201,7 @@ class ClientSession:
         self.send(Queued(effect.request, effect.position, clip(effect.why)))
 
     def granted(self, effect: TellGranted) -> None:
-        """It has the devices, unless an agent was put out just now: then their leases end."""
+        """It has the devices, unless an agent was revoked just now: then their leases end."""
         grants = self._tracker.grants(effect)
         if grants is not None:
             self.send(Granted(effect.request, grants))

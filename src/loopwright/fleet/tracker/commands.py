@@ -1,4 +1,4 @@
-"""What people may change, which role it takes, and the log that each attempt leaves."""
+"""What operators may change, which role it takes, and the log that each attempt leaves."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ import msgspec
 from loopwright.errors import ConfigError, LoopwrightError, NoDeviceError, UnknownNameError
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.events import AdminSet, Event, ProbeAsked, Revoked
-from loopwright.fleet.book.views import LeaseView
 from loopwright.fleet.security.tokens import (
     POOL,
     Principal,
@@ -135,8 +134,8 @@ class Commands:
     async def run(self, who: Principal, what: str, arguments: Arguments) -> Made:
         """Do `what` for `who`.
 
-        Raises: UnknownNameError, NoDeviceError for what is not there; ConfigError for an argument
-            that is none; AuthError without the role; StoreError when it could not be saved.
+        Raises: UnknownNameError, NoDeviceError for what is not there; ConfigError for an invalid
+            argument; AuthError without the role; StoreError when it could not be saved.
         """
         rule = self._rules.get(what)
         if rule is None:
@@ -182,14 +181,14 @@ class Commands:
             raise UnknownNameError(f"no lease or request {name!r} lives; see `lease ls`")
         if found.tenant != who.tenant:
             require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
-            if who.scopes and isinstance(found, LeaseView):
+            if who.scopes and found.device:
                 self._need_device(who, found.device)
         self._tracker.happened(Revoked(name, who.name, why))
         await self._tracker.saved()
         return {"lease": name}
 
     def _need_device(self, who: Principal, name: str) -> None:
-        """Nothing, when there is such a device and `who` may have to do with it."""
+        """Return if there is such a device and `who` may change it."""
         found = self._tracker.book.device(name)
         if found is None:
             raise NoDeviceError(f"no device is named {name!r}; see `device ls`")
@@ -274,7 +273,7 @@ class Commands:
         name = arguments["agent"]
         if not await self._tracker.directory.revoke_agent(name):
             raise UnknownNameError(f"no agent is named {name!r}; see `agent ls`")
-        self._tracker.close_agent(name, f"agent {name} was put out")
+        self._tracker.close_agent(name, f"agent {name} was revoked")
         return {"agent": name}
 
     def _expiry(

@@ -81,8 +81,8 @@ class AccessDirectory:
         if known is not None and not known.revoked:
             raise Denied(
                 Fault.BAD_NAME,
-                f"an agent named {agent} has joined already; choose another name, or put that one "
-                "out (agent revoke)",
+                f"an agent named {agent} has joined already; choose another name, or revoke "
+                "that one (agent revoke)",
             )
         made = AgentRow(agent, new_key(), row.labels)
         used = replace(row, code=replace(row.code, used=True), used_by=agent)
@@ -96,7 +96,7 @@ class AccessDirectory:
         return made.key
 
     async def agent_key(self, agent: str) -> bytes | None:
-        """The key of an agent, None for one that is not known or was put out."""
+        """The key of an agent, None for one that is not known or was revoked."""
         row = self.agents.get(agent)
         return None if row is None or row.revoked else row.key
 
@@ -115,12 +115,12 @@ class AccessDirectory:
         A key that is kept seals tickets of devices that others trust: it is given again only to
         the user this tracker runs as, whom the kernel names.
 
-        Raises: Denied for one that was put out, and for a stranger with another agent's name;
+        Raises: Denied for one that was revoked, and for a stranger with another agent's name;
             StoreError.
         """
         row = self.agents.get(agent)
         if row is not None and row.revoked:
-            raise Denied(Fault.UNKNOWN_AGENT, f"agent {agent} was put out; choose another name")
+            raise Denied(Fault.UNKNOWN_AGENT, f"agent {agent} was revoked; choose another name")
         if row is not None and not owner(link):
             raise Denied(
                 Fault.BAD_NAME,
@@ -170,7 +170,7 @@ class AccessDirectory:
         return row
 
     async def revoke_agent(self, name: str) -> bool:
-        """Put an agent out; False for one that is not known."""
+        """Revoke an agent; False for one that is not known."""
         row = self.agents.get(name)
         if row is None:
             return False

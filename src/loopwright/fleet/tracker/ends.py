@@ -20,7 +20,7 @@ def written(effect: EndLease) -> str:
 
 
 def read(events: Iterable[AuditEvent]) -> tuple[tuple[str, EndReason], ...]:
-    """The leases of such events with their reasons; what is none of ours is left out."""
+    """The leases of such events with their reasons; others are left out."""
     found: list[tuple[str, EndReason]] = []
     for event in events:
         said = _WRITTEN.match(event.detail)

@@ -16,13 +16,14 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from loopwright.errors import AuthError, UnknownNameError
-from loopwright.fleet.client.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.security.tokens import Principal, check_token, token_id
 from loopwright.fleet.store.rows import StoreError
 from loopwright.fleet.tracker import http_metrics
-from loopwright.fleet.tracker.http_events import AuditLog, view_of
+from loopwright.fleet.tracker.asks import event_view
+from loopwright.fleet.tracker.http_events import AuditLog
 from loopwright.fleet.tracker.http_feed import Feed
 from loopwright.fleet.tracker.server import Tracker
+from loopwright.fleet.views import DeviceView, EventView, ExplanationView, LeaseView
 from loopwright.fleet.wire.faults import Denied, Fault
 from loopwright.fleet.wire.messages import Ask
 from loopwright.fleet.words import Role
@@ -162,7 +163,7 @@ async def events(
 ) -> Response:
     """Events in order, as far as they are kept."""
     found = await AuditLog(front.tracker).read(after, limit)
-    return json_answer(msgspec.json.encode([view_of(logged) for logged in found]))
+    return json_answer(msgspec.json.encode([event_view(logged) for logged in found]))
 
 
 def _only(rows: bytes, missing: str) -> bytes:

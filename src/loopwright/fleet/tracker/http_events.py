@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from loopwright.fleet.client.views import EventView
 from loopwright.fleet.history import place_of
 from loopwright.fleet.store.rows import StoreError
+from loopwright.fleet.tracker.asks import event_view
 from loopwright.serving.streams import LogEntry
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class AuditLog:
             found = await self.read(number, count)
         except StoreError:
             return None
-        return [LogEntry(one.id, one.event.what, _encode(view_of(one))) for one in found]
+        return [LogEntry(one.id, one.event.what, _encode(event_view(one))) for one in found]
 
     async def recent(self, count: int) -> tuple[AuditEvent, ...]:
         """The latest events, at most `count`, oldest first; none when the store does not say."""
@@ -61,16 +61,3 @@ class AuditLog:
     def watch(self, tell: Callable[[], None]) -> Callable[[], None]:
         """Have `tell` called with each event from now on; returns what ends that."""
         return self._tracker.watch(lambda _: tell())
-
-
-def view_of(logged: Logged) -> EventView:
-    """An event as it is told."""
-    event = logged.event
-    return EventView(
-        id=logged.id,
-        at=event.at,
-        what=event.what,
-        subject=event.subject,
-        by=event.by,
-        detail=event.detail,
-    )

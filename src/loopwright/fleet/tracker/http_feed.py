@@ -17,9 +17,9 @@ from loopwright.fleet.tracker.http_events import AuditLog
 from loopwright.serving.streams import Watchers, message
 
 if TYPE_CHECKING:
-    from loopwright.fleet.book.views import DeviceView
     from loopwright.fleet.store.rows import AuditEvent
     from loopwright.fleet.tracker.server import Tracker
+    from loopwright.fleet.views import DeviceView
 
 _EVERY_S = 1.0
 _AT_ONCE = 200  # devices looked at without giving the loop to others
@@ -124,17 +124,18 @@ class Feed:
         return found
 
     def _look_at_leases(self) -> dict[str, Row]:
-        book = self._tracker.book
+        book, now = self._tracker.book, self._tracker.clock()
+        wall = now + self._wall_offset
         found: dict[str, Row] = {}
-        for lease in book.leases():
-            state = "ending" if lease.reason is not None else lease.state.value
+        for lease in book.leases(now):
+            state = "ending" if lease.reason is not None else lease.state
             row = (lease.id, state, lease.device, lease.tenant, _text(lease.tags.items()))
-            found[lease.id] = _encode((*row, round(lease.granted_at + self._wall_offset)))
-        for request in book.requests():
+            found[lease.id] = _encode((*row, round(wall - lease.age_s)))
+        for request in book.requests(now):
             what = request.selector or "any"
             wanted = f"{request.count} of {what}" if request.count > 1 else what
             row = (request.id, "queued", wanted, request.tenant, _text(request.tags.items()))
-            found[request.id] = _encode((*row, round(request.since + self._wall_offset)))
+            found[request.id] = _encode((*row, round(wall - request.waited_s)))
         return found
 
     def _status(self) -> bytes:
@@ -156,7 +157,7 @@ def _device(view: DeviceView) -> tuple[str, str, str, str, str, float]:
     if view.grantable:
         state, why = "free", ""
     elif view.lease:
-        state, why = view.occupancy.value, view.why
+        state, why = view.occupancy, view.why
     else:
         state, _, why = view.kept.partition(": ")
         state = state or "not free"

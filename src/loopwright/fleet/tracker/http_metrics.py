@@ -15,8 +15,8 @@ from loopwright.fleet.words import Admin, Health, LinkState, Occupancy
 from loopwright.serving.metrics import Family
 
 if TYPE_CHECKING:
-    from loopwright.fleet.book.views import DeviceView
     from loopwright.fleet.tracker.server import Tracker
+    from loopwright.fleet.views import DeviceView
 
 _AT_ONCE = 200
 _FAMILIES = {
@@ -52,7 +52,9 @@ _WORDS: tuple[tuple[str, type[Enum]], ...] = (
     ("admin", Admin),
     ("occupancy", Occupancy),
 )
-_CODES = {value: code for _, words in _WORDS for code, value in enumerate(words)}
+_CODES: dict[str, int] = {
+    value.value: code for _, words in _WORDS for code, value in enumerate(words)
+}
 DEVICE_FAMILIES = (
     *(
         Family(f"device_{name}", f"The {name} of a device: {_legend}.", label="device")

@@ -31,7 +31,7 @@ _KEYS = ("weight", "max_leases", "max_queued")
 def with_quotas(config: BookConfig, file: Path | None, options: Sequence[str]) -> BookConfig:
     """`config` with the quotas of a file and, before those, of options.
 
-    Raises: ConfigError for what is no quota.
+    Raises: ConfigError for an invalid quota.
     """
     default, named = config.tenant, dict(config.tenants)
     tables = _tables(file) if file is not None else {}
@@ -55,7 +55,7 @@ def _tables(file: Path) -> Mapping[str, Mapping[str, object]]:
     except OSError as error:
         raise ConfigError(f"the configuration {file} cannot be read: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"the configuration {file} is no TOML: {error}") from error
+        raise ConfigError(f"the configuration {file} is not TOML: {error}") from error
     unknown = sorted(set(found) - {"tenant", "tenants"})
     if unknown:
         raise ConfigError(f"{file}: no table {unknown[0]!r}; there are [tenant], [tenants.NAME]")
@@ -65,7 +65,7 @@ def _tables(file: Path) -> Mapping[str, Mapping[str, object]]:
 
 def _table(file: Path, value: object) -> Mapping[str, object]:
     if not isinstance(value, dict):
-        raise ConfigError(f"{file}: write tenants as tables, [tenants.NAME]; {value!r} is none")
+        raise ConfigError(f"{file}: write tenants as tables, [tenants.NAME], not as {value!r}")
     return value
 
 
@@ -99,7 +99,7 @@ def _values(text: str) -> Mapping[str, object]:
 def _changed(before: TenantConfig, values: Mapping[str, object], where: str) -> TenantConfig:
     """`before` with `values`.
 
-    Raises: ConfigError for a key or a value that is none.
+    Raises: ConfigError for an unknown key or an invalid value.
     """
     unknown = sorted(set(values) - set(_KEYS))
     if unknown:

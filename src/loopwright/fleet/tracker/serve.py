@@ -125,7 +125,7 @@ async def serve(
 
 
 def check(options: ServeOptions) -> None:
-    """Nothing, for options that are safe.
+    """Return if the options are safe.
 
     Raises: ConfigError otherwise.
     """

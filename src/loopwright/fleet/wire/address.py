@@ -66,7 +66,7 @@ def parse(text: str) -> Address:
     if not colon or not (port.isascii() and port.isdigit()) or int(port) > _MAX_PORT:
         raise ConfigError(f"address {text!r} has no port; write {scheme.value}://host:7070")
     if "/" in host or "@" in host:
-        raise ConfigError(f"address {text!r}: {host!r} is no host")
+        raise ConfigError(f"address {text!r}: {host!r} is not a host")
     return Address(scheme, host, int(port))
 
 
@@ -84,7 +84,7 @@ def _unix(text: str, path: str) -> Address:
 def require_safe_binding(
     address: str, *, authenticated: bool, tls: bool, carries_secrets: bool = False
 ) -> None:
-    """Nothing, when it is safe to listen there.
+    """Return if it is safe to listen there.
 
     Args:
         authenticated: whether who connects must prove who it is.

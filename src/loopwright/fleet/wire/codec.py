@@ -151,4 +151,4 @@ def from_frame(frame: Frame) -> Incoming:
         return Data(head, frame.body[end:])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         name = (TYPES | HEADS)[frame.type].__name__
-        raise FrameError(f"a {name} that is none: {error}", Fault.BAD_MESSAGE) from error
+        raise FrameError(f"not a valid {name}: {error}", Fault.BAD_MESSAGE) from error

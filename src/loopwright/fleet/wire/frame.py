@@ -53,7 +53,7 @@ _FLAGS = tuple(Flags(bits) for bits in range(int(KNOWN_FLAGS) + 1))
 
 
 class FrameError(FleetError):
-    """Bytes that are no frame: the connection is closed, nothing after them can be trusted."""
+    """Bytes that are not a frame: the connection is closed, nothing after them can be trusted."""
 
     def __init__(self, message: str, fault: Fault = Fault.BAD_FRAME) -> None:
         super().__init__(message)
@@ -111,7 +111,7 @@ class Decoder:
     def feed(self, data: bytes | bytearray | memoryview) -> Iterator[Frame]:
         """The frames that are whole now.
 
-        Raises: FrameError for bytes that are no frame, then and ever after.
+        Raises: FrameError for bytes that are not a frame, then and ever after.
         """
         self.push(data)
         return iter(self.next_frame, None)
@@ -119,7 +119,7 @@ class Decoder:
     def push(self, data: bytes | bytearray | memoryview) -> None:
         """Keep bytes for `next_frame`. The caller bounds them: see `buffered`.
 
-        Raises: FrameError when the bytes before were no frame.
+        Raises: FrameError when the bytes before were not a frame.
         """
         if self._broken is not None:
             raise self._again()
@@ -135,7 +135,7 @@ class Decoder:
     def next_frame(self) -> Frame | None:
         """The next frame that is whole, or None until more bytes come.
 
-        Raises: FrameError for bytes that are no frame, then and ever after.
+        Raises: FrameError for bytes that are not a frame, then and ever after.
         """
         if self._broken is not None:
             raise self._again()
@@ -184,4 +184,6 @@ class Decoder:
 
     def _again(self) -> FrameError:
         broken = self._broken
-        return FrameError("no frame") if broken is None else FrameError(str(broken), broken.fault)
+        return (
+            FrameError("not a frame") if broken is None else FrameError(str(broken), broken.fault)
+        )

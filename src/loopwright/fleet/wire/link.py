@@ -12,15 +12,14 @@ import asyncio
 import contextlib
 import socket
 import ssl
-import struct
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Protocol, TypeAlias, cast
 
 from loopwright.errors import AuthError, ConfigError, FleetError
-from loopwright.fleet.wire.address import Address, Scheme, parse
-from loopwright.fleet.wire.codec import Data, Incoming, data_frame, from_frame, to_frame
+from loopwright.fleet.wire.address import Scheme, parse
+from loopwright.fleet.wire.codec import Incoming, data_frame, from_frame, to_frame
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.frame import DATA_BYTES, Decoder, Flags, Frame, FrameError, header
 from loopwright.fleet.wire.messages import (
@@ -29,11 +28,9 @@ from loopwright.fleet.wire.messages import (
     OutputHead,
     PutHead,
 )
+from loopwright.fleet.wire.peer import LinkPeer, peer_of
 from loopwright.fleet.words import ErrorCode
-from loopwright.serving.places import is_loopback
 
-KEEPALIVE_S, KEEPALIVE_PROBES = 5, 3
-USER_TIMEOUT_MS = 15_000
 _WITH_MAC = {flags: Flags(flags) | Flags.MAC for flags in range(2)}
 _HIGH_WATER = 2 << 20
 _READ_BYTES = 256 << 10
@@ -47,21 +44,6 @@ class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who er
 
     def __init__(self, why: str) -> None:
         super().__init__(why, retryable=True)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkPeer:
-    """The other side of a link. `uid` is what the kernel says, of a unix socket only.
-
-    `certificate` is the name in the certificate that the other side showed and ours trusts.
-    """
-
-    address: str
-    uid: int | None = None
-    tls: bool = False
-    local: bool = False
-    host: str = ""
-    certificate: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,8 +178,8 @@ class Link(asyncio.BufferedProtocol):
     async def receive(self, timeout_s: float | None = None) -> Incoming:
         """The next message.
 
-        Raises: LinkClosed when none can come; FrameError for bytes that are none, after which the
-            link is closed; TimeoutError.
+        Raises: LinkClosed when none can come; FrameError for bytes that are not a valid
+            message, after which the link is closed; TimeoutError.
         """
         return (await self.receive_on_stream(timeout_s))[0]
 
@@ -388,7 +370,7 @@ class Link(asyncio.BufferedProtocol):
         """Called by the transport."""
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=_HIGH_WATER)
-        self.peer = _peer(self._transport)
+        self.peer = peer_of(self._transport)
         if self._hooks is not None:
             self._hooks.made(self)
 
@@ -438,7 +420,7 @@ async def dial(
 ) -> Link:
     """A link to `address`: `tcp://host:port`, `tls://host:port` or `unix:///path`.
 
-    Raises: ConfigError for an address that is none, or tls:// without a context; AuthError when
+    Raises: ConfigError for an invalid address, or tls:// without a context; AuthError when
         the other side's certificate is not good; FleetError when nobody is there.
     """
     where = parse(address)
@@ -486,66 +468,3 @@ async def pair(limits: LinkLimits = LinkLimits()) -> tuple[Link, Link]:  # froze
 
 def _said(error: OSError) -> str:
     return error.strerror or str(error) or "the connection was closed at once; is it TLS on both?"
-
-
-def _peer(transport: asyncio.Transport) -> LinkPeer:
-    """Who is there; TCP options are set on the way."""
-    sock: socket.socket = transport.get_extra_info("socket")
-    shown = transport.get_extra_info("ssl_object")
-    tls = shown is not None
-    if sock.family == socket.AF_UNIX:
-        uid = _uid(sock)
-        return LinkPeer(
-            address=f"unix socket, uid {uid}", uid=uid, tls=tls, local=True, host="unix"
-        )
-    tune(sock)
-    name = transport.get_extra_info("peername")
-    if not name:
-        return LinkPeer(address="a connection that is gone", tls=tls)
-    scheme = Scheme.TLS if tls else Scheme.TCP
-    host = str(name[0])
-    return LinkPeer(
-        address=str(Address(scheme, host, int(name[1]))),
-        tls=tls,
-        local=is_loopback(host),
-        host=host,
-        certificate=_common_name(shown.getpeercert()) if tls else "",
-    )
-
-
-def _common_name(certificate: Mapping[str, Any] | None) -> str:
-    """The common name of a verified certificate; an unverified one has no fields."""
-    subject = (certificate or {}).get("subject", ())
-    return next((str(v) for part in subject for k, v in part if k == "commonName"), "")
-
-
-def _uid(sock: socket.socket) -> int | None:
-    size = struct.calcsize("3i")
-    with contextlib.suppress(OSError):
-        raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        return int(struct.unpack("3i", raw)[1])
-    return None
-
-
-def tune(sock: socket.socket) -> None:
-    """Small messages at once, and a peer that is gone noticed within USER_TIMEOUT_MS."""
-    with contextlib.suppress(OSError):  # a socket that is already gone
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, KEEPALIVE_S)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, USER_TIMEOUT_MS)
-
-
-__all__ = [
-    "Data",
-    "Incoming",
-    "Link",
-    "LinkClosed",
-    "LinkLimits",
-    "LinkPeer",
-    "dial",
-    "pair",
-    "tune",
-]

@@ -343,7 +343,7 @@ def _clear_stale(where: Address, path: Path) -> None:
     except OSError as error:
         raise _cannot_bind(where, error) from error
     if not stat.S_ISSOCK(mode):
-        raise ConfigError(f"{where}: the file is there and is no socket; choose another path")
+        raise ConfigError(f"{where}: the file is there and is not a socket; choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta
 
 from loopwright.fields import Count, Digest, Line, Milliseconds, Nanoseconds, Size, Small, Word
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.wire.fields import (
     MAX_DEVICES,
     MAX_LABELS,
@@ -245,6 +246,33 @@ class Acquire(Message, frozen=True, kw_only=True):
     max_wait_ms: Milliseconds = 600_000
     modules: Modules = {}  # kind -> sha256: affinity to devices that have them
     tags: Labels = {}
+
+    @staticmethod
+    def of(request: str, asked: LeaseRequest) -> Acquire:
+        """The message that asks for `asked` under the id `request`."""
+        return Acquire(
+            request=request,
+            selector=asked.selector,
+            count=asked.count,
+            ttl_ms=round(asked.ttl_s * 1000),
+            priority=int(asked.priority),
+            max_wait_ms=round(asked.max_wait_s * 1000),
+            modules=dict(asked.modules),
+            tags=dict(asked.tags),
+        )
+
+    @property
+    def asked(self) -> LeaseRequest:
+        """What it asks for."""
+        return LeaseRequest(
+            selector=self.selector,
+            count=self.count,
+            ttl_s=self.ttl_ms / 1000,
+            priority=self.priority,
+            max_wait_s=self.max_wait_ms / 1000,
+            modules=self.modules,
+            tags=self.tags,
+        )
 
 
 class Queued(Message, frozen=True):

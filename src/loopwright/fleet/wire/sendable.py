@@ -25,7 +25,7 @@ _SHOWN = 60
 
 
 def require_sendable(message: Message) -> None:
-    """Nothing, when `message` is one that the other side can read.
+    """Return if the other side can read `message`.
 
     Raises: ConfigError that names the field, what it holds and what it may hold.
     """

@@ -11,8 +11,7 @@ from loopwright.errors import ConfigError
 from loopwright.kernel_call import CPU, Form
 from loopwright.runtime.object.link import Linked, link
 from loopwright.target.host import host
-from loopwright.target.presets import PRESETS
-from loopwright.target.union import Target
+from loopwright.target.presets import keys_for
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +71,3 @@ def require_runnable(target_key: str, features: Sequence[str] = ()) -> None:
 def runnable_keys() -> frozenset[str]:
     """Keys of this machine's target and of the presets whose features it all has."""
     return keys_for(host())
-
-
-def keys_for(machine: Target) -> frozenset[str]:
-    """Keys of the targets whose code runs on `machine`."""
-    features = frozenset(machine.features)
-    presets = (p for p in PRESETS.values() if p.arch == machine.arch)
-    return frozenset({machine.key, *(p.key for p in presets if features.issuperset(p.features))})

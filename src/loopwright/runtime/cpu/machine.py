@@ -23,8 +23,8 @@ from loopwright.errors import ConfigError
 from loopwright.runtime.cpu.kernel import aligned_empty
 from loopwright.runtime.cpu.native import default_cache_dir, object_code
 from loopwright.runtime.object.link import Linked, link
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host
-from loopwright.target.union import Target
 
 _BURST_S = 0.004
 _BURSTS = 15
@@ -42,7 +42,7 @@ class Bandwidth:
 
 
 def measure_fma_peak(
-    threads: int = 1, target: Target | None = None, cache_dir: Path | None = None
+    threads: int = 1, target: CpuTarget | None = None, cache_dir: Path | None = None
 ) -> float:
     """Float32 GFLOP/s of fused multiply-adds in registers, all `threads` together.
 
@@ -71,7 +71,7 @@ class FmaBurst:
 
 
 def fma_burst(
-    seconds: float = _BURST_S, target: Target | None = None, cache_dir: Path | None = None
+    seconds: float = _BURST_S, target: CpuTarget | None = None, cache_dir: Path | None = None
 ) -> FmaBurst:
     """A burst of fused multiply-adds in registers that takes about `seconds`."""
     probe = probes.fma_probe(host() if target is None else target)
@@ -88,7 +88,7 @@ def fma_burst(
 
 
 def fed_fma_burst(
-    seconds: float = _BURST_S, target: Target | None = None, cache_dir: Path | None = None
+    seconds: float = _BURST_S, target: CpuTarget | None = None, cache_dir: Path | None = None
 ) -> FmaBurst:
     """A burst of multiply-adds whose operands come from the L1 cache, as those of kernels do.
 
@@ -114,7 +114,7 @@ def fed_fma_burst(
     return FmaBurst(lambda: work(count), probe.flops * count)
 
 
-def measure_fed_fma(target: Target | None = None, cache_dir: Path | None = None) -> float:
+def measure_fed_fma(target: CpuTarget | None = None, cache_dir: Path | None = None) -> float:
     """Float32 GFLOP/s of one thread whose multiply-adds load their operands from the L1 cache.
 
     The median over a tenth of a second: the clock needs some milliseconds to settle.
@@ -125,7 +125,9 @@ def measure_fed_fma(target: Target | None = None, cache_dir: Path | None = None)
 
 
 def measure_bandwidth(
-    nbytes: int = _DEFAULT_STREAM_BYTES, target: Target | None = None, cache_dir: Path | None = None
+    nbytes: int = _DEFAULT_STREAM_BYTES,
+    target: CpuTarget | None = None,
+    cache_dir: Path | None = None,
 ) -> Bandwidth:
     """Bandwidth of one thread over arrays of `nbytes` each, which should exceed the last cache."""
     probe = probes.stream_probe(host() if target is None else target)
@@ -145,7 +147,7 @@ def measure_bandwidth(
     return Bandwidth(count * 4 / (min(reads) * 1e9), count * 12 / (min(triads) * 1e9))
 
 
-def noise(target: Target | None = None, cache_dir: Path | None = None) -> float:
+def noise(target: CpuTarget | None = None, cache_dir: Path | None = None) -> float:
     """How much slower the median burst of equal work is than the best: 0.02 is 2%.
 
     Above 0.05 something else uses the machine, and measurements repeat badly.
@@ -160,7 +162,7 @@ def noise(target: Target | None = None, cache_dir: Path | None = None) -> float:
 
 
 def _linked(
-    text: str, symbols: Sequence[str], target: Target | None, cache_dir: Path | None
+    text: str, symbols: Sequence[str], target: CpuTarget | None, cache_dir: Path | None
 ) -> Linked:
     features = (host() if target is None else target).features
     directory = default_cache_dir() if cache_dir is None else cache_dir

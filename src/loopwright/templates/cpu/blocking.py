@@ -1,7 +1,6 @@
 """Which tile sizes are worth trying, and what a tile costs.
 
-Costs are cycles of a core with two units for fused multiply-adds of `LATENCY` cycles and two loads
-a cycle. They are for comparing tiles, nothing else.
+Costs are cycles by the model of a target's core. They are for comparing tiles, nothing else.
 """
 
 from __future__ import annotations
@@ -13,23 +12,16 @@ from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Tensor
+from loopwright.te.workload import Workload
 
 WASTE = 1.15
-LATENCY = 4
-_SLACK = 0.4
-"""What chains of multiply-adds take beyond their latency, since they never run in lockstep."""
-_STORE = 1.5
-"""Cycles to finish one accumulator."""
-_START = 12
-"""Cycles to begin a tile."""
-_BROADCAST, _LOAD = 0.03, 0.08
-"""What loads of a scalar and of a vector cost beside units that are busy anyway."""
-_SPILL = 0.12
-"""The share of a step that registers which do not suffice cost, times their number squared."""
-_FEW_REGISTERS = 16
-_BEYOND = 16
-"""Bytes a cycle from beyond a core's own caches."""
+
+
+def of_floats(workload: Workload) -> bool:
+    """True when `workload` gives floats."""
+    return workload.outputs[0].dtype.is_float
 
 
 def divides_nearly(tile: int, extent: int, waste: float = WASTE) -> bool:
@@ -44,26 +36,26 @@ def spans(extent: int, tile: int) -> tuple[tuple[int, int], ...]:
     return tuple(found + ([(rest, 1)] if rest else []))
 
 
-def step_cycles(scalars: int, vectors: int, registers: int) -> float:
+def step_cycles(target: CpuTarget, scalars: int, vectors: int) -> float:
     """Cycles of one step of the sum in a tile of `scalars` broadcasts times `vectors`."""
+    core = target.core
     accumulators, loads = scalars * vectors, scalars + vectors
-    cycles = max(accumulators / 2, LATENCY + _SLACK, loads / 2)
-    cycles += _BROADCAST * scalars + _LOAD * vectors
-    # With many registers LLVM folds broadcasts into the multiply-adds.
-    spare = 2 if registers <= _FEW_REGISTERS else 1
-    spilled = max(0, accumulators + vectors + spare - registers)
-    return cycles * (1 + _SPILL * spilled**2)
+    latency = core.fma_latency + core.chain_slack
+    cycles = max(accumulators / core.fma_ports, latency, loads / core.load_ports)
+    cycles += core.broadcast * scalars + core.load * vectors
+    spilled = max(0, accumulators + vectors + core.spare_registers - target.registers)
+    return cycles * (1 + core.spill * spilled**2)
 
 
-def tile_cycles(scalars: int, vectors: int, registers: int, steps: int) -> float:
+def tile_cycles(target: CpuTarget, scalars: int, vectors: int, steps: int) -> float:
     """Cycles of a tile that sums `steps` products."""
-    inner = steps * step_cycles(scalars, vectors, registers)
-    return inner + _START + _STORE * scalars * vectors
+    inner = steps * step_cycles(target, scalars, vectors)
+    return inner + target.core.tile_start + target.core.store * scalars * vectors
 
 
-def traffic_cycles(nbytes: float) -> float:
+def traffic_cycles(target: CpuTarget, nbytes: float) -> float:
     """Cycles that `nbytes` from beyond a core's own caches cost."""
-    return nbytes / _BEYOND
+    return nbytes / target.core.stream_bandwidth
 
 
 def imbalance(iterations: int, cores: int) -> float:

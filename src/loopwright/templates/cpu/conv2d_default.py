@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from loopwright.space.knobs import KnobValue
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.templates.cpu.blocking import (
     imbalance,
     sizes_of,
@@ -28,15 +28,11 @@ _UNROLLED = 448
 """Multiply-adds in an unrolled body: a few KiB of code."""
 _FEW_STEPS = 16
 """Below so many unrolled steps of the sum, the kernel's columns are unrolled too."""
-_PER_ROW = 0.04
-"""What each further row of a tile costs: its pixels lie apart."""
 _CACHE_SHARE = 0.7
 """Of the second cache, what blocks may take."""
 _REUSED = 8
 """Tiles that must read the weights for blocks of input channels to pay."""
 _FEW_REGISTERS = 16
-_COPY = 8
-"""Bytes a cycle that a copy writes into near caches."""
 
 Values = tuple[int, ...]
 
@@ -71,7 +67,7 @@ class _Sizes:
         return (rows - 1) * self.stride + self.taps
 
 
-def choose(role: Roles, space: Space, target: Target) -> dict[str, KnobValue]:
+def choose(role: Roles, space: Space, target: CpuTarget) -> dict[str, KnobValue]:
     """The values of the knobs that matter."""
     tile = register_tile(role, space, target)
     ic = unrolled_inputs(space, tile)
@@ -105,7 +101,7 @@ def blocking(space: Space) -> int:
     return min(v for v in space.knobs[space.column("lanes")].values if isinstance(v, int))
 
 
-def _pads(role: Roles, target: Target) -> tuple[str, ...]:
+def _pads(role: Roles, target: CpuTarget) -> tuple[str, ...]:
     """The ways to pad that are worth a thought; none without padding.
 
     Skipping costs tests around a part of a tile. Few registers without multiply-adds that are fused
@@ -122,7 +118,7 @@ def _widened(role: Roles) -> bool:
     return role.padded.shape[3] != role.data.shape[3]
 
 
-def _blocks(role: Roles, target: Target, tile: RegisterTile, steps: int) -> int:
+def _blocks(role: Roles, target: CpuTarget, tile: RegisterTile, steps: int) -> int:
     """How many blocks of input channels make the weights of a tile small beside the cache."""
     nbytes = tile.vectors * target.vector_bits // 8
     for axis in role.conv.reduce_axis:
@@ -134,7 +130,7 @@ def _blocks(role: Roles, target: Target, tile: RegisterTile, steps: int) -> int:
     return min(small) if small else max(fitting, default=1)
 
 
-def register_tile(role: Roles, space: Space, target: Target) -> RegisterTile:
+def register_tile(role: Roles, space: Space, target: CpuTarget) -> RegisterTile:
     """The register tile that takes the fewest cycles, among those that the space has."""
     _, channels, height, width = role.conv.shape
     lanes = blocking(space)
@@ -150,12 +146,12 @@ def register_tile(role: Roles, space: Space, target: Target) -> RegisterTile:
         if columns[1] * rows * group > room:
             continue
         cycles = sum(
-            tile_cycles(w * h, v, target.registers, steps) * nw * nh * nv
+            tile_cycles(target, w * h, v, steps) * nw * nh * nv
             for w, nw in spans(width, columns[1])
             for h, nh in spans(height, rows)
             for v, nv in spans(vectors, group)
         )
-        cycles *= 1 + _PER_ROW * (rows - 1)
+        cycles *= 1 + target.core.row * (rows - 1)
         found.append(RegisterTile(columns, rows, group, cycles))
     return min(found, key=lambda tile: tile.cycles)
 
@@ -174,7 +170,7 @@ def unrolled_inputs(space: Space, tile: RegisterTile, taps: int = 1) -> Values:
 
 
 def _plans(
-    role: Roles, space: Space, target: Target, tile: RegisterTile, pads: Sequence[str]
+    role: Roles, space: Space, target: CpuTarget, tile: RegisterTile, pads: Sequence[str]
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
     """Cycles and values for every way to group and order the tiles.
 
@@ -205,7 +201,7 @@ def _plans(
         shared = batch * (rows[0] if by_rows else oc[0])
         cycles = batch * tile.cycles * imbalance(shared, target.cores)
         read = _read(sizes, rows, oc, tiles, height, by_rows=by_rows)
-        cycles += batch * traffic_cycles(read)
+        cycles += batch * traffic_cycles(target, read)
         values: dict[str, KnobValue] = {"rows": rows, "oc": oc, "order": order}
         if pad:
             values["pad"] = pad
@@ -213,7 +209,8 @@ def _plans(
             times = 1 if by_rows or pad == "root" else oc[0]
             copied = sizes.line * times
             copied *= rows[0] * sizes.lines(rows[1] * rows[2]) if pad == "rows" else padded[2]
-            cycles += batch * (copied / _COPY + (traffic_cycles(copied) if pad == "root" else 0))
+            far = traffic_cycles(target, copied) if pad == "root" else 0
+            cycles += batch * (copied / target.core.copy_bandwidth + far)
         yield cycles, values
 
 

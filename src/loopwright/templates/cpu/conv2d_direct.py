@@ -24,11 +24,11 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, SplitKnob
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default
-from loopwright.templates.cpu.blocking import completed, store_as
+from loopwright.templates.cpu.blocking import completed, of_floats, store_as
 from loopwright.templates.cpu.conv_loops import (
     MAX_UNROLLED,
     accumulators,
@@ -42,7 +42,7 @@ from loopwright.templates.cpu.conv_loops import (
     tile_widths,
 )
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
-from loopwright.templates.template import Configuration, Template
+from loopwright.templates.template import Configuration, CpuOnly, Template
 
 MANY_PIXELS, FEW_INPUTS = 400, 64
 """With more pixels, or fewer input channels, the weights of a tile stay in a near cache anyway."""
@@ -53,7 +53,7 @@ def roles(workload: Workload) -> Roles:
     return find_roles(workload, 3, "a convolution of NCHW data with an OIHW weight")
 
 
-def space(workload: Workload, target: Target) -> Space:
+def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs of a convolution; sizes are vectors for output channels, else elements."""
     role = roles(workload)
     lanes = target.lanes(role.conv.dtype)
@@ -244,12 +244,18 @@ def _place_pad(
         stage.parallel(stage.fuse(*stage.loops[:2]))
 
 
-def default(workload: Workload, target: Target) -> Config:
+def default(workload: Workload, target: CpuTarget) -> Config:
     """A config that costs least by a simple model of registers and caches."""
     knobs = space(workload, target)
     return completed(knobs, conv2d_default.choose(roles(workload), knobs, target))
 
 
 TEMPLATE = Template(
-    "cpu.conv2d_direct", 1, space, schedule, default=default, blocking=("lanes", "data_lanes")
+    "cpu.conv2d_direct",
+    1,
+    CpuOnly(space),
+    schedule,
+    default=CpuOnly(default),
+    blocking=("lanes", "data_lanes"),
+    is_for=of_floats,
 )

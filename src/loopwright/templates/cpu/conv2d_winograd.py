@@ -25,13 +25,13 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu import winograd_cost
 from loopwright.templates.cpu import winograd_expr as expr
 from loopwright.templates.cpu.conv_roles import find_roles
-from loopwright.templates.template import Configuration, Template
+from loopwright.templates.template import Configuration, CpuOnly, Template
 from loopwright.weights import SIZES
 
 ERROR = 1e-4
@@ -41,10 +41,8 @@ MAX_UNROLLED = 640
 MAX_TILES = 112
 """Tiles in a block: more do not fit a cache."""
 
-eligible = expr.eligible
 
-
-def space(workload: Workload, target: Target) -> Space:
+def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs; `tile` counts tiles, `oc` vectors of output channels, the others elements.
 
     `rows` and `cols` are the tiles of a block in the last of their sizes; they divide the tiles
@@ -301,7 +299,7 @@ def _rows(s: Schedule, stages: expr.Stages, at: str) -> None:
     _half(s, stages.rows_half, stages.rows, x.name)
 
 
-def default(workload: Workload, target: Target) -> Config:
+def default(workload: Workload, target: CpuTarget) -> Config:
     """A config that is good without tuning: the one that `winograd_cost` puts first."""
     found = space(workload, target)
     role = find_roles(workload, 3, "a convolution")
@@ -334,5 +332,13 @@ def _splits(knob: Knob) -> tuple[tuple[int, ...], ...]:
 
 
 TEMPLATE = Template(
-    "cpu.conv2d_winograd", 1, space, schedule, default=default, rewrite=rewrite, error=ERROR
+    "cpu.conv2d_winograd",
+    1,
+    CpuOnly(space),
+    schedule,
+    default=CpuOnly(default),
+    rewrite=rewrite,
+    error=ERROR,
+    needs_constant_weight=True,
+    is_for=expr.eligible,
 )

@@ -16,19 +16,20 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import (
     completed,
     divides_nearly,
+    of_floats,
     sizes_of,
     spans,
     store_as,
     tile_cycles,
 )
 from loopwright.templates.cpu.conv_roles import Roles, find_roles
-from loopwright.templates.template import Configuration, Template
+from loopwright.templates.template import Configuration, CpuOnly, Template
 
 _WIDEST = 8
 """Pixels of a tile that is good without tuning."""
@@ -40,7 +41,7 @@ def roles(workload: Workload) -> Roles:
     return find_roles(workload, 2, "a depthwise convolution of NCHW data")
 
 
-def space(workload: Workload, target: Target) -> Space:
+def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs of a depthwise convolution."""
     role = roles(workload)
     lanes = target.lanes(role.conv.dtype)
@@ -160,7 +161,7 @@ def _place_pad(
         stage.parallel(stage.fuse(pad.axis[0], outer))
 
 
-def default(workload: Workload, target: Target) -> Config:
+def default(workload: Workload, target: CpuTarget) -> Config:
     """One row of pixels a tile; blocks of rows whose padded copy stays in the nearest cache."""
     role, knobs = roles(workload), space(workload, target)
     _, _, height, width = role.conv.shape
@@ -168,10 +169,7 @@ def default(workload: Workload, target: Target) -> Config:
     widths = [w for w in sizes_of(knobs, "tile_w") if w[1] <= _WIDEST]
 
     def cycles(tile: tuple[int, ...]) -> float:
-        return sum(
-            tile_cycles(w, 1, target.registers, kh * kw) * count
-            for w, count in spans(width, tile[1])
-        )
+        return sum(tile_cycles(target, w, 1, kh * kw) * count for w, count in spans(width, tile[1]))
 
     line = role.padded.shape[3] * target.vector_bits // 8
     stride = max(1, (role.padded.shape[2] - kh) // max(1, height - 1))
@@ -192,4 +190,11 @@ def default(workload: Workload, target: Target) -> Config:
     return completed(knobs, chosen)
 
 
-TEMPLATE = Template("cpu.depthwise", 1, space, schedule, default=default)
+TEMPLATE = Template(
+    "cpu.depthwise",
+    1,
+    CpuOnly(space),
+    schedule,
+    default=CpuOnly(default),
+    is_for=of_floats,
+)

@@ -22,17 +22,18 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.blocking import (
     completed,
+    of_floats,
     sizes_of,
     spans,
     store_as,
     tile_cycles,
 )
-from loopwright.templates.template import Configuration, Template
+from loopwright.templates.template import Configuration, CpuOnly, Template
 
 MAX_UNROLLED = 512
 _STEPS = 8
@@ -91,7 +92,7 @@ def roles(workload: Workload) -> Roles:
     )
 
 
-def space(workload: Workload, target: Target) -> Space:
+def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs of a product; `n` counts vectors of columns, `m` rows, `k` elements."""
     role = roles(workload)
     lanes = target.lanes(role.product.dtype)
@@ -298,7 +299,7 @@ def _reduce_loops(
     stage.vectorize(nl)
 
 
-def default(workload: Workload, target: Target) -> Config:
+def default(workload: Workload, target: CpuTarget) -> Config:
     """The cheapest register tile; each panel of B is read by all rows before the next one."""
     role, knobs = roles(workload), space(workload, target)
     lanes = target.lanes(role.product.dtype)
@@ -308,7 +309,7 @@ def default(workload: Workload, target: Target) -> Config:
 
     def cycles(m: int, n: int) -> float:
         return sum(
-            tile_cycles(h, v, target.registers, depth) * nh * nv
+            tile_cycles(target, h, v, depth) * nh * nv
             for h, nh in spans(rows, m)
             for v, nv in spans(-(-columns // lanes), n)
         )
@@ -345,4 +346,11 @@ def _default_pack(role: Roles, rows: int, columns: int, m_tile: int) -> str:
     return "none" if straight and (near or rows < _OFTEN * m_tile) else "block"
 
 
-TEMPLATE = Template("cpu.matmul", 1, space, schedule, default=default)
+TEMPLATE = Template(
+    "cpu.matmul",
+    1,
+    CpuOnly(space),
+    schedule,
+    default=CpuOnly(default),
+    is_for=of_floats,
+)

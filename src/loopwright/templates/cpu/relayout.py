@@ -9,86 +9,19 @@ before it moves on, so that the lines it gathers from are still in the nearest c
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
-from loopwright.ir.dtype import DType
 from loopwright.layout import Layout, Part
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.union import Target
-from loopwright.te.tensor import compute, placeholder
-from loopwright.te.workload import Workload, workload
-from loopwright.templates.task import Task, make
+from loopwright.te.workload import Workload
 from loopwright.templates.template import Configuration, Template
 
 VERSION = 1
 _UNROLLED = (1, 2, 4, 8, 16)
-
-
-def copy(shape: Sequence[int], dtype: DType) -> Workload:
-    """The workload that copies a tensor."""
-    data = placeholder(shape, dtype, "data")
-    output = compute(shape, lambda *at: data[at], name="output")
-    return workload(output, [data, output], name="relayout")
-
-
-def task_of(
-    shape: Sequence[int],
-    dtype: DType,
-    before: Layout,
-    after: Layout,
-    target: Target,
-    threads: int,
-    alignment: int,
-) -> tuple[Task, Config]:
-    """The task of copying a tensor from one layout into another, and a good config of it.
-
-    Its workload has as few dimensions as the change allows. Of two blocked layouts, `before` is
-    left to the schedule that `after` asks for.
-    """
-    row_major = after.is_row_major(shape)
-    extents, layout = merged(shape, before if row_major else after)
-    of = copy(extents, dtype)
-    layouts: tuple[tuple[str, Layout], ...] = ()
-    if not row_major and not before.is_row_major(shape):
-        of, layout, layouts = copy(shape, dtype), after, (("data", before),)
-    packs = not row_major
-    task = make(
-        of,
-        template(layout, packs=packs),
-        target,
-        threads=threads,
-        layouts=layouts,
-        alignment=alignment,
-    )
-    return task, good_config(of, target, packs=packs)
-
-
-def merged(shape: Sequence[int], layout: Layout) -> tuple[tuple[int, ...], Layout]:
-    """The same change of layout with as few dimensions as can be.
-
-    Dimensions that stay neighbours become one; one of a single element is left out.
-    """
-    blocked = {part.dim for part in layout.parts if part.extent}
-    parts = [p for p in layout.parts if shape[p.dim] > 1 or p.dim in blocked]
-    order = [p.dim for p in parts]
-    dims = sorted(set(order))
-    groups: list[list[int]] = []
-    for dim in dims:
-        last = groups[-1][-1] if groups else None
-        if last is not None and not {last, dim} & blocked:
-            where = order.index(last)
-            if order[where + 1 : where + 2] == [dim]:
-                groups[-1].append(dim)
-                continue
-        groups.append([dim])
-    number = {group[0]: n for n, group in enumerate(groups)}
-    kept = tuple(Part(number[p.dim], p.stride, p.extent) for p in parts if p.dim in number)
-    extents = tuple(math.prod(shape[dim] for dim in group) for group in groups)
-    return extents, Layout(kept)
 
 
 def template(layout: Layout, *, packs: bool) -> Template:
@@ -102,6 +35,7 @@ def template(layout: Layout, *, packs: bool) -> Template:
         functools.partial(space, packs=packs),
         functools.partial(schedule, layout=layout, packs=packs),
         any_address=True,
+        default=functools.partial(good_config, packs=packs),
     )
 
 

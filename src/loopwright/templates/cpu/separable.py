@@ -22,13 +22,14 @@ from loopwright.space.config import Config
 from loopwright.space.constraints import Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, KnobValue, SplitKnob
 from loopwright.space.space import Space
-from loopwright.target.union import Target
+from loopwright.target.cpu import CpuTarget
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu import conv2d_default
 from loopwright.templates.cpu.blocking import (
     completed,
     imbalance,
+    of_floats,
     sizes_of,
     spans,
     store_as,
@@ -50,7 +51,7 @@ from loopwright.templates.cpu.conv_loops import (
 )
 from loopwright.templates.cpu.conv_roles import Roles, added_to, moving_inputs
 from loopwright.templates.cpu.depthwise import reduce_loops
-from loopwright.templates.template import Configuration, Template
+from loopwright.templates.template import Configuration, CpuOnly, Template
 
 _WIDEST = 8
 """Pixels of a depthwise tile that is good without tuning."""
@@ -90,7 +91,7 @@ def _parts(workload: Workload) -> _Parts:
     return _Parts(data, pad, weight, depth, between, pointwise)
 
 
-def space(workload: Workload, target: Target) -> Space:
+def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs; sizes are vectors for output channels, else elements."""
     parts = _parts(workload)
     conv = parts.pointwise.conv
@@ -201,7 +202,7 @@ def _depthwise(s: Schedule, parts: _Parts, config: Configuration, lanes: int) ->
     s[pad].vectorize(pad_lane)
 
 
-def default(workload: Workload, target: Target) -> Config:
+def default(workload: Workload, target: CpuTarget) -> Config:
     """The register tile of the 1x1 part alone, and the blocks that cost least.
 
     Of blocks of rows that stay in the second cache the larger read the weights less often; smaller
@@ -222,7 +223,7 @@ def default(workload: Workload, target: Target) -> Config:
         work = tile.cycles + depth_cycles * vectors * height * (1 if by_rows else oc[0])
         shared = batch * (rows[0] if by_rows else oc[0])
         again = rows[0] if weights > target.l2 // 2 else 1
-        return work * imbalance(shared, target.cores) + traffic_cycles(weights * again)
+        return work * imbalance(shared, target.cores) + traffic_cycles(target, weights * again)
 
     of_tile = [value for value in sizes_of(knobs, "rows") if value[2] == tile.rows]
     cached = target.l2 * _CACHE_SHARE
@@ -245,14 +246,14 @@ def default(workload: Workload, target: Target) -> Config:
     return completed(knobs, chosen)
 
 
-def _depth_tile(parts: _Parts, knobs: Space, target: Target) -> tuple[tuple[int, ...], float]:
+def _depth_tile(parts: _Parts, knobs: Space, target: CpuTarget) -> tuple[tuple[int, ...], float]:
     """The split of the depthwise part's width, and cycles of a row of one vector of channels."""
     width = parts.depth.shape[3]
     taps = math.prod(axis.extent for axis in parts.depth.reduce_axis)
 
     def cycles(columns: tuple[int, ...]) -> float:
         tails = spans(width, columns[1])
-        return sum(tile_cycles(w, 1, target.registers, taps) * count for w, count in tails)
+        return sum(tile_cycles(target, w, 1, taps) * count for w, count in tails)
 
     best = min((w for w in sizes_of(knobs, "depth_w") if w[1] <= _WIDEST), key=cycles)
     return best, cycles(best)
@@ -263,4 +264,12 @@ def _rows(value: tuple[int, ...]) -> int:
     return value[1] * value[2]
 
 
-TEMPLATE = Template("cpu.separable", 1, space, schedule, default=default, blocking=("lanes",))
+TEMPLATE = Template(
+    "cpu.separable",
+    1,
+    CpuOnly(space),
+    schedule,
+    default=CpuOnly(default),
+    blocking=("lanes",),
+    is_for=of_floats,
+)

@@ -1,7 +1,7 @@
-"""The template of every workload that is no contraction: right for all of them, fast untuned.
+"""The template of every workload that is not a contraction: right for all, fast without tuning.
 
 Elementwise chains, pools, softmax and norms, reductions, transposes, concatenations, gathers,
-in whatever layouts the task fixes. `template_for` says which template a workload gets.
+in whatever layouts the task fixes.
 """
 
 from __future__ import annotations
@@ -25,11 +25,6 @@ from loopwright.templates.template import Configuration, Template
 
 GRAIN = 20_000
 """Simple operations below which threads cost more than they save."""
-
-
-def template_for(_: Workload) -> Template:
-    """The template to compute a workload of composed operators with."""
-    return TEMPLATE
 
 
 def space(workload: Workload, target: Target) -> Space:

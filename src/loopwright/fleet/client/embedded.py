@@ -19,10 +19,11 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.memory_blobs import MemoryBlobs
 from loopwright.fleet.agent.options import AgentOptions, DeviceOptions, SessionLimits
-from loopwright.fleet.client.aio import AsyncFleet, LeaseRequest
+from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.control import Control
 from loopwright.fleet.client.lease import HeldLease
 from loopwright.fleet.client.session import DeviceSession
+from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous
 from loopwright.fleet.store.memory import MemoryStore
 from loopwright.fleet.tracker.config import TrackerConfig
@@ -41,7 +42,7 @@ _BLOB_BYTES = 128 << 20  # object code is needed until it ran
 _DAY_S = 86_400.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedOptions:
     """The device, on `cores` of this machine. What can be made again is kept in `cache_dir`.
 
@@ -159,7 +160,9 @@ class Embedded:
             raise EnvironmentFailure(
                 f"this machine cannot be measured: {self._failure}"
             ) from self._failure
-        (lease,) = await self.fleet.acquire(LeaseRequest(ttl=self._options.ttl_s, max_wait=wait_s))
+        (lease,) = await self.fleet.acquire(
+            LeaseRequest(ttl_s=self._options.ttl_s, max_wait_s=wait_s)
+        )
         return lease
 
     async def open_session(self, lease: HeldLease) -> DeviceSession:

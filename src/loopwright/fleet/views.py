@@ -1,4 +1,8 @@
-"""What a tracker answers, as the client hands it on. Fields that are not known yet are left out."""
+"""What others see of a fleet: made by the book, sent as JSON by the tracker, read by clients.
+
+Each field has a default, for trackers that do not know it yet. Words are those of `words`, as text:
+a client may meet one of a newer tracker.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +12,8 @@ import msgspec
 class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A device of the fleet. `kept` says why it cannot be had now, `why` is an operator's reason.
 
-    `flapping`: two agents take it from each other. `target` is a target string; `device` the
-    fingerprint that records are filed under.
+    `epoch` is the highest given out or reported. `flapping`: two agents take it from each other.
+    `target` is a target string; `device` the fingerprint that records are filed under.
     """
 
     name: str
@@ -37,7 +41,10 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A lease, or a request that waits (state `queued`). Times are seconds from now."""
+    """A lease, or a request that waits (state `queued`). Times are seconds from now.
+
+    A lease is there until its device is clean; from its end on it has a `reason`.
+    """
 
     id: str
     state: str
@@ -72,7 +79,10 @@ class EventView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
 
 class ExplanationView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Why a lease or request is where it is: `text` is a sentence, the rest are its figures."""
+    """Why a lease or request is where it is: `text` is a sentence, the rest are its figures.
+
+    `free_within_s` is when the last of the leased devices that match is free if nobody renews.
+    """
 
     subject: str
     state: str
