@@ -45,7 +45,7 @@ def test_an_oversized_frame_is_refused_before_it_is_read(pair: Pair) -> None:
 def test_a_frame_that_is_no_such_message_is_refused(pair: Pair, body: bytes) -> None:
     pair[0].sendall(len(body).to_bytes(4, "little") + body)
 
-    with pytest.raises(EnvironmentFailure, match="no ServerReady"):
+    with pytest.raises(EnvironmentFailure, match="not a valid ServerReady"):
         receive(pair[1], ServerReady)
 
 

@@ -100,7 +100,7 @@ class WardenReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """The warden obeys."""
+    """The warden is well."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):

@@ -86,7 +86,7 @@ class Warden:
         self._sessions: dict[int, _Session] = {}
 
     def serve(self) -> None:
-        """Obey until the agent goes away."""
+        """Take orders until the agent goes away."""
         self._tell(self._ready())
         while True:
             poll = select.poll()
@@ -98,7 +98,7 @@ class Warden:
             for fd, _ in ready:
                 if fd != self._control.fileno():
                     self._reap(fd)
-            if any(fd == self._control.fileno() for fd, _ in ready) and not self._obey():
+            if any(fd == self._control.fileno() for fd, _ in ready) and not self._take_order():
                 break
             self._look(time.monotonic())
         for session in self._sessions.values():
@@ -113,7 +113,7 @@ class Warden:
             os.getpid(), tier_of(layers), missing(layers, Layer(self._options.wanted))
         )
 
-    def _obey(self) -> bool:
+    def _take_order(self) -> bool:
         """Take one order; False when the agent has gone."""
         try:
             data, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)

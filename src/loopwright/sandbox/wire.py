@@ -82,7 +82,7 @@ def receive(sock: socket.socket, kind: type[Message]) -> Message:
     try:
         return msgspec.msgpack.decode(_exactly(sock, length), type=kind)
     except msgspec.MsgspecError as e:
-        raise EnvironmentFailure(f"a frame that is no {kind.__name__}: {e}") from e
+        raise EnvironmentFailure(f"a frame that is not a valid {kind.__name__}: {e}") from e
 
 
 def _exactly(sock: socket.socket, count: int) -> bytearray:

@@ -79,7 +79,7 @@ class Object:
 def parse(code: bytes) -> Object:
     """The object that `code` holds.
 
-    Raises: EnvironmentFailure for bytes that are no such object.
+    Raises: EnvironmentFailure for bytes that are not such an object.
     """
     try:
         return _Reader(memoryview(code)).read()
@@ -93,10 +93,10 @@ class _Reader:
 
     def read(self) -> Object:
         if bytes(self._data[: len(_IDENT)]) != _IDENT:
-            raise EnvironmentFailure("the object code is broken: it is no 64-bit ELF file")
+            raise EnvironmentFailure("the object code is broken: it is not a 64-bit ELF file")
         head = _HEADER.unpack_from(self._data)
         if head[1] != _RELOCATABLE:
-            raise EnvironmentFailure("the object code is broken: it is no relocatable object")
+            raise EnvironmentFailure("the object code is broken: it is not a relocatable object")
         headers = self._headers(head[6], head[11], head[12])
         names = self._bytes(headers[head[13]])
         sections = {
