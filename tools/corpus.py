@@ -35,7 +35,7 @@ from loopwright.api.task import task_of
 from loopwright.build import compile as backend
 from loopwright.codegen.llvm import object_code
 from loopwright.codegen.llvm.emit import emit
-from loopwright.deploy.choose import Chooser, Options, tasks
+from loopwright.deploy.choose import Chooser, ModelOptions, tasks
 from loopwright.deploy.compile import import_graph
 from loopwright.errors import LoopwrightError
 from loopwright.frontends.onnx.bundled import bundled
@@ -207,7 +207,7 @@ def _target(name: str) -> Target:
 
 def _model(name: str, target: Target, *, sampled: bool) -> Iterator[Entry]:
     """The plan of a model, and its kernels."""
-    options = Options(target, _CORES)
+    options = ModelOptions(target, _CORES)
     fused = fuse(import_graph(name, hollow=True))
     placed = place(fused, Chooser(options, use_records=False), target, _CORES)
     planned = plan(placed, alignment(target), functools.cache(overwritable))
@@ -245,7 +245,7 @@ def _picked(planned: PlannedCall) -> Pick:
     return Pick(_id(planned.call.name, task, "used"), task, chosen.config)
 
 
-def _others(fused: Fused, options: Options) -> list[Pick]:
+def _others(fused: Fused, options: ModelOptions) -> list[Pick]:
     """The default config of every way to compute each kernel."""
     return [
         Pick(_id(kernel.name, task, "default"), task, good_config(task))

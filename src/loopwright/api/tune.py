@@ -32,6 +32,7 @@ from loopwright.search.policy import Policy
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.settings import from_environment
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host
 from loopwright.target.presets import keys_for
 from loopwright.target.union import Target
@@ -136,7 +137,8 @@ def tune_many(
     peak = settings.peak_gflops
     if remote is None:
         device = fingerprint(tasks[0].target)
-        peak = peak or measure_fma_peak(threads)
+        if peak is None and isinstance(tasks[0].target, CpuTarget):
+            peak = measure_fma_peak(threads)
     else:
         device = remote.devices.device
     journal = Journal(store, device, settings.policy, settings.seed, software())
@@ -204,6 +206,9 @@ def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> i
     threads = {task.threads for task in tasks}
     if len(threads) != 1:
         raise ConfigError(f"tasks for {sorted(threads)} threads cannot be tuned together")
+    kinds = {task.target.kind for task in tasks}
+    if len(kinds) != 1:
+        raise ConfigError(f"tasks for {', '.join(sorted(kinds))} targets cannot be tuned together")
     if devices is not None:
         keys = keys_for(devices.target)
         for task in tasks:
@@ -214,8 +219,8 @@ def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> i
                 )
         return threads.pop()
     here = host()
-    for task in tasks:
-        if task.target.key not in keys_for(here):
+    for task in tasks:  # whether a device of another kind is here, its driver says
+        if task.target.kind == here.kind and task.target.key not in keys_for(here):
             raise ConfigError(
                 f"{task.name} is for {task.target.name}, which this machine ({here.name}) cannot "
                 "run; tune it there, or use target cpu"
