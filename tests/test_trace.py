@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from loopwright.trace import Tracer, open_tracer
+from loopwright.trace import PassRun, Tracer, open_tracer
 
 
 def ticking() -> Callable[[], int]:
@@ -52,3 +52,19 @@ def test_a_folder_gets_a_file_that_is_appended_to(tmp_path: Path) -> None:
         tracer.close()
     lines = (tmp_path / "deep" / "trace.jsonl").read_text().splitlines()
     assert [json.loads(line)["event"] for line in lines] == ["one", "two"]
+
+
+def test_the_text_of_a_kernel_is_kept_after_each_pass_that_changed_it(tmp_path: Path) -> None:
+    tracer = open_tracer(tmp_path)
+    tracer.ran(PassRun("k", 0, "lower", "", "two loops", 0))
+    tracer.ran(PassRun("k", 1, "cut", "two loops", "two loops", 7))
+    tracer.ran(PassRun("k", 2, "flatten", "two loops", "one loop", 9))
+    tracer.close()
+    texts = {path.name: path.read_text() for path in (tmp_path / "kernels").iterdir()}
+    assert texts == {"k.0.lower.txt": "two loops", "k.2.flatten.txt": "one loop"}
+    lines = [json.loads(line) for line in (tmp_path / "trace.jsonl").read_text().splitlines()]
+    assert [(line["name"], line["changed"], line["text"], line["ns"]) for line in lines] == [
+        ("lower", True, "k.0.lower.txt", 0),
+        ("cut", False, None, 7),
+        ("flatten", True, "k.2.flatten.txt", 9),
+    ]

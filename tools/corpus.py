@@ -35,7 +35,7 @@ from loopwright.api.task import task_of
 from loopwright.build import compile as backend
 from loopwright.codegen.llvm import object_code
 from loopwright.codegen.llvm.emit import emit
-from loopwright.deploy.choose import Chooser, Options, tasks
+from loopwright.deploy.choose import Chooser, ModelOptions, tasks
 from loopwright.deploy.compile import import_graph
 from loopwright.errors import LoopwrightError
 from loopwright.frontends.onnx.bundled import bundled
@@ -44,7 +44,7 @@ from loopwright.graph.in_place import overwritable
 from loopwright.graph.layouts import Chosen, alignment, place
 from loopwright.graph.plan import MemoryPlan, PlannedCall, plan
 from loopwright.learn.features import featurize
-from loopwright.lower.pipeline import finish
+from loopwright.lower.pipeline import apply_passes
 from loopwright.measure.landscape import Landscape, load
 from loopwright.measure.replay import ReplayRunner
 from loopwright.ops.attributes import Attrs
@@ -182,7 +182,7 @@ def kernel_text(pick: Pick) -> str:
     The package compiles it as always, but what would go to LLVM is taken instead.
     """
     with (
-        patch.object(backend, "finish", wraps=finish) as finished,
+        patch.object(backend, "apply_passes", wraps=apply_passes) as finished,
         patch.object(object_code, "emit", wraps=emit) as emitted,
         patch.object(object_code, "assemble") as assembled,
     ):
@@ -207,7 +207,7 @@ def _target(name: str) -> Target:
 
 def _model(name: str, target: Target, *, sampled: bool) -> Iterator[Entry]:
     """The plan of a model, and its kernels."""
-    options = Options(target, _CORES)
+    options = ModelOptions(target, _CORES)
     fused = fuse(import_graph(name, hollow=True))
     placed = place(fused, Chooser(options, use_records=False), target, _CORES)
     planned = plan(placed, alignment(target), functools.cache(overwritable))
@@ -245,7 +245,7 @@ def _picked(planned: PlannedCall) -> Pick:
     return Pick(_id(planned.call.name, task, "used"), task, chosen.config)
 
 
-def _others(fused: Fused, options: Options) -> list[Pick]:
+def _others(fused: Fused, options: ModelOptions) -> list[Pick]:
     """The default config of every way to compute each kernel."""
     return [
         Pick(_id(kernel.name, task, "default"), task, good_config(task))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from loopwright.deploy.choose import Options, tasks
+from loopwright.deploy.choose import ModelOptions, tasks
 from loopwright.deploy.compile import import_graph
 from loopwright.frontends.onnx.bundled import bundled
 from loopwright.graph.fuse import fuse
@@ -64,7 +64,7 @@ def _tasks(models: list[str], threads: list[int]) -> dict[Query, Task]:
     for model in models:
         fused = fuse(import_graph(model, hollow=True))
         for count in threads:
-            options = Options(host(), count)
+            options = ModelOptions(host(), count)
             for kernel in fused.kernels:
                 if kernel.operator == "fused":
                     continue

@@ -43,6 +43,14 @@ class Form(enum.Enum):
     STREAM = "stream"  # instructions that an accelerator fetches
 
 
+class Clock(enum.Enum):
+    """Who says how long calls took."""
+
+    HOST = "host"  # the host's clock around them
+    EVENTS = "events"  # time stamps that the device took
+    CYCLES = "cycles"  # the device counts, the same each time: one call says all
+
+
 class Launch(msgspec.Struct, frozen=True, array_like=True):
     """Start the function `name` as blocks of threads; `shared_bytes` is memory of each block."""
 

@@ -4,7 +4,7 @@
 |----------------------|-----------|---------------------------------------------------------------|
 | LOOPWRIGHT_CACHE_DIR | cache_dir | folder for what can be made again (measured machine figures)  |
 | LOOPWRIGHT_RECORDS   | records   | URL of the records when a command is not given `--records`    |
-| LOOPWRIGHT_TRACE     | trace     | folder that each trial is written to as JSON; else nowhere    |
+| LOOPWRIGHT_TRACE     | trace     | folder for what trials and passes did, and texts of kernels   |
 | LOOPWRIGHT_TRACEBACK | traceback | 1 shows the whole traceback of an error on the command line   |
 | LOOPWRIGHT_TRACKER   | tracker   | the fleet's tracker, as tls://lab:7070; else this user's own  |
 | LOOPWRIGHT_TOKEN     | token     | who one is to a tracker, or @FILE that holds the token        |

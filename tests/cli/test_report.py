@@ -7,7 +7,7 @@ from rich.console import Console
 
 from loopwright import jsonio
 from loopwright.cli.comparison import Row, as_json, as_table
-from loopwright.deploy.model import Part
+from loopwright.deploy.model import ModelTask
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
 from loopwright.peers.interleave import Timing
 from loopwright.target.presets import PRESETS
@@ -25,7 +25,7 @@ def row(count: int, kernel_us: float, **peers_us: float) -> Row:
     )
     ours = {KERNEL: Timing((kernel_us * 1e3,)), PLAIN: Timing((2 * kernel_us * 1e3,))}
     peers = {name: Timing((us * 1e3,)) for name, us in peers_us.items()}
-    return Row(Part(task, count, ("n",)), "x=1", Comparison(10_000, ours, peers, {}, {}))
+    return Row(ModelTask(task, count, ("n",)), "x=1", Comparison(10_000, ours, peers, {}, {}))
 
 
 def rendered(*rows: Row) -> list[str]:

@@ -123,7 +123,7 @@ def test_a_tuned_model_is_timed_alone_or_beside_its_source(run: Run, tmp_path: P
     assert json.loads(both.out)["models"][0]["error"] < 1e-5
 
 
-def test_each_trial_is_traced_when_the_settings_say_where(
+def test_each_trial_and_pass_is_traced_when_the_settings_say_where(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LOOPWRIGHT_TRACE", str(tmp_path / "trace"))
@@ -132,6 +132,10 @@ def test_each_trial_is_traced_when_the_settings_say_where(
     events = [json.loads(line) for line in lines]
     assert sum(event["event"] == "trial" and not event["again"] for event in events) == 2
     assert events[-1]["best_ns"] > 0
+    flat = [e for e in events if e["event"] == "pass" and e["name"] == "flatten_storage"]
+    assert len({event["kernel"] for event in flat}) >= 2
+    text = (tmp_path / "trace" / "kernels" / flat[0]["text"]).read_text()
+    assert text.startswith(f"kernel {flat[0]['kernel']}(")
 
 
 def test_the_tasks_of_a_model_are_listed(run: Run) -> None:

@@ -124,7 +124,7 @@ def by_way_of_c(devices: dict[int, CpuDevice]) -> Callable[..., list[np.ndarray]
         found = []
         for artifact in compiled([(kernel, params) for kernel in kernels], host()):
             copies = [aligned_copy(np.array(array)) for array in arrays]
-            devices[1].load(artifact).call(*copies)
+            devices[1].module(artifact).call(*copies)
             found.append(copies[-1])
         return found
 

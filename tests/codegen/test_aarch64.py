@@ -21,7 +21,7 @@ from running import differences, random_inputs
 from loopwright.build.compile import compile_config, compile_schedule
 from loopwright.codegen.artifact import Artifact
 from loopwright.deploy.assemble import Assembled
-from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.choose import Chooser, ModelOptions
 from loopwright.deploy.make import compile_graph
 from loopwright.export import c_text
 from loopwright.export import library as export
@@ -404,7 +404,7 @@ def network() -> Graph:
 @pytest.fixture(scope="module")
 def model() -> Assembled:
     """`network` compiled on this machine, which cannot run it."""
-    options = Options(aarch64.TARGET, threads=2)
+    options = ModelOptions(aarch64.TARGET, threads=2)
     return compile_graph(network(), Chooser(options, use_records=False)).assembled
 
 

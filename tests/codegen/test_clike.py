@@ -29,7 +29,7 @@ from loopwright.ir.expr import Binary, Buffer, Call, Const, Expr, Fn, Load, Op, 
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.stmt import Alloc, For, LoopKind, Store, block
 from loopwright.layout import Layout
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice, aligned_copy
 from loopwright.target.host import host
 from loopwright.target.presets import PRESETS
@@ -60,7 +60,7 @@ def kernels_of(task: Task, count: int, seed: int = 0) -> list[tuple[Kernel, tupl
     found = []
     for number, config in enumerate(configs):
         schedule = scheduled(task, config)
-        kernel = finish(lower(schedule, f"{task.name}_{number}"))
+        kernel = apply_passes(lower(schedule, f"{task.name}_{number}"), task.target.kind)
         layouts = {t.name: schedule.layout(t.name) for t in schedule.workload.args}
         params = tuple(
             Param(t.name, t.dtype, t.shape, layouts[t.name]) for t in schedule.workload.args
@@ -77,7 +77,7 @@ def outputs(device: CpuDevice, artifact: Artifact, seed: int = 1) -> list[np.nda
         values = rng.standard_normal(param.physical_shape) * 3
         values[rng.random(param.physical_shape) < 0.05] = 0
         arrays.append(aligned_copy(values.astype(param.dtype.numpy)))
-    device.load(artifact).call(*arrays)
+    device.module(artifact).call(*arrays)
     return arrays[len(arrays) - artifact.n_outputs :]
 
 
@@ -129,7 +129,7 @@ def test_any_loop_nest_computes_what_it_says(devices: Devices, kernels: list[Ker
     made = compiled([(kernel, plain(kernel)) for kernel in named], host())
     for kernel, artifact in zip(named, made, strict=True):
         a, out = (aligned_copy(array) for array in random_kernels.arguments(kernel))
-        devices[2].load(artifact).call(a, out)
+        devices[2].module(artifact).call(a, out)
         assert out.tolist() == random_kernels.expected(kernel).tolist(), str(kernel)
 
 
@@ -140,7 +140,7 @@ def test_any_schedule_gives_what_llvm_gives(
 ) -> None:
     kernels = []
     for number, case in enumerate(drawn):
-        kernel = finish(lower(case.schedule, f"s{number}"))
+        kernel = apply_passes(lower(case.schedule, f"s{number}"), "cpu")
         kernels.append((kernel, plain(kernel)))
     made = compiled(kernels, host())
     for (kernel, _), artifact in zip(kernels, made, strict=True):
@@ -199,6 +199,9 @@ def test_a_config_is_built_and_written_in_c() -> None:
     assert artifact.target_key == task.target.key
     text = source_text(task, config, "c")
     assert f"void {artifact.entry}(void *const *args" in text
+    assert "args[0]  float32 A[9][16]\n" in text
+    assert "args[2]  float32 product[9][24]   written\n" in text
+    assert "Compile with: cc -std=gnu11" in text
     assert source_text(task, config).startswith("target triple")
 
 
@@ -230,6 +233,9 @@ def test_without_a_c_compiler_one_line_says_what_to_install(
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(EnvironmentFailure, match=r"pip install 'loopwright\[export\]'"):
         compile_c("", host())
+    task = lw.task("matmul", a=(9, 16), b=(16, 24))
+    with pytest.raises(EnvironmentFailure, match=r"pip install 'loopwright\[export\]'"):
+        lw.build(task, config=good_config(task), language="c")
 
 
 def test_a_store_of_all_lanes_to_one_register_is_refused() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from graphs import Sketch, example
 
 from loopwright.deploy.changes import ChangeTimes
-from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, Options, tasks
+from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, ModelOptions, tasks
 from loopwright.deploy.finish import difference
 from loopwright.deploy.make import compile_graph
 from loopwright.graph.evaluate import evaluate
@@ -25,7 +25,7 @@ from loopwright.target.parse import parse
 from loopwright.templates.apply import good_config
 from loopwright.templates.task import Task
 
-OPTIONS = Options(parse("cpu"))
+OPTIONS = ModelOptions(parse("cpu"))
 LANES = OPTIONS.target.lanes(F32)
 SOME = LANES * 3 // 2
 """Channels that fill one block and a half."""

@@ -13,9 +13,9 @@ from loopwright.build.compile import kernel_name
 from loopwright.codegen.artifact import Artifact
 from loopwright.deploy import finish as finishing
 from loopwright.deploy.accuracy import Errors
-from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, Options, tasks
+from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, ModelOptions, tasks
 from loopwright.deploy.finish import difference, finish
-from loopwright.deploy.make import Maker, compile_graph
+from loopwright.deploy.make import ModelMaker, compile_graph
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.fuse import fuse
 from loopwright.graph.ir import Graph
@@ -30,7 +30,7 @@ from loopwright.target.parse import parse
 from loopwright.templates.apply import good_config
 from loopwright.templates.task import Task
 
-OPTIONS = Options(parse("cpu"))
+OPTIONS = ModelOptions(parse("cpu"))
 WINOGRAD = "cpu.conv2d_winograd"
 
 
@@ -89,7 +89,7 @@ def test_a_kernel_that_is_wrong_has_a_large_error() -> None:
     assert errors.of({name: replace(conv, task=without_relu)})[name] > 0.1
 
 
-def templates(maker: Maker) -> set[str]:
+def templates(maker: ModelMaker) -> set[str]:
     _, model = maker.make_exact(Chooser(OPTIONS, use_records=False))
     with model:
         assert right(model)
@@ -97,8 +97,8 @@ def templates(maker: Maker) -> set[str]:
 
 
 def test_a_kernel_that_is_off_by_more_than_the_tolerance_is_computed_another_way() -> None:
-    assert WINOGRAD in templates(Maker(network(), 1e-4))
-    assert WINOGRAD not in templates(Maker(network(), 1e-9))
+    assert WINOGRAD in templates(ModelMaker(network(), 1e-4))
+    assert WINOGRAD not in templates(ModelMaker(network(), 1e-9))
 
 
 def test_a_record_that_is_off_by_more_than_the_tolerance_is_not_used(store: RecordStore) -> None:
@@ -108,7 +108,7 @@ def test_a_record_that_is_off_by_more_than_the_tolerance_is_not_used(store: Reco
     store.append([record(winograd, good_config(winograd), 1.0)])
     store.append([record(direct, good_config(direct), 2.0)])
     for tolerance, template in ((1e-4, WINOGRAD), (1e-9, direct.template.name)):
-        _, model = Maker(network(), tolerance).make_exact(Chooser(OPTIONS, (store,)))
+        _, model = ModelMaker(network(), tolerance).make_exact(Chooser(OPTIONS, (store,)))
         model.close()
         (call,) = (c for c in model.manifest.calls if c.operator == "conv2d")
         assert (call.template, call.origin) == (template, TUNED)

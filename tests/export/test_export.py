@@ -12,7 +12,7 @@ from graphs import Sketch, example
 
 import loopwright as lw
 from loopwright.codegen.clike.compiler import find_compiler
-from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.choose import Chooser, ModelOptions
 from loopwright.deploy.make import compile_graph
 from loopwright.errors import ConfigError, EnvironmentFailure, ModelError, UnsupportedError
 from loopwright.export import c_text
@@ -174,7 +174,7 @@ def test_a_model_for_another_cpu_is_refused_by_create(tmp_path: Path) -> None:
         pytest.skip("this machine has AVX-512")
     sketch = Sketch()
     graph = sketch.graph(sketch.node("relu", sketch.input(4, 4)))
-    wide = compile_graph(graph, Chooser(Options(PRESETS["x86-64-avx512"]), use_records=False))
+    wide = compile_graph(graph, Chooser(ModelOptions(PRESETS["x86-64-avx512"]), use_records=False))
     made = export_sections(wide.assembled.manifest, wide.assembled.sections, tmp_path)
     library = Library(made)
     code, model = library.create(1)

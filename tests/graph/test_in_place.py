@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loopwright.build.compile import compile_config, kernel_name
 from loopwright.deploy.accuracy import Errors
-from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.choose import Chooser, ModelOptions
 from loopwright.deploy.finish import difference
 from loopwright.deploy.make import compile_graph
 from loopwright.graph.evaluate import evaluate
@@ -25,7 +25,7 @@ from loopwright.templates.apply import good_config
 from loopwright.templates.registry import template_for
 from loopwright.templates.task import Task, make
 
-OPTIONS = Options(parse("cpu"))
+OPTIONS = ModelOptions(parse("cpu"))
 
 
 def overwritten(sketch: Sketch, *outputs: str) -> dict[str, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from graphs import Sketch, networks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopwright.deploy.choose import Chooser, Options
+from loopwright.deploy.choose import Chooser, ModelOptions
 from loopwright.graph.fuse import fuse
 from loopwright.graph.in_place import overwritable
 from loopwright.graph.ir import Graph, Value
@@ -176,7 +176,7 @@ def test_sharing_takes_no_more_than_not_sharing(placed: Placed) -> None:
 
 
 def placed_of(graph: Graph) -> Placed:
-    chooser = Chooser(Options(TARGET), use_records=False)
+    chooser = Chooser(ModelOptions(TARGET), use_records=False)
     return place_values(fuse(graph), chooser, TARGET, 1)
 
 

@@ -10,7 +10,7 @@ from graphs import Sketch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loopwright.deploy.choose import Chooser, Options, tasks
+from loopwright.deploy.choose import Chooser, ModelOptions, tasks
 from loopwright.graph.fuse import FusedKernel, fuse
 from loopwright.graph.ir import Graph, Value
 from loopwright.graph.layouts import Chosen, PlacedKernel, place
@@ -19,7 +19,7 @@ from loopwright.layout import Layout
 from loopwright.space.config import Config
 from loopwright.target.presets import PRESETS
 
-OPTIONS = Options(PRESETS["x86-64-avx512"], exact=True)
+OPTIONS = ModelOptions(PRESETS["x86-64-avx512"], exact=True)
 CHOOSER = Chooser(OPTIONS, use_records=False)
 
 

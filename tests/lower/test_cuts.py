@@ -10,7 +10,7 @@ from loopwright.ir import walk
 from loopwright.ir.expr import Select
 from loopwright.ir.stmt import If, LoopKind
 from loopwright.lower import cuts
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
@@ -46,7 +46,7 @@ def joined(*channels: int) -> Workload:
 
 
 def selects(schedule: Schedule) -> int:
-    kernel = finish(lower(schedule))
+    kernel = apply_passes(lower(schedule), "cpu")
     return sum(isinstance(node, Select) for node in walk.visit(kernel.body))
 
 
@@ -67,7 +67,7 @@ def test_a_window_is_computed_as_before(cpu: CpuDevice, extent: int, pad: int, b
 
 
 def test_the_middle_of_a_window_has_no_test() -> None:
-    kernel = finish(lower(tiled(window(40, 1), 4)))
+    kernel = apply_passes(lower(tiled(window(40, 1), 4)), "cpu")
     loops = [n for n in walk.loops(kernel.body) if n.kind is LoopKind.SERIAL and n.extent > 2]
     assert [n.extent for n in loops] == [8]
     assert not any(isinstance(node, Select) for node in walk.visit(loops[0]))
@@ -77,7 +77,9 @@ def test_a_test_on_an_outer_loop_is_made_in_front_of_the_inner_one(cpu: CpuDevic
     schedule = Schedule(joined(3, 5, 2))
     schedule["B"].parallel(schedule["B"].loops[0])
     assert selects(schedule) == 0
-    assert any(isinstance(node, If) for node in walk.visit(finish(lower(schedule)).body))
+    assert any(
+        isinstance(node, If) for node in walk.visit(apply_passes(lower(schedule), "cpu").body)
+    )
     check_compiled(schedule, cpu)
 
 
@@ -86,14 +88,14 @@ def test_a_joined_axis_is_cut_where_parts_meet(cpu: CpuDevice) -> None:
     outer, inner = schedule["B"].split(schedule["B"].loops[0], 8)
     schedule["B"].reorder(outer, *schedule["B"].loops[2:], inner)
     schedule["B"].vectorize(inner)
-    kernel = finish(lower(schedule))
+    kernel = apply_passes(lower(schedule), "cpu")
     assert not any(isinstance(node, Select | If) for node in walk.visit(kernel.body))
     check_compiled(schedule, cpu)
 
 
 def test_large_bodies_are_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuts, "MAX_COST", 1)
-    kernel = finish(lower(tiled(window(40, 1), 4)))
+    kernel = apply_passes(lower(tiled(window(40, 1), 4)), "cpu")
     assert [n.extent for n in walk.loops(kernel.body) if n.kind is LoopKind.SERIAL] == [10]
     assert any(isinstance(node, Select) for node in walk.visit(kernel.body))
 

@@ -7,7 +7,7 @@ from running import check_compiled, check_interpreted
 
 from loopwright.ir import walk
 from loopwright.ir.stmt import If, LoopKind
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.te import language as te
@@ -32,7 +32,7 @@ def vectorized(of: Workload, lanes: int, vectors: int = 1, *, fused: bool = Fals
 
 def masks(schedule: Schedule) -> int:
     """Conditions inside of vectors."""
-    kernel = finish(lower(schedule))
+    kernel = apply_passes(lower(schedule), "cpu")
     lanes = [n for n in walk.loops(kernel.body) if n.kind is LoopKind.VECTORIZED]
     return sum(isinstance(n, If) for loop in lanes for n in walk.visit_stmts(loop.body))
 

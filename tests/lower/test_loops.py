@@ -9,7 +9,7 @@ from loopwright.errors import ScheduleError
 from loopwright.ir import walk
 from loopwright.ir.expr import Scope
 from loopwright.ir.stmt import If
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
@@ -119,7 +119,7 @@ def test_tails_inside_of_tails_have_names_of_their_own(cpu: CpuDevice) -> None:
     s["B"].compute_at("C", yi)
     _, inner = s["B"].split("B.x", 2)
     s["B"].unroll(inner)
-    finish(lower(s))
+    apply_passes(lower(s), "cpu")
     check(s, cpu)
 
 

@@ -13,7 +13,7 @@ from running import check_compiled, check_interpreted, compiled
 from loopwright.ir import walk
 from loopwright.ir.expr import Expr, Select
 from loopwright.ir.stmt import If
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.lower.skips import skip_zero_products
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
@@ -183,7 +183,7 @@ def test_any_padding_is_skipped_to_the_same_sums(
 
 
 def test_a_test_is_not_made_in_the_loops_that_it_does_not_need() -> None:
-    kernel = finish(lower(tiled(padded(), 5)))
+    kernel = apply_passes(lower(tiled(padded(), 5)), "cpu")
     tests = [node for node in walk.visit_stmts(kernel.body) if isinstance(node, If)]
     rows = [t for t in tests if walk.loops(t.then)]
     assert rows, "the test of a row is around the columns of the tile"

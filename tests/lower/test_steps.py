@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from running import check_compiled, differences, interpreted, random_inputs
 
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule, create_schedule
 from loopwright.te import language as te
@@ -271,7 +271,7 @@ def test_an_unscheduled_program_is_the_loops_of_its_axes(
 
 def test_flat_loops_have_one_index_a_buffer(golden: Callable[[str, str], None]) -> None:
     schedule = scheduled(set_layout_of_a_region, blur())
-    golden("flat", str(finish(lower(schedule))))
+    golden("flat", str(apply_passes(lower(schedule), "cpu")))
 
 
 def test_a_kernel_can_be_named() -> None:

@@ -10,7 +10,7 @@ import pytest
 from loopwright.errors import ShapeError
 from loopwright.layout import Array
 from loopwright.ops.epilogue import Epilogue, extras, parse, text_of
-from loopwright.ops.opdef import Operand
+from loopwright.ops.opdef import StepOperand
 from loopwright.ops.registry import build
 from loopwright.te.reference import compare, evaluate
 
@@ -128,7 +128,7 @@ def test_text_and_steps_agree() -> None:
     assert text_of(parse(text)) == text
     assert parse(" clip( 0 , 6.0 ) , add ") == (
         Epilogue("clip", (("max", 6.0), ("min", 0.0))),
-        Epilogue("add", operand=Operand.TENSOR),
+        Epilogue("add", operand=StepOperand.TENSOR),
     )
     assert [e and e.name for e in extras(parse("relu,mul,add"))] == [None, "residual", "residual1"]
 

@@ -155,7 +155,7 @@ def test_reflections_may_go_back_and_forth() -> None:
 @pytest.mark.parametrize(
     ("op", "shapes", "attrs", "message"),
     [
-        ("transpose", [(3, 4)], {"perm": (0, 0)}, "no permutation"),
+        ("transpose", [(3, 4)], {"perm": (0, 0)}, "is not a permutation"),
         ("reshape", [(3, 4)], {"shape": (5, 2)}, "another number of elements"),
         ("expand", [(3, 4)], {"shape": (5, 4)}, "do not broadcast"),
         ("tile", [(3, 4)], {"repeats": (2,)}, "needs 2 numbers"),

@@ -78,7 +78,7 @@ def test_local_responses_divide_by_their_neighbours(size: int) -> None:
 @pytest.mark.parametrize(
     ("op", "shapes", "attrs", "message"),
     [
-        ("softmax", [(3,)], {"axis": 1}, "axis=1 is no dimension of 1"),
+        ("softmax", [(3,)], {"axis": 1}, "axis=1 is not a dimension of 1"),
         ("layer_norm", [(3, 4), (3,)], {"axis": 1}, "do not broadcast"),
         ("instance_norm", [(3, 4), (4,), (4,)], {}, "at least 3 dimensions"),
         ("instance_norm", [(3, 4, 5), (4,), (5,)], {}, "one number for each channel"),

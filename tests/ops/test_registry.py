@@ -7,7 +7,7 @@ from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.frontends.onnx.importer import RULES
 from loopwright.frontends.torch.rules import folds, layers, moves, pointwise
 from loopwright.ops.epilogue import parse, step, text_of
-from loopwright.ops.opdef import EpilogueForm, Operand, OpKind
+from loopwright.ops.opdef import EpilogueForm, OpKind, StepOperand
 from loopwright.ops.registry import FORMS, OPS, define, op_def
 from loopwright.te.tensor import placeholder
 
@@ -102,7 +102,7 @@ def test_a_step_of_an_epilogue_is_read_as_it_is_written(name: str, form: Epilogu
     assert made is not None
     assert parse(text_of([made, made])) == (made, made)
     assert text_of([made]).partition("(")[0] == form.text
-    assert bool(form.input) == (form.operand in (Operand.TENSOR, Operand.CHANNELS))
+    assert bool(form.input) == (form.operand in (StepOperand.TENSOR, StepOperand.CHANNELS))
 
 
 def test_no_two_steps_are_written_alike() -> None:

@@ -19,7 +19,7 @@ from loopwright.build.compile import compile_config
 from loopwright.layout import Array
 from loopwright.ops.attributes import NodeAttr
 from loopwright.ops.epilogue import Epilogue, parse, step, text_of
-from loopwright.ops.opdef import Operand, OpKind
+from loopwright.ops.opdef import OpKind, StepOperand
 from loopwright.ops.registry import OPS, build
 from loopwright.runtime.cpu.kernel import CpuDevice, Module
 from loopwright.te.reference import evaluate
@@ -136,10 +136,12 @@ def test_an_operator_alone_and_fused_computes_what_onnx_says(
     wanted = onnx_says(op, attrs, arrays)
     agree(op, arrays, np.asarray(kernels.alone(op, attrs)(*arrays)), wanted)
     column, row = values.reshape(-1, 1), np.ones((COUNT, 1), np.float32)
-    for operand in (Operand.NOTHING, Operand.TENSOR, Operand.CHANNELS):
+    for operand in (StepOperand.NOTHING, StepOperand.TENSOR, StepOperand.CHANNELS):
         each = step(op, attrs, operand)
         if each is not None:
-            read = {Operand.TENSOR: arrays[-1:], Operand.CHANNELS: (others,)}.get(operand, ())
+            read = {StepOperand.TENSOR: arrays[-1:], StepOperand.CHANNELS: (others,)}.get(
+                operand, ()
+            )
             agree(op, arrays, np.asarray(kernels.fused(each)(column, row, *read)), wanted)
 
 
@@ -150,7 +152,7 @@ def test_an_operator_alone_and_fused_computes_what_onnx_says(
 def test_a_number_in_an_epilogue_is_a_constant_operand(
     op: str, values: Array, number: np.float32
 ) -> None:
-    each = step(op, {"value": float(number)}, Operand.NUMBER)
+    each = step(op, {"value": float(number)}, StepOperand.NUMBER)
     assert each is not None
     assert parse(text_of([each])) == (each,) or np.isnan(number)
     task = build("dense", data=(COUNT, 1), weight=(1, 1), epilogue=text_of([each]))

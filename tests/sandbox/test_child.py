@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import loopwright.sandbox.server
-from loopwright.kernel_call import KernelCall
+from loopwright.kernel_call import Clock, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
-from loopwright.runtime.device import Clock, Timing
+from loopwright.runtime.device import Timing
 from loopwright.sandbox.child import Area, failure, times
 from loopwright.sandbox.wire import RunReply
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.kernel_call import Form, Loadable
+from loopwright.kernel_call import Clock, Form, Loadable
 from loopwright.layout import Array
-from loopwright.runtime.device import Buffer, Clock, Device
+from loopwright.runtime.device import Buffer, Device
 from loopwright.runtime.devices import device_kinds
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from loopwright.build.compile import compile_schedule
 from loopwright.ir import interp
 from loopwright.layout import Array
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.runtime.cpu.kernel import CpuDevice
 from loopwright.sched.schedule import Schedule
 from loopwright.target.host import host
@@ -49,7 +49,7 @@ def interpreted(
     """The plain outputs of the loops, every access checked, unordered loops in random order."""
     kernel = lower(schedule)
     if flat:
-        kernel = finish(kernel)
+        kernel = apply_passes(kernel, "cpu")
     args = schedule.workload.args
     layouts = [schedule.layout(t.name) for t in args]
     packed = [layout.pack(a) for layout, a in zip(layouts, inputs, strict=False)]

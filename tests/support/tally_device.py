@@ -17,18 +17,11 @@ import pytest
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import EnvironmentFailure
 from loopwright.ir.dtype import F32
-from loopwright.kernel_call import Form, Loadable
+from loopwright.kernel_call import Clock, Form, Loadable
 from loopwright.layout import Array, Layout
 from loopwright.outcome import FailureKind
 from loopwright.plugins import plugin
-from loopwright.runtime.device import (
-    Buffer,
-    Clock,
-    DeviceFacts,
-    KernelFault,
-    Timing,
-    require_form,
-)
+from loopwright.runtime.device import Buffer, DeviceFacts, KernelFault, Timing, require_form
 from loopwright.runtime.null import NullDevice
 
 KIND = "tally"

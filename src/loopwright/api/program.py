@@ -19,6 +19,7 @@ from loopwright.build.compile import compile_config
 from loopwright.build.pool import BuilderPool
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.backends import backend
+from loopwright.codegen.clike.compiler import CBackend, require_compiler
 from loopwright.errors import (
     CodegenError,
     EnvironmentFailure,
@@ -36,6 +37,7 @@ from loopwright.runtime.cpu.kernel import BoundCall, CpuDevice, Module, aligned_
 from loopwright.sandbox.inputs import generate
 from loopwright.settings import from_environment
 from loopwright.space.config import Config
+from loopwright.target.union import require_cpu
 from loopwright.templates.task import Task
 
 Output: TypeAlias = npt.NDArray[Any]
@@ -226,6 +228,7 @@ class Compiler:
         Raises: TemplateError or ScheduleError for a config that makes no program, ConfigError for
             one of another target, CodegenError or EnvironmentFailure if it cannot be built.
         """
+        require_cpu(task.target, "a program that is called with arrays")
         module = self._module(task, config)
         found = relayouts(module, task.target, task.threads, self._cached)
         return Program(task, config, module, found)
@@ -292,7 +295,8 @@ def build(
     Raises: RecordsError when the records hold nothing that fits; ConfigError for a language that
         the target has not; EnvironmentFailure when there is no C compiler.
     """
-    backend(task.target.kind, language)
+    if backend(task.target.kind, language).language == CBackend.language:
+        require_compiler(task.target)  # before records are read and a process is started
     if config is None:
         url = records or from_environment().records
         with SqlStore(url, create=False) as store:

@@ -8,9 +8,11 @@ import importlib.metadata
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from loopwright.build.candidate import BuildFunction
 from loopwright.build.compile import compile_config
 from loopwright.build.executors import Engine, ExecutorSpec, open_workshop, parse_executor
 from loopwright.build.offload import Offload
@@ -30,6 +32,7 @@ from loopwright.search.policy import Policy
 from loopwright.search.result import Budget, Event, TuneResult
 from loopwright.search.tuner import TuneOptions, tune_tasks
 from loopwright.settings import from_environment
+from loopwright.target.cpu import CpuTarget
 from loopwright.target.host import host
 from loopwright.target.presets import keys_for
 from loopwright.target.union import Target
@@ -45,14 +48,16 @@ ORACLE = Oracle(evaluate, compare)
 class TuneSettings:
     """How to tune. `peak_gflops` is what the machine can do, measured when None.
 
-    `executor` is where candidates are built and, on a cluster, where features are computed and
-    cost models trained; see `measure.executors`.
+    `trace` is the folder to write to what the passes over each kernel did. `executor` is where
+    candidates are built and, on a cluster, where features are computed and cost models trained;
+    see `build.executors`.
     """
 
     budget: Budget
     policy: str = "model"
     seed: int = 0
     peak_gflops: float | None = None
+    trace: Path | None = None
     executor: ExecutorSpec = field(default_factory=lambda: ExecutorSpec(Engine.PROCESSES))
 
 
@@ -95,9 +100,11 @@ def tune(
         FleetError.
     """
     spec = parse_executor(executor)
-    settings = TuneSettings(Budget(trials, time_budget), policy, seed, executor=spec)
+    given = from_environment()
+    budget = Budget(trials, time_budget)
+    settings = TuneSettings(budget, policy, seed, trace=given.trace, executor=spec)
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(SqlStore(records or from_environment().records))
+        store = stack.enter_context(SqlStore(records or given.records))
         remote: Remote | None = None
         if fleet is not None:
             found = stack.enter_context(connect(fleet)) if isinstance(fleet, str) else fleet
@@ -130,7 +137,8 @@ def tune_many(
     peak = settings.peak_gflops
     if remote is None:
         device = fingerprint(tasks[0].target)
-        peak = peak or measure_fma_peak(threads)
+        if peak is None and isinstance(tasks[0].target, CpuTarget):
+            peak = measure_fma_peak(threads)
     else:
         device = remote.devices.device
     journal = Journal(store, device, settings.policy, settings.seed, software())
@@ -154,17 +162,20 @@ def _runner(
 ) -> Iterator[tuple[Runner, Offload]]:
     """The runner of a tuning run, and where its policies compute."""
     checker = Checker(ORACLE, settings.seed)
+    build: BuildFunction = compile_config
+    if settings.trace is not None:
+        build = functools.partial(compile_config, trace=settings.trace.absolute())
     allowed = sorted(os.sched_getaffinity(0))
     if remote is None:
         cores = tuple(allowed[: len(allowed) - threads]) or None  # see LocalRunner.background_cores
         workers = max(1, len(allowed) - threads)
-        shop = open_workshop(settings.executor, compile_config, workers, cores)
+        shop = open_workshop(settings.executor, build, workers, cores)
         with LocalRunner(
             builders=shop.builders, threads=threads, checker=checker, target=target
         ) as local:
             yield local, shop.offload
         return
-    shop = open_workshop(settings.executor, compile_config, len(allowed))
+    shop = open_workshop(settings.executor, build, len(allowed))
     with FleetRunner(
         remote.fleet,
         remote.devices,
@@ -195,6 +206,9 @@ def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> i
     threads = {task.threads for task in tasks}
     if len(threads) != 1:
         raise ConfigError(f"tasks for {sorted(threads)} threads cannot be tuned together")
+    kinds = {task.target.kind for task in tasks}
+    if len(kinds) != 1:
+        raise ConfigError(f"tasks for {', '.join(sorted(kinds))} targets cannot be tuned together")
     if devices is not None:
         keys = keys_for(devices.target)
         for task in tasks:
@@ -205,8 +219,8 @@ def _check(tasks: Sequence[Task], policy: str, devices: DeviceClass | None) -> i
                 )
         return threads.pop()
     here = host()
-    for task in tasks:
-        if task.target.key not in keys_for(here):
+    for task in tasks:  # whether a device of another kind is here, its driver says
+        if task.target.kind == here.kind and task.target.key not in keys_for(here):
             raise ConfigError(
                 f"{task.name} is for {task.target.name}, which this machine ({here.name}) cannot "
                 "run; tune it there, or use target cpu"

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 
 from loopwright import weights
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.codegen.backends import backend
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import Watch, apply_passes, lower
 from loopwright.sched.schedule import Schedule
 from loopwright.space.config import Config
 from loopwright.target.union import Target
 from loopwright.templates.apply import scheduled
 from loopwright.templates.task import Task
+from loopwright.trace import open_tracer
 
 
 def compile_schedule(
@@ -29,6 +32,7 @@ def compile_schedule(
     alignment: int = 64,
     in_place: Mapping[str, str] | None = None,
     language: str | None = None,
+    watch: Watch | None = None,
 ) -> Artifact:
     """The object code of a schedule; with `any_address` it takes plain inputs at any address.
 
@@ -36,12 +40,13 @@ def compile_schedule(
         alignment: bytes that the memory of arguments that are no constants is a multiple of.
         in_place: inputs whose memory is an output's, by name.
         language: what the code is written in first; the usual one of the target when None.
+        watch: told of each pass over the kernel.
 
     Raises: ScheduleError when it has no meaning as loops; ConfigError for a language that the
         target has not.
     """
     writer = backend(target.kind, language)
-    kernel = finish(lower(schedule, name, in_place))
+    kernel = apply_passes(lower(schedule, name, in_place), target.kind, watch)
     params = _params(schedule, alignment, any_address=any_address)
     return writer.artifact(kernel, params, target)
 
@@ -72,23 +77,32 @@ def kernel_name(task: Task, config: Config) -> str:
     return f"{task.workload.name}_{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
-def compile_config(task: Task, config: Config, language: str | None = None) -> Artifact:
-    """The object code of one config of a task; `language` as for `compile_schedule`."""
-    return compile_schedule(
-        scheduled(task, config),
-        task.target,
-        kernel_name(task, config),
-        any_address=task.template.any_address,
-        alignment=task.alignment,
-        in_place=dict(task.in_place),
-        language=language,
-    )
+def compile_config(
+    task: Task, config: Config, language: str | None = None, *, trace: Path | None = None
+) -> Artifact:
+    """The object code of one config of a task; `language` as for `compile_schedule`.
+
+    Args:
+        trace: the folder to write to what the passes did; see `trace.open_tracer`.
+    """
+    with closing(open_tracer(trace)) as tracer:
+        return compile_schedule(
+            scheduled(task, config),
+            task.target,
+            kernel_name(task, config),
+            any_address=task.template.any_address,
+            alignment=task.alignment,
+            in_place=dict(task.in_place),
+            language=language,
+            watch=tracer.ran if tracer.enabled else None,
+        )
 
 
 def source_text(task: Task, config: Config, language: str | None = None) -> str:
     """The source that `compile_config` assembles, in its language."""
     writer = backend(task.target.kind, language)
     schedule = scheduled(task, config)
-    kernel = finish(lower(schedule, kernel_name(task, config), dict(task.in_place)))
+    lowered = lower(schedule, kernel_name(task, config), dict(task.in_place))
+    kernel = apply_passes(lowered, task.target.kind)
     params = _params(schedule, task.alignment, any_address=task.template.any_address)
     return writer.text(kernel, params, task.target)

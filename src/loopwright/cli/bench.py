@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from loopwright.cli.comparison import Row
-    from loopwright.deploy.model import Part
+    from loopwright.deploy.model import ModelTask
     from loopwright.peers.compare import TimingPlan
 
 
@@ -160,7 +160,7 @@ def source_of(model: str, name: str, engines: Sequence[str]) -> str | None:
 
 
 def timed(
-    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int, plan: TimingPlan
+    parts: Sequence[ModelTask], url: str, engines: Sequence[str], threads: int, plan: TimingPlan
 ) -> tuple[list[Row], list[str]]:
     """A row for each of `parts` that has a record, and why the others have none."""
     from loopwright.api.program import Compiler, best_record, example_inputs

@@ -10,7 +10,7 @@ from typing import Literal
 from rich.table import Table
 
 from loopwright.cli.common import Json, describe, show_ns, table
-from loopwright.deploy.model import Part
+from loopwright.deploy.model import ModelTask
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison, geometric_mean
 from loopwright.report.compare import OURS, ModelComparison, show_ratio
 
@@ -19,7 +19,7 @@ from loopwright.report.compare import OURS, ModelComparison, show_ratio
 class Row:
     """One task of a model: how often it is computed, our config, and how it did."""
 
-    part: Part
+    part: ModelTask
     config: str
     comparison: Comparison
 

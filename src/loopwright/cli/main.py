@@ -22,6 +22,7 @@ _HELP = ("-h", "--help")
 _COMMANDS = {
     "tasks": ("tasks", "tasks"),
     "tune": ("tune", "tune"),
+    "lower": ("lower", "lower"),
     "optimize": ("optimize", "optimize"),
     "run": ("run", "run"),
     "profile": ("run", "profile"),

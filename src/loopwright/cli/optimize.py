@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
     from loopwright.cli.common import Json
     from loopwright.cli.progress import ProgressView
-    from loopwright.deploy.model import Part
-    from loopwright.deploy.optimize import Optimized, TuneOptions
+    from loopwright.deploy.model import ModelTask
+    from loopwright.deploy.optimize import ModelTuning, Optimized
     from loopwright.runtime.model_file import Manifest
     from loopwright.search.result import Event
 
@@ -143,7 +143,7 @@ class _Watch:
         self._view = None
         self._screen.print(f"{name} ...")
 
-    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[ModelTask], tuning: ModelTuning) -> None:
         """Show a board of what is tuned."""
         from loopwright.cli.board import Board, TaskState
         from loopwright.cli.progress import show as show_board

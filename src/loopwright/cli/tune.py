@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from loopwright.api.tune import Remote, TuneSettings
     from loopwright.cli.comparison import Row
     from loopwright.cli.tuned import TuneRun
-    from loopwright.deploy.model import Part
+    from loopwright.deploy.model import ModelTask
     from loopwright.fleet.client.runner import FleetOptions
     from loopwright.fleet.words import Priority
     from loopwright.search.result import Event
@@ -131,7 +131,8 @@ def tune(
         with ExitStack() as stack:
             given = settings_of(context, token, ca, sign)
             job = _prepare(given, model, shape, tasks, where, stack)
-            settings = TuneSettings(budget, policy, seed, job.peak_gflops, spec)
+            peak = job.peak_gflops
+            settings = TuneSettings(budget, policy, seed, peak, given.trace, spec)
             run = _run(job, settings, url)
         if engines and not run.interrupted:
             run = replace(run, rows=_compared(job.parts, url, engines, threads))
@@ -195,7 +196,7 @@ class _Prepared:
     """A model to tune, and where."""
 
     label: str
-    parts: Sequence[Part]
+    parts: Sequence[ModelTask]
     peak_gflops: float | None
     remote: Remote | None
     tracer: Tracer
@@ -317,7 +318,7 @@ def _trace(tracer: Tracer, event: Event) -> None:
 
 
 def _compared(
-    parts: Sequence[Part], url: str, engines: Sequence[str], threads: int
+    parts: Sequence[ModelTask], url: str, engines: Sequence[str], threads: int
 ) -> tuple[Row, ...]:
     """The tuned ones of `parts` beside `engines`."""
     from loopwright.cli.bench import timed

@@ -10,7 +10,7 @@ from rich.table import Table
 from loopwright.api.tune import TuneSettings
 from loopwright.cli.common import Json, describe, show_ns, table
 from loopwright.cli.comparison import Row, as_json, as_table
-from loopwright.deploy.model import Part
+from loopwright.deploy.model import ModelTask
 from loopwright.search.result import TuneResult
 
 
@@ -21,7 +21,7 @@ class TuneRun:
     label: str
     records: str
     settings: TuneSettings
-    parts: tuple[Part, ...]
+    parts: tuple[ModelTask, ...]
     results: tuple[TuneResult, ...]
     failures: tuple[str, ...]
     rows: tuple[Row, ...] = ()
@@ -74,7 +74,7 @@ class TuneRun:
         return table(columns, lines, title=f"{self.label}: {trials} trials")
 
 
-def _cells(part: Part, result: TuneResult, peak: float | None) -> list[str]:
+def _cells(part: ModelTask, result: TuneResult, peak: float | None) -> list[str]:
     best = result.best
     cells = [f"{part.count} x", describe(part.task.operator, part.task.attrs)]
     if best is None:
@@ -85,7 +85,7 @@ def _cells(part: Part, result: TuneResult, peak: float | None) -> list[str]:
     return [*cells, str(result.trials), str(sum(result.failures.values()))]
 
 
-def _result_json(part: Part, result: TuneResult, why: str) -> Json:
+def _result_json(part: ModelTask, result: TuneResult, why: str) -> Json:
     best = result.best
     return {
         "operator": part.task.operator,

@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 
 from loopwright.api.program import Compiler, example_inputs
-from loopwright.deploy.choose import Options
+from loopwright.deploy.choose import ModelOptions
 from loopwright.graph.ir import Value
 from loopwright.graph.layouts import change
 from loopwright.layout import Layout
@@ -21,7 +21,7 @@ _ROUNDS = 9
 class ChangeTimes:
     """Nanoseconds of changes of layout; each is compiled and timed once. Close it in the end."""
 
-    options: Options
+    options: ModelOptions
     _known: dict[tuple[Value, Layout, Layout], float] = field(default_factory=dict, init=False)
     _compiler: Compiler | None = field(default=None, init=False)
 

@@ -28,7 +28,7 @@ _MANY = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class ModelOptions:
     """What may be chosen. `threads` is how many the kernels run on.
 
     With `exact`, none rounds more than what it computes: 3x3 convolutions are not done by
@@ -72,7 +72,7 @@ class Chooser:
     used where there are none (`transferred`), the latter if they share the work evenly enough.
     """
 
-    options: Options
+    options: ModelOptions
     stores: Sequence[BestRecords] = ()
     refused: frozenset[tuple[str, Config]] = frozenset()
     """Keys of tasks with configs that may not be used: they are too inexact."""
@@ -167,7 +167,7 @@ def _shares_evenly(task: Task, config: Config) -> bool:
     return rounds * task.threads / extents[0] <= _UNEVEN
 
 
-def tasks(kernel: FusedKernel, options: Options, layouts: Layouts = ()) -> tuple[Task, ...]:
+def tasks(kernel: FusedKernel, options: ModelOptions, layouts: Layouts = ()) -> tuple[Task, ...]:
     """The tasks that compute a kernel, the one that is usually fastest first."""
     templates = templates_for(kernel.operator, kernel.workload, options.target)
     return tuple(

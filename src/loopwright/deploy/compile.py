@@ -7,8 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
-from loopwright.deploy.choose import BestRecords, Chooser, Options, exact_option
-from loopwright.deploy.make import TOLERANCE, Maker, require_tolerance
+from loopwright.deploy.choose import BestRecords, Chooser, ModelOptions, exact_option
+from loopwright.deploy.make import TOLERANCE, ModelMaker, require_tolerance
 from loopwright.errors import ModelError, RecordsError
 from loopwright.frontends.onnx.bundled import bundled_paths, resolve, shapes_of, weights_of
 from loopwright.frontends.onnx.file import import_onnx
@@ -64,10 +64,10 @@ def compile(  # noqa: A001  # the field's name for it
     require_tolerance(tolerance)
     given = model if example_inputs is None else from_torch(model, example_inputs)
     graph = import_graph(given, input_shapes)
-    options = Options(parse(target), threads, exact_option(exact, winograd))
+    options = ModelOptions(parse(target), threads, exact_option(exact, winograd))
     with ExitStack() as stack:
         chooser = Chooser(options, open_stores(records, options.target, stack))
-        return Maker(graph, tolerance, every=False).make_exact(chooser)[1]
+        return ModelMaker(graph, tolerance, every=False).make_exact(chooser)[1]
 
 
 def import_graph(

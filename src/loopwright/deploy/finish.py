@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, BestRecords, Chooser, Options
-from loopwright.deploy.make import TOLERANCE, Compiled, Maker
+from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, BestRecords, Chooser, ModelOptions
+from loopwright.deploy.make import TOLERANCE, Compiled, ModelMaker
 from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Chosen
 from loopwright.ir import dtype as dt
@@ -68,10 +68,10 @@ class _Contender:
 
 
 def finish(
-    graph: Graph, options: Options, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
+    graph: Graph, options: ModelOptions, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
 ) -> Finished:
     """The fastest model that is right."""
-    maker = Maker(graph, tolerance)
+    maker = ModelMaker(graph, tolerance)
     plain = replace(options, exact=True)
     compiled, default = maker.make(Chooser(plain, use_records=False))
     inputs = example_inputs(default.inputs)
@@ -109,7 +109,7 @@ def _shipped(final: _Contender, default: Model, inputs: Mapping[str, Array]) -> 
 
 
 def _right(
-    maker: Maker,
+    maker: ModelMaker,
     chooser: Chooser,
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],
@@ -126,8 +126,8 @@ def _right(
 
 
 def _played_off(
-    maker: Maker,
-    options: Options,
+    maker: ModelMaker,
+    options: ModelOptions,
     contenders: Sequence[_Contender],
     inputs: Mapping[str, Array],
     expected: Mapping[str, Array],

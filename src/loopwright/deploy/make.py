@@ -56,7 +56,7 @@ class Compiled:
 
 
 @dataclass(slots=True)
-class Maker:
+class ModelMaker:
     """Makes models of one graph; a kernel is compiled, and its error measured, once.
 
     Without `every`, errors are measured of those kernels alone that round more than what they

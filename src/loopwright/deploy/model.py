@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loopwright.deploy.choose import Options, exact_option, tasks
+from loopwright.deploy.choose import ModelOptions, exact_option, tasks
 from loopwright.deploy.compile import Source, import_graph
 from loopwright.graph.fuse import Fused, fuse
 from loopwright.graph.ir import Graph
@@ -17,7 +17,7 @@ from loopwright.templates.task import Task
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelTask:
     """A task of a model, the nodes that are this task, and how many they are."""
 
     task: Task
@@ -34,11 +34,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelTasks:
     """What there is to tune in a model; `untuned` counts the operators that are not."""
 
     label: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModelTask, ...]
     untuned: tuple[tuple[str, int], ...]
 
     @property
@@ -55,7 +55,7 @@ def load_model(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     exact: bool = False,
     winograd: bool | None = None,
-) -> Model:
+) -> ModelTasks:
     """The tasks of `model`, an ONNX file or the name of a bundled model.
 
     Args:
@@ -67,24 +67,24 @@ def load_model(
         each with the node it is about.
     """
     graph = import_graph(model, shapes, hollow=True)
-    return model_of(graph, Options(parse(target), threads, exact_option(exact, winograd)))
+    return model_of(graph, ModelOptions(parse(target), threads, exact_option(exact, winograd)))
 
 
-def model_of(graph: Graph, options: Options) -> Model:
+def model_of(graph: Graph, options: ModelOptions) -> ModelTasks:
     """What there is to tune in a graph: each convolution and product once.
 
     Of several ways to compute a kernel it is the one that is usually the fastest.
     """
     fused = fuse(graph)
-    found: dict[str, Part] = {}
+    found: dict[str, ModelTask] = {}
     for kernel in fused.kernels:
         if kernel.operator == "fused":
             continue
         task = tasks(kernel, options)[0]
         before = found.get(task.key)
         nodes = (*before.nodes, kernel.nodes[0]) if before else (kernel.nodes[0],)
-        found[task.key] = Part(task, len(nodes), nodes)
-    return Model(graph.name, tuple(found.values()), _untuned(fused))
+        found[task.key] = ModelTask(task, len(nodes), nodes)
+    return ModelTasks(graph.name, tuple(found.values()), _untuned(fused))
 
 
 def _untuned(fused: Fused) -> tuple[tuple[str, int], ...]:

@@ -15,11 +15,11 @@ from typing import Protocol
 import msgspec
 
 from loopwright.api.tune import TuneSettings, tune_many
-from loopwright.deploy.choose import Options, exact_option
+from loopwright.deploy.choose import ModelOptions, exact_option
 from loopwright.deploy.compile import Source, import_graph, open_stores
 from loopwright.deploy.finish import Checked, Finished, finish
 from loopwright.deploy.make import TOLERANCE, require_tolerance
-from loopwright.deploy.model import Part, model_of
+from loopwright.deploy.model import ModelTask, model_of
 from loopwright.errors import ConfigError, ModelError
 from loopwright.measure.run import cores_for
 from loopwright.records.store import RecordStore, SqlStore
@@ -36,7 +36,7 @@ NOTE_TUNED_NS, NOTE_DEFAULT_NS = "tuned_ns", "default_ns"
 
 
 @dataclass(frozen=True, slots=True)
-class TuneOptions:
+class ModelTuning:
     """How kernels are tuned: seconds or trials each on average; neither tunes nothing."""
 
     time_budget: float | None = 600.0
@@ -51,7 +51,7 @@ class Watcher(Protocol):
     def stage(self, name: str) -> None:
         """`name` begins: importing, tuning, building."""
 
-    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[ModelTask], tuning: ModelTuning) -> None:
         """These will be tuned; events count them from 0."""
 
     def event(self, event: Event) -> None:
@@ -64,7 +64,7 @@ class _Nobody:
     def stage(self, name: str) -> None:
         del name
 
-    def tasks(self, parts: Sequence[Part], tuning: TuneOptions) -> None:
+    def tasks(self, parts: Sequence[ModelTask], tuning: ModelTuning) -> None:
         del parts, tuning
 
     def event(self, event: Event) -> None:
@@ -121,14 +121,14 @@ def optimize(
 
     Raises: ModelError, UnsupportedError, ConfigError or RecordsError for what cannot be used.
     """
-    options = Options(parse(target), threads, exact_option(exact, winograd))
+    options = ModelOptions(parse(target), threads, exact_option(exact, winograd))
     require_tolerance(tolerance)
     _require_measurable(options)
     began = time.monotonic()
     watch = watcher if watcher is not None else _Nobody()
     watch.stage("importing")
     graph = import_graph(model, input_shapes)
-    tuning = TuneOptions(time_budget, trials, policy, seed)
+    tuning = ModelTuning(time_budget, trials, policy, seed)
     url = records or from_environment().records
     results: tuple[TuneResult, ...] = ()
     with ExitStack() as stack:
@@ -144,7 +144,7 @@ def optimize(
     return _written(finished, Path(output), results, time.monotonic() - began)
 
 
-def _require_measurable(options: Options) -> None:
+def _require_measurable(options: ModelOptions) -> None:
     """Nothing, if kernels can be timed here. Raises: ConfigError before any work is done."""
     target = options.target
     if target.key not in runnable_keys():
@@ -171,24 +171,24 @@ def _written(
         model.save(path)
         manifest = model.manifest
     return Optimized(
-        path,
-        manifest,
-        results,
-        finished.checked,
-        finished.shipped,
-        finished.why,
-        seconds,
+        path=path,
+        manifest=manifest,
+        results=results,
+        checked=finished.checked,
+        shipped=finished.shipped,
+        why=finished.why,
+        seconds=seconds,
     )
 
 
-def wants_tuning(tuning: TuneOptions) -> bool:
+def wants_tuning(tuning: ModelTuning) -> bool:
     """Whether the budget allows a trial at all."""
     return bool(tuning.time_budget) or bool(tuning.trials)
 
 
 def tune_model(
-    parts: Sequence[Part],
-    tuning: TuneOptions,
+    parts: Sequence[ModelTask],
+    tuning: ModelTuning,
     store: RecordStore,
     on_event: Callable[[Event], None] | None = None,
     peak_gflops: float | None = None,

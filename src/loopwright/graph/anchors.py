@@ -18,7 +18,7 @@ from loopwright.graph.ir import Array, Graph, Node
 from loopwright.ops import registry
 from loopwright.ops.attributes import AttrValue, integer, integers, number
 from loopwright.ops.epilogue import Epilogue, step, text_of
-from loopwright.ops.opdef import Operand
+from loopwright.ops.opdef import StepOperand
 from loopwright.te.workload import Workload
 
 _SEPARABLE_CHANNELS = 16
@@ -224,9 +224,9 @@ def _reshaped(constants: dict[str, Array], name: str, shape: tuple[int, ...]) ->
 # what follows
 
 
-_BIAS = Epilogue("add", operand=Operand.CHANNELS)
+_BIAS = Epilogue("add", operand=StepOperand.CHANNELS)
 """A constant for each channel that is added; only the first one, before all steps, is a bias."""
-_RESIDUAL = Epilogue("add", operand=Operand.TENSOR)
+_RESIDUAL = Epilogue("add", operand=StepOperand.TENSOR)
 
 
 def _step(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[Epilogue, str] | None:
@@ -253,17 +253,17 @@ def _with_operand(
 ) -> tuple[Epilogue, str] | None:
     """The step of a node, whose operands can be swapped, that reads `other` beside the value."""
     shape = graph.values[node.outputs[0]].shape
-    whole, constant = step(node.op, {}, Operand.TENSOR), graph.constants.get(other)
+    whole, constant = step(node.op, {}, StepOperand.TENSOR), graph.constants.get(other)
     if whole is None:
         return None
     if constant is None:
         return (whole, other) if graph.values[other].shape == shape else None
     if constant.size == 1:
-        number = step(node.op, {"value": float(constant.reshape(-1)[0])}, Operand.NUMBER)
+        number = step(node.op, {"value": float(constant.reshape(-1)[0])}, StepOperand.NUMBER)
         return None if number is None else (number, "")
     if not _is_channels(anchor, constant.shape, shape):
         return None
-    channels = _BIAS if node.op == "add" else step(node.op, {}, Operand.CHANNELS)
+    channels = _BIAS if node.op == "add" else step(node.op, {}, StepOperand.CHANNELS)
     return None if channels is None else (channels, other)
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
+from loopwright.errors import LoweringError
+from loopwright.ir import walk
 from loopwright.ir.kernel import Kernel
 from loopwright.ir.verify import verify
 from loopwright.lower.cuts import cut_at_borders, partition_copies
@@ -13,23 +17,40 @@ from loopwright.lower.loops import build_loops
 from loopwright.lower.refuse import refuse_loops_in_lanes, refuse_register_misuse
 from loopwright.lower.skips import skip_zero_products
 from loopwright.sched.schedule import Schedule
+from loopwright.trace import PassRun
+
+Watch: TypeAlias = Callable[[PassRun], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """A named step; `establishes` says what holds after it."""
+    """A named step.
+
+    `establishes` says what holds after it, and after each later one: in such a kernel the pass
+    finds nothing more to do, which is how `require_established` checks it.
+    """
 
     name: str
     run: Callable[[Kernel], Kernel]
     establishes: str
 
 
-PASSES: tuple[Pass, ...] = (
-    Pass("skip_zero_products", skip_zero_products, "no sum of products with padding zeros"),
-    Pass("partition_copies", partition_copies, "no test for each element of a padded copy"),
-    Pass("cut_at_borders", cut_at_borders, "no test in a loop where one cut decides it"),
-    Pass("flatten_storage", flatten_storage, "one-dimensional buffers"),
+PORTABLE: tuple[Pass, ...] = (
+    Pass("flatten_storage", flatten_storage, "buffers have one dimension"),
 )
+"""What every kind of target needs."""
+_CPU: tuple[Pass, ...] = (
+    Pass("skip_zero_products", skip_zero_products, "no padding zero is added up that a test skips"),
+    Pass("partition_copies", partition_copies, "no element of a padded copy is tested in a loop"),
+    Pass("cut_at_borders", cut_at_borders, "no small loop has a test that one cut decides"),
+    *PORTABLE,
+)
+_PASSES: Mapping[str, tuple[Pass, ...]] = {"cpu": _CPU}
+
+
+def passes(kind: str) -> tuple[Pass, ...]:
+    """The passes over kernels for targets of `kind`, in order; the portable ones without a row."""
+    return _PASSES.get(kind, PORTABLE)
 
 
 def lower(
@@ -48,9 +69,45 @@ def lower(
     return kernel
 
 
-def finish(kernel: Kernel) -> Kernel:
-    """The kernel after all passes: what code is generated from, verified."""
-    for step in PASSES:
-        kernel = step.run(kernel)
+def apply_passes(
+    kernel: Kernel, kind: str, watch: Watch | None = None, *, check: bool = False
+) -> Kernel:
+    """The kernel after all passes for targets of `kind`: what code is generated from, verified.
+
+    Args:
+        watch: told of the kernel as it came, and of each pass.
+        check: also verify the kernel, and what has been established, after each pass.
+
+    Raises: LoweringError for a kernel that is not well formed.
+    """
+    steps = passes(kind)
+    if watch is not None:
+        watch(PassRun(kernel.name, 0, "lower", "", str(kernel), 0))
+    for number, step in enumerate(steps, 1):
+        kernel = step.run(kernel) if watch is None else _watched(step, number, kernel, watch)
+        if check:
+            require_established(kernel, steps[:number])
     verify(kernel, flat=True)
     return kernel
+
+
+def require_established(kernel: Kernel, done: Sequence[Pass]) -> None:
+    """Return if `kernel` is well formed and holds what the passes in `done` established.
+
+    Raises: LoweringError naming the kernel and the pass.
+    """
+    verify(kernel)
+    for step in done:
+        if not walk.same(step.run(kernel).body, kernel.body):
+            raise LoweringError(
+                f"kernel {kernel.name}: after {done[-1].name} it does not hold that "
+                f"{step.establishes}: {step.name} finds more to do"
+            )
+
+
+def _watched(step: Pass, number: int, kernel: Kernel, watch: Watch) -> Kernel:
+    start = time.perf_counter_ns()
+    made = step.run(kernel)
+    ns = time.perf_counter_ns() - start
+    watch(PassRun(kernel.name, number, step.name, str(kernel), str(made), ns))
+    return made

@@ -82,6 +82,13 @@ def _integers(op: str, attr: Attr, value: object) -> tuple[int, ...]:
     return tuple(value)
 
 
+def shape_of(value: AttrValue) -> tuple[int, ...]:
+    """The attribute `value`, integers."""
+    if not isinstance(value, tuple):
+        raise ShapeError(f"{value!r} is not a tuple")
+    return value
+
+
 def float_dtype(op: str, name: AttrValue) -> dt.DType:
     """The floating dtype called `name`. Raises: UnsupportedError for any other."""
     dtype = dt.parse(str(name))

@@ -18,8 +18,16 @@ from dataclasses import dataclass
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import accumulator
 from loopwright.ir.expr import Expr, ReduceAxis
-from loopwright.ops.attributes import Attr, Attrs, NodeAttrs, float_dtype, integer, integers
-from loopwright.ops.epilogue import ATTRS, Ending, apply, extras, finished, parse
+from loopwright.ops.attributes import (
+    Attr,
+    Attrs,
+    NodeAttrs,
+    float_dtype,
+    integer,
+    integers,
+    shape_of,
+)
+from loopwright.ops.epilogue import ATTRS, ContractionArgs, apply, extras, finished, parse
 from loopwright.ops.opdef import (
     Channels,
     Inputs,
@@ -288,17 +296,10 @@ def _phase_sums(
 # by name
 
 
-def _shape(value: object) -> tuple[int, ...]:
-    """The attribute `value`, integers."""
-    if not isinstance(value, tuple):
-        raise ShapeError(f"{value!r} is not a tuple")
-    return value
-
-
 def _asked(op: str, weight: tuple[int, ...], attrs: Attrs, groups: int = 1) -> _Window:
     """The window that `attrs` describe. Raises: ShapeError when the kernel does not fit."""
-    data, strides, dilation = (_shape(attrs[name]) for name in ("data", "strides", "dilation"))
-    top, left, bottom, right = _shape(attrs["padding"])
+    data, strides, dilation = (shape_of(attrs[name]) for name in ("data", "strides", "dilation"))
+    top, left, bottom, right = shape_of(attrs["padding"])
     window = _Window(weight[2:], strides, ((top, bottom), (left, right)), dilation, groups)
     room = (data[2] + top + bottom, data[3] + left + right)
     if any(extent < reach for extent, reach in zip(room, window.reach, strict=True)):
@@ -315,7 +316,7 @@ def _padded(data: Tensor, window: _Window) -> Tensor:
 
 
 def _conv2d(attrs: Attrs) -> Workload:
-    data_shape, weight_shape = _shape(attrs["data"]), _shape(attrs["weight"])
+    data_shape, weight_shape = shape_of(attrs["data"]), shape_of(attrs["weight"])
     groups = attrs["groups"]
     dtype = float_dtype("conv2d", attrs["dtype"])
     if not isinstance(groups, int) or data_shape[1] % groups or weight_shape[0] % groups:
@@ -333,11 +334,11 @@ def _conv2d(attrs: Attrs) -> Workload:
     weight = placeholder(weight_shape, dtype, "weight")
     stage = _Stage("conv", ("n", "o", "y", "x"), divides=True)
     conv = _sums(_padded(data, window), weight, window, stage)
-    return finished("conv2d", conv, attrs, Ending((data, weight), ("weight",)))
+    return finished("conv2d", conv, attrs, ContractionArgs((data, weight), ("weight",)))
 
 
 def _depthwise(attrs: Attrs) -> Workload:
-    data_shape, weight_shape = _shape(attrs["data"]), _shape(attrs["weight"])
+    data_shape, weight_shape = shape_of(attrs["data"]), shape_of(attrs["weight"])
     dtype = float_dtype("depthwise_conv2d", attrs["dtype"])
     channels = data_shape[1]
     if weight_shape[0] % channels or weight_shape[1] != 1:
@@ -348,7 +349,7 @@ def _depthwise(attrs: Attrs) -> Workload:
     data = placeholder(data_shape, dtype, "data")
     weight = placeholder(weight_shape, dtype, "weight")
     conv = _depthwise_sums("depthwise_conv2d", data, weight, attrs, "conv")
-    return finished("depthwise_conv2d", conv, attrs, Ending((data, weight), ("weight",)))
+    return finished("depthwise_conv2d", conv, attrs, ContractionArgs((data, weight), ("weight",)))
 
 
 def _depthwise_sums(op: str, data: Tensor, weight: Tensor, attrs: Attrs, name: str) -> Tensor:
@@ -364,8 +365,8 @@ def _separable(attrs: Attrs) -> Workload:
     As one operator the values between them need not go through memory
     (`templates/cpu/separable.py`).
     """
-    data_shape, depth_shape = _shape(attrs["data"]), _shape(attrs["depthwise"])
-    weight_shape = _shape(attrs["weight"])
+    data_shape, depth_shape = shape_of(attrs["data"]), shape_of(attrs["depthwise"])
+    weight_shape = shape_of(attrs["weight"])
     dtype = float_dtype("separable_conv2d", attrs["dtype"])
     channels = data_shape[1]
     if depth_shape[:2] != (channels, 1):
@@ -386,7 +387,7 @@ def _separable(attrs: Attrs) -> Workload:
     window = _Window((1, 1), (1, 1), ((0, 0), (0, 0)), (1, 1))
     conv = _sums(between, weight, window, _Stage("conv", ("n", "o", "y", "x"), ("pkh", "pkw")))
     constants = ("depthwise", "weight", *(tensor.name for tensor in biases))
-    ending = Ending((data, depthwise, *biases, weight), constants)
+    ending = ContractionArgs((data, depthwise, *biases, weight), constants)
     return finished("separable_conv2d", conv, attrs, ending)
 
 

@@ -23,9 +23,9 @@ from loopwright.ops.opdef import (
     EpilogueForm,
     Inputs,
     OpDef,
-    Operand,
     OpKind,
     Outputs,
+    StepOperand,
     broadcast,
     element,
     given,
@@ -47,13 +47,13 @@ def _zero(x: Expr) -> Expr:
     return te.if_then_else(x.equal(x), const(0.0, x.dtype), const(math.nan, x.dtype))
 
 
-def _sign(x: Expr, _: NodeAttrs) -> Expr:
-    return te.if_then_else(x > 0, const(1, x.dtype), te.if_then_else(x < 0, _minus_one(x), x))
+def _abs(x: Expr) -> Expr:
+    return x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x)
 
 
-def _minus_one(x: Expr) -> Expr:
-    unsigned = x.dtype.kind is dt.DTypeKind.UINT
-    return const(0 if unsigned else -1, x.dtype)
+def _sign(x: Expr) -> Expr:
+    minus = const(0 if x.dtype.kind is dt.DTypeKind.UINT else -1, x.dtype)
+    return te.if_then_else(x > 0, const(1, x.dtype), te.if_then_else(x < 0, minus, x))
 
 
 def _softplus(x: Expr) -> Expr:
@@ -93,6 +93,10 @@ def _bounded(x: Expr) -> Expr:
 def _hard_sigmoid(x: Expr, attrs: NodeAttrs) -> Expr:
     line = x * number(attrs, "alpha") + number(attrs, "beta")
     return _bounded(line) + _zero(line)
+
+
+def _hard_swish(x: Expr) -> Expr:
+    return x * _bounded(x * (1 / 6) + 0.5)
 
 
 def _thresholded_relu(x: Expr, attrs: NodeAttrs) -> Expr:
@@ -175,12 +179,18 @@ def _logical(op: Op) -> Pair:
 def _row(
     name: str,
     function: Element,
-    names: tuple[str, str],
-    *attrs: str,
+    onnx: str,
+    torch: str,
+    *,
     inputs: int = 1,
+    fuses: bool = False,
     epilogues: tuple[EpilogueForm, ...] = (),
+    **attrs: float | str,
 ) -> OpDef:
-    """A row of the table; `names` are those in ONNX and torch."""
+    """A row of the table; `attrs` have the defaults of steps, which it has if it `fuses`."""
+    if fuses:
+        numbers = tuple((n, value) for n, value in attrs.items() if not isinstance(value, str))
+        epilogues = (EpilogueForm(name, numbers=numbers),)
 
     def define(operands: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
         tensors = [given(operands, place) for place in range(inputs)]
@@ -198,8 +208,8 @@ def _row(
         name=name,
         kind=OpKind.ELEMENTWISE,
         define=define,
-        onnx=names[0],
-        torch=names[1],
+        onnx=onnx,
+        torch=torch,
         channels=Channels.KEPT,
         least=inputs,
         most=inputs,
@@ -240,18 +250,14 @@ def _function(function: Callable[[Expr], Expr]) -> Element:
     return _float(lambda x, _: function(x))
 
 
-def _step(text: str, *numbers: tuple[str, float]) -> tuple[EpilogueForm, ...]:
-    return (EpilogueForm(text, numbers=numbers),)
-
-
 def _with_input(kind: str, number: str, channels: str = "") -> tuple[EpilogueForm, ...]:
     """The forms of an operator of two operands: a residual, a number, and maybe a channel's."""
     found = [
-        EpilogueForm(kind, Operand.TENSOR, input="residual"),
-        EpilogueForm(number, Operand.NUMBER, numbers=(("value", 0.0),)),
+        EpilogueForm(kind, StepOperand.TENSOR, input="residual"),
+        EpilogueForm(number, StepOperand.NUMBER, numbers=(("value", 0.0),)),
     ]
     if channels:
-        found.append(EpilogueForm(channels, Operand.CHANNELS, input=channels))
+        found.append(EpilogueForm(channels, StepOperand.CHANNELS, input=channels))
     return tuple(found)
 
 
@@ -260,132 +266,66 @@ _GELU = (
     EpilogueForm("gelu_tanh", fixed=(("approximate", "tanh"),)),
 )
 
+_ADD, _MUL = _with_input("add", "addc"), _with_input("mul", "mulc", "scale")
+_PRELU = (EpilogueForm("prelu", StepOperand.CHANNELS, input="slope"),)
+
 OPS: tuple[OpDef, ...] = (
-    _row("exp", _function(te.exp), ("Exp", "exp")),
-    _row("log", _function(te.log), ("Log", "log")),
-    _row("sqrt", _function(te.sqrt), ("Sqrt", "sqrt")),
-    _row("reciprocal", _function(lambda x: 1.0 / x), ("Reciprocal", "reciprocal")),
-    _row("floor", _function(te.floor), ("Floor", "floor")),
-    _row("ceil", _function(te.ceil), ("Ceil", "ceil")),
-    _row("round", _function(te.round), ("Round", "round")),
-    _row("sin", _function(te.sin), ("Sin", "sin")),
-    _row("cos", _function(te.cos), ("Cos", "cos")),
-    _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), ("Tan", "tan")),
-    _row("tanh", _function(te.tanh), ("Tanh", "tanh"), epilogues=_step("tanh")),
-    _row("erf", _function(te.erf), ("Erf", "erf"), epilogues=_step("erf")),
-    _row("sigmoid", _function(te.sigmoid), ("Sigmoid", "sigmoid"), epilogues=_step("sigmoid")),
-    _row("softplus", _function(_softplus), ("Softplus", "softplus"), epilogues=_step("softplus")),
-    _row("softsign", _function(lambda x: x / (1.0 + te.abs(x))), ("Softsign", "")),
+    _row("exp", _function(te.exp), "Exp", "exp"),
+    _row("log", _function(te.log), "Log", "log"),
+    _row("sqrt", _function(te.sqrt), "Sqrt", "sqrt"),
+    _row("reciprocal", _function(lambda x: 1.0 / x), "Reciprocal", "reciprocal"),
+    _row("floor", _function(te.floor), "Floor", "floor"),
+    _row("ceil", _function(te.ceil), "Ceil", "ceil"),
+    _row("round", _function(te.round), "Round", "round"),
+    _row("sin", _function(te.sin), "Sin", "sin"),
+    _row("cos", _function(te.cos), "Cos", "cos"),
+    _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), "Tan", "tan"),
+    _row("tanh", _function(te.tanh), "Tanh", "tanh", fuses=True),
+    _row("erf", _function(te.erf), "Erf", "erf", fuses=True),
+    _row("sigmoid", _function(te.sigmoid), "Sigmoid", "sigmoid", fuses=True),
+    _row("softplus", _function(_softplus), "Softplus", "softplus", fuses=True),
+    _row("softsign", _function(lambda x: x / (1.0 + te.abs(x))), "Softsign", ""),
+    _row("mish", _function(lambda x: x * te.tanh(_softplus(x))), "Mish", "mish", fuses=True),
+    _row("silu", _function(lambda x: x / (te.exp(-x) + 1.0)), "Swish", "silu", fuses=True),
+    _row("hard_swish", _function(_hard_swish), "HardSwish", "hardswish", fuses=True),
+    _row("leaky_relu", _float(_leaky_relu), "LeakyRelu", "leaky_relu", fuses=True, alpha=0.01),
+    _row("elu", _float(_elu), "Elu", "elu", fuses=True, alpha=1.0),
+    _row("selu", _float(_selu), "Selu", "selu", alpha=1.6732632, gamma=1.0507010),
+    _row("celu", _float(_celu), "Celu", "celu", alpha=1.0),
     _row(
-        "mish",
-        _function(lambda x: x * te.tanh(_softplus(x))),
-        ("Mish", "mish"),
-        epilogues=_step("mish"),
+        *("hard_sigmoid", _float(_hard_sigmoid), "HardSigmoid", "hardsigmoid"),
+        fuses=True,
+        alpha=0.2,
+        beta=0.5,
     ),
-    _row(
-        "silu",
-        _function(lambda x: x / (te.exp(-x) + 1.0)),
-        ("Swish", "silu"),
-        epilogues=_step("silu"),
-    ),
-    _row(
-        "hard_swish",
-        _function(lambda x: x * _bounded(x * (1 / 6) + 0.5)),
-        ("HardSwish", "hardswish"),
-        epilogues=_step("hard_swish"),
-    ),
-    _row(
-        "leaky_relu",
-        _float(_leaky_relu),
-        ("LeakyRelu", "leaky_relu"),
-        "alpha",
-        epilogues=_step("leaky_relu", ("alpha", 0.01)),
-    ),
-    _row("elu", _float(_elu), ("Elu", "elu"), "alpha", epilogues=_step("elu", ("alpha", 1.0))),
-    _row("selu", _float(_selu), ("Selu", "selu"), "alpha", "gamma"),
-    _row("celu", _float(_celu), ("Celu", "celu"), "alpha"),
-    _row(
-        "hard_sigmoid",
-        _float(_hard_sigmoid),
-        ("HardSigmoid", "hardsigmoid"),
-        *("alpha", "beta"),
-        epilogues=_step("hard_sigmoid", ("alpha", 0.2), ("beta", 0.5)),
-    ),
-    _row(
-        "thresholded_relu",
-        _float(_thresholded_relu),
-        ("ThresholdedRelu", "threshold"),
-        "alpha",
-    ),
-    _row("gelu", _float(_gelu), ("Gelu", "gelu"), "approximate", epilogues=_GELU),
-    _row("identity", _plain(lambda x: x), ("Identity", "alias")),
-    _row("neg", _plain(lambda x: -x), ("Neg", "neg")),
-    _row(
-        "abs",
-        _plain(lambda x: x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x)),
-        ("Abs", "abs"),
-    ),
-    _row(
-        "relu",
-        _plain(lambda x: te.maximum(x, const(0, x.dtype))),
-        ("Relu", "relu"),
-        epilogues=_step("relu"),
-    ),
-    _row("sign", _any(_sign), ("Sign", "sign")),
-    _row("not", _plain(lambda x: Call(Fn.NOT, (x,))), ("Not", "logical_not")),
-    _row("is_nan", _plain(lambda x: Binary(Op.NE, x, x)), ("IsNaN", "isnan")),
-    _row(
-        "is_inf",
-        _plain(lambda x: te.abs(x).equal(const(math.inf, x.dtype))),
-        ("IsInf", "isinf"),
-    ),
-    _row(
-        "clip",
-        _any(_clip),
-        ("Clip", "clamp"),
-        *("min", "max"),
-        epilogues=_step("clip", ("min", -math.inf), ("max", math.inf)),
-    ),
-    _row("cast", _any(_cast), ("Cast", "_to_copy"), "to"),
-    _row(
-        "add",
-        _pair(_operator(Op.ADD)),
-        ("Add", "add"),
-        inputs=2,
-        epilogues=_with_input("add", "addc"),
-    ),
-    _row("sub", _pair(_operator(Op.SUB)), ("Sub", "sub"), inputs=2),
-    _row(
-        "mul",
-        _pair(_operator(Op.MUL)),
-        ("Mul", "mul"),
-        inputs=2,
-        epilogues=_with_input("mul", "mulc", "scale"),
-    ),
-    _row("div", _pair(_operator(Op.DIV)), ("Div", "div"), inputs=2),
-    _row("min", _pair(_operator(Op.MIN)), ("Min", "minimum"), inputs=2),
-    _row("max", _pair(_operator(Op.MAX)), ("Max", "maximum"), inputs=2),
-    _row("equal", _pair(_operator(Op.EQ)), ("Equal", "eq"), inputs=2),
-    _row("less", _pair(_operator(Op.LT)), ("Less", "lt"), inputs=2),
-    _row("less_equal", _pair(_operator(Op.LE)), ("LessOrEqual", "le"), inputs=2),
-    _row("greater", _pair(_operator(Op.GT)), ("Greater", "gt"), inputs=2),
-    _row("greater_equal", _pair(_operator(Op.GE)), ("GreaterOrEqual", "ge"), inputs=2),
-    _row("and", _pair(_logical(Op.AND)), ("And", "logical_and"), inputs=2),
-    _row("or", _pair(_logical(Op.OR)), ("Or", "logical_or"), inputs=2),
-    _row("xor", _pair(_logical(Op.NE)), ("Xor", "logical_xor"), inputs=2),
-    _row("pow", _pair(_pow), ("Pow", "pow"), inputs=2),
-    _row("mod", _pair(_mod), ("Mod", "remainder"), "fmod", inputs=2),
-    _row(
-        "prelu",
-        _pair(_prelu),
-        ("PRelu", "prelu"),
-        inputs=2,
-        epilogues=(EpilogueForm("prelu", Operand.CHANNELS, input="slope"),),
-    ),
-    _row(
-        "where",
-        lambda values, _: te.if_then_else(*values),
-        ("Where", "where"),
-        inputs=3,
-    ),
+    _row("thresholded_relu", _float(_thresholded_relu), "ThresholdedRelu", "threshold", alpha=1.0),
+    _row("gelu", _float(_gelu), "Gelu", "gelu", epilogues=_GELU, approximate="none"),
+    _row("identity", _plain(lambda x: x), "Identity", "alias"),
+    _row("neg", _plain(lambda x: -x), "Neg", "neg"),
+    _row("abs", _plain(_abs), "Abs", "abs"),
+    _row("relu", _plain(lambda x: te.maximum(x, const(0, x.dtype))), "Relu", "relu", fuses=True),
+    _row("sign", _plain(_sign), "Sign", "sign"),
+    _row("not", _plain(lambda x: Call(Fn.NOT, (x,))), "Not", "logical_not"),
+    _row("is_nan", _plain(lambda x: Binary(Op.NE, x, x)), "IsNaN", "isnan"),
+    _row("is_inf", _plain(lambda x: te.abs(x).equal(const(math.inf, x.dtype))), "IsInf", "isinf"),
+    _row("clip", _any(_clip), "Clip", "clamp", fuses=True, min=-math.inf, max=math.inf),
+    _row("cast", _any(_cast), "Cast", "_to_copy", to="float32"),
+    _row("add", _pair(_operator(Op.ADD)), "Add", "add", inputs=2, epilogues=_ADD),
+    _row("sub", _pair(_operator(Op.SUB)), "Sub", "sub", inputs=2),
+    _row("mul", _pair(_operator(Op.MUL)), "Mul", "mul", inputs=2, epilogues=_MUL),
+    _row("div", _pair(_operator(Op.DIV)), "Div", "div", inputs=2),
+    _row("min", _pair(_operator(Op.MIN)), "Min", "minimum", inputs=2),
+    _row("max", _pair(_operator(Op.MAX)), "Max", "maximum", inputs=2),
+    _row("equal", _pair(_operator(Op.EQ)), "Equal", "eq", inputs=2),
+    _row("less", _pair(_operator(Op.LT)), "Less", "lt", inputs=2),
+    _row("less_equal", _pair(_operator(Op.LE)), "LessOrEqual", "le", inputs=2),
+    _row("greater", _pair(_operator(Op.GT)), "Greater", "gt", inputs=2),
+    _row("greater_equal", _pair(_operator(Op.GE)), "GreaterOrEqual", "ge", inputs=2),
+    _row("and", _pair(_logical(Op.AND)), "And", "logical_and", inputs=2),
+    _row("or", _pair(_logical(Op.OR)), "Or", "logical_or", inputs=2),
+    _row("xor", _pair(_logical(Op.NE)), "Xor", "logical_xor", inputs=2),
+    _row("pow", _pair(_pow), "Pow", "pow", inputs=2),
+    _row("mod", _pair(_mod), "Mod", "remainder", inputs=2, fmod=0),
+    _row("prelu", _pair(_prelu), "PRelu", "prelu", inputs=2, epilogues=_PRELU),
+    _row("where", lambda values, _: te.if_then_else(*values), "Where", "where", inputs=3),
 )

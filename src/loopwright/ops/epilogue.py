@@ -23,7 +23,7 @@ from loopwright.errors import ShapeError
 from loopwright.ir.expr import Expr, const
 from loopwright.ops.attributes import Attr, Attrs, NodeAttr, NodeAttrs, number
 from loopwright.ops.elementwise import OPS
-from loopwright.ops.opdef import EpilogueForm, OpDef, Operand
+from loopwright.ops.opdef import EpilogueForm, OpDef, StepOperand
 from loopwright.te.tensor import Tensor, compute, placeholder
 from loopwright.te.workload import Workload, workload
 
@@ -50,7 +50,7 @@ class Epilogue:
 
     op: str
     attributes: tuple[tuple[str, NodeAttr], ...] = ()
-    operand: Operand = Operand.NOTHING
+    operand: StepOperand = StepOperand.NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Extra:
     per_channel: bool
 
 
-def step(op: str, attrs: NodeAttrs, operand: Operand = Operand.NOTHING) -> Epilogue | None:
+def step(op: str, attrs: NodeAttrs, operand: StepOperand = StepOperand.NOTHING) -> Epilogue | None:
     """The operator `op` with the attributes `attrs` as a step, defaults filled in.
 
     None if it cannot be one.
@@ -142,7 +142,7 @@ def _form(step: Epilogue) -> EpilogueForm:
 
 def _known() -> str:
     forms = [form for _, form in _FORMS.values()]
-    forms.sort(key=lambda form: form.operand in (Operand.NOTHING, Operand.NUMBER))
+    forms.sort(key=lambda form: form.operand in (StepOperand.NOTHING, StepOperand.NUMBER))
     shown = [
         f"{form.text}({','.join('xyz'[: len(form.numbers)])})" if form.numbers else form.text
         for form in forms
@@ -160,7 +160,7 @@ def _extras(steps: Sequence[Epilogue]) -> Iterator[Extra | None]:
     for form in map(_form, steps):
         seen = count.get(form.input, 0)
         count[form.input] = seen + 1
-        per_channel = form.operand is Operand.CHANNELS
+        per_channel = form.operand is StepOperand.CHANNELS
         yield Extra(f"{form.input}{seen or ''}", per_channel) if form.input else None
 
 
@@ -169,7 +169,7 @@ def apply(value: Expr, steps: Sequence[Epilogue], operands: Sequence[Expr | None
     for each, operand in zip(steps, operands, strict=True):
         element = _OPS[each.op].element
         attrs = dict(each.attributes)
-        if each.operand is Operand.NUMBER:
+        if each.operand is StepOperand.NUMBER:
             operand = const(number(attrs, "value"), value.dtype)
         if element is not None:
             value = element([value] if operand is None else [value, operand], attrs)
@@ -177,7 +177,7 @@ def apply(value: Expr, steps: Sequence[Epilogue], operands: Sequence[Expr | None
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class ContractionArgs:
     """The arguments of a contraction before its epilogue, and which of them are constants.
 
     `axes` are those of the output, `channel_dim` is the one that bias and scale go along.
@@ -189,7 +189,7 @@ class Ending:
     channel_dim: int = 1
 
 
-def finished(name: str, product: Tensor, attrs: Attrs, ending: Ending) -> Workload:
+def finished(name: str, product: Tensor, attrs: Attrs, ending: ContractionArgs) -> Workload:
     """The workload `name`: `product` after bias, epilogue and relu, in the data's dtype.
 
     Raises: ShapeError for an epilogue that cannot be read.
@@ -209,7 +209,7 @@ def finished(name: str, product: Tensor, attrs: Attrs, ending: Ending) -> Worklo
 
 
 def _ended(
-    product: Tensor, attrs: Attrs, steps: Sequence[Epilogue], ending: Ending
+    product: Tensor, attrs: Attrs, steps: Sequence[Epilogue], ending: ContractionArgs
 ) -> tuple[Tensor, list[Tensor]]:
     """The output, and the inputs that it reads beside `product`."""
     dtype, dim = str(attrs["dtype"]), ending.channel_dim

@@ -34,7 +34,7 @@ def _transpose(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
     x = given(inputs)
     perm = integers(attrs, "perm", tuple(reversed(range(x.ndim))))
     if sorted(perm) != list(range(x.ndim)):
-        raise ShapeError(f"perm={perm} is no permutation of {x.ndim} dimensions")
+        raise ShapeError(f"perm={perm} is not a permutation of {x.ndim} dimensions")
     shape = [x.shape[d] for d in perm]
     return (compute(shape, lambda *i: read(x, [i[perm.index(d)] for d in range(x.ndim)]), prefix),)
 

@@ -48,7 +48,7 @@ class Channels(enum.Enum):
     MIXED = "mixed"
 
 
-class Operand(enum.Enum):
+class StepOperand(enum.Enum):
     """What a step of an epilogue combines a value with."""
 
     NOTHING = "nothing"
@@ -69,7 +69,7 @@ class EpilogueForm:
     """
 
     text: str
-    operand: Operand = Operand.NOTHING
+    operand: StepOperand = StepOperand.NOTHING
     numbers: tuple[tuple[str, float], ...] = ()
     fixed: tuple[tuple[str, str], ...] = ()
     input: str = ""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from loopwright.errors import ShapeError
 from loopwright.ir.dtype import accumulator
 from loopwright.ir.expr import Expr
-from loopwright.ops.attributes import Attr, Attrs, NodeAttrs, float_dtype, integer, number
-from loopwright.ops.epilogue import ATTRS, Ending, finished
+from loopwright.ops.attributes import Attr, Attrs, NodeAttrs, float_dtype, integer, number, shape_of
+from loopwright.ops.epilogue import ATTRS, ContractionArgs, finished
 from loopwright.ops.opdef import (
     Channels,
     Inputs,
@@ -122,28 +122,20 @@ def _scaled(value: Expr, factor: float) -> Expr:
 # by name
 
 
-def _shape(value: object) -> tuple[int, ...]:
-    if not isinstance(value, tuple):
-        raise ShapeError(f"{value!r} is not a shape")
-    return value
-
-
 def _dense(attrs: Attrs) -> Workload:
-    (m, k), (n, depth) = _shape(attrs["data"]), _shape(attrs["weight"])
+    (m, k), (n, depth) = shape_of(attrs["data"]), shape_of(attrs["weight"])
     if k != depth:
         raise ShapeError(f"dense: data {(m, k)} has {k} columns, weight {(n, depth)} has {depth}")
     dtype = float_dtype("dense", attrs["dtype"])
     data, weight = placeholder((m, k), dtype, "data"), placeholder((n, k), dtype, "weight")
     product = _sums(_Factor(data), _Factor(weight, flipped=True), (), "dense", ("m", "n"))
-    return finished("dense", product, attrs, Ending((data, weight), ("weight",), ("m", "n")))
-
-
-def _matmul_form(attrs: Attrs) -> Workload:
-    return _product("matmul", attrs, ("m", "n"), ())
+    return finished(
+        "dense", product, attrs, ContractionArgs((data, weight), ("weight",), ("m", "n"))
+    )
 
 
 def _batch_matmul(attrs: Attrs) -> Workload:
-    a, b = _shape(attrs["a"]), _shape(attrs["b"])
+    a, b = shape_of(attrs["a"]), shape_of(attrs["b"])
     if a[0] != b[0] and 1 not in (a[0], b[0]):
         raise ShapeError(
             f"batch_matmul: a {a} and b {b} have different batch extents, and none is 1"
@@ -152,7 +144,7 @@ def _batch_matmul(attrs: Attrs) -> Workload:
 
 
 def _product(name: str, attrs: Attrs, axes: tuple[str, ...], batch: tuple[int, ...]) -> Workload:
-    a_shape, b_shape = _shape(attrs["a"]), _shape(attrs["b"])
+    a_shape, b_shape = shape_of(attrs["a"]), shape_of(attrs["b"])
     flip_a, flip_b = bool(attrs["transpose_a"]), bool(attrs["transpose_b"])
     dtype = float_dtype(name, attrs["dtype"])
     depth, other = a_shape[-2 if flip_a else -1], b_shape[-1 if flip_b else -2]
@@ -165,7 +157,7 @@ def _product(name: str, attrs: Attrs, axes: tuple[str, ...], batch: tuple[int, .
     factors = _Factor(a, flip_a, single=True), _Factor(b, flip_b, single=True)
     product = _sums(*factors, batch, "product", axes)
     constants = ("B",) if attrs["constant_b"] else ()
-    return finished(name, product, attrs, Ending((a, b), constants, axes, len(batch) + 1))
+    return finished(name, product, attrs, ContractionArgs((a, b), constants, axes, len(batch) + 1))
 
 
 _TRANSPOSED = (
@@ -190,7 +182,7 @@ DENSE = TaskForm(
 MATMUL = TaskForm(
     name="matmul",
     attrs=(Attr("a", tuple, length=2, least=1), Attr("b", tuple, length=2, least=1), *_TRANSPOSED),
-    build=_matmul_form,
+    build=lambda attrs: _product("matmul", attrs, ("m", "n"), ()),
     summary="a (m, k) times b (k, n); constant_b: b is a weight that may be packed ahead",
     onnx="Gemm",
     torch="matmul",

@@ -40,7 +40,7 @@ def dimension(attrs: NodeAttrs, name: str, rank: int, default: int | None = None
     """The attribute `name`, a dimension of `rank`; counted from the end when less than 0."""
     axis = integer(attrs, name, default)
     if not -rank <= axis < rank:
-        raise ShapeError(f"{name}={axis} is no dimension of {rank}")
+        raise ShapeError(f"{name}={axis} is not a dimension of {rank}")
     return axis % rank
 
 
@@ -67,7 +67,7 @@ def folded(
 
 
 def _nonempty(axes: tuple[ReduceAxis, ...]) -> tuple[ReduceAxis, ...]:
-    """`axes`, or one of a single step where there are none: then one element is folded."""
+    """`axes`, or one of extent 1 if there are none: then each element is folded alone."""
     return axes if axes else (reduce_axis(1, "once"),)
 
 
@@ -108,7 +108,7 @@ def _axes(x: Tensor, attrs: NodeAttrs) -> tuple[int, ...]:
     """The dimensions to fold, in order; all without the attribute."""
     axes = integers(attrs, "axes", tuple(range(x.ndim)))
     if any(not -x.ndim <= a < x.ndim for a in axes):
-        raise ShapeError(f"axes={axes} are no dimensions of {x.ndim}")
+        raise ShapeError(f"axes={axes} are not dimensions of {x.ndim}")
     return tuple(sorted({a % x.ndim for a in axes}))
 
 

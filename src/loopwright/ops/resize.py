@@ -1,8 +1,8 @@
 """Resizing by nearest or linear interpolation, one dimension after another.
 
 Where an element lies in the source is a fraction (a * i + b) / c of small integers for nearly every
-model, so that places are integer arithmetic and tiles stay affine. Scales that are no such fraction
-are computed in float64 as ONNX does.
+model, so that places are integer arithmetic and tiles stay affine. Scales that are not such a
+fraction are computed in float64 as ONNX does.
 
 Source: ONNX, Resize-19.
 """

@@ -13,26 +13,17 @@ and reads when it is imported.
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NewType, Protocol, TypeAlias
 
 from loopwright.errors import ConfigError
-from loopwright.kernel_call import Form, Loadable
+from loopwright.kernel_call import Clock, Form, Loadable
 from loopwright.layout import Array
 from loopwright.outcome import FailureKind
 
 Buffer = NewType("Buffer", int)
 """The handle of memory on a device; each device has its own."""
-
-
-class Clock(enum.Enum):
-    """Who says how long calls took."""
-
-    HOST = "host"  # the host's clock around them
-    EVENTS = "events"  # time stamps that the device took
-    CYCLES = "cycles"  # the device counts, the same each time: one call says all
 
 
 @dataclass(frozen=True, slots=True)

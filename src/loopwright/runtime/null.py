@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from loopwright.errors import EnvironmentFailure
-from loopwright.kernel_call import Loadable
+from loopwright.kernel_call import Clock, Loadable
 from loopwright.layout import Array
-from loopwright.runtime.device import Buffer, Clock, DeviceFacts, LoadedKernel, Timing
+from loopwright.runtime.device import Buffer, DeviceFacts, LoadedKernel, Timing
 
 KIND = "null"
 

@@ -21,12 +21,12 @@ from typing import TypeAlias
 import msgspec
 
 from loopwright.errors import InternalError, LoopwrightError
-from loopwright.kernel_call import CPU, Form, KernelCall
+from loopwright.kernel_call import CPU, Clock, Form, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
 from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.cpu.timing import timer
-from loopwright.runtime.device import Clock, KernelFault, OpenDevice, Timing, require_form
+from loopwright.runtime.device import KernelFault, OpenDevice, Timing, require_form
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import privileges
 from loopwright.sandbox.confine import Cage, ConfinementError

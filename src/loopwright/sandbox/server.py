@@ -23,11 +23,11 @@ import msgspec
 
 from loopwright import weights
 from loopwright.errors import EnvironmentFailure, LoopwrightError
-from loopwright.kernel_call import CPU, KernelCall, WireParam
+from loopwright.kernel_call import CPU, Clock, KernelCall, WireParam
 from loopwright.layout import Layout, Part
 from loopwright.outcome import FailureKind, FailureStage
 from loopwright.runtime.cpu.native import SYMBOLS, Native, natives
-from loopwright.runtime.device import Clock, OpenDevice
+from loopwright.runtime.device import OpenDevice
 from loopwright.runtime.devices import opener
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import child, inputs, privileges

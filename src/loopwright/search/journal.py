@@ -14,7 +14,7 @@ from loopwright.space.config import Config
 from loopwright.templates.task import Task
 
 
-class Store(Protocol):
+class TrialStore(Protocol):
     """What a run needs of a `RecordStore`."""
 
     def append(self, records: Iterable[Record]) -> int:
@@ -36,7 +36,7 @@ class Journal:
         now: seconds since 1970 UTC.
     """
 
-    store: Store
+    store: TrialStore
     device: str
     policy: str
     seed: int

@@ -102,7 +102,17 @@ def make(
     with errors_named(template.name):
         space = template.space(workload, target)
     name = operator or workload.name
-    return Task(name, attrs, workload, template, target, threads, space, layouts, alignment)
+    return Task(
+        operator=name,
+        attrs=attrs,
+        workload=workload,
+        template=template,
+        target=target,
+        threads=threads,
+        space=space,
+        layouts=layouts,
+        alignment=alignment,
+    )
 
 
 def _remade(

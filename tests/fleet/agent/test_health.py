@@ -166,7 +166,9 @@ def test_the_hosts_own_canary_is_timed_between_batches(machine_dir: Path, code: 
 
 @pytest.mark.parametrize("ns", [(0.0,), (-5.0, 10.0), (float("nan"),), (float("inf"),), ()])
 def test_times_that_cannot_be_are_not_believed(ns: tuple[float, ...]) -> None:
-    assert runs.untrue(RunReply(ns=ns, timed_s=0.1, run_s=0.2), 1.0) == "the times are not valid"
+    reply = RunReply(ns=ns, timed_s=0.1, run_s=0.2)
+
+    assert runs.implausible(reply, 1.0) == "the times are not valid"
 
 
 @pytest.mark.parametrize("ns", [0.0, -5.0, float("nan"), float("inf")])

@@ -46,8 +46,13 @@ class CBackend:
     language = "c"
 
     def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
-        """The C source of `kernel`. Raises: CodegenError for what cannot be expressed."""
-        return emit(kernel, params, require_cpu(target, "C"), C11).text
+        """The C source of `kernel`, which says at its top how to compile and call it.
+
+        Raises: CodegenError for what cannot be expressed.
+        """
+        cpu = require_cpu(target, "C")
+        source = emit(kernel, params, cpu, C11)
+        return f"{_manual(source, params, kernel.n_outputs, cpu)}\n{source.text}"
 
     def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
         """The object code of `kernel`.
@@ -59,6 +64,27 @@ class CBackend:
         source = emit(kernel, params, cpu, C11)
         code = compile_c(source.text, cpu)
         return artifact_of(source, code, params, kernel.n_outputs, cpu)
+
+
+def _manual(
+    source: ClikeSource, params: tuple[Param, ...], n_outputs: int, target: CpuTarget
+) -> str:
+    """A comment that says how the source is compiled and its entry called."""
+    lines = [f"{source.entry}(args, workspace, parallel, pool), with pointers in args to", ""]
+    for place, param in enumerate(params):
+        shape = "".join(f"[{extent}]" for extent in param.physical_shape)
+        written = "   written" if place >= len(params) - n_outputs else ""
+        lines.append(f"  args[{place}]  {param.dtype} {param.name}{shape}{written}")
+    flags = " ".join([*FLAGS, *_target_flags(target)])
+    lines += [
+        "",
+        f"workspace: {source.workspace_shared} + threads * {source.workspace_per_thread} bytes, "
+        "64-byte aligned.",
+        "parallel(pool, body, closure, extent) runs body over all of [0, extent); one that calls",
+        "body(closure, 0, extent, 0) runs it on one thread.",
+        f"Compile with: cc {flags} -c",
+    ]
+    return "\n".join(["/*", *(f" * {line}".rstrip() for line in lines), " */"])
 
 
 def artifact_of(
@@ -104,6 +130,11 @@ def compile_c(text: str, target: CpuTarget, flags: Sequence[str] = ()) -> bytes:
             said = " ".join((done.stderr or done.stdout).split())[:_MESSAGE_CHARS]
             raise CodegenError(f"{shlex.join(command)} failed ({done.returncode}): {said}")
         return made.read_bytes()
+
+
+def require_compiler(target: Target) -> None:
+    """Nothing. Raises: EnvironmentFailure if there is no C compiler for `target`."""
+    find_compiler(arch=require_cpu(target, "C").arch)
 
 
 def find_compiler(given: str | None = None, arch: str | None = None) -> tuple[str, ...]:

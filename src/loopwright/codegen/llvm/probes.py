@@ -12,7 +12,7 @@ from loopwright.codegen.artifact import Param
 from loopwright.codegen.llvm.emit import LlvmSource, emit
 from loopwright.ir.dtype import F32
 from loopwright.layout import Layout
-from loopwright.lower.pipeline import finish, lower
+from loopwright.lower.pipeline import apply_passes, lower
 from loopwright.sched.schedule import Schedule
 from loopwright.target.cpu import CpuTarget
 from loopwright.te import functions as te
@@ -132,7 +132,7 @@ def fed_fma_probe(target: CpuTarget) -> FedProbe:
     params = tuple(
         Param(t.name, t.dtype, t.shape, Layout.plain(t.ndim)) for t in schedule.workload.args
     )
-    source = emit(finish(lower(schedule)), params, target)
+    source = emit(apply_passes(lower(schedule), target.kind), params, target)
     return FedProbe(source, schedule.workload.flops)
 
 

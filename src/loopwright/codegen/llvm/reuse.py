@@ -2,7 +2,7 @@
 
 LLVM keeps a value that is used twice in a register from the first use to the last. In an unrolled
 tile those spans overlap until accumulators spill, although loading again costs nothing while the
-multiply- adds are the limit. So only as many values are kept as there are registers beside the
+multiply-adds are the limit. So only as many values are kept as there are registers beside the
 accumulators, the least recently used goes first; a fence that emits no instruction keeps LLVM from
 joining the second load with the first.
 """

@@ -86,7 +86,7 @@ class CpuDriver(ProcessDriver):
         request = runs.canary_request(self._runtime, self._canary, self._spec.cores, _CANARY_S / 2)
         start = self._clock()
         reply, _ = await self._ask(request, _CANARY_S)
-        why = reply.detail if reply.kind else runs.untrue(reply, self._clock() - start)
+        why = reply.detail if reply.kind else runs.implausible(reply, self._clock() - start)
         if why is not None:
             raise CanaryFailed(f"the canary failed: {why}")
         return CanaryRun(min(reply.ns))

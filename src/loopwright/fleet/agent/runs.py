@@ -9,9 +9,8 @@ from collections.abc import Sequence
 from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import STATUS_OF, RunStatus
-from loopwright.kernel_call import KernelCall
+from loopwright.kernel_call import Clock, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
-from loopwright.runtime.device import Clock
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 MAX_REPEATS = 4096
@@ -75,7 +74,7 @@ def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
             detail=reply.detail,
             run_s=max(0.0, reply.run_s),
         )
-    why = untrue(reply, wall_s)
+    why = implausible(reply, wall_s)
     if why is not None:
         return failed(item, RunStatus.INFRA, why)
     return Result(id=item.id, status=RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
@@ -93,7 +92,7 @@ def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
     )
 
 
-def untrue(reply: RunReply, wall_s: float) -> str | None:
+def implausible(reply: RunReply, wall_s: float) -> str | None:
     """A sentence when times cannot be what the clock of this process says they are, or None."""
     if not reply.ns or not all(math.isfinite(ns) and ns > 0 for ns in reply.ns):
         return "the times are not valid"

@@ -73,7 +73,7 @@ def import_onnx_model(
 
     Args:
         shapes: the shapes of inputs, for those whose shape the model leaves open.
-        weights: values for inputs that are weights, which then are no inputs of the graph.
+        weights: values for inputs that are weights, which then are not inputs of the graph.
 
     Raises: UnsupportedError naming all operators that are not supported, or what of an operator is
         not; ModelError when the model cannot be read, is not valid, leaves an input's shape open,
@@ -322,5 +322,5 @@ def _refuse_non_numbers(array: Array, what: str, *, infinite: bool) -> None:
         place = [int(i) for i in np.argwhere(wrong)[0]]
         raise ModelError(
             f"{what} is {array[tuple(place)]} at {place}, and {np.count_nonzero(wrong)} of its "
-            f"{array.size} elements are no finite numbers; train or export the model again"
+            f"{array.size} elements are not finite numbers; train or export the model again"
         )

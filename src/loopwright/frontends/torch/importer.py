@@ -364,7 +364,7 @@ class _Importer:
         if isinstance(known, Ref):
             return known
         if not isinstance(known, self.lib.Tensor):
-            raise UnsupportedError(f"reading {name!r}, which is no tensor")
+            raise UnsupportedError(f"reading {name!r}, which is not a tensor")
         same = (known.data_ptr(), tuple(known.shape), known.stride(), known.dtype)
         label = self._constants.setdefault(same, self._labels.get(name, name))
         ref = self.make.constant(to_numpy(known), label)

@@ -153,7 +153,7 @@ def _with(r: Rewriter, anchor: Node, node: Node, found: _Affine) -> Sequence[Nod
 
 
 def _rounded(values: Vector, like: Array) -> Array | None:
-    """`values` in the dtype of `like`; None if one of them is no finite number then."""
+    """`values` in the dtype of `like`; None if one of them is not finite then."""
     with np.errstate(over="ignore"):
         lowered = values.astype(like.dtype)
     return lowered if np.all(np.isfinite(lowered)) else None

@@ -28,7 +28,7 @@ class _Product:
 
 
 def _product(r: Rewriter, value: str, depth: int = 5) -> _Product:
-    """`value` as a product of what is no product."""
+    """`value` as a product of values that are not products."""
     node = r.maker(value)
     if node is None or depth == 0:
         return _Product(1.0, (value,))

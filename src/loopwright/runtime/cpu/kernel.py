@@ -20,12 +20,12 @@ import numpy.typing as npt
 
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import EnvironmentFailure, ShapeError
-from loopwright.kernel_call import CPU, Form, Loadable
+from loopwright.kernel_call import CPU, Clock, Form, Loadable
 from loopwright.runtime.cpu.loader import Loaded, load
 from loopwright.runtime.cpu.native import Entry, native
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.cpu.timing import timer
-from loopwright.runtime.device import Buffer, Clock, DeviceFacts, Timing, require_form
+from loopwright.runtime.device import Buffer, DeviceFacts, Timing, require_form
 from loopwright.runtime.facts import facts
 from loopwright.runtime.object.link import Linked, link
 

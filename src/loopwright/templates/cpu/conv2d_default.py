@@ -22,7 +22,7 @@ from loopwright.templates.cpu.blocking import (
     traffic_cycles,
 )
 from loopwright.templates.cpu.conv_loops import channel_tiles
-from loopwright.templates.cpu.conv_roles import Roles
+from loopwright.templates.cpu.conv_roles import ConvRoles
 
 _UNROLLED = 448
 """Multiply-adds in an unrolled body: a few KiB of code."""
@@ -67,7 +67,7 @@ class _Sizes:
         return (rows - 1) * self.stride + self.taps
 
 
-def choose(role: Roles, space: Space, target: CpuTarget) -> dict[str, KnobValue]:
+def choose(role: ConvRoles, space: Space, target: CpuTarget) -> dict[str, KnobValue]:
     """The values of the knobs that matter."""
     tile = register_tile(role, space, target)
     ic = unrolled_inputs(space, tile)
@@ -101,7 +101,7 @@ def blocking(space: Space) -> int:
     return min(v for v in space.knobs[space.column("lanes")].values if isinstance(v, int))
 
 
-def _pads(role: Roles, target: CpuTarget) -> tuple[str, ...]:
+def _pads(role: ConvRoles, target: CpuTarget) -> tuple[str, ...]:
     """The ways to pad that are worth a thought; none without padding.
 
     Skipping costs tests around a part of a tile. Few registers without multiply-adds that are fused
@@ -113,12 +113,12 @@ def _pads(role: Roles, target: CpuTarget) -> tuple[str, ...]:
     return ("root", "rows") if crowded else ("skip",)
 
 
-def _widened(role: Roles) -> bool:
+def _widened(role: ConvRoles) -> bool:
     """True when there is padding at the left or the right."""
     return role.padded.shape[3] != role.data.shape[3]
 
 
-def _blocks(role: Roles, target: CpuTarget, tile: RegisterTile, steps: int) -> int:
+def _blocks(role: ConvRoles, target: CpuTarget, tile: RegisterTile, steps: int) -> int:
     """How many blocks of input channels make the weights of a tile small beside the cache."""
     nbytes = tile.vectors * target.vector_bits // 8
     for axis in role.conv.reduce_axis:
@@ -130,7 +130,7 @@ def _blocks(role: Roles, target: CpuTarget, tile: RegisterTile, steps: int) -> i
     return min(small) if small else max(fitting, default=1)
 
 
-def register_tile(role: Roles, space: Space, target: CpuTarget) -> RegisterTile:
+def register_tile(role: ConvRoles, space: Space, target: CpuTarget) -> RegisterTile:
     """The register tile that takes the fewest cycles, among those that the space has."""
     _, channels, height, width = role.conv.shape
     lanes = blocking(space)
@@ -170,7 +170,7 @@ def unrolled_inputs(space: Space, tile: RegisterTile, taps: int = 1) -> Values:
 
 
 def _plans(
-    role: Roles, space: Space, target: CpuTarget, tile: RegisterTile, pads: Sequence[str]
+    role: ConvRoles, space: Space, target: CpuTarget, tile: RegisterTile, pads: Sequence[str]
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
     """Cycles and values for every way to group and order the tiles.
 

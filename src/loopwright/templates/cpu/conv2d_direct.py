@@ -41,14 +41,14 @@ from loopwright.templates.cpu.conv_loops import (
     suits_blocking,
     tile_widths,
 )
-from loopwright.templates.cpu.conv_roles import Roles, find_roles
+from loopwright.templates.cpu.conv_roles import ConvRoles, find_roles
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
 MANY_PIXELS, FEW_INPUTS = 400, 64
 """With more pixels, or fewer input channels, the weights of a tile stay in a near cache anyway."""
 
 
-def roles(workload: Workload) -> Roles:
+def roles(workload: Workload) -> ConvRoles:
     """The roles of the tensors. Raises: TemplateError when it is not a convolution."""
     return find_roles(workload, 3, "a convolution of NCHW data with an OIHW weight")
 
@@ -135,7 +135,7 @@ def _within_block(columns: Columns) -> npt.ArrayLike:
     return np.equal(columns["data_lanes"] % columns["ic"][1], 0)
 
 
-def _input_steps(role: Roles, lanes: int) -> SplitKnob:
+def _input_steps(role: ConvRoles, lanes: int) -> SplitKnob:
     """The split of the input channels into steps; a step lies within a block of the data."""
     inputs = role.conv.reduce_axis[0].extent
     limit = min(inputs, lanes)
@@ -145,7 +145,7 @@ def _input_steps(role: Roles, lanes: int) -> SplitKnob:
     return SplitKnob("ic", inputs, policy="factors", max_factor=limit)
 
 
-def _is_blocked(role: Roles, lanes: int) -> bool:
+def _is_blocked(role: ConvRoles, lanes: int) -> bool:
     """Whether data are read in blocks of channels: whole ones, but the last may be half full."""
     inputs = role.conv.reduce_axis[0].extent
     if inputs == role.data.shape[1]:
@@ -213,7 +213,7 @@ def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) 
 
 def _place_pad(
     s: Schedule,
-    role: Roles,
+    role: ConvRoles,
     config: Configuration,
     rows_loop: Loop,
     lanes: int,

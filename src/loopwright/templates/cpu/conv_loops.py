@@ -18,7 +18,7 @@ from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.space.constraints import BoolArray, Columns
 from loopwright.te.tensor import Tensor
 from loopwright.templates.cpu.blocking import divides_nearly
-from loopwright.templates.cpu.conv_roles import Roles
+from loopwright.templates.cpu.conv_roles import ConvRoles
 from loopwright.templates.template import Configuration
 
 MAX_UNROLLED = 640
@@ -102,7 +102,7 @@ class Outer:
     shared: Loop
 
 
-def outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Outer:
+def outer_loops(s: Schedule, role: ConvRoles, config: Configuration, lanes: int) -> Outer:
     """Tile the output stage."""
     stage = s[role.output]
     n, o, y, x = role.output.axis

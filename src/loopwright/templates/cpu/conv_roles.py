@@ -11,7 +11,7 @@ from loopwright.te.workload import Workload
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
+class ConvRoles:
     """`pad` is the padded copy of `data`, if there is one; `output` is `conv` or its epilogue.
 
     `added` are inputs of the output's shape that the epilogue reads.
@@ -30,7 +30,7 @@ class Roles:
         return self.data if self.pad is None else self.pad
 
 
-def find_roles(workload: Workload, reduce_axes: int, kind: str) -> Roles:
+def find_roles(workload: Workload, reduce_axes: int, kind: str) -> ConvRoles:
     """The roles in a workload whose one reduction is a convolution over so many reduce axes.
 
     Raises: TemplateError when it is not; `kind` is what it should be.
@@ -49,7 +49,7 @@ def find_roles(workload: Workload, reduce_axes: int, kind: str) -> Roles:
     if pad is not None and len(pad.inputs) != 1:
         raise TemplateError(f"{workload.name}: {pad.name} must read one tensor, the data")
     data = source if pad is None else pad.inputs[0]
-    return Roles(data, weights[0], conv, pad, workload.outputs[0], added_to(workload, conv))
+    return ConvRoles(data, weights[0], conv, pad, workload.outputs[0], added_to(workload, conv))
 
 
 def added_to(workload: Workload, conv: Tensor) -> tuple[Tensor, ...]:

@@ -28,7 +28,7 @@ from loopwright.templates.cpu.blocking import (
     store_as,
     tile_cycles,
 )
-from loopwright.templates.cpu.conv_roles import Roles, find_roles
+from loopwright.templates.cpu.conv_roles import ConvRoles, find_roles
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
 _WIDEST = 8
@@ -36,7 +36,7 @@ _WIDEST = 8
 _FEW_TAPS = 9
 
 
-def roles(workload: Workload) -> Roles:
+def roles(workload: Workload) -> ConvRoles:
     """The roles of the tensors. Raises: TemplateError when it is not a depthwise convolution."""
     return find_roles(workload, 2, "a depthwise convolution of NCHW data")
 

@@ -19,7 +19,7 @@ from loopwright.target.union import Target
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 from loopwright.templates.cpu.nests import Wishes, nest_root
-from loopwright.templates.cpu.parts import REDUCED, Reach, parts_of, touches
+from loopwright.templates.cpu.parts import REDUCED, TensorReach, parts_of, touches
 from loopwright.templates.cpu.placement import Placement, inlined_stages, place
 from loopwright.templates.template import Configuration, Template
 
@@ -121,7 +121,7 @@ def _runs_along_fold(s: Schedule, tensor: Tensor, along: int | None, lanes: int)
     return not lane or not _dense(largest, lane[-1])
 
 
-def _dense(reach: Reach, name: str) -> bool:
+def _dense(reach: TensorReach, name: str) -> bool:
     return reach.stride(name) in (0, 1)
 
 

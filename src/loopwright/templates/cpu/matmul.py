@@ -49,7 +49,7 @@ _OFTEN = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Operand:
+class ProductOperand:
     """An input: which of its dimensions runs along the output, and which is summed."""
 
     tensor: Tensor
@@ -58,17 +58,17 @@ class Operand:
 
 
 @dataclass(frozen=True, slots=True)
-class Roles:
+class ProductRoles:
     """Which tensor is which; `a` runs along the rows of the output, `b` along its columns."""
 
-    a: Operand
-    b: Operand
+    a: ProductOperand
+    b: ProductOperand
     product: Tensor
     output: Tensor
     constants: frozenset[str]
 
 
-def roles(workload: Workload) -> Roles:
+def roles(workload: Workload) -> ProductRoles:
     """The roles of the tensors. Raises: TemplateError when the workload is not a matrix product."""
     products = [t for t in workload.stages if t.is_reduction]
     if len(products) != 1 or products[0].ndim < 2 or len(products[0].reduce_axis) != 1:
@@ -76,18 +76,18 @@ def roles(workload: Workload) -> Roles:
     product = products[0]
     row, column = product.axis[-2:]
     summed = product.reduce_axis[0].var
-    found: dict[str, Operand] = {}
+    found: dict[str, ProductOperand] = {}
     body = product.op.body if isinstance(product.op, Compute) else None
     for load in walk.loads(body) if body is not None else ():
         dims = {v.name: d for d, i in enumerate(load.indices) for v in walk.free_vars(i)}
         for axis in (row, column):
             if axis.name in dims and summed.name in dims and isinstance(load.buffer, Tensor):
-                found[axis.name] = Operand(load.buffer, dims[axis.name], dims[summed.name])
+                found[axis.name] = ProductOperand(load.buffer, dims[axis.name], dims[summed.name])
     if set(found) != {row.name, column.name}:
         raise TemplateError(
             f"{workload.name}: a product needs one operand by rows and one by columns"
         )
-    return Roles(
+    return ProductRoles(
         found[row.name], found[column.name], product, workload.outputs[0], workload.constants
     )
 
@@ -199,13 +199,13 @@ def schedule(s: Schedule, config: Configuration) -> None:
         _reduce_loops(stage, role, config, [stage.loops[-4], nv, nl], row_name=row.name)
 
 
-def _panels(operand: Operand, width: SizeLike) -> list[int | tuple[int, SizeLike]]:
+def _panels(operand: ProductOperand, width: SizeLike) -> list[int | tuple[int, SizeLike]]:
     """[batch...][along / width][summed][width]."""
     batch = [d for d in range(operand.tensor.ndim) if d not in (operand.along, operand.summed)]
     return [*batch, operand.along, operand.summed, (operand.along, width)]
 
 
-def _packed(s: Schedule, product: Tensor, operand: Operand, width: SizeLike) -> Tensor:
+def _packed(s: Schedule, product: Tensor, operand: ProductOperand, width: SizeLike) -> Tensor:
     """The copy of an operand that is stored in panels."""
     name = f"{operand.tensor.name}.packed"
     packed = s.cache_read(operand.tensor, [product], "global", name)
@@ -215,9 +215,9 @@ def _packed(s: Schedule, product: Tensor, operand: Operand, width: SizeLike) -> 
 
 def _pack(
     s: Schedule,
-    role: Roles,
+    role: ProductRoles,
     packed: Tensor,
-    operand: Operand,
+    operand: ProductOperand,
     width: SizeLike,
     lanes: int,
     at: Loop | None,
@@ -250,7 +250,7 @@ class Blocks:
     tiles: Loop
 
 
-def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) -> Blocks:
+def _outer_loops(s: Schedule, role: ProductRoles, config: Configuration, lanes: int) -> Blocks:
     """Tile the output stage."""
     stage = s[role.output]
     *batch, row, column = role.output.axis
@@ -278,7 +278,7 @@ def _outer_loops(s: Schedule, role: Roles, config: Configuration, lanes: int) ->
 
 def _reduce_loops(
     stage: Stage,
-    role: Roles,
+    role: ProductRoles,
     config: Configuration,
     tile: list[Loop],
     *,
@@ -339,7 +339,7 @@ def default(workload: Workload, target: CpuTarget) -> Config:
     return completed(knobs, chosen)
 
 
-def _default_pack(role: Roles, rows: int, columns: int, m_tile: int) -> str:
+def _default_pack(role: ProductRoles, rows: int, columns: int, m_tile: int) -> str:
     """Whether B is copied into panels: where its lines lie far apart and are read often."""
     straight = role.b.along == role.b.tensor.ndim - 1
     near = columns * role.product.dtype.nbytes < _FAR

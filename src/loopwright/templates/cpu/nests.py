@@ -20,7 +20,7 @@ from loopwright.ir.expr import Expr, Reduce
 from loopwright.sched.nest import inline_all
 from loopwright.sched.schedule import Loop, Schedule, Stage
 from loopwright.te.tensor import Compute, Tensor
-from loopwright.templates.cpu.parts import Part, Touches, parts_of, touches
+from loopwright.templates.cpu.parts import LoopPart, Touches, parts_of, touches
 from loopwright.templates.cpu.placement import Attached, Level, Placement, operations
 
 LINE = 16
@@ -50,7 +50,7 @@ class Nested:
     """A stage at root with its parts and how they touch memory."""
 
     tensor: Tensor
-    parts: tuple[Part, ...]
+    parts: tuple[LoopPart, ...]
     touches: Touches
     work: int
     weight: int
@@ -155,7 +155,7 @@ class _Nest:
         outer += [p for p in wide if p.dim in self.rows]
         inner = [p for p in wide if p.dim not in self.rows]
         along_row = bool(self.rows and wide) and wide[-1].dim in self.rows
-        group: list[Part] = []
+        group: list[LoopPart] = []
         if along_row and not scalar_rows:
             group = [outer.pop()]
         elif inner:
@@ -172,7 +172,7 @@ class _Nest:
             self._walk_lines(loops[across], across.extent)
         self._annotate()
 
-    def _group(self, inner: Sequence[Part]) -> list[Part]:
+    def _group(self, inner: Sequence[LoopPart]) -> list[LoopPart]:
         """The innermost parts that are one loop for every access."""
         group = list(inner[-1:])
         for part in reversed(inner[:-1]):
@@ -181,7 +181,7 @@ class _Nest:
             group.insert(0, part)
         return group
 
-    def _across(self, inner: Sequence[Part], group: Sequence[Part]) -> Part | None:
+    def _across(self, inner: Sequence[LoopPart], group: Sequence[LoopPart]) -> LoopPart | None:
         """The part along which the largest tensor read is contiguous, where the vectors are not."""
         reads = self.found.touches.reaches[1:]
         if self.folds or not reads or not group:
@@ -210,10 +210,10 @@ class _Nest:
 
     def _place(
         self,
-        loops: Mapping[Part, Loop],
-        outer: Sequence[Part],
-        inner: Sequence[Part],
-        group: Sequence[Part],
+        loops: Mapping[LoopPart, Loop],
+        outer: Sequence[LoopPart],
+        inner: Sequence[LoopPart],
+        group: Sequence[LoopPart],
         *,
         in_row: bool,
     ) -> None:
@@ -256,8 +256,8 @@ class _Nest:
         return 1
 
     def _columns(
-        self, outer: Sequence[Part], inner: Sequence[Part], vectors: int
-    ) -> tuple[Part, int] | None:
+        self, outer: Sequence[LoopPart], inner: Sequence[LoopPart], vectors: int
+    ) -> tuple[LoopPart, int] | None:
         """The part next to the vectors, and how many of its steps a tile of a reduction has."""
         near = [p for p in (*outer, *inner) if p.extent > 1 and p.own]
         if not self.folds or not near or self.wishes.tile < 2:
@@ -306,9 +306,9 @@ def _reduce_names(tensor: Tensor) -> frozenset[str]:
     return frozenset(axis.var.name for axis in tensor.reduce_axis)
 
 
-def _split(stage: Stage, tensor: Tensor, parts: Sequence[Part]) -> list[Loop]:
+def _split(stage: Stage, tensor: Tensor, parts: Sequence[LoopPart]) -> list[Loop]:
     """A loop for each of `parts`, in their order."""
-    found: dict[Part, Loop] = {}
+    found: dict[LoopPart, Loop] = {}
     axes = {var.name: loop for var, loop in zip(tensor.axis, stage.loops, strict=False)}
     for dim, var in enumerate(tensor.axis):
         rest = axes[var.name]

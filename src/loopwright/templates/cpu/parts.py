@@ -23,7 +23,7 @@ REDUCED = "fold"
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class LoopPart:
     """A piece of axis `dim`: `extent` steps of `stride` elements each.
 
     It is `exact` when the parts of its axis cover just the elements there are. An `own` part is one
@@ -43,7 +43,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class TensorReach:
     """How a tensor is accessed: elements in memory that each variable moves it by.
 
     `strides` is None when the address is no sum of multiples of them; `names` are those it uses.
@@ -65,10 +65,10 @@ class Reach:
 class Touches:
     """The accesses of a stage, the write first, and the variables that conditions depend on."""
 
-    reaches: tuple[Reach, ...]
+    reaches: tuple[TensorReach, ...]
     tested: frozenset[str]
 
-    def collapses(self, outer: Part, inner: Part) -> bool:
+    def collapses(self, outer: LoopPart, inner: LoopPart) -> bool:
         """True when both can be one loop that moves every tensor evenly."""
         names = {outer.name, inner.name}
         if not (outer.exact and inner.exact) or names & self.tested:
@@ -80,14 +80,14 @@ class Touches:
         return True
 
 
-def parts_of(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[Part]:
+def parts_of(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[LoopPart]:
     """The parts of the axes of `tensor`, outermost first in its memory.
 
     `bodies` are what is computed in its loops, in terms of its axes.
     """
     layout = s.layout(tensor.name)
     foreign = _foreign_cuts(s, tensor, bodies)
-    found: list[Part] = []
+    found: list[LoopPart] = []
     for position, part in enumerate(layout.parts):
         above = [p.stride for p in layout.parts[:position] if p.dim == part.dim]
         top = min(above, default=0)
@@ -100,7 +100,7 @@ def parts_of(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[Part]:
             steps = min(outer or extent, extent)
             size = -(-steps // stride)
             even = _even(extent, [*own_strides, *foreign[part.dim]])
-            found.append(Part(part.dim, stride, size, even, stride in own_strides))
+            found.append(LoopPart(part.dim, stride, size, even, stride in own_strides))
     return found
 
 
@@ -139,7 +139,7 @@ def _foreign_cuts(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[l
 
 
 def touches(
-    s: Schedule, tensor: Tensor, parts: Sequence[Part], bodies: Sequence[Expr], lanes: int
+    s: Schedule, tensor: Tensor, parts: Sequence[LoopPart], bodies: Sequence[Expr], lanes: int
 ) -> Touches:
     """How the parts, and the flattened reduce axes in steps of one lane, move all that is touched.
 
@@ -159,7 +159,7 @@ def touches(
 
 
 def _indices(
-    tensor: Tensor, parts: Sequence[Part]
+    tensor: Tensor, parts: Sequence[LoopPart]
 ) -> tuple[dict[str, Expr], dict[str, tuple[int, int]]]:
     """Each axis as the sum of its parts, and the ranges of their variables."""
     index: dict[str, Expr] = {var.name: const(0) for var in tensor.axis}
@@ -198,7 +198,7 @@ def _flattened(body: Expr, lanes: int) -> tuple[dict[str, Expr], dict[str, tuple
     return found, ranges
 
 
-def _reach(s: Schedule, load: Load, ranges: Mapping[str, tuple[int, int]]) -> Reach:
+def _reach(s: Schedule, load: Load, ranges: Mapping[str, tuple[int, int]]) -> TensorReach:
     name = load.buffer.name
     layout: Layout = s.layout(name)
     shape = layout.physical_shape(load.buffer.shape)
@@ -214,7 +214,7 @@ def _reach(s: Schedule, load: Load, ranges: Mapping[str, tuple[int, int]]) -> Re
     form = affine(address, ranges)
     strides = None if form is None else form.terms
     size = math.prod(shape)
-    return Reach(name, size, strides, names)
+    return TensorReach(name, size, strides, names)
 
 
 def bodies_of(tensor: Tensor) -> tuple[Expr, ...]:

@@ -49,7 +49,7 @@ from loopwright.templates.cpu.conv_loops import (
     suits_blocking,
     tile_widths,
 )
-from loopwright.templates.cpu.conv_roles import Roles, added_to, moving_inputs
+from loopwright.templates.cpu.conv_roles import ConvRoles, added_to, moving_inputs
 from loopwright.templates.cpu.depthwise import reduce_loops
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
@@ -68,7 +68,7 @@ class _Parts:
     weight: Tensor
     depth: Tensor
     between: Tensor
-    pointwise: Roles
+    pointwise: ConvRoles
 
 
 def _parts(workload: Workload) -> _Parts:
@@ -87,7 +87,7 @@ def _parts(workload: Workload) -> _Parts:
     weight = next(tensor for tensor in depth.inputs if tensor is not source)
     point = next(tensor for tensor in conv.inputs if tensor is not between)
     added = added_to(workload, conv)
-    pointwise = Roles(between, point, conv, None, workload.outputs[0], added)
+    pointwise = ConvRoles(between, point, conv, None, workload.outputs[0], added)
     return _Parts(data, pad, weight, depth, between, pointwise)
 
 

@@ -28,7 +28,7 @@ from loopwright.ir.simplify import affine
 from loopwright.te import functions as te
 from loopwright.te.tensor import Compute, Tensor, compute, placeholder, reduce_axis
 from loopwright.te.workload import Workload, workload
-from loopwright.templates.cpu.conv_roles import Roles, find_roles
+from loopwright.templates.cpu.conv_roles import ConvRoles, find_roles
 from loopwright.weights import TAPS, Table, Winograd, winograd
 
 _ONE = const(1.0, F32)
@@ -65,7 +65,7 @@ def reason_against(of: Workload) -> str | None:
     return None
 
 
-def _is_plain(role: Roles) -> bool:
+def _is_plain(role: ConvRoles) -> bool:
     """True when the body is `padded[n, ic, y + kh, x + kw] * weight[o, ic, kh, kw]`, summed."""
     body = role.conv.op.body if isinstance(role.conv.op, Compute) else None
     product = body.body if isinstance(body, Reduce) else None
@@ -85,7 +85,7 @@ def _is_plain(role: Roles) -> bool:
     return not wanted
 
 
-def _padding(role: Roles) -> tuple[int, int] | None:
+def _padding(role: ConvRoles) -> tuple[int, int] | None:
     """The zeros above and to the left of the data; None when the stage is something else."""
     pad = role.pad
     if pad is None:
@@ -132,12 +132,12 @@ def _inside(
     return found
 
 
-def _stages_after(of: Workload, role: Roles) -> tuple[Tensor, ...]:
+def _stages_after(of: Workload, role: ConvRoles) -> tuple[Tensor, ...]:
     before = (role.conv.name, role.padded.name)
     return tuple(t for t in of.stages if t.name not in before)
 
 
-def _elementwise(stage: Tensor, role: Roles, after: Sequence[Tensor]) -> bool:
+def _elementwise(stage: Tensor, role: ConvRoles, after: Sequence[Tensor]) -> bool:
     """True when what `stage` reads of the convolution is the element that it computes."""
     inner = {role.conv.name, *(t.name for t in after)}
     if stage.shape != role.conv.shape or not isinstance(stage.op, Compute):
@@ -237,7 +237,7 @@ def rewritten(of: Workload, m: int) -> Workload:
     )
 
 
-def _after(of: Workload, role: Roles, conv: Tensor) -> dict[str, Tensor]:
+def _after(of: Workload, role: ConvRoles, conv: Tensor) -> dict[str, Tensor]:
     """`conv` and the stages behind it, now reading it, by name."""
     made = {conv.name: conv}
 
@@ -253,7 +253,7 @@ def _after(of: Workload, role: Roles, conv: Tensor) -> dict[str, Tensor]:
     return made
 
 
-def _convolution(role: Roles, weight: Tensor, tables: Winograd, m: int) -> Tensor:
+def _convolution(role: ConvRoles, weight: Tensor, tables: Winograd, m: int) -> Tensor:
     name = role.conv.name
     v = _transformed(role, tables, m)
     batch, a, _, channels, high, wide = v.shape
@@ -267,7 +267,7 @@ def _convolution(role: Roles, weight: Tensor, tables: Winograd, m: int) -> Tenso
     return _inverted(role, products, tables, m)
 
 
-def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
+def _transformed(role: ConvRoles, tables: Winograd, m: int) -> Tensor:
     """The transformed input: (n, a, b, channel, tile row, tile column)."""
     padded = _padded(role, m)
     batch, channels, _, width = padded.shape
@@ -297,7 +297,7 @@ def _transformed(role: Roles, tables: Winograd, m: int) -> Tensor:
     )
 
 
-def _padded(role: Roles, m: int) -> Tensor:
+def _padded(role: ConvRoles, m: int) -> Tensor:
     """The data with zeros around, up to the end of the last tile."""
     padding = _padding(role)
     if padding is None:
@@ -315,7 +315,7 @@ def _padded(role: Roles, m: int) -> Tensor:
     return compute(shape, body, name=f"{role.conv.name}.in")
 
 
-def _inverted(role: Roles, products: Tensor, tables: Winograd, m: int) -> Tensor:
+def _inverted(role: ConvRoles, products: Tensor, tables: Winograd, m: int) -> Tensor:
     """The output of the convolution, from the products."""
     batch, a, _, outputs, high, wide = products.shape
     rest = tuple(zip(*_halves(tuple(zip(*tables.inverse, strict=True))), strict=True))

@@ -63,7 +63,7 @@ class TorchCall:
     def _first(self) -> Value:
         first = self.results[0] if self.results else None
         if first is None:
-            raise InternalError(f"{self.target}: its first result is no tensor")
+            raise InternalError(f"{self.target}: its first result is not a tensor")
         return first
 
     def has(self, name: str) -> bool:
@@ -74,7 +74,7 @@ class TorchCall:
         """The argument `name`, a tensor."""
         found = self.given.get(name)
         if not isinstance(found, Ref):
-            raise self.refuse(f"{name}={found!r} is no tensor")
+            raise self.refuse(f"{name}={found!r} is not a tensor")
         return found
 
     def maybe_ref(self, name: str) -> Ref | None:
@@ -85,7 +85,7 @@ class TorchCall:
         """The argument `name`, several tensors."""
         found = self.given.get(name)
         if not isinstance(found, tuple):
-            raise self.refuse(f"{name}={found!r} are no tensors")
+            raise self.refuse(f"{name}={found!r} are not tensors")
         return tuple(f if isinstance(f, Ref) else None for f in found)
 
     def integer(self, name: str, default: int | None = None) -> int:
@@ -94,7 +94,7 @@ class TorchCall:
         if found is None and default is not None:
             return default
         if not isinstance(found, int):
-            raise self.refuse(f"{name}={found!r} is no integer")
+            raise self.refuse(f"{name}={found!r} is not an integer")
         return int(found)
 
     def number(self, name: str, default: float | None = None) -> float:
@@ -103,7 +103,7 @@ class TorchCall:
         if found is None and default is not None:
             return default
         if not isinstance(found, int | float):
-            raise self.refuse(f"{name}={found!r} is no number")
+            raise self.refuse(f"{name}={found!r} is not a number")
         return float(found)
 
     def text(self, name: str, default: str) -> str:
@@ -116,11 +116,11 @@ class TorchCall:
         found = self.given.get(name)
         found = () if found is None else found if isinstance(found, tuple) else (found,)
         if not all(isinstance(f, int) for f in found):
-            raise self.refuse(f"{name}={found!r} are no integers")
+            raise self.refuse(f"{name}={found!r} are not integers")
         return tuple(int(f) for f in found if isinstance(f, int))
 
     def numbers(self, name: str) -> tuple[float, ...]:
-        """The argument `name`, numbers; None is none."""
+        """The argument `name`, numbers; None counts as none of them."""
         found = self.given.get(name)
         found = found if isinstance(found, tuple) else ()
         return tuple(float(f) for f in found if isinstance(f, int | float))
