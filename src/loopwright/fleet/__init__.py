@@ -16,5 +16,6 @@ One request has these names, from whoever asks to the book and back:
     HeldLease          the same at the client, renewed (`client.lease`)
     Lease              all that a request got, for programs (`client.api`)
 
-What others see of devices, leases and requests is in `views`; the words for their states in `words`.
+What others see of devices, leases and requests is in `views`, the words for their states in
+`words`.
 """
