@@ -6,39 +6,11 @@ import ast
 from pathlib import Path
 
 import pytest
+from house import ROWS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "src" / "loopwright"
 
-# Lowest first. A package imports rows below its own, and nothing beside it in its row.
-ROWS: tuple[tuple[str, ...], ...] = (
-    ("errors", "version", "fields"),
-    ("settings", "jsonio", "layout", "weights", "outcome", "plugins", "kernel_call"),
-    ("trace",),
-    ("ir",),
-    ("target",),
-    ("te",),
-    ("ops", "sched"),
-    ("space",),
-    ("templates",),
-    ("lower",),
-    ("codegen", "learn"),
-    ("runtime",),
-    ("sandbox", "records"),
-    ("build",),
-    ("measure", "serving"),
-    ("fleet",),
-    ("search",),
-    ("graph",),
-    ("frontends",),
-    ("peers",),
-    ("api",),
-    ("deploy",),
-    ("export",),
-    ("report",),
-    ("cli",),
-    ("__init__", "__main__"),
-)
 LEVEL = {name: level for level, row in enumerate(ROWS) for name in row}
 MAX_FILE_LINES = 600
 MAX_FUNCTION_LINES = 60

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
@@ -21,8 +22,10 @@ _SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 class Processes:
     """Use it in a `with`; `fleet` makes clients that come in over TCP with a token."""
 
-    def __init__(self, folder: Path, cache_dir: Path) -> None:
+    def __init__(self, folder: Path, cache_dir: Path, path: Sequence[Path] = ()) -> None:
+        """`path` is where processes find modules beside the package."""
         self.folder = folder
+        self._path = os.pathsep.join([_SOURCE, *map(str, path)])
         self.address = ""
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
         self.tracker: subprocess.Popen[bytes] | None = None
@@ -79,15 +82,18 @@ class Processes:
 
     def start_agent(self, name: str, cores: tuple[int, ...], *labels: str) -> None:
         """Start an agent with one device, `name/cpu0`, and wait until it can be leased."""
+        self.start_device(name, f"cpu0={','.join(map(str, cores))}", *labels)
+
+    def start_device(self, name: str, device: str, *labels: str) -> None:
+        """Start an agent with one device, as `--device` has it, and wait until it can be leased."""
         with self.owner() as fleet:
             made = fleet.command("join.issue", agent=name)
         assert isinstance(made, dict)
-        devices = f"cpu0={','.join(map(str, cores))}"
-        options = ["--join", str(made["code"]), "--device", devices]
+        options = ["--join", str(made["code"]), "--device", device]
         for label in labels:
             options += ["--label", label]
         self.begin_agent(name, *options)
-        self.await_agent(name)
+        self.await_agent(name, device.partition("=")[0])
 
     def begin_agent(self, name: str, *options: str) -> None:
         """Start an agent's process, as `device serve` does with these options beside its own."""
@@ -98,11 +104,11 @@ class Processes:
         command += ["--name", name, "--cache-dir", str(self._cache_dir / name), "--drift", "0"]
         return [*command, *options]
 
-    def await_agent(self, name: str) -> None:
-        """Wait until the device of an agent can be leased."""
+    def await_agent(self, name: str, device: str = "cpu0") -> None:
+        """Wait until a device of an agent can be leased."""
         deadline = time.monotonic() + START_S
         with self.owner() as fleet:
-            while not any(device.grantable for device in fleet.devices(f"name={name}/cpu0")):
+            while not any(device.grantable for device in fleet.devices(f"name={name}/{device}")):
                 assert time.monotonic() < deadline, self.said(name)
                 assert self.agents[name].poll() is None, self.said(name)
                 time.sleep(0.02)
@@ -117,7 +123,7 @@ class Processes:
         return log
 
     def _start(self, command: list[str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-        environment = {**os.environ, "PYTHONPATH": _SOURCE}  # noqa: TID251  # of a process
+        environment = {**os.environ, "PYTHONPATH": self._path}  # noqa: TID251  # of a process
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
         )

@@ -10,6 +10,36 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "src" / "loopwright"
 
+# Lowest first. A package imports rows below its own, and nothing beside it in its row.
+ROWS: tuple[tuple[str, ...], ...] = (
+    ("errors", "version", "fields"),
+    ("settings", "jsonio", "layout", "weights", "outcome", "plugins", "kernel_call"),
+    ("trace",),
+    ("ir",),
+    ("target",),
+    ("te",),
+    ("ops", "sched"),
+    ("space",),
+    ("templates",),
+    ("lower",),
+    ("codegen", "learn"),
+    ("runtime",),
+    ("sandbox", "records"),
+    ("build",),
+    ("measure", "serving"),
+    ("fleet",),
+    ("search",),
+    ("graph",),
+    ("frontends",),
+    ("peers",),
+    ("api",),
+    ("deploy",),
+    ("export",),
+    ("report",),
+    ("cli",),
+    ("__init__", "__main__"),
+)
+
 
 @functools.cache
 def sources() -> dict[str, ast.Module]:
@@ -130,3 +160,19 @@ def function_lengths() -> list[int]:
         for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     )
+
+
+def purpose(name: str) -> str:
+    """The first sentence of the docstring of a package or module: what it is for."""
+    text = " ".join((ast.get_docstring(sources()[name]) or "").split("\n\n")[0].split())
+    return text.partition(". ")[0].rstrip(".")
+
+
+def packages_table() -> str:
+    """Every row of the package, lowest first, as a table in Markdown."""
+    lines = ["| row | package | what it is for |", "| ---: | --- | --- |"]
+    for level, row in enumerate(ROWS, start=1):
+        for name in row:
+            shown = f"`{name}/`" if (PACKAGE / name).is_dir() else f"`{name}.py`"
+            lines.append(f"| {level} | {shown} | {purpose(name)} |")
+    return "\n".join(lines)

@@ -65,7 +65,8 @@ def device_class(
     """
     _await_settled(fleet, on_wait)
     views = fleet.devices(selector)
-    able = [view for view in views if view.target and len(view.cores) >= threads]
+    # A device that is none of its host's cores runs kernels of one thread.
+    able = [v for v in views if v.target and max(1, len(v.cores)) >= threads]
     if not able:
         raise NoDeviceError(_nothing(fleet, selector, views, threads))
     classes: dict[str, list[DeviceView]] = defaultdict(list)
