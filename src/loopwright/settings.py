@@ -27,7 +27,7 @@ _OFF = frozenset({"", "0", "false", "no", "off"})
 
 
 DEFAULT_RECORDS = "sqlite:///loopwright.db"
-"""Where records are kept when nobody says otherwise."""
+"""Where records are kept by default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Settings:
 
     @property
     def own_tracker(self) -> str:
-        """Where this user's tracker listens, and is looked for, when nobody says otherwise."""
+        """Where this user's tracker listens, and is looked for, by default."""
         return f"unix://{(self.cache_dir / 'tracker.sock').absolute()}"
 
 

@@ -11,7 +11,7 @@ from loopwright import jsonio
 from loopwright.errors import UnsupportedError, UserError
 from loopwright.frontends.onnx.bundled import bundled
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
-from loopwright.peers.interleave import Timing
+from loopwright.peers.interleave import ContenderTiming
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -233,9 +233,9 @@ def test_a_command_is_told_without_where_its_output_goes(
 def test_the_best_peer_is_the_one_with_the_smallest_figure(modules: dict[str, ModuleType]) -> None:
     found = Comparison(
         flops=100_000_000,
-        ours={KERNEL: Timing((1e6, 1e6)), PLAIN: Timing((4e6, 4e6))},
-        peers={"a": Timing((3e6, 3e6)), "b": Timing((2e6, 2e6))},
-        peer_kernels={"a": Timing((1.5e6, 1.5e6))},
+        ours={KERNEL: ContenderTiming((1e6, 1e6)), PLAIN: ContenderTiming((4e6, 4e6))},
+        peers={"a": ContenderTiming((3e6, 3e6)), "b": ContenderTiming((2e6, 2e6))},
+        peer_kernels={"a": ContenderTiming((1.5e6, 1.5e6))},
         forms={"a": "a 1", "b": "b 1"},
     )
     case = SimpleNamespace(name="C0", shape="1x1")

@@ -9,7 +9,7 @@ from loopwright import jsonio
 from loopwright.cli.comparison import Row, as_json, as_table
 from loopwright.deploy.model import ModelTask
 from loopwright.peers.compare import KERNEL, PLAIN, Comparison
-from loopwright.peers.interleave import Timing
+from loopwright.peers.interleave import ContenderTiming
 from loopwright.target.presets import PRESETS
 from loopwright.te import language as te
 from loopwright.templates import derived
@@ -23,8 +23,11 @@ def row(count: int, kernel_us: float, **peers_us: float) -> Row:
     task = make(
         te.workload(b), derived.TEMPLATE, PRESETS["x86-64-avx2"], operator="twice", attrs=attrs
     )
-    ours = {KERNEL: Timing((kernel_us * 1e3,)), PLAIN: Timing((2 * kernel_us * 1e3,))}
-    peers = {name: Timing((us * 1e3,)) for name, us in peers_us.items()}
+    ours = {
+        KERNEL: ContenderTiming((kernel_us * 1e3,)),
+        PLAIN: ContenderTiming((2 * kernel_us * 1e3,)),
+    }
+    peers = {name: ContenderTiming((us * 1e3,)) for name, us in peers_us.items()}
     return Row(ModelTask(task, count, ("n",)), "x=1", Comparison(10_000, ours, peers, {}, {}))
 
 

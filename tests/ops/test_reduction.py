@@ -95,5 +95,5 @@ def test_places_of_extrema_are_those_of_onnx(op: str, axis: int, keepdims: int, 
 
 @pytest.mark.parametrize("axes", [(2,), (0, -3)])
 def test_axes_that_are_not_there_are_refused(axes: tuple[int, ...]) -> None:
-    with pytest.raises(ShapeError, match="no dimensions of 2"):
+    with pytest.raises(ShapeError, match="are not dimensions of 2"):
         meaning("reduce_sum", [floats(2, 3)], axes=axes)

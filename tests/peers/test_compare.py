@@ -14,7 +14,7 @@ from loopwright.peers.compare import (
     geometric_mean,
     peers_on,
 )
-from loopwright.peers.interleave import Timing
+from loopwright.peers.interleave import ContenderTiming
 from loopwright.peers.wire import OpSpec
 
 SPEC = OpSpec("conv2d", {})
@@ -52,8 +52,10 @@ def test_every_contender_is_timed_and_the_fastest_peer_counts() -> None:
 
 
 def test_a_ratio_above_one_means_that_ours_is_faster() -> None:
-    ours = {KERNEL: Timing((100.0,)), PLAIN: Timing((150.0,))}
-    found = Comparison(1000, ours, {"a": Timing((120.0,))}, {"a": Timing((110.0,))}, {})
+    ours = {KERNEL: ContenderTiming((100.0,)), PLAIN: ContenderTiming((150.0,))}
+    found = Comparison(
+        1000, ours, {"a": ContenderTiming((120.0,))}, {"a": ContenderTiming((110.0,))}, {}
+    )
     assert found.ratio == pytest.approx(1.1)
     assert found.ratio_to("a") == pytest.approx(1.2)
     assert found.ratio_to("b") is None
@@ -61,7 +63,7 @@ def test_a_ratio_above_one_means_that_ours_is_faster() -> None:
 
 
 def test_without_a_peer_there_is_no_ratio() -> None:
-    assert Comparison(1, {KERNEL: Timing((1.0,))}, {}, {}, {}).ratio is None
+    assert Comparison(1, {KERNEL: ContenderTiming((1.0,))}, {}, {}, {}).ratio is None
 
 
 def test_this_process_gets_its_cores_back() -> None:

@@ -144,7 +144,7 @@ REFUSED: list[tuple[Callable[[Schedule], None], Step, str]] = [
     ),
     (nothing, SplitReductionStep("X", 4, "n"), "no stage X"),
     (nothing, SplitReductionStep("C", 4, "B"), "there is a tensor B already"),
-    (nothing, SplitReductionStep("pre", 4, "n"), "pre is no reduction"),
+    (nothing, SplitReductionStep("pre", 4, "n"), "pre is not a reduction"),
     (nothing, SplitReductionStep("C", 1, "n"), "1 lanes are less than 2"),
     (split_before, SplitReductionStep("C", 4, "n"), "C has scheduled loops already"),
 ]

@@ -143,7 +143,7 @@ class Buffer:
 
 
 class Arithmetic:
-    """Operators for people: `A[i] * 2 + B[i]` builds expressions, with Python numbers converted."""
+    """Python's operators: `A[i] * 2 + B[i]` builds expressions, with Python numbers converted."""
 
     __slots__ = ()
 

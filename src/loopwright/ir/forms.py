@@ -289,7 +289,7 @@ class Forms:
         return self._quotient(Op.FLOORMOD, form, divisor)
 
     def _drop_inner_mods(self, form: Form, divisor: int) -> Form | None:
-        """`(x % (m*divisor)) -> x` inside a remainder by `divisor`; None when there is none."""
+        """`(x % (m*divisor)) -> x` inside a remainder by `divisor`; None without one."""
         for key, coeff in form.terms.items():
             inner = self._quotients.get(key)
             if inner is None or inner.op is not Op.FLOORMOD or inner.divisor % divisor:

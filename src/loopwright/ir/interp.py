@@ -89,7 +89,7 @@ def _order(extent: int, rng: np.random.Generator | None) -> Iterable[int]:
 
 
 def _fresh(buffer: Buffer) -> Array:
-    """A new buffer with contents that nobody would count on."""
+    """A new buffer with contents that no kernel may rely on."""
     if buffer.dtype.is_float:
         return np.full(buffer.size, np.nan).astype(buffer.dtype.numpy)
     limits = dtype_range(buffer.dtype)

@@ -56,7 +56,7 @@ def cut_at_borders(kernel: Kernel) -> Kernel:
     """The kernel with serial loops cut where conditions on elements change.
 
     Requires: simplified indices. Establishes: names stay unique; tests are left where a cut would
-    cost too much code, and where a condition is no comparison of sums.
+    cost too much code, and where a condition is not a comparison of sums.
     """
     return kernel.with_body(_cut(kernel.body, {}, 0))
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from loopwright.errors import UnsupportedError
 from loopwright.measure.run import cores_for
 from loopwright.peers.engine import batch_size, time_calls
-from loopwright.peers.interleave import Contender, Timing, interleave
+from loopwright.peers.interleave import Contender, ContenderTiming, interleave
 from loopwright.peers.peer import Peer
 from loopwright.peers.wire import OpSpec
 
@@ -40,9 +40,9 @@ class Comparison:
     """
 
     flops: int
-    ours: Mapping[str, Timing]
-    peers: Mapping[str, Timing]
-    peer_kernels: Mapping[str, Timing]
+    ours: Mapping[str, ContenderTiming]
+    peers: Mapping[str, ContenderTiming]
+    peer_kernels: Mapping[str, ContenderTiming]
     forms: Mapping[str, str]
 
     @property
@@ -62,7 +62,7 @@ class Comparison:
         timing = self.peers.get(peer)
         return None if timing is None else timing.median_ns / self.ours[KERNEL].median_ns
 
-    def gflops(self, timing: Timing) -> float:
+    def gflops(self, timing: ContenderTiming) -> float:
         """The speed that `timing` means for this operator."""
         return self.flops / timing.median_ns
 
@@ -92,7 +92,7 @@ def compare(
             contenders["peer kernel", name] = _peer_contender(peers[name], plan, kernel=True)
     found = interleave(contenders, rounds=plan.rounds)
 
-    def of(kind: str) -> dict[str, Timing]:
+    def of(kind: str) -> dict[str, ContenderTiming]:
         return {name: timing for (k, name), timing in found.items() if k == kind}
 
     return Comparison(flops, of("ours"), of("peer"), of("peer kernel"), forms)

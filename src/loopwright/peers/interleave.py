@@ -14,7 +14,7 @@ Contender: TypeAlias = Callable[[], Sequence[float]]
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class ContenderTiming:
     """All figures of one contender, nanoseconds a call."""
 
     ns: tuple[float, ...]
@@ -38,7 +38,7 @@ class Timing:
         return (high - low) / self.median_ns
 
 
-def interleave(contenders: Mapping[Name, Contender], *, rounds: int) -> dict[Name, Timing]:
+def interleave(contenders: Mapping[Name, Contender], *, rounds: int) -> dict[Name, ContenderTiming]:
     """The timing of each contender over `rounds` rounds, each round asking every one in turn.
 
     Every other round goes backwards, so that none always follows the same one. Contenders without a
@@ -49,4 +49,4 @@ def interleave(contenders: Mapping[Name, Contender], *, rounds: int) -> dict[Nam
     for turn in range(rounds):
         for name in names if turn % 2 == 0 else reversed(names):
             figures[name].extend(contenders[name]())
-    return {name: Timing(tuple(ns)) for name, ns in figures.items() if ns}
+    return {name: ContenderTiming(tuple(ns)) for name, ns in figures.items() if ns}

@@ -16,7 +16,7 @@ from loopwright.frontends.onnx.bundled import bundled_paths, fill, resolve
 from loopwright.frontends.onnx.file import import_onnx
 from loopwright.layout import Array
 from loopwright.peers.compare import peers_on
-from loopwright.peers.interleave import Contender, Timing, interleave
+from loopwright.peers.interleave import Contender, ContenderTiming, interleave
 from loopwright.peers.model_inputs import indexed_rows, model_inputs
 from loopwright.peers.peer import Peer
 from loopwright.peers.wire import ModelSpec, PeerReady
@@ -37,7 +37,7 @@ class ModelComparison:
 
     name: str
     threads: int
-    timings: Mapping[str, Timing]
+    timings: Mapping[str, ContenderTiming]
     ready: Mapping[str, PeerReady]
     refused: Mapping[str, str]
     reference: str | None

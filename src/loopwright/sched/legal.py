@@ -166,7 +166,7 @@ def _refuse_split_reduction(state: ScheduleState, step: SplitReductionStep) -> R
     if reason is not None:
         return reason
     if not state.stages[step.tensor].tensor.is_reduction:
-        return f"{step.tensor} is no reduction"
+        return f"{step.tensor} is not a reduction"
     return None if step.lanes > 1 else f"{step.lanes} lanes are less than 2"
 
 

@@ -215,17 +215,17 @@ class _Builder:
         axes = self._axes(stage, region, terms, recovered)
         body = stage.op.body
         self.done[name] = StageNest(
-            name,
-            stage.tensor,
-            body,
-            tuple(loops),
-            around,
-            stage.attach if isinstance(stage.attach, At) else None,
-            stage.scope,
-            axes,
-            guards,
-            recovered,
-            _accesses(stage.tensor, axes, body, self.extents),
+            name=name,
+            tensor=stage.tensor,
+            body=body,
+            loops=tuple(loops),
+            around=around,
+            attach=stage.attach if isinstance(stage.attach, At) else None,
+            scope=stage.scope,
+            axes=axes,
+            guards=guards,
+            recovered=recovered,
+            accesses=_accesses(stage.tensor, axes, body, self.extents),
         )
 
     def _var(self, stage: str, leaf: str) -> Var:
@@ -317,7 +317,7 @@ class _Builder:
     ) -> tuple[_Region, Flag] | None:
         """The part of dimension `dim` that the reads of one reader need, and where that is exact.
 
-        None when they are no sums of its axes, or different ones.
+        None when they are not sums of its axes, or not the same sums.
         """
         reader = reads[0][0]
         forms = [index_form(load.indices[dim]) for _, load in reads]
@@ -386,19 +386,29 @@ class _Builder:
                 index = _plus(part.base, recovered[var.name])
             axes.append(
                 AxisNest(
-                    var.name,
-                    part.extent,
-                    False,
-                    (*part.outer, *terms[var.name]),
-                    part.low,
-                    part.base,
-                    index,
+                    name=var.name,
+                    extent=part.extent,
+                    is_reduce=False,
+                    terms=(*part.outer, *terms[var.name]),
+                    low=part.low,
+                    base=part.base,
+                    index=index,
                 )
             )
         for axis in stage.op.reduce_axes:
             name = axis.var.name
             index = recovered[name] if self.size is None else None
-            axes.append(AxisNest(name, axis.extent, True, terms[name], 0, const(0), index))
+            axes.append(
+                AxisNest(
+                    name=name,
+                    extent=axis.extent,
+                    is_reduce=True,
+                    terms=terms[name],
+                    low=0,
+                    base=const(0),
+                    index=index,
+                )
+            )
         return tuple(axes)
 
 

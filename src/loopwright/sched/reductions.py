@@ -64,7 +64,7 @@ def folded(tensor: Tensor, source: Tensor) -> Tensor:
 def _reduction(tensor: Tensor) -> tuple[Compute, Reduce]:
     op = tensor.op
     if not isinstance(op, Compute) or not isinstance(op.body, Reduce):
-        raise InternalError(f"{tensor.name} is no reduction")
+        raise InternalError(f"{tensor.name} is not a reduction")
     return op, op.body
 
 

@@ -291,7 +291,7 @@ def replay(of: Workload, steps: Iterable[Step]) -> Schedule:
 def load(of: Workload, text: str) -> Schedule:
     """The schedule whose steps `text` shows, as `str(schedule)` gives them.
 
-    Raises: ScheduleError for a line that is no step, or an illegal step.
+    Raises: ScheduleError for a line that is not a step, or an illegal step.
     """
     return replay(of, parse_all(text))
 

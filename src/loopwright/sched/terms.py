@@ -4,6 +4,10 @@ An index is a sum of terms `coeff * ((loop // div) % mod)` (mod 0: no modulo). S
 and mod = 0; fused loops are where the other two come from. A split that cuts through a fused loop
 unevenly has no such form: its terms are estimates and say so (`exact` is False). Generated code
 relies on exact terms only.
+
+These are not the linear forms of `ir.linear`: what is multiplied is itself computed with arrays
+(`div` and `mod` differ by candidate), so that terms cannot be told apart by a key and merged, and a
+coefficient may be 0 for some candidates only.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@
            | fold TENSOR through NAME by LANES
 
 Words stand apart by blanks; a name with blanks or quotes in it is written as a JSON string. A line
-that starts with # says nothing. `parse(show(step))` is the same step; sizes of a batch are shown by
+that starts with # is a comment. `parse(show(step))` is the same step; sizes of a batch are shown by
 their number only and cannot be read back.
 """
 
@@ -94,7 +94,7 @@ def show(step: Step) -> str:
 def parse(line: str) -> Step:
     """The step that `line` shows.
 
-    Raises: ScheduleError when it is none.
+    Raises: ScheduleError for any other line.
     """
     try:
         verb, *names = _words(line)
@@ -107,7 +107,7 @@ def parse(line: str) -> Step:
 
 
 def parse_all(text: str) -> tuple[Step, ...]:
-    """The steps in `text`, one a line. Raises: ScheduleError for the first line that is none."""
+    """The steps in `text`, one a line. Raises: ScheduleError for the first line that is not one."""
     lines = (line.strip() for line in text.splitlines())
     return tuple(parse(line) for line in lines if line and not line.startswith("#"))
 
@@ -134,7 +134,7 @@ def _take(words: Sequence[str], pattern: str) -> list[str]:
         w in ("_", given) for w, given in zip(wanted, words, strict=True)
     )
     if not fits:
-        raise ValueError(f"wanted {pattern}")
+        raise ValueError(f"expected {pattern}")
     return [given for w, given in zip(wanted, words, strict=True) if w == "_"]
 
 

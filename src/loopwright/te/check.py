@@ -39,7 +39,7 @@ def _inner_reduce(element: Expr) -> str | None:
 def _unbound(element: Expr, axes: Mapping[str, int], folded: Mapping[str, int]) -> str | None:
     for var in walk.free_vars(element):
         if var.name not in axes and var.name not in folded:
-            return f"the body reads {var.name}, which is no axis of it; reduce over it, or drop it"
+            return f"the body reads {var.name}, not an axis of it; reduce over it, or drop it"
     return None
 
 

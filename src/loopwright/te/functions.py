@@ -148,5 +148,5 @@ def float_min(dtype: str | DType = "float32") -> Expr:
     """Minus infinity of `dtype`, a float."""
     kept = dt.parse(dtype)
     if not kept.is_float:
-        raise ShapeError(f"te.float_min: {kept} is no float")
+        raise ShapeError(f"te.float_min: {kept} is not a float")
     return const(-math.inf, kept)

@@ -347,7 +347,7 @@ class _Grid:
 
 
 def _truncating_div(a: _Values, b: _Values) -> _Values:
-    """`a / b` rounded to zero; where b is 0 there is no right answer."""
+    """`a / b` rounded to zero; undefined where b is 0."""
     quotient: _Values = a // b + ((a % b != 0) & ((a < 0) != (b < 0)))
     return quotient
 

@@ -66,7 +66,7 @@ def workload(
     constants: Iterable[str] = (),
     transforms: Mapping[str, str] | None = None,
 ) -> Workload:
-    """The workload that computes `outputs`; `args` are inputs then outputs (found without it).
+    """The workload that computes `outputs`; `args` are inputs, then outputs (found when None).
 
     Raises: ShapeError when an input is missing from `args`, an output is an input, or two tensors
         share a name.
