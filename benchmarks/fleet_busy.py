@@ -45,8 +45,8 @@ from loopwright.fleet.wire.messages import Result
 from loopwright.kernel_call import KernelCall
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import MeasurePlan, Timed
-from loopwright.runtime.cpu.canary import ENTRY, canary
-from loopwright.runtime.cpu.native import default_cache_dir
+from loopwright.runtime.cpu.native import default_cache_dir, runtime_object
+from loopwright.runtime.cpu.native_ir import CANARY
 from loopwright.space.config import Config
 from loopwright.target.host import host
 from loopwright.templates.task import Task
@@ -82,7 +82,7 @@ class QuickBuilders:
             self._made += 1
             code = self._code(self._made)
         return Built(
-            Artifact(code=code, entry=ENTRY, params=(), n_outputs=0, target_key=host().key),
+            Artifact(code=code, entry=CANARY, params=(), n_outputs=0, target_key=host().key),
             self._build_s,
         )
 
@@ -199,7 +199,7 @@ def _filler(number: int) -> bytes:
 
 def costs_ms(rounds: int) -> tuple[float, float]:
     """Wall and processor time of a trial on this machine beside its run: medians."""
-    code = canary(default_cache_dir())
+    code = runtime_object(default_cache_dir())
     builders = QuickBuilders(lambda n: code + n.to_bytes(4, "little"), build_s=0.0, workers=1)
     request = a_request(MeasurePlan(repeats=1, min_repeat_s=0.001))
     wall: list[float] = []

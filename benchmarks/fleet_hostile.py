@@ -41,7 +41,7 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health, Occupancy, RunStatus, Tier
 from loopwright.kernel_call import KernelCall, WireParam
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.runtime.cpu.native import object_code
 
 GOAL_MS = 500.0

@@ -28,9 +28,9 @@ from loopwright.errors import InternalError, UnsupportedError
 from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker
 from loopwright.fleet.words import Tier
 from loopwright.kernel_call import KernelCall, WireParam
-from loopwright.measure.run import cores_for
-from loopwright.runtime.cpu.canary import ENTRY, canary
+from loopwright.outcome import cores_for
 from loopwright.runtime.cpu.native import object_code, runtime_object
+from loopwright.runtime.cpu.native_ir import CANARY
 from loopwright.sandbox.wire import RunRequest
 
 GOAL_MS, GOAL_SHARE = 1.0, 0.005
@@ -78,9 +78,9 @@ def requests(cache_dir: Path, core: int) -> dict[str, RunRequest]:
         WireParam("x", "float32", (FLOATS,), layout),
         WireParam("y", "float32", (8,), layout),
     )
-    chain, total = canary(cache_dir), object_code(_SUM, cache_dir)
+    chain, total = runtime_object(cache_dir), object_code(_SUM, cache_dir)
     return {
-        "integer chain": RunRequest(_call(chain, ENTRY, (), 0), chain, (core,)),
+        "integer chain": RunRequest(_call(chain, CANARY, (), 0), chain, (core,)),
         "sum over 16 MiB": RunRequest(_call(total, "sum", params, 1), total, (core,)),
     }
 

@@ -38,7 +38,7 @@ from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import ByToken, greet
 from loopwright.fleet.wire.address import parse
 from loopwright.fleet.wire.link import Link, dial
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 
 STRANGERS = 1_000
 BLOB_BYTES = 64 << 20

@@ -29,7 +29,7 @@ from fleet_roles import real_fleet
 from harness import figure
 from loopwright.errors import InternalError
 from loopwright.fleet.client.api import Fleet
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 
 GOAL_MS = 300.0
 NAME = "started"

@@ -25,8 +25,7 @@ from loopwright.build.compile import compile_config
 from loopwright.errors import InternalError
 from loopwright.fleet.local import LocalRunner
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.run import cores_for
-from loopwright.outcome import Timed
+from loopwright.outcome import Timed, cores_for
 from loopwright.space.config import Config
 from loopwright.templates.task import Task
 

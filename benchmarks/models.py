@@ -26,7 +26,7 @@ from loopwright.cli.common import parse_duration
 from loopwright.deploy.optimize import optimize
 from loopwright.errors import ConfigError
 from loopwright.frontends.onnx.bundled import bundled
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.peers.peer import MODEL_PEERS
 from loopwright.report.compare import OURS, ModelComparison, compare_model
 

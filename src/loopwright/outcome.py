@@ -7,8 +7,12 @@ A candidate that fails is data: `Failed` says at which stage and of what kind. K
 from __future__ import annotations
 
 import enum
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
+
+from loopwright.errors import ConfigError
 
 
 class FailureStage(enum.Enum):
@@ -117,3 +121,14 @@ class MeasurePlan:
     build_memory: int = 2 << 30
     run_memory: int = 4 << 30
     abandon_ns: float | None = None
+
+
+def cores_for(threads: int, allowed: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The cores to measure `threads` threads on: the last ones, since others favour the first.
+
+    Raises: ConfigError when this process may use fewer.
+    """
+    cores = sorted(os.sched_getaffinity(0) if allowed is None else allowed)
+    if not 1 <= threads <= len(cores):
+        raise ConfigError(f"{threads} threads cannot be measured on {len(cores)} cores; use fewer")
+    return tuple(cores[len(cores) - threads :])

@@ -10,13 +10,13 @@ import measure_kernels as kernels
 import numpy as np
 import pytest
 from runner_contract import RunnerContract
+from synthetic import synthetic, synthetic_features, synthetic_space
 
 from loopwright import jsonio
 from loopwright.errors import ConfigError, RecordsError
 from loopwright.measure.landscape import Landscape, landscape, load, save
 from loopwright.measure.replay import ReplayRunner
 from loopwright.measure.request import MeasureRequest, Runner
-from loopwright.measure.synthetic import synthetic, synthetic_features, synthetic_space
 from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.space.config import Config
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import loopwright.sandbox.server
 from loopwright.kernel_call import Clock, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
-from loopwright.runtime.device import Timing
+from loopwright.runtime.device import CallTiming
 from loopwright.sandbox.child import Area, failure, times
 from loopwright.sandbox.wire import RunReply
 
@@ -107,13 +107,13 @@ class Kernel:
         self.first_ns = first_ns or ns
         self.counts: list[int] = []
 
-    def __call__(self, count: int) -> Timing:
+    def __call__(self, count: int) -> CallTiming:
         index = len(self.counts)
         self.counts.append(count)
         if index == 0:
-            return Timing(self.first_ns, 1)
+            return CallTiming(self.first_ns, 1)
         slow = index in self.disturbed
-        return Timing(self.ns * count * (10 if slow else 1), count, slow)
+        return CallTiming(self.ns * count * (10 if slow else 1), count, slow)
 
 
 PLAN = KernelCall(

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loopwright.errors import EnvironmentFailure
-from loopwright.sandbox.guard import GUARD_BYTES, Place, Region, allocate
+from loopwright.sandbox.guard import GUARD_BYTES, GuardedRegion, Place, allocate
 
 
 @pytest.fixture
-def region() -> Iterator[Region]:
+def region() -> Iterator[GuardedRegion]:
     made = allocate("y", 1000)
     yield made
     made.free()
@@ -45,7 +45,7 @@ def test_a_place_says_on_which_side_an_address_is(nbytes: int, offset: int) -> N
     assert place is (Place.BEFORE if offset < 0 else inside)
 
 
-def test_an_address_of_nobody_is_elsewhere(region: Region) -> None:
+def test_an_address_of_nobody_is_elsewhere(region: GuardedRegion) -> None:
     assert region.place(0) is Place.ELSEWHERE
     assert region.place(region.base + region.total) is Place.ELSEWHERE
 
@@ -54,15 +54,15 @@ def test_an_address_of_nobody_is_elsewhere(region: Region) -> None:
     ("offset", "sentence"),
     [(1000, "wrote 1 bytes past the end of y"), (-1, "wrote 1 bytes before the start of y")],
 )
-def test_a_changed_canary_is_told(region: Region, offset: int, sentence: str) -> None:
+def test_a_changed_canary_is_told(region: GuardedRegion, offset: int, sentence: str) -> None:
     region.arm()
-    neighbour = Region("z", region.base, region.total, region.data + offset, 1)
+    neighbour = GuardedRegion("z", region.base, region.total, region.data + offset, 1)
     neighbour.view[:] = 0
 
     assert region.broken() == sentence
 
 
-def test_a_frozen_region_is_still_read(region: Region) -> None:
+def test_a_frozen_region_is_still_read(region: GuardedRegion) -> None:
     region.view[:] = 3
     region.freeze()
 

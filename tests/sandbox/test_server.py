@@ -13,8 +13,7 @@ from measuring import Measuring
 
 from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError
-from loopwright.measure.run import cores_for
-from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed, cores_for
 from loopwright.sandbox.inputs import generate
 
 PLAN = MeasurePlan(repeats=2, min_repeat_s=0.0005, run_timeout_s=5.0, run_memory=512 << 20)

@@ -13,7 +13,15 @@ from contextlib import contextmanager
 import msgspec
 import pytest
 
-from loopwright.sandbox.orders import MAX_PACKET, PATIENT_S, Alive, Beat, Ending, Options, Told
+from loopwright.sandbox.orders import (
+    MAX_PACKET,
+    PATIENT_S,
+    Alive,
+    Beat,
+    SessionEnding,
+    Told,
+    WardenSettings,
+)
 from loopwright.sandbox.warden import Warden, _Session
 
 
@@ -44,12 +52,12 @@ def test_giving_up_on_a_process_says_so_and_leaks_no_descriptor(
     ends: tuple[socket.socket, socket.socket],
 ) -> None:
     control, agent = ends
-    warden = Warden(control, None, Options(0), None)
+    warden = Warden(control, None, WardenSettings(0), None)
     now = time.monotonic()
     with asleep() as pid:
         watch = os.pidfd_open(pid)
         late = now - PATIENT_S - 1.0
-        session = _Session(3, pid, watch, now, Ending.ASKED, asked_at=late, killed_at=late)
+        session = _Session(3, pid, watch, now, SessionEnding.ASKED, asked_at=late, killed_at=late)
         warden._sessions[3] = session
 
         warden._finish(session, now)
@@ -66,6 +74,6 @@ def test_a_warden_answers_when_it_is_asked_whether_it_is_there(
     control, agent = ends
     agent.send(msgspec.msgpack.encode(Beat()))
 
-    assert Warden(control, None, Options(0), None)._obey()
+    assert Warden(control, None, WardenSettings(0), None)._obey()
 
     assert said(agent) == Alive()

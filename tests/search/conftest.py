@@ -7,8 +7,9 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from synthetic import synthetic
+
 from loopwright.measure.landscape import Landscape
-from loopwright.measure.synthetic import synthetic
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ import functools
 from collections.abc import Callable
 
 import numpy as np
+from synthetic import synthetic_features
 
 from loopwright import te
 from loopwright.learn.dataset import Floats
 from loopwright.measure.landscape import Landscape
-from loopwright.measure.synthetic import synthetic_features
 from loopwright.sched.schedule import Schedule
 from loopwright.search.policy import Policy, Trial
 from loopwright.space.space import Space

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import synthetic_space
 
-from loopwright.measure.synthetic import synthetic_space
 from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.anneal import AnnealOptions, anneal
 from loopwright.search.diversity import pick

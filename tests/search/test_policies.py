@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from search_tasks import best_so_far, featurizer
+from synthetic import synthetic, synthetic_space
 
 from loopwright.errors import ConfigError
 from loopwright.measure.landscape import Landscape
-from loopwright.measure.synthetic import synthetic, synthetic_space
 from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.policies import NAMES, make_policy
 from loopwright.search.policy import Policy, Trial

@@ -41,7 +41,7 @@ from loopwright.fleet.wire.messages import (
 )
 from loopwright.fleet.words import Health, Occupancy, Tier
 from loopwright.kernel_call import KernelCall, WireParam
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 
 KEY = b"k" * 32
 DEVICE = "here/cpu0"

@@ -14,9 +14,8 @@ from loopwright.fleet.agent.wardens import WardenHandle, WardenOptions, Worker
 from loopwright.fleet.client.loop import LoopThread
 from loopwright.fleet.client.results import outputs_of
 from loopwright.fleet.client.session import item_of
-from loopwright.measure.pipeline import Run
-from loopwright.measure.run import RunResult, cores_for
-from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed
+from loopwright.measure.pipeline import Run, RunResult
+from loopwright.outcome import Failed, FailureKind, FailureStage, MeasurePlan, Timed, cores_for
 from loopwright.runtime.cpu.native import runtime_object
 
 _LIFE_S = 3600.0

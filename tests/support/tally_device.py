@@ -21,7 +21,7 @@ from loopwright.kernel_call import Clock, Form, Loadable
 from loopwright.layout import Array, Layout
 from loopwright.outcome import FailureKind
 from loopwright.plugins import plugin
-from loopwright.runtime.device import Buffer, DeviceFacts, KernelFault, Timing, require_form
+from loopwright.runtime.device import Buffer, CallTiming, DeviceFacts, KernelFault, require_form
 from loopwright.runtime.null import NullDevice
 
 KIND = "tally"
@@ -39,7 +39,7 @@ class TallyKernel:
     def run(self, buffers: Sequence[Buffer]) -> None:
         self.time(buffers, 1)
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         match self.word:
             case "fault":
                 raise KernelFault("wrote to element 100 of y", FailureKind.OUT_OF_BOUNDS)
@@ -54,7 +54,7 @@ class TallyKernel:
                 os.execv("/bin/true", ["true"])
         x, y = (self.device.memory(buffer) for buffer in buffers)
         y[:] = np.float32(self.number) * x
-        return Timing(NS * x.size * count, count)
+        return CallTiming(NS * x.size * count, count)
 
 
 class TallyDevice(NullDevice):

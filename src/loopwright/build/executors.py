@@ -110,13 +110,6 @@ def open_workshop(
             return Workshop(builders, Offload(cluster))
 
 
-def open_builders(
-    spec: ExecutorSpec, build: BuildFunction, workers: int, cores: tuple[int, ...] | None = None
-) -> Builders:
-    """The builders of `open_workshop`."""
-    return open_workshop(spec, build, workers, cores).builders
-
-
 @final
 class InlineExecutor(Executor):
     """Runs each task at once, in the thread that submits it: for tests and for debugging."""

@@ -30,9 +30,9 @@ from loopwright.build.candidate import BuildFunction, Built, one_line, pack_task
 from loopwright.build.process import (
     BOOT,
     Answer,
+    BuilderReady,
     Died,
     Order,
-    Ready,
     Setup,
     pack,
     read,
@@ -277,7 +277,7 @@ class BuilderPool:
             answer = self._answer(builder, self._clock.now() + _START_S)
         except (OSError, EOFError):
             answer = None
-        if not isinstance(answer, Ready):
+        if not isinstance(answer, BuilderReady):
             raise EnvironmentFailure(f"a builder did not start{self._drop(index)}", retryable=True)
         return builder
 

@@ -66,7 +66,7 @@ class Order:
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class BuilderReady:
     """The builder has imported what it needs."""
 
 
@@ -77,7 +77,7 @@ class Died:
     status: int
 
 
-Answer: TypeAlias = Ready | Died | Built
+Answer: TypeAlias = BuilderReady | Died | Built
 
 
 def pack(message: Setup | Order | Answer) -> bytes:
@@ -133,7 +133,7 @@ def main(arguments: list[str]) -> None:
     os.sched_setaffinity(0, setup.cores)
     gc.collect()
     gc.freeze()
-    write(sock, Ready())
+    write(sock, BuilderReady())
     while True:
         status = _fork_worker(sock, setup)
         if status == 0:

@@ -21,7 +21,7 @@ from loopwright.deploy.finish import Checked, Finished, finish
 from loopwright.deploy.make import TOLERANCE, require_tolerance
 from loopwright.deploy.model import ModelTask, model_of
 from loopwright.errors import ConfigError, ModelError
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.records.store import RecordStore, SqlStore
 from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.runtime.model_file import Manifest

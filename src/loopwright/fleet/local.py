@@ -28,8 +28,7 @@ from loopwright.kernel_call import CPU
 from loopwright.measure.check import Checker
 from loopwright.measure.pipeline import Pipeline
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.run import cores_for
-from loopwright.outcome import Outcome
+from loopwright.outcome import Outcome, cores_for
 from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.runtime.cpu.native import default_cache_dir, native
 from loopwright.target.union import Target

@@ -23,7 +23,6 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
 from loopwright.measure.check import Checker
 from loopwright.measure.request import MeasureRequest
-from loopwright.measure.run import RunResult
 from loopwright.outcome import Failed, MeasurePlan, Outcome, Timed
 
 _CHECKED = 1  # requests beyond those being built and run: one is checked
@@ -41,6 +40,14 @@ class Run:
     seed: int
     want_output: bool
     on_doubt: Callable[[], None] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """An outcome and, where they were asked for, the outputs in their memory layouts."""
+
+    outcome: Outcome
+    outputs: tuple[Array, ...] = ()
 
 
 class Devices(Protocol):

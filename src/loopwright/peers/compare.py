@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import UnsupportedError
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.peers.engine import batch_size, time_calls
 from loopwright.peers.interleave import Contender, ContenderTiming, interleave
 from loopwright.peers.peer import Peer

@@ -27,7 +27,7 @@ Buffer = NewType("Buffer", int)
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class CallTiming:
     """`count` calls in a row, and whether something else disturbed them."""
 
     total_ns: float
@@ -67,7 +67,7 @@ class LoadedKernel(Protocol):
         """
         ...
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         """Call it `count` times in a row; how long that took by the device's clock.
 
         Raises: KernelFault.

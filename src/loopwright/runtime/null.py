@@ -14,7 +14,7 @@ import numpy as np
 from loopwright.errors import EnvironmentFailure
 from loopwright.kernel_call import Clock, Loadable
 from loopwright.layout import Array
-from loopwright.runtime.device import Buffer, DeviceFacts, LoadedKernel, Timing
+from loopwright.runtime.device import Buffer, CallTiming, DeviceFacts, LoadedKernel
 
 KIND = "null"
 
@@ -26,10 +26,10 @@ class NullKernel:
     def run(self, buffers: Sequence[Buffer]) -> None:
         """Nothing."""
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         """One nanosecond a call."""
         del buffers
-        return Timing(float(count), count)
+        return CallTiming(float(count), count)
 
 
 class NullDevice:

@@ -1,0 +1,7 @@
+"""The process in which a candidate runs, and all that it gives up before it does.
+
+A warden forks a measuring process for each session, which forks a child for each candidate: object
+code is called between guard pages, and other code runs on a device that the child opens. Takes a
+`RunRequest`, hands over a `RunReply`. It is small and starts at once: it knows no compiler part,
+no artifact, no search and no fleet.
+"""

@@ -26,11 +26,11 @@ from loopwright.outcome import FailureKind, FailureStage
 from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.cpu.timing import timer
-from loopwright.runtime.device import KernelFault, OpenDevice, Timing, require_form
+from loopwright.runtime.device import CallTiming, KernelFault, OpenDevice, require_form
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import privileges
 from loopwright.sandbox.confine import Cage, ConfinementError
-from loopwright.sandbox.guard import Region
+from loopwright.sandbox.guard import GuardedRegion
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 AREA_BYTES = 64 << 10
@@ -53,7 +53,7 @@ class FaultReport:
     exhausted: bool
 
 
-TimeCalls: TypeAlias = Callable[[int], Timing]
+TimeCalls: TypeAlias = Callable[[int], CallTiming]
 """Calls a kernel so many times."""
 
 
@@ -110,18 +110,18 @@ class Area:
 class Arena:
     """The memory of one measurement; outputs are copied to `output`, which the server shares."""
 
-    arguments: tuple[Region, ...]
-    workspace: Region
+    arguments: tuple[GuardedRegion, ...]
+    workspace: GuardedRegion
     n_outputs: int
     output: mmap.mmap | None
 
     @property
-    def outputs(self) -> tuple[Region, ...]:
+    def outputs(self) -> tuple[GuardedRegion, ...]:
         """The regions that the kernel writes."""
         return self.arguments[len(self.arguments) - self.n_outputs :]
 
     @property
-    def written(self) -> tuple[Region, ...]:
+    def written(self) -> tuple[GuardedRegion, ...]:
         """The regions that the kernel may write: outputs and workspace."""
         return (*self.outputs, self.workspace)
 
@@ -248,7 +248,7 @@ class _OnDevice:
         for buffer, region in zip(self._buffers, self._arena.arguments, strict=True):
             self._device.copy_in(buffer, region.view)
 
-    def time(self, count: int) -> Timing:
+    def time(self, count: int) -> CallTiming:
         """Call the kernel so many times."""
         return self._kernel.time(self._buffers, count)
 
@@ -289,7 +289,7 @@ def times(call: TimeCalls, run: KernelCall, clock: Clock = Clock.HOST) -> tuple[
     return tuple(b.ns for b in batches[: run.repeats])
 
 
-def _calibrated(call: TimeCalls, once: Timing, wanted_ns: float) -> Timing:
+def _calibrated(call: TimeCalls, once: CallTiming, wanted_ns: float) -> CallTiming:
     """A batch of at least `wanted_ns`; `once` is a first guess of what a call takes."""
     count = max(1, math.ceil(wanted_ns / max(once.total_ns, 1)))
     batch = call(count)
@@ -301,7 +301,7 @@ def _calibrated(call: TimeCalls, once: Timing, wanted_ns: float) -> Timing:
     return batch
 
 
-def _copy_outputs(outputs: Sequence[Region], shared: mmap.mmap) -> None:
+def _copy_outputs(outputs: Sequence[GuardedRegion], shared: mmap.mmap) -> None:
     at = 0
     for region in outputs:
         shared[at : at + region.nbytes] = region.view.data

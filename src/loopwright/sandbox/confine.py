@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from loopwright.sandbox import cgroup, landlock, privileges
-from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, Layer, Plan, missing
+from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, CagePlan, Layer, missing
 from loopwright.sandbox.libc import LIBC, write_file
 
 _NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000
@@ -50,7 +50,7 @@ class Cage:
     moves into a user namespace of its own, if that is allowed.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: CagePlan) -> None:
         self._plan = plan
         # Now and not for each session: the kernel makes who joins wait for all processors.
         self._grouped = cgroup.join(plan.doors) and plan.cgroup_limits

@@ -40,7 +40,7 @@ class Place(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class GuardedRegion:
     """`nbytes` of memory at `data` between guards; `base` and `total` are the whole mapping."""
 
     name: str
@@ -93,7 +93,7 @@ class Region:
         return _bytes_at(start, self.data - start), _bytes_at(data_end, end - data_end)
 
 
-def allocate(name: str, nbytes: int) -> Region:
+def allocate(name: str, nbytes: int) -> GuardedRegion:
     """A region of zeros; no memory is used before it is touched.
 
     Raises: EnvironmentFailure if there is not so much address space.
@@ -106,7 +106,7 @@ def allocate(name: str, nbytes: int) -> Region:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
     base = libc.mmap(None, ctypes.c_size_t(total), _PROT_NONE, flags, -1, ctypes.c_long(0))
     _check(-1 if base is None or base == _FAILED else 0, "mmap", total)
-    region = Region(name, base, total, base + GUARD_BYTES + body - padded, nbytes)
+    region = GuardedRegion(name, base, total, base + GUARD_BYTES + body - padded, nbytes)
     start, size = region._body()
     _check(libc.mprotect(start, size, mmap.PROT_READ | mmap.PROT_WRITE), "mprotect", total)
     if nbytes >= _HUGE_BYTES:

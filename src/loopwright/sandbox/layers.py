@@ -50,7 +50,7 @@ def missing(layers: Layer, wanted: Layer) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class CagePlan:
     """What is wanted. `uid` is who a candidate is where this process may choose (0: as now);
     `doors` are those of a `Cgroup`; `outer_network` is the network that it is not to be in.
     """

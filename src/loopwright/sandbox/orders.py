@@ -1,4 +1,4 @@
-"""What goes between an agent and its warden: one msgpack message a packet, tagged.
+"""How an agent starts its warden, and what goes between them: a msgpack message a packet, tagged.
 
 The warden is the process that forks one measuring process for each session, watches over it and
 ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
@@ -7,18 +7,31 @@ ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
 from __future__ import annotations
 
 import enum
+import os
+import sys
+from pathlib import Path
 from typing import TypeAlias
 
 import msgspec
 
-from loopwright.sandbox.layers import Plan
+from loopwright.sandbox.layers import CagePlan
 
 MAX_PACKET = 16 << 10
 POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
 PATIENT_S = 2.0  # from SIGKILL to giving up on a process
+_BOOT = """
+import os, sys
+os.putenv("OPENBLAS_NUM_THREADS", "1")
+os.putenv("OMP_NUM_THREADS", "1")
+root, *others = sys.argv[1].split(os.pathsep)
+sys.path.insert(0, root)
+sys.path += [path for path in others if path not in sys.path]
+from loopwright.sandbox.warden import main
+main(sys.argv[2:])
+"""
 
 
-class Options(msgspec.Struct, frozen=True):
+class WardenSettings(msgspec.Struct, frozen=True):
     """How a warden is started: JSON on its command line.
 
     `agent` is the process that starts it, 0 where that cannot be seen. Without a `plan` candidates
@@ -29,10 +42,23 @@ class Options(msgspec.Struct, frozen=True):
 
     agent: int
     cache_dir: str = ""
-    plan: Plan | None = None
+    plan: CagePlan | None = None
     wanted: int = 0
     cores: tuple[int, ...] = ()
     bare: bool = False
+
+
+def command(control: int, settings: WardenSettings) -> list[str]:
+    """The command that starts a warden, whose socket is the descriptor `control`.
+
+    It is an interpreter of its own, and not a fork of this process: a fork would lose threads of
+    NumPy's libraries, and would carry along whatever is loaded here. It finds the modules that this
+    process finds, devices of other packages among them.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join([root, *(path for path in sys.path if Path(path).is_absolute())])
+    told = msgspec.json.encode(settings).decode()
+    return [sys.executable, "-P", "-c", _BOOT, paths, str(control), told]
 
 
 class Begin(msgspec.Struct, frozen=True, tag="begin"):
@@ -65,7 +91,7 @@ class Beat(msgspec.Struct, frozen=True, tag="beat"):
 Order: TypeAlias = Begin | Extend | End | Beat
 
 
-class Ready(msgspec.Struct, frozen=True, tag="ready"):
+class WardenReady(msgspec.Struct, frozen=True, tag="ready"):
     """The warden is there; `tier` is what it confines candidates to, `missing` what it cannot."""
 
     pid: int
@@ -74,7 +100,7 @@ class Ready(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """The warden obeys."""
+    """The warden is well."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -84,7 +110,7 @@ class Begun(msgspec.Struct, frozen=True, tag="begun"):
     pid: int
 
 
-class Ending(enum.Enum):
+class SessionEnding(enum.Enum):
     """How a session's process ended."""
 
     LEFT = "left"  # by itself
@@ -102,4 +128,4 @@ class Over(msgspec.Struct, frozen=True, tag="over"):
     took_s: float = 0.0
 
 
-Told: TypeAlias = Ready | Alive | Begun | Over
+Told: TypeAlias = WardenReady | Alive | Begun | Over

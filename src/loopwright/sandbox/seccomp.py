@@ -83,11 +83,6 @@ _PID = 0x7E57AB1E  # stands for the process's own in a program that is made once
 Op = tuple[int, int, int, int]
 
 
-def available() -> bool:
-    """Whether there is a filter for this machine."""
-    return _machine() in _SECCOMP
-
-
 def install(pid: int) -> bool:
     """From now on this process, `pid`, and all its threads are held to the filter; whether so."""
     machine = _machine()

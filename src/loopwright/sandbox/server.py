@@ -32,8 +32,8 @@ from loopwright.runtime.devices import opener
 from loopwright.runtime.object.link import link
 from loopwright.sandbox import child, inputs, privileges
 from loopwright.sandbox.confine import Cage
-from loopwright.sandbox.guard import Place, Region, allocate
-from loopwright.sandbox.wire import Hello, RunReply, RunRequest, receive, send
+from loopwright.sandbox.guard import GuardedRegion, Place, allocate
+from loopwright.sandbox.wire import RunReply, RunRequest, ServerReady, receive, send
 
 _INPUT_CACHE_BYTES = 2 << 30
 _INPUT_CACHE_SHARE = 8  # at most this part of the machine's memory
@@ -47,9 +47,11 @@ class InputCache:
     """Filled, read-only inputs by what they hold; the least recently used go first."""
 
     limit: int
-    regions: OrderedDict[tuple[int, int, WireParam], Region] = field(default_factory=OrderedDict)
+    regions: OrderedDict[tuple[int, int, WireParam], GuardedRegion] = field(
+        default_factory=OrderedDict
+    )
 
-    def get(self, seed: int, index: int, param: WireParam, keep: int) -> Region:
+    def get(self, seed: int, index: int, param: WireParam, keep: int) -> GuardedRegion:
         """Argument `index` as `param` lays it out; never drops the `keep` most recent ones."""
         key = (seed, index, param)
         region = self.regions.get(key)
@@ -65,7 +67,7 @@ class InputCache:
     def _used(self) -> int:
         return sum(r.nbytes for r in self.regions.values())
 
-    def _fill(self, seed: int, index: int, param: WireParam) -> Region:
+    def _fill(self, seed: int, index: int, param: WireParam) -> GuardedRegion:
         plain = inputs.generate(param.dtype, param.shape, seed, index)
         packed = _layout(param).pack(weights.apply(param.transform, plain))
         region = allocate(param.name, packed.nbytes)
@@ -98,7 +100,7 @@ class Server:
 
     def serve(self) -> None:
         """Answer requests until the client goes away."""
-        send(self._sock, Hello(os.getpid()))
+        send(self._sock, ServerReady(os.getpid()))
         while True:
             request = receive(self._sock, RunRequest)
             start = time.perf_counter()

@@ -37,13 +37,13 @@ from loopwright.sandbox.orders import (
     Begin,
     Begun,
     End,
-    Ending,
     Extend,
-    Options,
     Order,
     Over,
-    Ready,
+    SessionEnding,
     Told,
+    WardenReady,
+    WardenSettings,
 )
 from loopwright.sandbox.server import Server
 
@@ -62,7 +62,7 @@ class _Session:
     pid: int
     watch: int
     deadline: float
-    ending: Ending = Ending.LEFT
+    ending: SessionEnding = SessionEnding.LEFT
     asked_at: float | None = None
     killed_at: float | None = None
     status: int | None = None
@@ -73,7 +73,11 @@ class Warden:
     """Serves one agent on `control`, a socket that keeps packets apart."""
 
     def __init__(
-        self, control: socket.socket, code: Native | None, options: Options, cage: Cage | None
+        self,
+        control: socket.socket,
+        code: Native | None,
+        options: WardenSettings,
+        cage: Cage | None,
     ) -> None:
         self._control = control
         self._cage = cage
@@ -82,7 +86,7 @@ class Warden:
         self._sessions: dict[int, _Session] = {}
 
     def serve(self) -> None:
-        """Obey until the agent goes away."""
+        """Take orders until the agent goes away."""
         self._tell(self._ready())
         while True:
             poll = select.poll()
@@ -94,20 +98,22 @@ class Warden:
             for fd, _ in ready:
                 if fd != self._control.fileno():
                     self._reap(fd)
-            if any(fd == self._control.fileno() for fd, _ in ready) and not self._obey():
+            if any(fd == self._control.fileno() for fd, _ in ready) and not self._take_order():
                 break
             self._look(time.monotonic())
         for session in self._sessions.values():
             _kill(session.pid)
 
-    def _ready(self) -> Ready:
+    def _ready(self) -> WardenReady:
         cage = self._cage
         if cage is None:
-            return Ready(os.getpid(), 0, ("everything",))
+            return WardenReady(os.getpid(), 0, ("everything",))
         layers = cage.layers
-        return Ready(os.getpid(), tier_of(layers), missing(layers, Layer(self._options.wanted)))
+        return WardenReady(
+            os.getpid(), tier_of(layers), missing(layers, Layer(self._options.wanted))
+        )
 
-    def _obey(self) -> bool:
+    def _take_order(self) -> bool:
         """Take one order; False when the agent has gone."""
         try:
             data, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
@@ -123,7 +129,7 @@ class Warden:
                 if number in self._sessions:
                     self._sessions[number].deadline = deadline
             case End(number):
-                self._end(number, Ending.ASKED)
+                self._end(number, SessionEnding.ASKED)
             case Beat():
                 self._tell(Alive())
         return True
@@ -175,7 +181,7 @@ class Warden:
 
     # --- the end of sessions ---
 
-    def _end(self, number: int, ending: Ending) -> None:
+    def _end(self, number: int, ending: SessionEnding) -> None:
         session = self._sessions.get(number)
         if session is None:
             self._tell(Over(number, ending.value, 0, clean=True))
@@ -202,7 +208,7 @@ class Warden:
         for session in tuple(self._sessions.values()):
             if session.asked_at is None:
                 if now >= session.deadline:
-                    self._end(session.number, Ending.EXPIRED)
+                    self._end(session.number, SessionEnding.EXPIRED)
                 continue
             if session.killed_at is None and now >= session.asked_at + POLITE_S:
                 session.killed_at = now
@@ -246,8 +252,8 @@ class Warden:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve an agent. `arguments`: the descriptor of its socket, and Options as JSON."""
-    options = msgspec.json.decode(arguments[1], type=Options)
+    """Serve an agent. `arguments`: the descriptor of its socket, and WardenSettings as JSON."""
+    options = msgspec.json.decode(arguments[1], type=WardenSettings)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     privileges.die_with_parent(options.agent)

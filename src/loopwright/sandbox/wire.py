@@ -37,7 +37,7 @@ class RunReply(msgspec.Struct, frozen=True):
     """What came of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
-    took; `clock` is a `runtime.device.Clock`. A `violation` is a crash because the candidate did
+    took; `clock` is a `kernel_call.Clock`. A `violation` is a crash because the candidate did
     what it may not. `output` counts the bytes in the output file.
     """
 
@@ -52,7 +52,7 @@ class RunReply(msgspec.Struct, frozen=True):
     clock: str = "host"
 
 
-class Hello(msgspec.Struct, frozen=True):
+class ServerReady(msgspec.Struct, frozen=True):
     """The first message of a server: it is ready."""
 
     pid: int
@@ -82,7 +82,7 @@ def receive(sock: socket.socket, kind: type[Message]) -> Message:
     try:
         return msgspec.msgpack.decode(_exactly(sock, length), type=kind)
     except msgspec.MsgspecError as e:
-        raise EnvironmentFailure(f"a frame that is no {kind.__name__}: {e}") from e
+        raise EnvironmentFailure(f"a frame that is not a valid {kind.__name__}: {e}") from e
 
 
 def _exactly(sock: socket.socket, count: int) -> bytearray:

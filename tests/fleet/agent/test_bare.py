@@ -32,8 +32,7 @@ from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import Configure, Configured, Error, Opened
 from loopwright.fleet.words import NO_RUNTIME, RUNTIME
 from loopwright.measure.pipeline import Run
-from loopwright.measure.run import cores_for
-from loopwright.outcome import MeasurePlan
+from loopwright.outcome import MeasurePlan, cores_for
 from loopwright.runtime.cpu.native import runtime_object
 from loopwright.runtime.object import elf
 from loopwright.sandbox.inputs import generate

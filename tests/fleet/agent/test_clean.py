@@ -131,7 +131,7 @@ def test_the_check_would_find_one() -> None:
 
 
 def test_a_started_agent_has_not_imported_the_compiler(machine_dir: Path) -> None:
-    from loopwright.measure.run import cores_for
+    from loopwright.outcome import cores_for
 
     text = STARTED.replace("CORE", str(cores_for(1)[0]))
     done = subprocess.run(

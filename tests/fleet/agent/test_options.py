@@ -13,7 +13,7 @@ from agents import options
 from loopwright.errors import ConfigError
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.options import DeviceOptions
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 
 CORE = cores_for(1)[0]
 

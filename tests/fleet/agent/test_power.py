@@ -19,7 +19,7 @@ from loopwright.fleet.agent.options import DeviceOptions
 from loopwright.fleet.agent.power import PowerHook
 from loopwright.fleet.agent.wardens import Worker
 from loopwright.fleet.words import Health
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.sandbox.orders import Over
 
 TELL = """

@@ -24,7 +24,7 @@ from loopwright.fleet.security.handshake import open_session
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
 from loopwright.fleet.wire.link import dial
 from loopwright.fleet.wire.messages import RunBatch
-from loopwright.measure.run import cores_for
+from loopwright.outcome import cores_for
 from loopwright.runtime.cpu.native import object_code
 
 START_CPU_S = 0.6

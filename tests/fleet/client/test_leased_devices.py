@@ -23,8 +23,7 @@ from loopwright.fleet.sim.devices import Crash, timed
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import RunStatus
 from loopwright.kernel_call import KernelCall
-from loopwright.measure.pipeline import Run
-from loopwright.measure.run import RunResult
+from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, MeasurePlan, Timed
 from loopwright.records.store import SqlStore
 from loopwright.sched.schedule import Schedule

@@ -40,8 +40,8 @@ import msgspec
 from loopwright.target.host import host
 from loopwright.errors import EnvironmentFailure
 from loopwright.records.device import fingerprint
-from loopwright.runtime.cpu.canary import ENTRY
 from loopwright.runtime.cpu.native import runtime_object
+from loopwright.runtime.cpu.native_ir import CANARY
 host = host()
 try:
     runtime = runtime_object(Path(sys.argv[2]))
@@ -51,7 +51,7 @@ except EnvironmentFailure:
     runtime = b""
 print(msgspec.json.encode({
     "target": str(host), "key": host.key, "arch": host.arch, "device": fingerprint(host),
-    "runtime": runtime, "canary": ENTRY,
+    "runtime": runtime, "canary": CANARY,
 }).decode())
 """
 _ASK_DEVICE = """

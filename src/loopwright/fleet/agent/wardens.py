@@ -24,8 +24,7 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.driver import DriverError
 from loopwright.fleet.words import Tier
 from loopwright.sandbox import cgroup
-from loopwright.sandbox.boot import command
-from loopwright.sandbox.layers import BUBBLE, USUAL, Plan
+from loopwright.sandbox.layers import BUBBLE, USUAL, CagePlan
 from loopwright.sandbox.orders import (
     MAX_PACKET,
     PATIENT_S,
@@ -35,13 +34,14 @@ from loopwright.sandbox.orders import (
     Begin,
     Begun,
     End,
-    Ending,
     Extend,
-    Options,
     Order,
     Over,
-    Ready,
+    SessionEnding,
     Told,
+    WardenReady,
+    WardenSettings,
+    command,
 )
 from loopwright.sandbox.wire import MAX_FRAME, RunReply, RunRequest
 
@@ -208,7 +208,7 @@ class WardenHandle:
         on_lost: Callable[[str], None],
         on_unclean: Callable[[], None] = lambda: None,
     ) -> None:
-        self.ready: Ready | None = None
+        self.ready: WardenReady | None = None
         self.limit_s = _LADDER_S + options.slack_s  # for any answer
         self.hung = False  # it was given up
         self.words = ""  # the last ones of a process that is gone
@@ -240,7 +240,7 @@ class WardenHandle:
         """The process, 0 without."""
         return 0 if self._process is None else self._process.pid
 
-    async def start(self) -> Ready:
+    async def start(self) -> WardenReady:
         """Start the process and wait until it is ready.
 
         Raises: EnvironmentFailure.
@@ -289,14 +289,14 @@ class WardenHandle:
         group = plan = None
         if told.tier >= Tier.T1:
             group = self._cgroup = cgroup.create(told.name, told.memory, _PROCESSES)
-            plan = Plan(
+            plan = CagePlan(
                 _empty_folder(told.cache_dir),
                 told.uid,
                 () if group is None else group.doors,
                 group is not None and group.limits,
                 Path("/proc/self/ns/net").stat().st_ino,
             )
-        options = Options(
+        options = WardenSettings(
             0 if bubbled else os.getpid(),
             str(told.cache_dir),
             plan,
@@ -304,7 +304,7 @@ class WardenHandle:
             told.cores,
             bare=told.bare,
         )
-        plain = command("warden", [str(control), msgspec.json.encode(options).decode()])
+        plain = command(control, options)
         if not bubbled:
             return plain
         return in_bubble(plain, () if group is None else map(str, group.folders))
@@ -405,7 +405,7 @@ class WardenHandle:
                 return
             told: Told = _TOLD.decode(data)
             match told:
-                case Ready() as ready:
+                case WardenReady() as ready:
                     self.ready = ready
                     if not self._is_ready.done():
                         self._is_ready.set_result(None)
@@ -451,7 +451,7 @@ class WardenHandle:
         sock.close()
         self.ready = None
         for number in tuple(self._workers):
-            self._over(Over(number, Ending.LEFT.value, -signal.SIGKILL, clean=False), why)
+            self._over(Over(number, SessionEnding.LEFT.value, -signal.SIGKILL, clean=False), why)
         if not self._is_ready.done():
             self._is_ready.set_result(None)
         return True

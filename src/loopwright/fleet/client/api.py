@@ -54,8 +54,7 @@ from loopwright.fleet.wire.address import Scheme, parse
 from loopwright.fleet.wire.link import Link, dial
 from loopwright.fleet.wire.messages import DeviceInfo
 from loopwright.fleet.words import Priority, RunStatus
-from loopwright.measure.pipeline import Run
-from loopwright.measure.run import RunResult
+from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Timed
 from loopwright.serving.tls import client_context, own_certificate
 from loopwright.settings import Settings, from_environment

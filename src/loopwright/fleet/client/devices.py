@@ -42,8 +42,7 @@ from loopwright.fleet.client.results import (
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionLost
 from loopwright.fleet.wire.messages import Result
 from loopwright.fleet.words import CONCLUSIVE, EndReason, RunStatus
-from loopwright.measure.pipeline import Run
-from loopwright.measure.run import RunResult
+from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, FailureStage, Provenance, Timed
 
 _TRIES = 2

@@ -25,7 +25,7 @@ from loopwright.runtime.cpu.loader import Loaded, load
 from loopwright.runtime.cpu.native import Entry, native
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.cpu.timing import timer
-from loopwright.runtime.device import Buffer, DeviceFacts, Timing, require_form
+from loopwright.runtime.device import Buffer, CallTiming, DeviceFacts, require_form
 from loopwright.runtime.facts import facts
 from loopwright.runtime.object.link import Linked, link
 
@@ -142,7 +142,7 @@ class CpuKernel:
         """Call it once."""
         self.time(buffers, 1)
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         """Call it `count` times in a row, by the host's clock."""
         device = self.device
         workspace = device.workspace(self.kernel.workspace)

@@ -9,14 +9,14 @@ from collections.abc import Callable, Sequence
 
 from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
-from loopwright.runtime.device import Timing
+from loopwright.runtime.device import CallTiming
 
 _DISTURBED = 0.02  # share of a batch's time that something else may have the processor
 
 
 def timer(
     native: Native, entry: int, arguments: Sequence[int], workspace: int, pool: ThreadPool
-) -> Callable[[int], Timing]:
+) -> Callable[[int], CallTiming]:
     """A function that calls the kernel at `entry` so many times and says how long that took.
 
     `arguments` are the addresses of its memory, which must stay alive.
@@ -29,7 +29,7 @@ def timer(
     fixed = (entry, ctypes.addressof(pointers), workspace, pool.parallel, pool.address)
     alone = pool.threads == 1
 
-    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> Timing:
+    def call(count: int, _keep: Sequence[object] = (pointers, pool)) -> CallTiming:
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
         used = time.thread_time_ns()
         start = time.perf_counter_ns()
@@ -39,6 +39,6 @@ def timer(
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
         # A thread that waits for the others uses no time of its own: count who was pushed aside.
         disturbed = total - used > _DISTURBED * total if alone else switches > 0
-        return Timing(total, count, disturbed)
+        return CallTiming(total, count, disturbed)
 
     return call

@@ -21,7 +21,7 @@ _IDENT = b"\x7fELF\x02\x01\x01"  # 64 bit, little endian, version 1
 _RELOCATABLE = 1
 _PROGBITS, _SYMTAB, _RELA, _NOBITS = 1, 2, 4, 8
 _WRITE, _ALLOC, _EXECINSTR, _TLS = 1, 2, 4, 0x400
-UNDEFINED, _ABSOLUTE, _COMMON, _RESERVED = 0, 0xFFF1, 0xFFF2, 0xFF00
+_ABSOLUTE, _COMMON, _RESERVED = 0xFFF1, 0xFFF2, 0xFF00
 LOCAL, WEAK = 0, 2
 _MAX_BYTES = 1 << 30
 _CONSTRUCTORS = (".init", ".ctors", ".preinit_array")
@@ -29,7 +29,7 @@ _UNWINDING = ".eh_frame"  # nothing of ours throws
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class ElfSection:
     """Memory that an object wants. `data` is shorter than `size` where the rest is zeros."""
 
     name: str
@@ -71,7 +71,7 @@ class Object:
     """One relocatable object for `machine`; `sections` by the index that symbols use."""
 
     machine: int
-    sections: dict[int, Section]
+    sections: dict[int, ElfSection]
     symbols: tuple[Symbol, ...]
     relocations: tuple[Relocation, ...]
 
@@ -79,7 +79,7 @@ class Object:
 def parse(code: bytes) -> Object:
     """The object that `code` holds.
 
-    Raises: EnvironmentFailure for bytes that are no such object.
+    Raises: EnvironmentFailure for bytes that are not such an object.
     """
     try:
         return _Reader(memoryview(code)).read()
@@ -93,10 +93,10 @@ class _Reader:
 
     def read(self) -> Object:
         if bytes(self._data[: len(_IDENT)]) != _IDENT:
-            raise EnvironmentFailure("the object code is broken: it is no 64-bit ELF file")
+            raise EnvironmentFailure("the object code is broken: it is not a 64-bit ELF file")
         head = _HEADER.unpack_from(self._data)
         if head[1] != _RELOCATABLE:
-            raise EnvironmentFailure("the object code is broken: it is no relocatable object")
+            raise EnvironmentFailure("the object code is broken: it is not a relocatable object")
         headers = self._headers(head[6], head[11], head[12])
         names = self._bytes(headers[head[13]])
         sections = {
@@ -119,20 +119,20 @@ class _Reader:
         table = self._slice(offset, size * count)
         return list(_SECTION.iter_unpack(table))
 
-    def _section(self, header: tuple[int, ...], name: str) -> Section:
+    def _section(self, header: tuple[int, ...], name: str) -> ElfSection:
         _, kind, flags, _, _, size, _, _, alignment, _ = header
         alignment = max(alignment, 1)
         if size > _MAX_BYTES or alignment & (alignment - 1) or alignment > 4096 or flags & _TLS:
             raise ValueError(f"section {name} has size {size}, alignment {alignment}")
         data = self._data[:0] if kind == _NOBITS else self._bytes(header)
         writable, executable = bool(flags & _WRITE), bool(flags & _EXECINSTR)
-        return Section(name, data, size, alignment, writable, executable)
+        return ElfSection(name, data, size, alignment, writable, executable)
 
     def _symbols(
         self,
         table: tuple[int, ...],
         headers: list[tuple[int, ...]],
-        sections: dict[int, Section],
+        sections: dict[int, ElfSection],
     ) -> Iterator[Symbol]:
         names = self._bytes(headers[table[6]])
         for name, info, _, place, value, _ in _SYMBOL.iter_unpack(self._bytes(table)):
@@ -146,7 +146,7 @@ class _Reader:
             yield Symbol(_text(names, name), here, value, info >> 4)
 
     def _relocations(
-        self, headers: list[tuple[int, ...]], sections: dict[int, Section], symbols: int
+        self, headers: list[tuple[int, ...]], sections: dict[int, ElfSection], symbols: int
     ) -> Iterator[Relocation]:
         for header in headers:
             if header[1] != _RELA or header[7] not in sections:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from loopwright.errors import EnvironmentFailure
 from loopwright.runtime.object import elf
 from loopwright.runtime.object.elf import X86_64, Object, Symbol
-from loopwright.runtime.object.relocate import STUB_BYTES, Reach, rule, stub
+from loopwright.runtime.object.relocate import STUB_BYTES, SymbolReach, rule, stub
 
 READ, WRITE, EXECUTE = 1, 2, 4
 _SLOT_BYTES = 8
@@ -87,13 +87,13 @@ class Image:
                 symbol = found.symbols[relocation.symbol]
                 reach, patch = rule(found.machine, relocation.kind)
                 target = anchor
-                if reach is not Reach.ANCHOR:
+                if reach is not SymbolReach.ANCHOR:
                     target = self._resolve(number, symbol, base, find)
-                if reach is Reach.CALL and self._is_outside(symbol):
+                if reach is SymbolReach.CALL and self._is_outside(symbol):
                     target = stubs.of(target, stub(found.machine, target))
-                elif reach in (Reach.SLOT, Reach.SLOT_FROM_ANCHOR):
+                elif reach in (SymbolReach.SLOT, SymbolReach.SLOT_FROM_ANCHOR):
                     target = slots.of(target, target.to_bytes(_SLOT_BYTES, "little"))
-                if reach in (Reach.FROM_ANCHOR, Reach.SLOT_FROM_ANCHOR):
+                if reach in (SymbolReach.FROM_ANCHOR, SymbolReach.SLOT_FROM_ANCHOR):
                     target -= anchor
                 patch(view[at:], base + at, target + relocation.addend)
 
@@ -116,9 +116,9 @@ class Image:
         for number, found in enumerate(self._objects):
             for relocation in found.relocations:
                 reach, _ = rule(found.machine, relocation.kind)
-                if reach is Reach.CALL:
+                if reach is SymbolReach.CALL:
                     calls.add((number, relocation.symbol))
-                elif reach in (Reach.SLOT, Reach.SLOT_FROM_ANCHOR):
+                elif reach in (SymbolReach.SLOT, SymbolReach.SLOT_FROM_ANCHOR):
                     slots.add((number, relocation.symbol))
         return len(calls), len(slots)
 

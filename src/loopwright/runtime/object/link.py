@@ -23,7 +23,7 @@ _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AAR
 _LIBRARIES = (
     "libm.so.6",
     "libgcc_s.so.1",
-)  # where the process itself has not what code uses
+)  # for what code uses and the process itself lacks
 
 
 class Linked:

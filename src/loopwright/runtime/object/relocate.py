@@ -17,7 +17,7 @@ STUB_BYTES = 16
 _PAGE = 0xFFF
 
 
-class Reach(enum.Enum):
+class SymbolReach(enum.Enum):
     """What a relocation needs of the linker: the symbol, a jump near the code, or a slot."""
 
     DIRECT = "direct"
@@ -32,7 +32,7 @@ Write: TypeAlias = Callable[[memoryview, int, int], None]
 """Patches memory: (bytes from the place on, address of the place, target + addend)."""
 
 
-def rule(machine: int, kind: int) -> tuple[Reach, Write]:
+def rule(machine: int, kind: int) -> tuple[SymbolReach, Write]:
     """How relocations of `kind` are done.
 
     Raises: EnvironmentFailure for a kind that is not known.
@@ -92,9 +92,9 @@ def _low(shift: int) -> Write:
     return write
 
 
-_DIRECT, _CALL, _SLOT = Reach.DIRECT, Reach.CALL, Reach.SLOT
+_DIRECT, _CALL, _SLOT = SymbolReach.DIRECT, SymbolReach.CALL, SymbolReach.SLOT
 _PC32 = _word(4, relative=True, signed=True)
-_RULES: dict[int, dict[int, tuple[Reach, Write]]] = {
+_RULES: dict[int, dict[int, tuple[SymbolReach, Write]]] = {
     X86_64: {
         1: (_DIRECT, _word(8, relative=False, signed=False)),  # 64
         2: (_DIRECT, _PC32),  # PC32
@@ -103,10 +103,10 @@ _RULES: dict[int, dict[int, tuple[Reach, Write]]] = {
         10: (_DIRECT, _word(4, relative=False, signed=False)),  # 32
         11: (_DIRECT, _word(4, relative=False, signed=True)),  # 32S
         24: (_DIRECT, _word(8, relative=True, signed=True)),  # PC64
-        25: (Reach.FROM_ANCHOR, _word(8, relative=False, signed=True)),  # GOTOFF64
-        27: (Reach.SLOT_FROM_ANCHOR, _word(8, relative=False, signed=True)),  # GOT64
-        29: (Reach.ANCHOR, _word(8, relative=True, signed=True)),  # GOTPC64
-        31: (Reach.FROM_ANCHOR, _word(8, relative=False, signed=True)),  # PLTOFF64
+        25: (SymbolReach.FROM_ANCHOR, _word(8, relative=False, signed=True)),  # GOTOFF64
+        27: (SymbolReach.SLOT_FROM_ANCHOR, _word(8, relative=False, signed=True)),  # GOT64
+        29: (SymbolReach.ANCHOR, _word(8, relative=True, signed=True)),  # GOTPC64
+        31: (SymbolReach.FROM_ANCHOR, _word(8, relative=False, signed=True)),  # PLTOFF64
         41: (_SLOT, _PC32),  # GOTPCRELX
         42: (_SLOT, _PC32),  # REX_GOTPCRELX
     },
