@@ -23,9 +23,7 @@ def timer(
     """
     pointers = (ctypes.c_void_p * len(arguments))(*arguments)
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
-    repeat = ctypes.CFUNCTYPE(None, pointer, pointer, pointer, pointer, pointer, integer)(
-        native.repeat
-    )
+    repeat = ctypes.CFUNCTYPE(None, *[pointer] * 5, integer)(native.repeat)
     fixed = (entry, ctypes.addressof(pointers), workspace, pool.parallel, pool.address)
     alone = pool.threads == 1
 
