@@ -1,6 +1,6 @@
 """What a Winograd kernel costs, roughly: enough to choose a config that is good without tuning.
 
-Cycles are those of the target's core. The figures are for comparing configs, nothing else.
+Cycles are those of the target's core. The figures serve only to compare configs.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def _traffic(
     wide: int,
     parts: int,
 ) -> float:
-    """Cycles for moving one byte of each element between caches."""
+    """Cycles to move one byte of each element between caches."""
     core = target.core
     block = plan.rows * plan.cols
     weight = places * shape.inputs * shape.outputs
@@ -131,6 +131,6 @@ def _traffic(
 def best(
     shape: Shape, target: CpuTarget, lanes: int, most: int, sizes: tuple[int, ...]
 ) -> WinogradPlan | None:
-    """The plan that costs least, the first of equal ones; None when there is none."""
+    """The cheapest plan, the first of equal ones; None when there is none."""
     found = plans(shape, target, lanes, most, sizes)
     return min(found, key=lambda plan: cost(plan, shape, target, lanes), default=None)
