@@ -11,8 +11,8 @@ from loopwright.sched.extent import IntArray
 def pick(points: IntArray, scores: Floats, n: int, alpha: float) -> list[int]:
     """The rows of `points`, int64 [M, K], that greedily maximise score and coverage of knob values.
 
-    A row's gain is its score plus `alpha` times the share of knobs for which it brings a value
-    that no row picked before it has. The sum is submodular, so the greedy choice is within 1 -
+    A row's gain is its score plus `alpha` times the share of knobs for which it adds a value that
+    no row picked before it has. The sum is submodular, so the greedy choice is within 1 -
     1/e of the best (for scores that are not negative).
 
     Source: Chen et al., "Learning to Optimize Tensor Programs", equation 3.

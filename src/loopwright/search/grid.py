@@ -23,7 +23,7 @@ class GridPolicy:
         self._ledger = Ledger(space)
 
     def ask(self, n: int) -> list[Config]:
-        """The next `n` configs that were not measured yet."""
+        """The next `n` configs not yet measured."""
         asked: list[Config] = []
         while len(asked) < n and self._next < len(self._points):
             block = self._points[self._next : self._next + n - len(asked)]
@@ -32,5 +32,5 @@ class GridPolicy:
         return asked
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Remember which configs need not be measured again."""
+        """Record which configs need not be measured again."""
         self._ledger.tell(trials)

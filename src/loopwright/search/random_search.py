@@ -14,7 +14,7 @@ from loopwright.space.space import Space
 
 @final
 class RandomPolicy:
-    """Draws valid configs, none twice."""
+    """Draws distinct valid configs."""
 
     def __init__(self, space: Space, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -25,5 +25,5 @@ class RandomPolicy:
         return self._ledger.propose(self._ledger.draw(self._rng, n))
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Remember which configs need not be measured again."""
+        """Record which configs need not be measured again."""
         self._ledger.tell(trials)
