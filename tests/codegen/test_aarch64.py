@@ -5,7 +5,6 @@ The other tests of this folder run arithmetic and loops there too, where they na
 
 from __future__ import annotations
 
-import math
 import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 import aarch64
 import numpy as np
 import pytest
+from c_example import example_input
 from graphs import Sketch, example
 from running import differences, random_inputs
 
@@ -23,7 +23,6 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.deploy.assemble import Assembled
 from loopwright.deploy.choose import Chooser, ModelOptions
 from loopwright.deploy.make import compile_graph
-from loopwright.export import c_text
 from loopwright.export import library as export
 from loopwright.graph.evaluate import evaluate as evaluate_graph
 from loopwright.graph.ir import Graph
@@ -453,12 +452,7 @@ def test_a_model_exported_for_c_runs(
     done = subprocess.run(
         command, cwd=tmp_path, check=True, capture_output=True, text=True, timeout=60
     )
-    inputs = {
-        port.name: np.array(
-            [c_text.example_value(i, port.dtype) for i in range(math.prod(port.shape))], port.dtype
-        ).reshape(port.shape)
-        for port in model.manifest.inputs
-    }
+    inputs = {port.name: example_input(port.shape, port.dtype) for port in model.manifest.inputs}
     expected = [a.reshape(-1)[:10] for a in evaluate_graph(network(), inputs)]
     printed = [float(line.split("=")[1]) for line in done.stdout.splitlines()]
     np.testing.assert_allclose(printed, np.concatenate(expected), rtol=1e-5, atol=1e-6)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from c_example import example_input
 from graphs import Sketch, example
 
 import loopwright as lw
@@ -102,12 +103,7 @@ def test_the_example_prints_what_the_model_computes(saved: Path, exported: Expor
         ["./example"], cwd=folder, check=True, capture_output=True, text=True, env={}, timeout=60
     )
     with lw.load(saved) as model:
-        inputs = [
-            np.array([c_text.example_value(i, p.dtype) for i in range(int(np.prod(p.shape)))])
-            .astype(p.dtype)
-            .reshape(p.shape)
-            for p in model.inputs
-        ]
+        inputs = [example_input(p.shape, p.dtype) for p in model.inputs]
         expected = [output.reshape(-1)[:10] for output in model(*inputs)]
     printed = [float(line.split("=")[1]) for line in done.stdout.splitlines()]
     np.testing.assert_allclose(printed, np.concatenate(expected), rtol=1e-8)

@@ -14,10 +14,15 @@ import numpy as np
 import pytest
 
 import loopwright as lw
+from loopwright.api.program import example_inputs
+from loopwright.api.task import task
 from loopwright.records.lines import export_lines, import_lines
+from loopwright.records.record import task_key
 from loopwright.records.store import Query, SqlStore
 from loopwright.runtime.cpu.loader import runnable_keys
 from loopwright.target.presets import PRESETS
+from loopwright.te.reference import evaluate
+from loopwright.templates.registry import templates_for
 
 HERE = Path(__file__).parent
 TARGET = "x86-64-sse4"
@@ -51,3 +56,20 @@ def test_old_lines_are_taken_in(tmp_path: Path) -> None:
         done = import_lines(records, HERE / "small.jsonl")
         assert (done.added, done.bad) == (21, ())
         assert len(list(records.query(Query()))) == 21
+
+
+@runs_here
+def test_the_best_of_old_records_are_filed_as_today_and_built(store: str) -> None:
+    with SqlStore(store, create=False) as records:
+        best = records.best(Query())
+    assert len(best) == 3
+    for record in best:
+        usual = task(record.operator, target=TARGET, **dict(record.attrs))
+        rows = templates_for(record.operator, usual.workload, usual.target)
+        (template,) = (row for row in rows if row.name == record.key.template)
+        made = task(record.operator, target=TARGET, template=template, **dict(record.attrs))
+        assert task_key(made, record.key.device) == record.key
+        inputs = example_inputs(made)
+        output = lw.build(made, config=record.config)(*inputs)
+        (expected,) = evaluate(made.workload, inputs)
+        np.testing.assert_allclose(output, expected, rtol=1e-4, atol=1e-4)

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from synthetic import product_at_most
 
 from loopwright.errors import ConfigError
 from loopwright.sched.extent import Size
 from loopwright.space.config import Config
-from loopwright.space.constraints import Constraint, product_at_most
+from loopwright.space.constraints import Constraint
 from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, ReorderKnob, SplitKnob
 from loopwright.space.space import Space
 

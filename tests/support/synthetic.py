@@ -10,13 +10,27 @@ import numpy.typing as npt
 from loopwright.measure.landscape import Landscape, Origin
 from loopwright.outcome import FailureKind
 from loopwright.sched.extent import IntArray
-from loopwright.space.constraints import product_at_most
+from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import AnnotateKnob, ChoiceKnob, ReorderKnob, SplitKnob
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space
 
 _FLOPS = 231_211_008
 _PEAK_NS = 2_000_000.0
+
+
+def product_at_most(limit: int, *sizes: tuple[str, int], reason: str = "") -> Constraint:
+    """The constraint that the product of the `(split, part)` sizes is at most `limit`."""
+    text = " * ".join(f"{name}[{part}]" for name, part in sizes)
+
+    def within(columns: Columns) -> BoolArray:
+        product: IntArray = np.ones(1, dtype=np.int64)
+        for name, part in sizes:
+            product = product * columns[name][part]
+        return product <= limit
+
+    names = tuple(dict.fromkeys(name for name, _ in sizes))
+    return Constraint(names, within, reason if reason else f"{text} is more than {limit}")
 
 
 def synthetic_space() -> Space:

@@ -116,11 +116,10 @@ class BuilderPool:
         self._setup = _pack_setup(build, cores)
         self._queue: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
         self._clock = _Clock()
-        self._lock = threading.Lock()  # guards _builders, _tasks and _stopped
+        self._lock = threading.Lock()  # guards _builders and _tasks
         self._pausing = threading.Lock()  # held while paused
         self._builders: dict[int, _Builder] = {}
         self._tasks: dict[int, tuple[Task, int, bytes]] = {}
-        self._stopped = False
         self._closed = threading.Event()
         self._threads = [
             threading.Thread(target=self._serve, args=(i,), name=f"builder-{i}", daemon=True)
@@ -147,13 +146,11 @@ class BuilderPool:
         with self._pausing:
             with self._lock:
                 self._clock.stop()
-                self._stopped = True
                 self._signal(signal.SIGSTOP)
             try:
                 yield
             finally:
                 with self._lock:
-                    self._stopped = False
                     self._signal(signal.SIGCONT)
                     self._clock.go()
 

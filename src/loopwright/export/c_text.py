@@ -153,11 +153,6 @@ def example(name: str, manifest: Manifest) -> str:
     )
 
 
-def example_value(index: int, dtype: str) -> float:
-    """Element `index` of an input of the example program."""
-    return index % 7 if _is_whole(dtype) else index % 7 * 0.25 - 0.75
-
-
 def constants(file: str) -> str:
     """Assembly that puts a file into the library as read-only data."""
     return _fill(_CONSTANTS, file=file)
@@ -217,7 +212,7 @@ def _arguments(manifest: Manifest) -> list[str]:
 
 
 def _value(port: Port) -> str:
-    """C for what `example_value` says; it must be the same."""
+    """C for an element of an input of the example program."""
     return "(i % 7)" if _is_whole(port.dtype) else "(i % 7 * 0.25 - 0.75)"
 
 

@@ -4,7 +4,7 @@ Hands over: leases on devices and sessions on those (`client.api`, which is `lw.
 the tuner (`client.runner`, `local`), servers (`tracker.serve`, `agent.main`). It may not know the
 languages of programs: what it carries are artifacts and calls.
 
-One request has these names, from whoever asks to the book and back:
+One request has these names, on its way from the client to the book and back:
 
     LeaseRequest       what is asked, one value all the way (`request`)
     Acquire            the message that carries it, under an id (`wire.messages`)

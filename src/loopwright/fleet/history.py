@@ -1,4 +1,4 @@
-"""Finding one's place in a log whose ids grow, by time."""
+"""Finding a place by time in a log whose ids grow."""
 
 from __future__ import annotations
 

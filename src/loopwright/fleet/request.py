@@ -14,7 +14,7 @@ class LeaseRequest(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 
     Args:
         ttl_s: seconds that a lease lives when nobody renews it.
-        priority: a `words.Priority`; numbers of none are for the book to refuse.
+        priority: a `words.Priority`; the book refuses other numbers.
         max_wait_s: seconds to wait for the devices.
         modules: kind -> SHA-256 of what the session will configure; devices that have it go first.
         tags: for people: what the lease is for.

@@ -1,4 +1,4 @@
-"""Label selectors: which devices a request is about, in the words of `kubectl`.
+"""Label selectors: which devices a request is about, in the syntax of `kubectl`.
 
     selector = [term {"," term}]
     term     = key                        the label is there

@@ -50,17 +50,3 @@ class Constraint:
                 f"{verdict.shape} for {n} points; it must give one bool for each"
             )
         return np.broadcast_to(verdict, (n,))
-
-
-def product_at_most(limit: int, *sizes: tuple[str, int], reason: str = "") -> Constraint:
-    """The constraint that the product of the `(split, part)` sizes is at most `limit`."""
-    text = " * ".join(f"{name}[{part}]" for name, part in sizes)
-
-    def within(columns: Columns) -> BoolArray:
-        product: IntArray = np.ones(1, dtype=np.int64)
-        for name, part in sizes:
-            product = product * columns[name][part]
-        return product <= limit
-
-    names = tuple(dict.fromkeys(name for name, _ in sizes))
-    return Constraint(names, within, reason if reason else f"{text} is more than {limit}")

@@ -113,7 +113,7 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         "test_tcp_links_notice_dead_peers_and_do_not_delay_small_messages",
     ),
     "network duplicates or reorders control messages": (
-        "fleet/book/test_simulation.py::test_a_million_steps_over_many_seeds_break_no_rule",
+        "fleet/sim/test_simulation.py::test_a_million_steps_over_many_seeds_break_no_rule",
         "fleet/book/test_devices.py::test_those_out_of_order_or_doubled_are_ignored",
         "fleet/tracker/test_leases.py::test_releasing_twice_is_harmless",
     ),
@@ -145,9 +145,9 @@ TABLE: Mapping[str, tuple[str, ...]] = {
         "test_a_tuner_measures_again_what_a_device_said_that_turned_out_to_be_slow",
     ),
     "builder worker dies": (
-        "measure/test_executors.py::"
+        "build/test_executors.py::"
         "test_a_compiler_that_dies_is_the_candidates_failure_alone",
-        "measure/test_builders.py::test_a_killed_builder_is_replaced",
+        "build/test_builders.py::test_a_killed_builder_is_replaced",
     ),
     "two agents with one device id": (
         f"{HERE}/test_processes.py::"

@@ -1,8 +1,8 @@
 """The agent: keeps a host's devices, tells a tracker of them, and serves direct sessions.
 
 It runs in one event loop: that of a process of its own (`python -m loopwright.fleet.agent`), or
-one inside another process, with links from `pair()` and no listener. It imports no compiler; what
-needs one is done by short processes. What touches a device is its driver.
+one inside another process, with links from `pair()` and no listener. It imports no compiler;
+short-lived processes do what needs one. What touches a device is its driver.
 """
 
 from __future__ import annotations
@@ -70,9 +70,9 @@ class Agent:
         rng: for jitter.
         drivers: makes the driver of a device.
         blobs: where uploads are kept; in the options' `cache_dir` when None.
-        on_away: told why there is no tracker, once until there is one or the reason is another.
+        on_away: told why there is no tracker: once, until there is one or the reason changes.
         on_here: called when a tracker has let this agent in.
-        on_note: told of a device, by its name, what its operator should know.
+        on_note: given the name of a device and what its operator should know.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Agent:
         _check_devices(devices)
         self.incarnation = uuid.uuid4().hex
         self.devices: dict[str, AgentDevice] = {}
-        self._working: list[AgentDevice] = []  # those of which is known what they are
+        self._working: list[AgentDevice] = []  # those that have been described
         self.key = options.key
         self.addresses = options.addresses  # where clients reach it
         self.synced = 0  # answers of a tracker so far
@@ -105,7 +105,7 @@ class Agent:
         self._on_away = on_away
         self._on_here = on_here
         self._on_note = on_note
-        self._away = ""  # why there is no tracker, as it was told
+        self._away = ""  # why there is no tracker, as last told
         self._changed = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._beating: asyncio.Task[None] | None = None
@@ -118,7 +118,7 @@ class Agent:
     async def start(self) -> None:
         """Find out what the devices are and begin to probe them; does not wait for that.
 
-        Raises: EnvironmentFailure when there is none of which that can be found out.
+        Raises: EnvironmentFailure when that cannot be found out for any of them.
         """
         options, limits = self._options, self._options.limits
         blobs = self._blobs
@@ -158,7 +158,7 @@ class Agent:
         return device
 
     async def close(self) -> None:
-        """End every session and everything the agent started; again is harmless."""
+        """End every session and everything the agent started; calling it again is harmless."""
         if self._timer is not None:
             self._timer.cancel()
         if self._beating is not None:
@@ -183,12 +183,12 @@ class Agent:
             await asyncio.sleep(self._options.timers.beat_s)
 
     def _on_change(self) -> None:
-        """A report would differ now: send one soon, and see when the next lease ends."""
+        """The state has changed: report soon, and see when the next lease ends."""
         self._changed.set()
         self._arm()
 
     def _arm(self) -> None:
-        """Have leases end in time, whether or not there is a tracker."""
+        """End leases in time, whether or not there is a tracker."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -221,7 +221,7 @@ class Agent:
         return None if known is None else known.standing.state
 
     def _allow(self, item: KernelCall) -> None:
-        """Return if the code of an item may run, as far as signatures go. Raises: AuthError."""
+        """Check that an item's signatures allow its code to run. Raises: AuthError."""
         if not self._options.signed_only:
             return
         from loopwright.fleet.security.signing import verify

@@ -3,8 +3,8 @@
 A disk that is full before the quota is reached is a smaller quota: the same blobs go.
 
 A file's name is its digest in hexadecimal and nothing that was sent: no path comes from the wire.
-What is not whole yet lies in `partial/` and becomes a blob by being renamed, after its digest was
-verified; an upload that broke off is continued where it ended.
+An incomplete upload lies in `partial/` and becomes a blob by a rename, once its digest is verified;
+an upload that broke off is continued where it ended.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Upload:
 
 @dataclass(slots=True)
 class Uploads:
-    """The uploads of one session; `close` keeps what came of those that are not whole."""
+    """The uploads of one session; `close` keeps the pieces of incomplete ones."""
 
     cache: BlobCache
     open: dict[bytes, Upload] = field(default_factory=dict)
@@ -119,7 +119,7 @@ class BlobCache:
         return self._sizes.get(digest)
 
     def missing(self, digests: Iterable[bytes]) -> tuple[tuple[bytes, int], ...]:
-        """Those that are not there, each with how many of its bytes are."""
+        """Those that are missing, each with how many of its bytes are there."""
         return tuple(
             (digest, self._left.get(digest, 0)) for digest in digests if not self.has(digest)
         )
@@ -155,7 +155,7 @@ class BlobCache:
         return data
 
     def pin(self, digest: bytes) -> None:
-        """Keep a blob until it is unpinned as often."""
+        """Keep a blob until it is unpinned as many times."""
         self._pins[digest] = self._pins.get(digest, 0) + 1
 
     def unpin(self, digest: bytes) -> None:
@@ -292,7 +292,7 @@ class BlobCache:
                     raise
 
     def _evict(self) -> bool:
-        """Remove what was not used for longest; False when all that is there is in use."""
+        """Remove the least recently used blob; False when all of them are in use."""
         for digest in (*self._left, *self._sizes):
             if digest not in self._pins:
                 self._forget(digest)
@@ -300,7 +300,7 @@ class BlobCache:
         return False
 
     def _forget(self, digest: bytes) -> int:
-        """Remove a blob, or what there is of one; returns its bytes."""
+        """Remove a blob, or the part of one that is there; returns its bytes."""
         path = self._path(digest)
         if digest in self._left:
             size, path = self._left.pop(digest), self._partial / digest.hex()
@@ -315,7 +315,7 @@ class BlobCache:
         return self._blobs / name[:2] / name
 
     def _load(self) -> None:
-        """Index what earlier agents have left."""
+        """Index what earlier agents left behind."""
         for folder in (self._blobs, self._partial):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         found: list[tuple[float, bytes, int]] = []
@@ -335,7 +335,7 @@ class BlobCache:
 
 
 def _verified(path: Path, digest: bytes) -> bytes:
-    """What a file holds, whose digest must be this one.
+    """The content of a file, which must have this digest.
 
     Raises: BlobError.
     """

@@ -1,7 +1,7 @@
-"""Whether a device is as fast as it was: a verdict on a row of canary runs.
+"""Whether a device is as fast as it was: a verdict on a series of canary runs.
 
-The first runs say what the canary takes here. After that a sum grows with what each run is over
-half of what is allowed, and shrinks with what it is under; it is capped, so that one disturbed run
+The first runs say what the canary takes here. After that a sum grows by how far each run is over
+half of what is allowed, and shrinks by how far it is under; it is capped, so that one disturbed run
 says nothing, and a slow-down by as much as is allowed shows within a few runs. A second sum does
 the same for runs that are faster: a device that was hot or shared while it was first timed is
 judged by what it takes since, or nothing would ever be a slow-down.
@@ -44,7 +44,7 @@ class Canary:
         return self.runs >= BASELINE_RUNS
 
     def observe(self, ns: float) -> bool:
-        """Take a run; whether the device is off.
+        """Add a run; returns whether the device is off.
 
         Raises: InternalError for a time that is not valid.
         """

@@ -16,8 +16,8 @@ from loopwright.kernel_call import KernelCall
 
 @dataclass(frozen=True, slots=True)
 class AgentContext:
-    """What the devices of an agent share. `changed` is called when a report would differ; `note`
-    is told of a device what its operator should know.
+    """What the devices of an agent share. `changed` is called when a report would differ; `note` is
+    given a device's name and what its operator should know.
     """
 
     options: AgentOptions

@@ -39,7 +39,7 @@ class CpuDriver(ProcessDriver):
         self._own = b""  # the host's native runtime, empty without one
         self._canary = ""  # the name of the canary in runtimes
         self._runtime = b""  # the one in place
-        self._brought = False  # it goes along with the next request
+        self._brought = False  # it is sent with the next request
 
     async def describe(self) -> DriverFacts:
         """What this machine is. Raises: EnvironmentFailure when that cannot be found out."""
@@ -58,7 +58,7 @@ class CpuDriver(ProcessDriver):
         )
 
     async def begin(self, deadline: float, patience_s: float) -> None:
-        """Have a measuring process. Raises: WorkerLost."""
+        """Start a measuring process. Raises: WorkerLost."""
         await super().begin(deadline, patience_s)
         self._runtime, self._brought = self._own, False
 
@@ -69,7 +69,7 @@ class CpuDriver(ProcessDriver):
         self._runtime, self._brought = code, True
 
     async def _ask(self, request: RunRequest, limit_s: float) -> tuple[RunReply, Worker]:
-        """What comes of a request, with the native runtime in place, and who answered.
+        """The answer to a request, with the native runtime in place, and who answered.
 
         Raises: WorkerLost, DriverError.
         """

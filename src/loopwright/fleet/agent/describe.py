@@ -1,8 +1,8 @@
-"""What this machine and its devices are, found out by short processes.
+"""What this machine and its devices are, found out by short-lived processes.
 
-The agent itself imports neither the compiler nor a device's library. What the machine is, it asks
-once a machine and version, and reads from a file afterwards; a machine without a compiler has no
-native runtime unless one was kept. A device is opened each time.
+The agent itself imports neither the compiler nor a device's library. It asks what the machine is
+once per machine and version, and reads it from a file afterwards; a machine without a compiler has
+no native runtime unless one was kept. A device is opened each time.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class HostMachine(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the answer is kept: under a name made of all that it depends on."""
+    """Where the answer is kept: under a name derived from all that it depends on."""
 
     path: Path
 
@@ -143,7 +143,7 @@ async def describe(cache_dir: Path) -> HostMachine:
 
 
 async def describe_device(target: str) -> HostDevice:
-    """What the device of the runtime is that a target string is for.
+    """What the runtime's device is that a target string names.
 
     Raises: EnvironmentFailure when that cannot be found out.
     """
@@ -152,7 +152,7 @@ async def describe_device(target: str) -> HostDevice:
 
 
 async def _ask(script: str, arguments: Sequence[str], of: str, answer: type[_T]) -> _T:
-    """What a process says that runs `script` to find out what `of` is.
+    """What a process that runs `script` prints, to find out what `of` is.
 
     Raises: EnvironmentFailure.
     """

@@ -129,7 +129,7 @@ class AgentDevice:
         self.prober.beat()
 
     def tick(self) -> None:
-        """See what the time ends."""
+        """End what has timed out."""
         ended = self.standing.tick(self.context.agent.clock())
         if ended is not None:
             self.slot.end(ended)

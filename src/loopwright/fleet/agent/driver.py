@@ -41,7 +41,7 @@ class DriverFacts:
         labels: more for clients to choose by.
         cores: those of this machine that it consists of or keeps busy.
         modules: kind -> code of those that every session begins with.
-        takes: kinds of modules that `place` wants; others only count as being in place.
+        takes: kinds of modules that `place` is called for; others only count as in place.
     """
 
     kind: str
@@ -77,17 +77,17 @@ class DriverEvents(Protocol):
     """What a driver tells of its device by itself."""
 
     def up(self, tier: Tier, unconfined: tuple[str, ...]) -> None:
-        """Sessions can be begun, and nothing is left of earlier ones. Candidates are confined to
-        `tier`, but for `unconfined`.
+        """Sessions can begin, and nothing is left of earlier ones. Candidates are confined to
+        `tier`, except for `unconfined`.
         """
         ...
 
     def down(self, why: str, health: Health) -> None:
-        """No sessions can be begun until `up`; what that makes of the device."""
+        """No session can begin until `up`; what that makes of the device."""
         ...
 
     def stuck(self, why: str) -> None:
-        """Something of a session cannot be cleaned: no other is begun while that is so."""
+        """Something of a session cannot be cleaned up: no other begins while that is so."""
         ...
 
 
@@ -95,8 +95,8 @@ class Driver(Protocol):
     """One device. `PlainDriver` has what most need not do themselves.
 
     Only one of begin, place, run, canary and clean is in progress at a time; being cancelled ends
-    it. Each raises DriverError when the device did not do it. What else comes out of a method is
-    taken for a fault of the driver, and makes the device bad until a probe says otherwise.
+    it. Each raises DriverError when the device did not do it. Any other exception counts as a fault
+    of the driver, and makes the device bad until a probe says otherwise.
     """
 
     async def describe(self) -> DriverFacts:
@@ -110,25 +110,25 @@ class Driver(Protocol):
     async def run(self, item: KernelCall, code: bytes, limit_s: float) -> ItemOutcome:
         """What comes of an item, whose artifact is `code`, within `limit_s`.
 
-        Raises: DriverError when the candidate has taken along what runs it: it is to blame when
-            that happens twice.
+        Raises: DriverError when the candidate brought down what runs it: it is to blame when that
+            happens twice.
         """
         ...
 
     async def clean(self) -> bool:
-        """End all that a session has left; True when nothing of it can be there any more.
+        """End all that a session left behind; True when nothing of it can remain.
 
-        A driver that returns False says by its events what is the matter.
+        A driver that returns False reports the reason by its events.
         """
         ...
 
     async def canary(self) -> CanaryRun:
-        """Time a kernel that always takes the same, with what is placed on the device."""
+        """Time a kernel whose time should never change, with what is placed on the device."""
         ...
 
     @property
     def ready(self) -> bool:
-        """Whether sessions can be begun now."""
+        """Whether sessions can begin now."""
         ...
 
     @property
@@ -137,12 +137,12 @@ class Driver(Protocol):
         ...
 
     async def keep(self, events: DriverEvents) -> None:
-        """Keep the device able to begin sessions, and tell of it, until cancelled."""
+        """Keep the device able to begin sessions, and report on it, until cancelled."""
         ...
 
     async def begin(self, deadline: float, patience_s: float) -> None:
-        """Begin a session, that ends at `deadline` of the monotonic clock whatever happens; wait
-        at most `patience_s` until one can be begun. Only `DriverFacts.modules` are placed then.
+        """Begin a session, that ends at `deadline` of the monotonic clock whatever happens; wait at
+        most `patience_s` until one can begin. Only `DriverFacts.modules` are placed then.
         """
         ...
 
@@ -155,7 +155,7 @@ class Driver(Protocol):
         ...
 
     async def close(self) -> None:
-        """The agent ends: end all that was started. Again is harmless."""
+        """The agent stops: end all that was started. Calling it again is harmless."""
         ...
 
 
@@ -166,7 +166,7 @@ class PlainDriver:
     pids: tuple[int, ...] = ()
 
     async def keep(self, events: DriverEvents) -> None:
-        """Say that the device is there; candidates are not confined."""
+        """Report that the device is there; candidates are not confined."""
         events.up(Tier.T0, ("everything",))
 
     async def begin(self, deadline: float, patience_s: float) -> None:
@@ -184,7 +184,7 @@ class PlainDriver:
 
 @dataclass(frozen=True, slots=True)
 class DriverContext:
-    """What a driver is made with, beside the options of its device. `clock` is CLOCK_MONOTONIC."""
+    """What a driver is made with, besides the options of its device. `clock` is CLOCK_MONOTONIC."""
 
     options: AgentOptions
     clock: Callable[[], float]
@@ -195,7 +195,7 @@ class DriverContext:
 def calling(kind: str, method: str) -> Iterator[None]:
     """Around each call of a driver, which may be another package's.
 
-    Raises: DriverFault, in one line, for what is no DriverError.
+    Raises: DriverFault, in one line, for anything but a DriverError.
     """
     try:
         yield

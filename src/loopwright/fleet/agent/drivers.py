@@ -23,7 +23,7 @@ DRIVERS: Mapping[str, DriverFactory] = {CPU: CpuDriver}
 def driver_of(spec: DeviceOptions, context: DriverContext) -> Driver:
     """The driver of a device.
 
-    Raises: ConfigError for a kind that there is no driver of, or a device that it cannot have;
+    Raises: ConfigError for a kind without a driver, or a device that the driver refuses;
         EnvironmentFailure for a driver that cannot be imported.
     """
     make = DRIVERS.get(spec.kind) or plugin(GROUP, spec.kind)

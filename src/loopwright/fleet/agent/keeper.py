@@ -1,4 +1,4 @@
-"""Keeps a device's warden running: starts one, and another once the last is gone altogether."""
+"""Keeps a device's warden running: starts one, and another once the last is gone completely."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Keeper:
         return await self.warden.begin(deadline)
 
     async def keep(self, events: DriverEvents) -> None:
-        """Have a warden, and tell of it."""
+        """Start a warden, and report it."""
         while True:
             gone = asyncio.Event()
             warden = self.warden = self._new_warden(events, gone)
@@ -63,7 +63,7 @@ class Keeper:
     def _new_warden(self, events: DriverEvents, gone: asyncio.Event) -> WardenHandle:
         def lost(why: str) -> None:
             gone.set()
-            health = Health.BAD if warden.hung else Health.UNKNOWN  # another will mend that soon
+            health = Health.BAD if warden.hung else Health.UNKNOWN  # another takes its place soon
             events.down(f"the warden was lost: {why}", health)
 
         def unclean() -> None:

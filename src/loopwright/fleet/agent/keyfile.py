@@ -74,7 +74,7 @@ def _failure(path: Path, error: OSError, advice: str) -> EnvironmentFailure:
 def _write(path: Path, key: bytes) -> None:
     """A new file with the key, on the disk; none when that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.unlink(missing_ok=True)  # of a process of that number which was ended
+    path.unlink(missing_ok=True)  # left by a killed process with the same pid
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _MODE)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -87,7 +87,7 @@ def _write(path: Path, key: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """See to it that the new name is on the disk too, where the file system can be asked."""
+    """Make sure that the new name is on the disk too, where the file system can be asked."""
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)

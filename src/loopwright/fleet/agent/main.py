@@ -227,7 +227,7 @@ async def serve(command: AgentCommand) -> None:
 async def _until(
     stop: asyncio.Event, agent: Agent, tracker: str, trust: ssl.SSLContext | None
 ) -> None:
-    """Serve until told to stop, or until the tracker wants no more of this agent."""
+    """Serve until told to stop, or until another agent has its devices."""
     waiting = asyncio.create_task(stop.wait())
     tasks: set[asyncio.Task[bool] | asyncio.Task[None]] = {waiting}
     if tracker:
@@ -264,14 +264,14 @@ def _keep_off(devices: Sequence[DeviceOptions]) -> None:
 
 
 def _say(what: str, agent: Agent, **facts: object) -> None:
-    """One line of JSON for whoever watches."""
+    """One line of JSON for a supervisor."""
     line = {"event": what, "pid": os.getpid(), "incarnation": agent.incarnation, **facts}
     sys.stdout.write(msgspec.json.encode(line).decode() + "\n")
     sys.stdout.flush()
 
 
 def _reachable(addresses: Sequence[str]) -> tuple[str, ...]:
-    """Addresses that others can use: a host's name for those that mean any."""
+    """Addresses that others can use: the host's name in place of a wildcard."""
     found: list[str] = []
     for text in addresses:
         where = parse(text)

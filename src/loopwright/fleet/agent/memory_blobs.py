@@ -1,4 +1,4 @@
-"""Uploads kept in memory, for a fleet within one process: nothing waits for a disk or is left."""
+"""Uploads kept in memory, for a fleet within one process: no disk is waited for or filled."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from loopwright.fleet.words import ErrorCode
 
 @final
 class MemoryBlobs(BlobCache):
-    """At most `quota` bytes of blobs; the least recently used go first. What breaks off is lost."""
+    """At most `quota` bytes of blobs; the least recently used go first. Broken uploads are lost."""
 
     def __init__(self, quota: int) -> None:
         self._data: dict[bytes, bytes] = {}

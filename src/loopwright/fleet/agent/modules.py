@@ -57,7 +57,7 @@ class Modules:
         return {**self.at_begin(), **self._there()}
 
     def configured(self) -> dict[str, str]:
-        """The digests of what sessions are to have, whether or not it can be had any more."""
+        """The digests of what sessions should have, whether or not it is still available."""
         return {**self.at_begin(), **self._digests}
 
     def at_begin(self) -> dict[str, str]:
@@ -89,7 +89,7 @@ class Modules:
         self._pin()
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:
-        """Put modules in place; the kinds that changed.
+        """Put modules in place; returns the kinds that changed.
 
         Kinds that were configured longest ago make room, but none of this session's.
 
@@ -122,7 +122,7 @@ class Modules:
         self._pin()
 
     def _there(self) -> dict[str, str]:
-        """What is in place and can be had: the blob of a kind that nobody uses may be evicted."""
+        """What is in place and available: the blob of a kind that nobody uses may be evicted."""
         return {kind: digest for kind, digest in self._digests.items() if self._has(digest)}
 
     def _has(self, digest: str) -> bool:

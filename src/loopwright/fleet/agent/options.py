@@ -11,7 +11,7 @@ from loopwright.fleet.words import Tier
 from loopwright.kernel_call import CPU
 
 CANDIDATE_UID = 63_100
-"""The first of the users that candidates run as; nobody else should have these numbers."""
+"""The first of the users that candidates run as; nobody else should have these ids."""
 
 
 class RandomSource(Protocol):
@@ -27,12 +27,12 @@ class DeviceOptions:
     """A device. `name` is the whole name, as `host/cpu0`.
 
     Args:
-        cores: those of this machine that it consists of; none for what is no processor.
+        cores: those of this machine that it consists of; none for a device that is not a processor.
         labels: more to choose it by.
         uid: the user that candidates run as, where the agent is the superuser; no other device's
             do.
-        power_hook: a command that takes its power away and gives it back, for when something on
-            it cannot be killed.
+        power_hook: a command that takes its power away and gives it back, for when something on it
+            cannot be killed.
         kind: of device, which says what drives it.
         place: which of the host's devices of that kind, in the words of its driver.
     """

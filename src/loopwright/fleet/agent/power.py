@@ -1,7 +1,7 @@
 """The last rung of the kill ladder: a command that turns a device's power off and on again.
 
 It is the operator's, run when something on the device cannot be killed: as a process of its own,
-without a shell, with a time limit, and seldom. `LOOPWRIGHT_DEVICE` and `LOOPWRIGHT_REASON` in its
+without a shell, with a time limit, and rarely. `LOOPWRIGHT_DEVICE` and `LOOPWRIGHT_REASON` in its
 environment say for what.
 """
 
@@ -45,7 +45,7 @@ class PowerHook:
 
     @property
     def due(self) -> bool:
-        """Whether there is one, which has not run for long enough."""
+        """Whether there is one, and its last run is long enough ago."""
         return bool(self._command) and self._clock() >= self._ran_at + self._again_s
 
     async def run(self, reason: str) -> str:

@@ -134,14 +134,14 @@ class Prober:
         self.wanted.set()
 
     def up(self, tier: Tier, unconfined: tuple[str, ...]) -> None:
-        """Sessions can be begun, and nothing is left of earlier ones."""
+        """Sessions can begin, and nothing is left of earlier ones."""
         self.tier, self.unconfined = tier, unconfined
         self.unclean = False
         self.find(Health.UNKNOWN, "it was not probed since it came up")
         self.wanted.set()
 
     def down(self, why: str, health: Health) -> None:
-        """No sessions can be begun."""
+        """No session can begin."""
         self.find(health, why)
 
     def stuck(self, why: str) -> None:

@@ -1,7 +1,7 @@
 """The driver of devices that processes of this machine use: a warden starts those of a session.
 
 A candidate runs in a process of its own, confined, which opens the device of the runtime that its
-call names (`runtime.devices`). So a kind of device that has one needs no driver beside this.
+call names (`runtime.devices`). So a kind of device that has one needs no driver besides this.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loopwright.kernel_call import KernelCall
 from loopwright.outcome import FailureKind
 from loopwright.sandbox.wire import RunReply, RunRequest
 
-_OVERHEAD_BYTES = 4 << 30  # of a session beside what a candidate may have: inputs that are kept
+_OVERHEAD_BYTES = 4 << 30  # of a session besides what a candidate may have: inputs that are kept
 
 
 class ProcessDriver:
@@ -73,11 +73,11 @@ class ProcessDriver:
         return tuple(one.pid for one in held if one is not None and one.pid)
 
     async def keep(self, events: DriverEvents) -> None:
-        """Have a warden."""
+        """Start a warden."""
         await self.keeper.keep(events)
 
     def beat(self, now: float) -> None:
-        """See that the warden answers."""
+        """Check that the warden answers."""
         if self.keeper.warden is not None:
             self.keeper.warden.beat(now)
 
@@ -88,7 +88,7 @@ class ProcessDriver:
     # --- sessions ---
 
     async def begin(self, deadline: float, patience_s: float) -> None:
-        """Have a measuring process. Raises: WorkerLost."""
+        """Start a measuring process. Raises: WorkerLost."""
         self.worker = await self.keeper.worker(deadline, patience_s)
 
     def extend(self, deadline: float) -> None:
@@ -117,7 +117,7 @@ class ProcessDriver:
         return ItemOutcome(result, suspect=suspect)
 
     async def _ask(self, request: RunRequest, limit_s: float) -> tuple[RunReply, Worker]:
-        """What comes of a request, and who answered. Raises: WorkerLost, DriverError."""
+        """The answer to a request, and who answered. Raises: WorkerLost, DriverError."""
         worker = self.worker
         if worker is None:
             raise DriverError("there is no measuring process")

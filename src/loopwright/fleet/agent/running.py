@@ -1,4 +1,4 @@
-"""The runs of a device's sessions: limits, modules in place, whom a lost process is blamed on."""
+"""The runs of a device's sessions: limits, modules in place, what a lost process is blamed on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from loopwright.fleet.words import Health, RunStatus
 from loopwright.kernel_call import KernelCall
 
 _LOSSES = 4096  # candidates whose losses are remembered
-_LATE_S = 5.0  # a driver is given up so long after it should have answered
+_LATE_S = 5.0  # how long after it should have answered a driver is given up
 
 
 class ItemRunner:
@@ -165,7 +165,7 @@ class ItemRunner:
             await self._failed(error)
 
     def allow(self, item: KernelCall) -> None:
-        """Return if the code of an item may run here. Raises: AuthError."""
+        """Check that the code of an item may run here. Raises: AuthError."""
         self._context.agent.allow(item)
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:

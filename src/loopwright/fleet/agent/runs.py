@@ -62,7 +62,7 @@ def canary_request(
 
 
 def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
-    """What came of an item, of which the agent saw that it took `wall_s`."""
+    """The result of an item, which took `wall_s` by the agent's own clock."""
     if reply.kind:
         kind = FailureKind(reply.kind)
         status = RunStatus.SANDBOX_VIOLATION if reply.violation else STATUS_OF[kind]

@@ -172,7 +172,7 @@ def _send(link: Link, message: Closed | Error | Opened) -> None:
 
 
 def _verdict(session: asyncio.Task[EndReason]) -> Ended:
-    """Why a session ended that nobody ended."""
+    """Why a session ended by itself."""
     if session.cancelled():
         return Ended(EndReason.CLIENT_LOST, "the connection is gone")
     error = session.exception()

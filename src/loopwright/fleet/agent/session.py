@@ -48,7 +48,7 @@ class SessionHost(Protocol):
         ...
 
     def allow(self, item: KernelCall) -> None:
-        """Return if the code of an item may run here. Raises: AuthError."""
+        """Check that the code of an item may run here. Raises: AuthError."""
         ...
 
     def configure(self, modules: Mapping[str, str]) -> tuple[str, ...]:

@@ -103,7 +103,7 @@ class Standing:
             ) from error
 
     def tick(self, now: float) -> Ended | None:
-        """What the time ends."""
+        """What has timed out."""
         if now >= self.reserved_until:
             self.reserved, self.reserved_until = "", NEVER
         if self.lease and not self._expired and now >= self.deadline:

@@ -47,7 +47,7 @@ from loopwright.sandbox.wire import MAX_FRAME, RunReply, RunRequest
 
 START_S = 60.0
 _HELLO_S = 20.0
-_END_S = 2.0  # a warden that is well ends as soon as nobody talks to it
+_END_S = 2.0  # a healthy warden ends as soon as nobody talks to it
 _SWEEP_S = 0.01
 _LADDER_S = POLITE_S + PATIENT_S  # what a warden takes to end a session, at most
 _LOOKS = 4  # without an answer, at least: time passes for a machine that was stopped too
@@ -65,7 +65,7 @@ class WorkerLost(DriverError):  # noqa: N818  # it says what happened, not who e
 
 
 class Worker:
-    """A measuring process. One request at a time. Making one raises OSError when that cannot be."""
+    """A measuring process. One request at a time. Making one may raise OSError."""
 
     def __init__(self, number: int, warden: WardenHandle) -> None:
         self.number = number
@@ -237,7 +237,7 @@ class WardenHandle:
 
     @property
     def pid(self) -> int:
-        """The process, 0 without."""
+        """The id of the process, 0 without one."""
         return 0 if self._process is None else self._process.pid
 
     async def start(self) -> WardenReady:
@@ -375,7 +375,7 @@ class WardenHandle:
     def send(self, order: Order) -> None:
         """Tell the warden something; one that is gone is told nothing, one that hangs is given up.
 
-        None is ever so busy that what is sent to it does not fit into its socket.
+        No warden is ever so busy that what is sent to it does not fit into its socket.
         """
         if self._sock is None:
             return
@@ -533,7 +533,7 @@ def _ended(process: subprocess.Popen[bytes]) -> bool:
 
 
 def _has_ended(watch: int, *, kill: bool = False) -> bool:
-    """Whether the process behind a pidfd is no more; the descriptor is closed then."""
+    """Whether the process behind a pidfd has ended; the descriptor is closed then."""
     if kill:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             signal.pidfd_send_signal(watch, signal.SIGKILL)
@@ -546,7 +546,7 @@ def _has_ended(watch: int, *, kill: bool = False) -> bool:
 
 
 def _empty_folder(cache_dir: Path) -> str:
-    """An empty folder, which sessions lay their own over."""
+    """An empty folder, which sessions mount their own over."""
     folder = cache_dir / "empty"
     folder.mkdir(parents=True, exist_ok=True, mode=0o555)
     return str(folder)

@@ -1,6 +1,6 @@
-"""Ends a process whose event loop hangs, so that whoever looks after it can start it anew.
+"""Ends a process whose event loop hangs, so that its supervisor can restart it.
 
-A thread looks a few times within the limit whether the loop has turned, and counts looks, not
+A thread checks a few times within the limit whether the loop has turned, and counts looks, not
 time: a process that was stopped, or whose machine was, has hung for one look only.
 """
 

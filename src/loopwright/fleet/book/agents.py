@@ -1,6 +1,6 @@
 """Agents and which of them owns a device: connected, silent, started anew, or there twice.
 
-Whoever registers a device last with an incarnation not seen before is the newer one and has it.
+The last to register a device with an incarnation not seen before is the newer one and has it.
 An older incarnation that comes back gets a device only when the newer one is LOST, and only by
 reporting: a late copy of its registration takes nothing.
 """

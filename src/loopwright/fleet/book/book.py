@@ -1,7 +1,7 @@
 """The LeaseBook: who may use which device, until when. A pure state machine.
 
 `apply(event, now)` returns what must be done, in order; it does no I/O, reads no clock and draws no
-number by chance, so that a whole fleet can be simulated step by step. Whoever runs it calls `apply`
+random number, so that a whole fleet can be simulated step by step. Its caller calls `apply`
 with a `Tick` when `deadline` is reached.
 
 Safety does not rest on any of this being on time: a device accepts a session only with its own
@@ -122,12 +122,12 @@ class LeaseBook:
 
     @property
     def settling_s(self) -> float:
-        """For how long, in seconds, devices of before the last start may still come back."""
+        """For how long, in seconds, devices known before the last start may still come back."""
         return self._state.settling_s
 
     @property
     def counts(self) -> Counts:
-        """How many there are of everything."""
+        """The counts of everything."""
         return counts(self._state)
 
     def tenants(self, most: int) -> tuple[TenantView, ...]:
@@ -213,7 +213,7 @@ class LeaseBook:
             state.settled()
 
     def _order(self) -> None:
-        """One message to each agent whose devices something changed for."""
+        """One message to each agent for whose devices something changed."""
         state = self._state
         orders, state.orders = state.orders, {}
         for boot, changed in orders.items():

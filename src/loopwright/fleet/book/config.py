@@ -17,7 +17,7 @@ class TenantConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BookConfig:
-    """What a LeaseBook goes by. The defaults are those of the design.
+    """The settings of a LeaseBook. The defaults are those of the design.
 
     `prefix` begins each lease's id and must differ between starts of a tracker that share a store
     (its epoch does); the rest of the id counts.
@@ -67,5 +67,5 @@ class BookConfig:
     tenants: Mapping[str, TenantConfig] = field(default_factory=dict)
 
     def of_tenant(self, name: str) -> TenantConfig:
-        """What holds for a tenant."""
+        """The share of a tenant."""
         return self.tenants.get(name, self.tenant)

@@ -1,4 +1,4 @@
-"""What the LeaseBook is told. Times are never in events: `apply(event, now)` gets them beside.
+"""What the LeaseBook is told. Times are never in events: `apply(event, now)` gets them separately.
 
 `now` is seconds of a monotonic clock. Names and ids are text; durations are seconds.
 """
@@ -92,7 +92,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
 
 
 class GiveBack(msgspec.Struct, frozen=True, gc=False):
-    """A client releases a lease; again is harmless. `reason` is other where it had to."""
+    """A client releases a lease; twice is harmless. `reason` differs where it was forced to."""
 
     lease: str
     epoch: int
@@ -153,7 +153,7 @@ class StoreUp(msgspec.Struct, frozen=True, gc=False):
 
 
 class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """A lease as the store keeps it across a restart; only the living are restored."""
+    """A lease as the store keeps it across a restart; only live ones are restored."""
 
     lease: str
     request: str
@@ -172,7 +172,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):
     """What the store keeps of a device: how far its epochs are reserved and what operators want.
 
-    One that is `forgotten` is nowhere shown or waited for, but goes on where it was if it comes.
+    One that is `forgotten` is neither shown nor waited for, but resumes if it comes back.
     """
 
     device: str

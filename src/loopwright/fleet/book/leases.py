@@ -258,7 +258,7 @@ def renewal(state: BookState, event: Renewal) -> None:
         lease.charged_at = now
     state.totals.renewed += 1
     if request.asked.ttl_s < 3 * state.config.sync_s:
-        state.tell(lease.device)  # answers to reports come too seldom to keep the session alive
+        state.tell(lease.device)  # answers to reports come too rarely to keep the session alive
     claimant = _claimant(state, lease)
     if claimant is None:
         lease.yield_by = NEVER

@@ -143,7 +143,7 @@ class Index:
         del self.matches[match.selector.text]
 
     def _candidates(self, selector: Selector) -> list[DeviceRecord]:
-        """Devices among which are all that the selector means."""
+        """Devices that include all that the selector means."""
         found: dict[DeviceRecord, None] = {}
         for anchor in _anchors(selector):
             found.update(self.devices if anchor is None else self.by_label.get(anchor, {}))

@@ -141,7 +141,7 @@ class QueueLine:
     """Requests that wait for `count` devices of one selector in one class, by tenant.
 
     `heap` has (key, tenant's number) of each tenant in `queues` that is not parked; keys only
-    grow, so one that is out of date is mended when it comes to the top.
+    grow, so one that is out of date is corrected when it comes to the top.
     """
 
     match: Match

@@ -285,7 +285,7 @@ def _give(state: BookState, request: RequestRecord) -> None:
 
 
 def _end_unsatisfiable(state: BookState) -> None:
-    """End requests whose devices went for good."""
+    """End requests whose devices are gone for good."""
     if state.settling:
         return
     shrunk, state.shrunk = state.shrunk, {}
@@ -316,7 +316,7 @@ def store_down(state: BookState, why: str, lost: tuple[str, ...]) -> None:
 
 
 def store_up(state: BookState) -> None:
-    """Grants again: first of all that became free meanwhile."""
+    """Grants again, beginning with what became free meanwhile."""
     if not state.read_only:
         return
     state.read_only = ""

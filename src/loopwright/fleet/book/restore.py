@@ -14,7 +14,7 @@ from loopwright.fleet.words import Admin, EndReason, LinkState
 def restored(state: BookState, event: Restored) -> None:
     """Remember epochs, leases and operators' settings; no device is granted before it reports.
 
-    All epochs that were reserved count as used. Devices of before may take `settle_s` to come
+    All epochs that were reserved count as used. Known devices may take `settle_s` to come
     back: until then no request is refused for want of devices. It ends early when each device that
     is known and each agent that may connect is there. Devices alone would not do: the store hears
     of one only when it is first seen, and may be a copy made before that, or have lost it.

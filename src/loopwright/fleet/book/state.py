@@ -84,12 +84,12 @@ class BookState:
     stale: int = 0
 
     def number(self) -> int:
-        """A number that was not given out before."""
+        """A number that was not used before."""
         self.counter += 1
         return self.counter
 
     def arm(self, timed: Timed, due: float) -> None:
-        """See to it that `timed` is looked at when `due` is reached, or before."""
+        """Make sure that `timed` is looked at when `due` is reached, or before."""
         if due < timed.timer:
             if timed.timer != NEVER:
                 self.stale += 1
@@ -98,7 +98,7 @@ class BookState:
             heapq.heappush(self.timers, (due, self.counter, timed))
 
     def disarm(self, timed: Timed) -> None:
-        """Forget about the time of `timed`."""
+        """Cancel the timer of `timed`."""
         if timed.timer == NEVER:
             return
         timed.timer = NEVER
@@ -127,7 +127,7 @@ class BookState:
         self.out.append(Note(what, subject, detail))
 
     def remember(self, lease: str, reason: EndReason, detail: str) -> None:
-        """A lease ended: whoever asks for it later is told why."""
+        """A lease ended: those who ask for it later are told why."""
         self.ended[lease] = (reason, detail)
         if len(self.ended) > self.config.remembered:
             self.ended.popitem(last=False)
@@ -174,7 +174,7 @@ class BookState:
 
     @property
     def settling(self) -> bool:
-        """Whether devices of before a restart may still come back."""
+        """Whether devices known before a restart may still come back."""
         return self.now < self.settling_until
 
     @property
@@ -183,12 +183,12 @@ class BookState:
         return max(0.0, self.settling_until - self.now)
 
     def returned(self) -> None:
-        """An agent of before may be back with its devices: look whether all are."""
+        """A known agent may be back with its devices: see whether all are."""
         if self.settling and not self.expected and not self.absent:
             self.settled()
 
     def settled(self) -> None:
-        """Devices of before a restart are there, or will not be: see which requests can be met."""
+        """Devices from before a restart are there, or gone: see which requests can be met."""
         self.expected.clear()
         self.absent.clear()
         self.settling_until = -NEVER

@@ -82,14 +82,14 @@ class AsyncFleet:
         self._held: dict[str, HeldLease] = {}
 
     async def start(self) -> None:
-        """Come in at the tracker.
+        """Connect to the tracker.
 
         Raises: AuthError, FleetError, ConfigError.
         """
         await self.control.start()
 
     async def close(self) -> None:
-        """Give back what is held, and go."""
+        """Give back what is held, and disconnect."""
         for lease in tuple(self._held.values()):
             await lease.release()
         self._held.clear()
@@ -162,7 +162,7 @@ class AsyncFleet:
     async def _modules(
         self, session: DeviceSession, modules: Mapping[str, Blob]
     ) -> Mapping[str, Blob]:
-        """`modules`, and the native runtime if the device has not the one of this side."""
+        """`modules`, and the native runtime if the device does not have the one of this side."""
         if self._runtimes is None or RUNTIME in modules:
             return modules
         runtime = await self._runtimes.lacking(session.opened)
@@ -202,7 +202,7 @@ class AsyncFleet:
         return found
 
     async def status(self) -> dict[str, object]:
-        """How the tracker is: its figures by name."""
+        """The tracker's status: its figures by name."""
         body, _ = await self.control.page("status")
         return msgspec.json.decode(body, type=dict[str, object])
 
@@ -216,7 +216,7 @@ class AsyncFleet:
         return tuple(found)
 
     async def command(self, what: str, **arguments: str) -> object:
-        """What came of an operator's command, as the tracker's table names them.
+        """The result of an operator's command, by the names of the tracker's table.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """

@@ -82,11 +82,11 @@ class Session:
         self.close()
 
     def close(self) -> None:
-        """End the session; the device cleans up. Again is harmless."""
+        """End the session; the device cleans up. Calling it again is harmless."""
         self._thread.run(self.aio.close())
 
     def upload(self, blobs: Sequence[bytes]) -> int:
-        """How many bytes were sent to have the device have `blobs`: none of those it had.
+        """Upload those of `blobs` that the device does not have; how many bytes were sent.
 
         Raises: FleetError when it has no room; DeviceLostError.
         """
@@ -152,11 +152,11 @@ class Lease:
 
     @property
     def wanted_back(self) -> bool:
-        """Whether somebody more urgent waits: give the devices back at the next good moment."""
+        """Whether a more urgent request waits: give the devices back at the next good moment."""
         return any(held.wanted_back.is_set() for held in self.aio)
 
     def check(self) -> None:
-        """Return if all of the leases are good.
+        """Check that all of the leases are good.
 
         Raises: DeviceLostError.
         """
@@ -176,7 +176,7 @@ class Lease:
         return Session(self._thread, self._thread.run(self._fleet.open(held, made)), held)
 
     def close(self) -> None:
-        """Give the devices back; again is harmless."""
+        """Give the devices back; calling it again is harmless."""
         self._thread.run(_release(self.aio))
 
 
@@ -206,7 +206,7 @@ class Fleet:
         self.close()
 
     def close(self) -> None:
-        """Give back what is held, and go; again is harmless."""
+        """Give back what is held, and disconnect; calling it again is harmless."""
         if not self._closed:
             self._closed = True
             try:
@@ -263,7 +263,7 @@ class Fleet:
         return self.thread.run(self.aio.explain(name))
 
     def status(self) -> dict[str, object]:
-        """How the tracker is: its figures by name."""
+        """The tracker's status: its figures by name."""
         return self.thread.run(self.aio.status())
 
     def events(self, after: int = 0) -> tuple[EventView, ...]:
@@ -271,7 +271,7 @@ class Fleet:
         return self.thread.run(self.aio.events(after))
 
     def command(self, what: str, **arguments: str) -> object:
-        """What came of an operator's command, as `device.drain` with `device` and `why`.
+        """The result of an operator's command, such as `device.drain` with `device` and `why`.
 
         Raises: AuthError without the role for it; ConfigError, FleetError.
         """
@@ -291,14 +291,14 @@ def connect(
 
     Args:
         url: `tls://host:port`, `tcp://host:port` or `unix:///path`; LOOPWRIGHT_TRACKER when None.
-        token: who one is, or `@FILE` that holds it; LOOPWRIGHT_TOKEN when None.
+        token: who you are, or `@FILE` that holds it; LOOPWRIGHT_TOKEN when None.
         ca: certificate of the fleet's authority, or its folder; LOOPWRIGHT_CA when None.
-        cert: one's own certificate, its `.key` beside it, which counts where there is no token and
+        cert: your own certificate, its `.key` beside it, which counts where there is no token and
             the tracker is at tls://; LOOPWRIGHT_CERT when None.
         sign: file of the builder's key that signs what devices are to run; LOOPWRIGHT_SIGN when
             None, and nothing is signed without either.
 
-    Raises: AuthError when the tracker says no; ConfigError; FleetError when it is not there.
+    Raises: AuthError when the tracker refuses; ConfigError; FleetError when it is not there.
     """
     found = from_environment() if settings is None else settings
     address = url or found.tracker
@@ -340,7 +340,7 @@ async def _dial(tls: ssl.SSLContext | None, address: str) -> Link:
 
 
 def credential(token: str | None) -> Credential:
-    """Who one is with `token`, or with the one in the file of `@FILE`.
+    """The credential of `token`, or of the one in the file of `@FILE`.
 
     Raises: ConfigError for a file that cannot be read.
     """

@@ -1,6 +1,6 @@
 """The client's connection with a tracker: it outlives the tracker.
 
-What was asked for is remembered until it is answered and said again, with the same ids, when the
+What was asked for is remembered until it is answered, and sent again, with the same ids, when the
 tracker is back: requests, renewals, releases and questions are all harmless twice. Commands are
 not, so one whose answer was lost is an error that says so.
 """
@@ -117,7 +117,7 @@ class Control:
     async def start(self) -> Welcome:
         """Connect, for the first time, and stay connected until `close`.
 
-        Raises: AuthError, FleetError, ConfigError when there is no tracker, or it says no.
+        Raises: AuthError, FleetError, ConfigError when there is no tracker, or it refuses.
         """
         gone = asyncio.get_running_loop().create_future()
         welcome = await self._connect_once(gone)
@@ -125,7 +125,7 @@ class Control:
         return welcome
 
     async def close(self) -> None:
-        """Send the releases that are pending, and go."""
+        """Send the releases that are pending, and disconnect."""
         if self._pending.releases and self._link is not None:
             self._all_released.clear()
             with contextlib.suppress(TimeoutError):
@@ -160,7 +160,7 @@ class Control:
         return self.welcome
 
     async def _keep(self, gone: asyncio.Future[str]) -> None:
-        """Connect again whenever the connection is gone, until the tracker says no."""
+        """Connect again whenever the connection is gone, until the tracker refuses."""
         config = self._config
         while True:
             await gone
@@ -420,14 +420,14 @@ class Control:
         if message.fatal and message.code == ErrorCode.AUTH:
             self._fail(AuthError(message.detail))
         elif message.fatal and message.code == ErrorCode.PROTOCOL:
-            # Whichever of them it was: said again it would end the next connection too. Renewals
+            # Whichever of them it was: sent again, it would end the next connection too. Renewals
             # and releases, which are made here, are not to blame.
             self._give_up(
                 FleetError(f"the tracker would not read what was asked: {message.detail}")
             )
 
     def _give_up(self, error: FleetError) -> None:
-        """Answer all that was asked for with `error`, and say it no more."""
+        """Answer all that was asked for with `error`, and do not send it again."""
         for request in self._pending.requests.values():
             fail(request.future, error)
         for question in self._pending.questions.values():

@@ -1,12 +1,12 @@
 """Leased devices as `pipeline.Devices`: several at once, each kept busy, none trusted too much.
 
-A worker task a lease: acquire, open, keep `in_flight` runs on the device, release. What comes back
-without blame for the candidate is run once more, on another device where there is one. The
-candidate that was running when a device or its measuring process was lost is remembered: the
-second time it is to blame, and is never run again.
+One worker task per lease: acquire, open, keep `in_flight` runs on the device, release. What comes
+back without blame for the candidate is run once more, on another device where there is one. The
+candidate that was running when a device or its measuring process was lost is remembered: the second
+time it is to blame, and is never run again.
 
 A device whose canary is off is given back, so that it can cool down. What it ran since its last
-good canary was answered already; whoever asked for it is told of the doubt (`Run.on_doubt`).
+good canary was answered already; the caller is told of the doubt (`Run.on_doubt`).
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ _UNSURE = 4096  # results of a lease that no canary vouched for: so many are rem
 _TAKEN_AWAY = frozenset(
     {EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED, EndReason.CANCELLED}
 )
-"""Ends of a lease that nobody who ran on the device is to blame for."""
+"""Ends of a lease for which nothing that ran on the device is to blame."""
 _SLOWED = frozenset({RunStatus.OK, RunStatus.TIMEOUT})
-"""What may be otherwise on a device that is not too slow."""
+"""Failures that may come of a device that is too slow."""
 
 
 class Lessor(Protocol):
@@ -450,7 +450,7 @@ class LeasedDevices:
         self._wake()
 
     def _poison(self, slot: _Slot, digest: bytes) -> bool:
-        """Note what code took with it; whether that was the second time."""
+        """Note the device that code brought down; whether that was the second one."""
         lost = self._killed.setdefault(digest, [])
         lost.append(slot.name)
         if len(lost) < _TRIES or digest in self._poisoned:
@@ -465,7 +465,7 @@ class LeasedDevices:
         self._queue.appendleft(entry)
 
     def _take_back(self, slot: _Slot) -> None:
-        """What the device has not answered is run again anywhere, and charged with nothing."""
+        """What the device has not answered is run again anywhere, and blamed for nothing."""
         while slot.on_device:
             self._queue.appendleft(slot.on_device.pop())
 
@@ -500,7 +500,7 @@ class LeasedDevices:
         """The device would not take an upload or a run: that candidate goes elsewhere, once.
 
         What it refuses for who asks, as code that none of its builders signed, is no candidate's
-        failure: whoever waits for it is told.
+        failure: the caller is told.
         """
         if isinstance(error, AuthError):
             with contextlib.suppress(InvalidStateError):

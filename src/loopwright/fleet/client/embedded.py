@@ -1,7 +1,7 @@
 """A fleet of one device within this process: tracker, agent and client on one event loop.
 
 It is the same code as the fleet over the network, joined by socket pairs in place of connections:
-no port is opened, nothing is to be set up, and nothing is left behind.
+no port is opened, nothing needs to be set up, and nothing is left behind.
 """
 
 from __future__ import annotations

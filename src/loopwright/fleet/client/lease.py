@@ -27,7 +27,7 @@ class HeldLease:
         self.ended = asyncio.Event()
         self.reason: EndReason | None = None
         self.detail = ""
-        self.wanted_back = asyncio.Event()  # somebody more urgent waits: end at the next edge
+        self.wanted_back = asyncio.Event()  # a more urgent request waits: end at the next edge
         self._control = control
         self._clock = clock
         self._good_until = clock() + SAFE_SHARE * grant.ttl_ms / 1000
@@ -66,7 +66,7 @@ class HeldLease:
             self._on_end.append(call)
 
     def check(self) -> None:
-        """Return if the lease is good.
+        """Check that the lease is good.
 
         Raises: DeviceLostError.
         """
@@ -82,7 +82,7 @@ class HeldLease:
         )
 
     async def release(self, reason: EndReason = EndReason.RELEASED) -> None:
-        """Give the device back, for `reason` if it was lost; again is harmless."""
+        """Give the device back, for `reason` if it was lost; calling it again is harmless."""
         over = self.ended.is_set()
         self._end(reason, "")
         if self._keeper is not None:

@@ -50,7 +50,7 @@ class LoopThread:
             return asyncio.run_coroutine_threadsafe(coroutine, self.loop)
 
     def close(self) -> None:
-        """Cancel what runs and end the thread; again is harmless."""
+        """Cancel what runs and end the thread; calling it again is harmless."""
         with self._lock:
             if self._closed:
                 return

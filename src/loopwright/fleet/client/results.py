@@ -1,4 +1,4 @@
-"""What comes back from a device, as whoever measures knows it."""
+"""What comes back from a device, as measuring knows it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def outputs_of(artifact: Artifact, data: bytes) -> tuple[Array, ...]:
 
 
 def provenance(lease: HeldLease, result: Result) -> Provenance:
-    """Under what a result came about."""
+    """The conditions of a result."""
     return Provenance(
         lease.device.name,
         lease.id,
@@ -71,5 +71,5 @@ def status_of(result: Result) -> RunStatus:
 
 
 def one_line(text: str) -> str:
-    """`text` with single spaces for all that parts its words."""
+    """`text` with single spaces between its words."""
     return " ".join(text.split())

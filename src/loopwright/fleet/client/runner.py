@@ -65,7 +65,7 @@ def device_class(
     """
     _await_settled(fleet, on_wait)
     views = fleet.devices(selector)
-    # A device that is none of its host's cores runs kernels of one thread.
+    # A device that has none of its host's cores runs kernels of one thread.
     able = [v for v in views if v.target and max(1, len(v.cores)) >= threads]
     if not able:
         raise NoDeviceError(_nothing(fleet, selector, views, threads))

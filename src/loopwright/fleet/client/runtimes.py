@@ -1,7 +1,7 @@
-"""The native runtimes that a client brings to devices: one an architecture, made once.
+"""The native runtimes that a client brings to devices: one per architecture, made once.
 
 A device calls candidates by a runtime, and every client puts its own in place, named by its digest:
-what another left there is replaced, and a device that has the same already gets nothing.
+what another left there is replaced, and a device that already has the same one gets nothing.
 """
 
 from __future__ import annotations

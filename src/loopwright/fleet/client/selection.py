@@ -1,4 +1,4 @@
-"""What a selector that matches nothing got wrong, in words for people."""
+"""What is wrong with a selector that matches nothing, as a sentence."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ class DeviceSession:
             self._on_end.append(call)
 
     async def close(self) -> None:
-        """End the session; the device cleans up. Again is harmless."""
+        """End the session; the device cleans up. Calling it again is harmless."""
         if self._pinger is not None:
             self._pinger.cancel()
         if not self._link.closed:
@@ -180,7 +180,7 @@ class DeviceSession:
         return (await future).changed
 
     async def upload(self, blobs: Iterable[Blob], *, ahead: bool = False) -> int:
-        """Have the device have `blobs`; how many bytes were sent, of those that it had not.
+        """Upload those of `blobs` that the device does not have; how many bytes were sent.
 
         Args:
             ahead: do not wait until they are stored. What needs one that is refused fails then.
@@ -475,4 +475,4 @@ def _settle(future: asyncio.Future[_T], value: _T) -> None:
 def _fail(future: asyncio.Future[_T], error: FleetError) -> None:
     if not future.done():
         future.set_exception(error)
-        future.exception()  # somebody may wait no more
+        future.exception()  # the caller may wait no longer

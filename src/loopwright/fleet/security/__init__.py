@@ -5,5 +5,5 @@ derives keys, authenticates frames where there is no TLS, issues certificates, a
 hands over principals, tickets and credentials.
 
 It speaks through the messages and links of `fleet.wire`, and knows nothing of the tracker, the
-agent, the lease book or the stores: what it must know of who exists it asks a `Directory`.
+agent, the lease book or the stores: it asks a `Directory` who exists.
 """

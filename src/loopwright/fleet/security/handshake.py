@@ -2,7 +2,7 @@
 
 `greet` and `welcome` are the two sides of a control connection: of a client or an agent with the
 tracker. `open_session` and `accept_session` are the two sides of a direct session with a device.
-Secrets go over a link only when it is TLS or stays on this machine; keys never do, but once, to
+Secrets go over a link only when it is TLS or stays on this machine; keys never do, except once, to
 an agent that joins.
 """
 
@@ -397,7 +397,7 @@ async def accept_session(
     """Check who wants a session. After it the device ends an older one and sends Opened.
 
     Args:
-        state: what a device of this agent knows of itself, None for a name it has not.
+        state: what a device of this agent knows of itself, None for a name it does not have.
         first: the first message, if that was read already.
 
     Raises: Denied, counted in the link's tally.

@@ -92,7 +92,7 @@ def code_id(text: str) -> str:
 
 
 def check_token(text: str, row: TokenRow | None, now: float) -> Principal:
-    """Who shows the token `text`, whose row is `row`.
+    """Who presents the token `text`, whose row is `row`.
 
     Args:
         now: wall time in seconds.

@@ -1,4 +1,4 @@
-"""Fleets that are not there: to prove the rules of the lease book, and to load real trackers.
+"""Simulated fleets: to test the rules of the lease book, and to load real trackers.
 
 `simulate` runs a lease book amid simulated agents, clients, faults and a store, in virtual time and
 from one seed, and a `checker` notes each rule that is broken. `load` times the events of large

@@ -1,4 +1,4 @@
-"""Devices that are not there: an agent whose devices do what a function says, for tests and load.
+"""Simulated devices: an agent whose devices do what a function says, for tests and load.
 
 Protocol, epochs, uploads and sessions are those of real agents; only what a run does is made up.
 """
@@ -48,7 +48,7 @@ Behaviour: TypeAlias = Callable[[str, KernelCall, bytes], Awaitable[Result]]
 
 @dataclass(frozen=True, slots=True)
 class SimulatedDevice:
-    """What a device that is not there says of itself."""
+    """What a simulated device says of itself."""
 
     name: str
     target: str

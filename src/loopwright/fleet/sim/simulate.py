@@ -1,6 +1,6 @@
 """Simulated runs of a fleet around a LeaseBook, many seeds of them, checked at each step.
 
-Faults come by chance: messages lost, doubled, late; agents, clients and the tracker killed, paused,
+Faults are random: messages lost, doubled, late; agents, clients and the tracker killed, paused,
 cut off, connections reset; the newest rows of the store lost, or the store full; devices slow to
 clean; operators that drain, quarantine, revoke and probe.
 """
@@ -42,7 +42,7 @@ def simulate(
     config: SimConfig = SimConfig(),  # noqa: B008  # it is frozen
     book_of: Callable[[BookConfig], LeaseBook] = LeaseBook,
 ) -> SimulationResult:
-    """Run a fleet for `steps` steps of chance and faults, then heal it and see it come back."""
+    """Run a fleet for `steps` random steps and faults, then heal it and see it recover."""
     world = World(config, seed, book_of)
     world.start_tracker()
     agents = [SimAgent(world, number) for number in range(config.agents)]

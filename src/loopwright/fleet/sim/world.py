@@ -64,7 +64,7 @@ class SimConfig:
 
 
 class Draw:
-    """Numbers by chance, drawn many at a time."""
+    """Random numbers, drawn many at a time."""
 
     def __init__(self, seed: int) -> None:
         self._rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""What the store needs of a database beside SQL: opening it, checking it, and how it commits."""
+"""What the store needs of a database besides SQL: opening it, checking it, and how it commits."""
 
 from __future__ import annotations
 
@@ -94,12 +94,12 @@ class Database(Protocol):
         ...
 
     def reason(self, error: BaseException) -> str:
-        """What to say of an error of the driver, with what to do."""
+        """A message for a driver's error, with what to do."""
         ...
 
 
 def check_ours(engine: sa.Engine, shown: str) -> None:
-    """Return if the database is empty or ours. Raises: ConfigError otherwise."""
+    """Check that the database is empty or ours. Raises: ConfigError otherwise."""
     names = set(sa.inspect(engine).get_table_names())
     if not names:
         return
@@ -112,7 +112,7 @@ def check_ours(engine: sa.Engine, shown: str) -> None:
 
 
 def check_version(engine: sa.Engine, shown: str) -> None:
-    """Return if the database is empty or of this version. Raises: ConfigError otherwise."""
+    """Check that the database is empty or of this version. Raises: ConfigError otherwise."""
     if not sa.inspect(engine).has_table(tables.meta.name):
         return
     found = _meta(engine, "schema")

@@ -88,7 +88,7 @@ class Postgresql:
         """Nothing: the server does that itself."""
 
     def reason(self, error: BaseException) -> str:
-        """What to say of an error of the driver, with what to do."""
+        """A message for a driver's error, with what to do."""
         line = " ".join(str(getattr(error, "orig", None) or error).split())
         return f"PostgreSQL failed ({line}); check the server and the URL"
 

@@ -120,7 +120,7 @@ class Sqlite:
         cursor.execute(f"UPDATE {tables.meta.name} SET value = value + 1 WHERE name = 'tidied'")
 
     def reason(self, error: BaseException) -> str:
-        """What to say of an error of the driver, with what to do."""
+        """A message for a driver's error, with what to do."""
         text = str(getattr(error, "orig", None) or error)
         if "full" in text:
             return "the disk is full; free some space, the tracker tries again"

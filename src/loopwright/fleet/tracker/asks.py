@@ -37,7 +37,7 @@ Pages: TypeAlias = Callable[[Ask], Page]
 
 
 class Asker(Protocol):
-    """Whoever asked: the session that the answer goes to."""
+    """The session that asked, to which the answer goes."""
 
     who: Principal
 
@@ -60,7 +60,7 @@ class AsksHost(Protocol):
     clock: Callable[[], float]
 
     def status(self) -> Mapping[str, object]:
-        """How the tracker is."""
+        """The tracker's status."""
         ...
 
 

@@ -51,7 +51,7 @@ _HOLDERS = {
     reason.value: reason
     for reason in (EndReason.EXPIRED, EndReason.DEVICE_LOST, EndReason.CLIENT_LOST)
 }
-"""What a holder may say of the end of its lease, beside that it gives it back."""
+"""What a holder may say of the end of its lease, besides that it gives it back."""
 
 
 class ClientsHost(Host, Protocol):
@@ -171,7 +171,7 @@ class ClientSession:
         self.link.send(Pong(message.seq))
 
     def _pong(self, message: Pong) -> None:
-        """It is there."""
+        """The client is there."""
 
     def _failed(self, message: Error) -> None:
         self.link.close(f"client {self.who.name} failed: {message.detail}")

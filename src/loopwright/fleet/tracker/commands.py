@@ -48,7 +48,7 @@ Made: TypeAlias = Mapping[str, object] | list[dict[str, object]]
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """One command: the role it takes, its arguments (those that must be given first), its doing."""
+    """One command: the role it takes, its arguments (the required ones first), its function."""
 
     role: Role
     needed: tuple[str, ...]
@@ -188,7 +188,7 @@ class Commands:
         return {"lease": name}
 
     def _need_device(self, who: Principal, name: str) -> None:
-        """Return if there is such a device and `who` may change it."""
+        """Check that there is such a device and `who` may change it."""
         found = self._tracker.book.device(name)
         if found is None:
             raise NoDeviceError(f"no device is named {name!r}; see `device ls`")
@@ -325,7 +325,7 @@ def _scopes(text: str) -> list[str]:
 def _named(text: str, what: str) -> str:
     """`text`, which can name `what`.
 
-    Raises: ConfigError otherwise: a slip of somebody who may give the command is no attack.
+    Raises: ConfigError otherwise: a slip by somebody who may give the command is not an attack.
     """
     try:
         return check_name(text, what)

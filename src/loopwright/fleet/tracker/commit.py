@@ -3,7 +3,7 @@
 A commit that waits for nothing (`Pace.PROMPT`: leases and the log, in SQLite) is made in the event
 loop, after all that came in one turn of it, which saves the way to a thread and back.
 All others are made in a thread of its own, and so is a prompt one that finds the store locked, or
-any for a while after one has taken long. A kept disk that stops answering can thus hold up the loop
+any for a while after one has taken long. A disk that stops answering can thus hold up the loop
 once, which looks like a pause of the process: agents' silence meanwhile counts for nothing.
 
 Nobody hears of a grant that a crash could undo: what an event with a SaveLease has to tell waits
@@ -239,7 +239,7 @@ class Committer:
     # --- commits ---
 
     def _wake(self, *, soon: bool) -> None:
-        """See to it that what waits is committed: in this turn of the loop, or a little later."""
+        """Make sure that what waits is committed: in this turn of the loop, or a little later."""
         if self._flying is not None or self.down or (self._kick is not None and not soon):
             return
         if self._store.pace(self._next.batch) is Pace.INSTANT:
@@ -404,7 +404,7 @@ class Committer:
         return None
 
     def _in_thread(self, work: Callable[[], None], then: Callable[[object], None]) -> None:
-        """Have `work` done beside the loop, and `then` called in it with the error or None."""
+        """Run `work` outside the loop, then call `then` in it with the error or None."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="tracker-commit", daemon=True)
             self._thread.start()

@@ -152,7 +152,7 @@ class AccessDirectory:
         return row
 
     async def revoke_token(self, name: str) -> bool:
-        """Let a token count no more; False for one that is not known."""
+        """Revoke a token; False for one that is not known."""
         row = self.tokens.get(name)
         if row is None:
             return False

@@ -54,7 +54,7 @@ class Feed:
     async def watch(self, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
         """Messages for an event stream, from a first one that has everything, until the end.
 
-        It ends when whoever watches is no longer `allowed`.
+        It ends when the watcher is no longer `allowed`.
         """
         if self._task is None:
             self._fresh.clear()

@@ -41,7 +41,7 @@ class Infos:
             self._forget(name, incarnation)
 
     def of(self, device: str, incarnation: str = "") -> DeviceInfo | None:
-        """What a process says of a device, without one who said something last."""
+        """What a process says of a device; without one, what was said last."""
         said = self._said.get(device, {})
         if incarnation:
             return said.get(incarnation)

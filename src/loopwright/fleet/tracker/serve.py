@@ -125,7 +125,7 @@ async def serve(
 
 
 def check(options: ServeOptions) -> None:
-    """Return if the options are safe.
+    """Check that the options are safe.
 
     Raises: ConfigError otherwise.
     """

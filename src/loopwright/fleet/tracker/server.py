@@ -467,7 +467,7 @@ class Tracker:
             callback(event)
 
     def status(self) -> Mapping[str, object]:
-        """How the tracker is, for people and metrics."""
+        """The tracker's status, for people and metrics."""
         counts = self.book.counts
         committer = self.committer
         return {

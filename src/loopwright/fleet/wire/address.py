@@ -84,7 +84,7 @@ def _unix(text: str, path: str) -> Address:
 def require_safe_binding(
     address: str, *, authenticated: bool, tls: bool, carries_secrets: bool = False
 ) -> None:
-    """Return if it is safe to listen there.
+    """Check that it is safe to listen there.
 
     Args:
         authenticated: whether who connects must prove who it is.

@@ -1,4 +1,4 @@
-"""What the fields of the fleet's messages may hold, beside those of `loopwright.fields`.
+"""What the fields of the fleet's messages may hold, besides those of `loopwright.fields`.
 
 A name is what ends up in paths, metrics and logs: parts of plain characters, none of which begins
 with a dot, with single slashes between.

@@ -190,14 +190,14 @@ class Register(Message, frozen=True):
 
 
 class Sync(Message, frozen=True):
-    """What is: sent every `sync_ms`, at once when something changed; any of them may be lost."""
+    """The actual state: sent every `sync_ms`, at once when it changed; any of them may be lost."""
 
     seq: Count
     reports: Annotated[tuple[DeviceReport, ...], Meta(max_length=MAX_DEVICES)]
 
 
 class DeviceOrder(Message, frozen=True, kw_only=True):
-    """What should be. `kill` ends the session of an older epoch at once; `why` is for people.
+    """The desired state. `kill` ends the session of an older epoch at once; `why` is for people.
 
     Sessions and tickets of epochs up to and including `fence` are over; a session of an epoch
     above both `epoch` and `fence` is newer than this order, which leaves it alone.
@@ -329,7 +329,7 @@ class Renewed(Message, frozen=True):
 
 
 class Release(Message, frozen=True):
-    """Give a lease back; again is harmless."""
+    """Give a lease back; sent twice, it is harmless."""
 
     lease: Name
     epoch: Count
@@ -371,7 +371,7 @@ class Answer(Message, frozen=True):
 
 
 class Command(Message, frozen=True):
-    """Something to change. `what` names it, `arguments` are text; what may be done, roles say."""
+    """Something to change. `what` names it, `arguments` are text; roles decide what is allowed."""
 
     id: Count
     what: Word

@@ -25,7 +25,7 @@ _SHOWN = 60
 
 
 def require_sendable(message: Message) -> None:
-    """Return if the other side can read `message`.
+    """Check that the other side can read `message`.
 
     Raises: ConfigError that names the field, what it holds and what it may hold.
     """
@@ -43,7 +43,7 @@ def require_sendable(message: Message) -> None:
 
 
 def _said(message: Message, wrong: str) -> str:
-    """What is wrong, in the words of whoever filled in the message."""
+    """What is wrong, in the words of the one who filled in the message."""
     place = _PLACE.search(wrong)
     if place is None:
         return f"{_kind(message)} cannot be sent: {wrong}"

@@ -26,7 +26,6 @@ could not be had at the time of the fault (that is: memory was exhausted), si_co
 
 from __future__ import annotations
 
-GENERATION = 0
 LOCK = 64
 PENDING = 128
 WAITING = 192

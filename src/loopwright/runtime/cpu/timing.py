@@ -22,7 +22,8 @@ def timer(
     `arguments` are the addresses of its memory, which must stay alive.
     """
     pointers = (ctypes.c_void_p * len(arguments))(*arguments)
-    repeat = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * 5, ctypes.c_int64)(native.repeat)
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    repeat = ctypes.CFUNCTYPE(None, *[pointer] * 5, integer)(native.repeat)
     fixed = (entry, ctypes.addressof(pointers), workspace, pool.parallel, pool.address)
     alone = pool.threads == 1
 
