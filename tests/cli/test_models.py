@@ -14,6 +14,8 @@ from graphs import Sketch
 
 import loopwright as lw
 from loopwright.cli.model_summary import lines
+from loopwright.deploy import optimize as optimizing
+from loopwright.errors import ModelError
 from loopwright.runtime import model_file
 from loopwright.target.host import host
 
@@ -223,6 +225,24 @@ def test_optimize_refuses_what_cannot_be(
     assert words in last
     assert "Traceback" not in result.err
     assert not (tmp_path / "dqn.lw").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "exact"),
+    [((), False), (("--exact",), True), (("--no-winograd",), True), (("--winograd",), False)],
+)
+def test_optimize_is_asked_for_exact_kernels_by_either_name(
+    monkeypatch: pytest.MonkeyPatch, run: Run, options: tuple[str, ...], *, exact: bool
+) -> None:
+    asked: list[object] = []
+
+    def optimize(*_: object, **keywords: object) -> None:
+        asked.append(keywords["exact"])
+        raise ModelError("far enough")
+
+    monkeypatch.setattr(optimizing, "optimize", optimize)
+    refused(run, "far enough", "optimize", "dqn", *options)
+    assert asked == [exact]
 
 
 @pytest.mark.usefixtures("model")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from graphs import Sketch, example
 
 from loopwright.deploy.changes import ChangeTimes
@@ -22,23 +23,23 @@ from loopwright.records.record import Record, task_key
 from loopwright.records.store import SqlStore
 from loopwright.space.config import Config
 from loopwright.target.parse import parse
+from loopwright.target.presets import PRESETS
 from loopwright.templates.apply import good_config
 from loopwright.templates.task import Task
 
 OPTIONS = ModelOptions(parse("cpu"))
 LANES = OPTIONS.target.lanes(F32)
-SOME = LANES * 3 // 2
-"""Channels that fill one block and a half."""
 
 
-def network() -> Graph:
+def network(lanes: int = LANES) -> Graph:
+    """Two convolutions; the channels between them fill one block and a half."""
     sketch = Sketch()
-    first = sketch.conv(sketch.input(1, LANES, 6, 6), SOME, 1)
-    return sketch.graph(sketch.node("relu", sketch.conv(first, LANES, 1)))
+    first = sketch.conv(sketch.input(1, lanes, 6, 6), lanes * 3 // 2, 1)
+    return sketch.graph(sketch.node("relu", sketch.conv(first, lanes, 1)))
 
 
-def convolutions() -> tuple[FusedKernel, FusedKernel]:
-    one, two = fuse(network()).kernels
+def convolutions(lanes: int = LANES) -> tuple[FusedKernel, FusedKernel]:
+    one, two = fuse(network(lanes)).kernels
     return one, two
 
 
@@ -55,28 +56,32 @@ def record(task: Task, of: Config, ns: float) -> Record:
     return Record(key, task.operator, task.attrs, task.flops, of, outcome, "model", 0, 0, 1e9, "x")
 
 
-def recorded() -> SqlStore:
-    """Records that want other layouts of what lies between than each other, the fastest ones."""
-    store = SqlStore("sqlite://")
-    one, two = (tasks(kernel, OPTIONS)[0] for kernel in convolutions())
-    whole = config(one, lanes=LANES, oc=(2, 1, 1))
-    store.append([record(one, config(one, lanes=LANES // 2), 1e3), record(one, whole, 1001.0)])
-    halves = config(two, data_lanes=LANES // 2)
-    store.append([record(two, config(two, data_lanes=LANES), 1e3), record(two, halves, 9e9)])
+def recorded(options: ModelOptions = OPTIONS) -> SqlStore:
+    """The fastest records of two kernels, which disagree about the layout between them."""
+    store, lanes = SqlStore("sqlite://"), options.target.lanes(F32)
+    one, two = (tasks(kernel, options)[0] for kernel in convolutions(lanes))
+    whole = config(one, lanes=lanes, oc=(2, 1, 1), tile_w=(1, 6))
+    store.append([record(one, config(one, lanes=lanes // 2), 1e3), record(one, whole, 1001.0)])
+    halves = config(two, data_lanes=lanes // 2)
+    store.append([record(two, config(two, data_lanes=lanes), 1e3), record(two, halves, 9e9)])
     return store
 
 
-def test_the_fastest_way_of_each_layout_is_an_alternative() -> None:
-    with recorded() as store:
-        chooser = Chooser(OPTIONS, (store,))
-        found = chooser.alternatives(convolutions()[0])
+@pytest.mark.parametrize("target", [*PRESETS, "cpu"])
+def test_the_fastest_way_of_each_layout_is_an_alternative(target: str) -> None:
+    options = ModelOptions(parse(target))
+    lanes = options.target.lanes(F32)
+    kernel = convolutions(lanes)[0]
+    with recorded(options) as store:
+        chooser = Chooser(options, (store,))
+        found = chooser.alternatives(kernel)
         assert [(way.config["lanes"], way.expected_ns) for way in found] == [
-            (LANES // 2, 1e3),
-            (LANES, 1001.0),
+            (lanes // 2, 1e3),
+            (lanes, 1001.0),
         ]
-        one = tasks(convolutions()[0], OPTIONS)[0]
+        one = tasks(kernel, options)[0]
         refused = replace(chooser, refused=frozenset({(one.key, found[1].config)}))
-        left = refused.alternatives(convolutions()[0])
+        left = refused.alternatives(kernel)
         assert [way.config for way in left] == [found[0].config]
 
 

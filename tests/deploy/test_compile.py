@@ -75,6 +75,26 @@ def test_a_kernel_that_rounds_more_than_the_tolerance_is_computed_another_way(
         assert wrong(graph, model) < 1e-5
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_kernel_of_an_exact_model_rounds_more(*, exact: bool) -> None:
+    with lw.compile(winograd_block(), exact=exact) as model:
+        used = "cpu.conv2d_winograd" in {call.template for call in model.manifest.calls}
+    assert used is not exact
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_the_older_keyword_winograd_is_taken_with_a_warning(*, winograd: bool) -> None:
+    with (
+        pytest.warns(
+            DeprecationWarning, match="use exact=True instead of winograd=False"
+        ) as warned,
+        lw.compile(winograd_block(), winograd=winograd) as model,
+    ):
+        used = "cpu.conv2d_winograd" in {call.template for call in model.manifest.calls}
+    assert [warning.filename for warning in warned] == [__file__]  # it names who is to change
+    assert used is winograd
+
+
 def test_kernels_that_round_no_more_than_they_must_are_not_evaluated_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 from graphs import Sketch, example
 
+import loopwright as lw
 from loopwright.build.compile import kernel_name
 from loopwright.codegen.artifact import Artifact
 from loopwright.deploy import finish as finishing
+from loopwright.deploy import optimize as optimizing
 from loopwright.deploy.accuracy import Errors
 from loopwright.deploy.choose import DEFAULT, TRANSFERRED, TUNED, Chooser, ModelOptions, tasks
-from loopwright.deploy.finish import difference, finish
+from loopwright.deploy.finish import Stopwatch, difference, finish
 from loopwright.deploy.make import ModelMaker, compile_graph
 from loopwright.graph.evaluate import evaluate
 from loopwright.graph.fuse import fuse
 from loopwright.graph.ir import Graph
-from loopwright.layout import Array
 from loopwright.outcome import Timed
 from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
@@ -32,6 +35,15 @@ from loopwright.templates.task import Task
 
 OPTIONS = ModelOptions(parse("cpu"))
 WINOGRAD = "cpu.conv2d_winograd"
+
+
+def profiled(model: Model, ns: Mapping[str, int]) -> list[KernelTime]:
+    """What kernels take: `ns` by their origin, otherwise 100 ns."""
+    return [KernelTime(call, (ns.get(call.origin, 100),)) for call in model.manifest.calls]
+
+
+EVEN = Stopwatch(lambda model, _: profiled(model, {}), lambda *_: (99.0, 100.0))
+"""Every kernel is as fast as any other, and the tuned model a little faster."""
 
 
 def network() -> Graph:
@@ -115,7 +127,7 @@ def test_a_record_that_is_off_by_more_than_the_tolerance_is_not_used(store: Reco
 
 
 def test_the_manifest_says_how_exact_kernels_are() -> None:
-    with finish(network(), OPTIONS, ()).model as model:
+    with finish(network(), OPTIONS, (), stopwatch=EVEN).model as model:
         worst = model.manifest.worst
         assert worst is not None
         assert worst.error == max(c.error or 0.0 for c in model.manifest.calls)
@@ -123,18 +135,27 @@ def test_the_manifest_says_how_exact_kernels_are() -> None:
 
 
 def test_without_records_the_default_model_ships() -> None:
-    found = finish(network(), OPTIONS, ())
+    found = finish(network(), OPTIONS, (), stopwatch=EVEN)
     with found.model as model:
         assert found.shipped == DEFAULT
         assert "no kernel is by a record" in found.why
         assert right(model)
-        assert found.checked.tuned_ns > 0
+        assert (found.checked.tuned_ns, found.checked.default_ns) == (99.0, 100.0)
+
+
+def test_models_and_their_kernels_are_timed_unless_times_are_given() -> None:
+    found = finish(network(), OPTIONS, ())
+    with found.model as model:
+        assert min(found.checked.tuned_ns, found.checked.default_ns) > 0
+        times = Stopwatch().profile(model, example(network()))
+        assert [time.info for time in times] == list(model.manifest.calls)
+        assert all(ns > 0 for time in times for ns in time.ns)
 
 
 def test_a_model_of_records_ships_and_says_so(store: RecordStore) -> None:
     task = direct_task()
     store.append([record(task, good_config(task), 1.0)])
-    found = finish(network(), replace(OPTIONS, exact=True), (store,))
+    found = finish(network(), replace(OPTIONS, exact=True), (store,), stopwatch=EVEN)
     with found.model as model:
         assert found.shipped == TUNED
         assert model.manifest.origins[TUNED] == 1
@@ -145,38 +166,26 @@ def test_a_model_of_records_ships_and_says_so(store: RecordStore) -> None:
 def test_records_of_another_machine_are_used_and_named(store: RecordStore) -> None:
     task = direct_task()
     store.append([record(task, good_config(task), 1.0, "some-cpu-8c-00000000")])
-    with finish(network(), replace(OPTIONS, exact=True), (store,)).model as model:
+    found = finish(network(), replace(OPTIONS, exact=True), (store,), stopwatch=EVEN)
+    with found.model as model:
         assert model.manifest.origins[TRANSFERRED] == 1
         assert dict(model.manifest.elsewhere) == {"some-cpu-8c-00000000": 1}
 
 
-def test_a_tuned_kernel_that_is_slow_inside_the_model_is_not_used(
-    monkeypatch: pytest.MonkeyPatch, store: RecordStore
-) -> None:
+def test_a_tuned_kernel_that_is_slow_inside_the_model_is_not_used(store: RecordStore) -> None:
     task = direct_task()
     other = task.space.decode(task.space.sample(np.random.default_rng(0), 1)[0])
     assert other != good_config(task)
     store.append([record(task, other, 1.0)])
-    profile = Model.profile
-
-    def slowed(self: Model, inputs: Mapping[str, Array], **more: int) -> tuple[KernelTime, ...]:
-        return tuple(
-            replace(time, ns=tuple(10 * ns for ns in time.ns))
-            if time.info.origin == TUNED
-            else time
-            for time in profile(self, inputs, **more)
-        )
-
-    monkeypatch.setattr(Model, "profile", slowed)
-    with finish(network(), replace(OPTIONS, exact=True), (store,)).model as model:
+    slow = replace(EVEN, profile=lambda model, _: profiled(model, {TUNED: 1000}))
+    found = finish(network(), replace(OPTIONS, exact=True), (store,), stopwatch=slow)
+    with found.model as model:
         (call,) = (c for c in model.manifest.calls if c.operator == "conv2d")
         assert (call.config, call.origin) == (str(good_config(task)), DEFAULT)
         assert right(model)
 
 
-def test_a_model_that_turns_out_slower_does_not_ship(
-    monkeypatch: pytest.MonkeyPatch, store: RecordStore
-) -> None:
+def test_a_model_that_turns_out_slower_does_not_ship(store: RecordStore) -> None:
     task = direct_task()
     store.append([record(task, good_config(task), 1.0)])
     races: list[int] = []
@@ -185,8 +194,7 @@ def test_a_model_that_turns_out_slower_does_not_ship(
         races.append(1)
         return 150.0, 100.0
 
-    monkeypatch.setattr(finishing, "_race", race)
-    found = finish(network(), OPTIONS, (store,))
+    found = finish(network(), OPTIONS, (store,), stopwatch=replace(EVEN, race=race))
     found.model.close()
     assert (found.shipped, found.why) == (
         DEFAULT,
@@ -198,8 +206,28 @@ def test_a_model_that_turns_out_slower_does_not_ship(
 
 def test_a_model_whose_outputs_are_off_does_not_ship(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(finishing, "difference", lambda *_: 1e-3)
-    found = finish(network(), OPTIONS, (), tolerance=1e-4)
+    found = finish(network(), OPTIONS, (), tolerance=1e-4, stopwatch=EVEN)
     found.model.close()
     assert found.shipped == DEFAULT
     assert "off by more than 1.0e-04" in found.why
     assert WINOGRAD not in {call.template for call in found.model.manifest.calls}
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_no_kernel_of_an_exact_model_rounds_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, exact: bool
+) -> None:
+    monkeypatch.setattr(optimizing, "finish", partial(finish, stopwatch=EVEN))
+    made = lw.optimize(network(), tmp_path / "net.lw", time_budget=0, exact=exact)
+    assert (WINOGRAD in {call.template for call in made.manifest.calls}) is not exact
+
+
+@pytest.mark.parametrize("winograd", [False, True])
+def test_optimize_still_takes_winograd_and_warns(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, winograd: bool
+) -> None:
+    monkeypatch.setattr(optimizing, "finish", partial(finish, stopwatch=EVEN))
+    with pytest.warns(DeprecationWarning, match="use exact=True") as warned:
+        made = lw.optimize(network(), tmp_path / "net.lw", time_budget=0, winograd=winograd)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert (WINOGRAD in {call.template for call in made.manifest.calls}) is winograd

@@ -220,8 +220,8 @@ def test_there_is_a_rule_for_each_step() -> None:
     ("call", "reason"),
     [
         (lambda s: s["X"], "there is no stage X; the stages are pre, C, D"),
-        (lambda s: s["C"].split("C.y"), "split C.y: give factor or nparts, one of them"),
-        (lambda s: s["C"].split("C.y", 2, nparts=2), "give factor or nparts, one of them"),
+        (lambda s: s["C"].split("C.y"), "split C.y: give either factor or nparts"),
+        (lambda s: s["C"].split("C.y", 2, nparts=2), "give either factor or nparts"),
         (lambda s: s["C"].split("C.y", nparts=0), "nparts 0 is less than 1"),
         (lambda s: s["C"].split("C.z", nparts=2), "C has no loop C.z"),
         (lambda s: s["C"].split("C.y", 2.5), "the size 2.5 is not an integer"),

@@ -92,7 +92,7 @@ def test_the_sizes_of_a_batch_are_shown_by_their_number() -> None:
         ("store C as 0 1:x", "invalid literal"),
         ("read A through n for C D local", "expected in _"),
         ("reorder", "is not a schedule step"),
-        ('inline "A', "a quote does not end"),
+        ('inline "A', "unterminated quote"),
         ('inline "\\x"', "is not a schedule step"),
         ("", "it is empty"),
     ],

@@ -63,9 +63,7 @@ def test_a_guarded_read_may_be_out_of_bounds_and_another_may_not() -> None:
     data = np.array([1, 2, 3, 4], np.float32)
     assert evaluate(workload(padded), [data])[0].tolist() == [0, 1, 2, 3, 4, 0]
     loose = compute((6,), lambda i: te.if_then_else(i >= 1, a[i - 1], 0.0), "loose")
-    with pytest.raises(
-        ShapeError, match=r"loose reads a\[loose.i - 1\] at \[4\], outside of \[4\]"
-    ):
+    with pytest.raises(ShapeError, match=r"loose reads a\[loose.i - 1\] at \[4\], outside \[4\]"):
         evaluate(workload(loose), [data])
 
 

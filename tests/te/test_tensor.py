@@ -110,7 +110,7 @@ INT8 = te.placeholder((6,), "int8", name="I")
         ((4,), lambda y: 1.0 + te.sum(A[y, K], axis=K), "C: a reduction must be the whole body"),
         ((4,), lambda y: te.sum(te.max(A[y, K], axis=K), axis=K), "a reduction must be the whole"),
         ((4,), lambda y: te.sum(A[y, K], axis=(K, K)), "C: two axes are called k"),
-        ((4,), lambda y: A[y, K], "C: the body reads k, not an axis of it"),
+        ((4,), lambda y: A[y, K], "C: the body reads k, which is not one of its axes"),
         ((4,), lambda y: A[y, 0] // 2.0, "C: FLOORDIV of float32 in"),
         ((4,), lambda y: FLAGS[y] + FLAGS[y], "C: ADD of bool in"),
         ((6,), lambda x: INT8[x] + 300, "C: int8 constant 300 in"),

@@ -1,6 +1,6 @@
-"""Building candidates: a task and a config become an artifact, in processes that may die of it.
+"""Building candidates: a task and a config become an artifact, in processes that may crash.
 
-Hands over `Builders`, which give a future `Built` for each candidate, on processes of our own or on
-executors of others (Dask, Ray), and `compile_config`, which is what they run. Where a candidate is
-run and what comes of that is not known here.
+Hands over `Builders`, which give a future `Built` for each candidate, on our own processes or on
+external executors (Dask, Ray), and `compile_config`, which is what they run. It does not know where
+a candidate is run or with what result.
 """

@@ -1,4 +1,4 @@
-"""Building one candidate, and the seam behind which candidates are built in other processes."""
+"""Building one candidate, and the protocol of builders in other processes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from loopwright.space.config import Config
 from loopwright.templates.task import Task
 
 BuildFunction: TypeAlias = Callable[[Task, Config], Artifact]
-"""Space to object code. Runs in builder processes only and is pickled by reference."""
+"""From a config to object code. Runs only in builder processes; pickled by reference."""
 
 _DETAIL = 500
 _PAGE_BYTES = resource.getpagesize()
@@ -34,14 +34,14 @@ _PAGE_BYTES = resource.getpagesize()
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What a builder made of a candidate, and the seconds it worked on it."""
+    """The result of building a candidate, and the seconds that took."""
 
     result: Artifact | Failed
     build_s: float
 
 
 class Builders(Protocol):
-    """Builds candidates somewhere else than in this process."""
+    """Builds candidates outside this process."""
 
     @property
     def workers(self) -> int:
@@ -49,7 +49,7 @@ class Builders(Protocol):
         ...
 
     def submit(self, task: Task, config: Config, plan: MeasurePlan) -> Future[Built]:
-        """The future result of building `config`; a builder that dies of it is a result too."""
+        """The future result of building `config`; a builder that crashes is a result too."""
         ...
 
     def paused(self) -> AbstractContextManager[None]:
@@ -57,7 +57,7 @@ class Builders(Protocol):
         ...
 
     def close(self) -> None:
-        """End what was started."""
+        """End everything that was started."""
         ...
 
 
@@ -66,7 +66,7 @@ class ExecutorBuilders:
 
     The executor's workers must be on other machines or other cores: they cannot be paused. With
     `confine` a build's limits are set on the process it runs in, which must not be this one.
-    `on_close` is what is done to the executor in the end; by default it is left to its owner.
+    `on_close` is called at the end to release the executor; by default its owner does that.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class ExecutorBuilders:
         return contextlib.nullcontext()
 
     def close(self) -> None:
-        """Cancel what was not built yet; the executor is left to its owner."""
+        """Cancel what is not built yet; the executor is left to its owner."""
         with self._lock:
             if self._closed:
                 return
@@ -133,7 +133,7 @@ class ExecutorBuilders:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a build may take: bytes more than its process has, and seconds of processor time."""
+    """Limits of a build: bytes beyond what its process uses, and seconds of processor time."""
 
     memory: int
     cpu_s: float
@@ -142,10 +142,10 @@ class Limits:
 def build_packed(
     build: BuildFunction, packed: bytes, config: Config, limits: Limits | None
 ) -> Built:
-    """What `build` makes of `config` of a packed task, in this process.
+    """The result of `build` for `config` of a packed task, in this process.
 
-    Any exception is a `Failed`: this is the boundary of the builder process. A build that takes
-    more processor time than it may ends the process, as nothing else can stop a compiler.
+    Any exception is a `Failed`: this is the boundary of the builder process. A build that exceeds
+    its processor time ends the process, as nothing else can stop a compiler.
     """
     start = time.perf_counter()
     try:
@@ -166,7 +166,7 @@ def build_packed(
 def build_one(
     build: BuildFunction, task: Task, config: Config, memory: int | None = None
 ) -> Artifact | Failed:
-    """What `build` makes of `config` with at most `memory` bytes more than this process has now."""
+    """The result of `build` for `config` with at most `memory` bytes beyond current use."""
     try:
         with contextlib.nullcontext() if memory is None else _address_space(memory):
             return build(task, config)
@@ -216,7 +216,7 @@ def one_line(text: str) -> str:
 
 @contextlib.contextmanager
 def _address_space(extra: int) -> Iterator[None]:
-    """Limits this process to `extra` bytes more than it has; lifted at the end."""
+    """Limits this process to `extra` bytes beyond current use; lifted at the end."""
     with open("/proc/self/statm") as file:  # noqa: PTH123  # hot and tiny
         used = int(file.read().split()[0]) * _PAGE_BYTES
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -37,10 +37,10 @@ def compile_schedule(
     """The object code of a schedule; with `any_address` it takes plain inputs at any address.
 
     Args:
-        alignment: bytes that the memory of arguments that are no constants is a multiple of.
+        alignment: of the memory of arguments that are not constants, in bytes.
         in_place: inputs whose memory is an output's, by name.
-        language: what the code is written in first; the usual one of the target when None.
-        watch: told of each pass over the kernel.
+        language: what the source is written in; None: the usual one of the target.
+        watch: called for each pass over the kernel.
 
     Raises: ScheduleError when it has no meaning as loops; ConfigError for a language that the
         target has not.
@@ -70,7 +70,7 @@ def _params(schedule: Schedule, alignment: int, *, any_address: bool) -> tuple[P
 
 
 def kernel_name(task: Task, config: Config) -> str:
-    """A name that no other kernel has: kernels of one model are linked together."""
+    """A unique entry name: kernels of one model are linked together."""
     text = f"{task.key} {task.target.key} {task.alignment} {config}"
     if task.in_place:
         text += f" {task.in_place}"
@@ -83,7 +83,7 @@ def compile_config(
     """The object code of one config of a task; `language` as for `compile_schedule`.
 
     Args:
-        trace: the folder to write to what the passes did; see `trace.open_tracer`.
+        trace: the folder to record the passes in; see `trace.open_tracer`.
     """
     with closing(open_tracer(trace)) as tracer:
         return compile_schedule(

@@ -1,13 +1,13 @@
 """Executors to build and to learn on: this process, processes of our own, a Dask or Ray cluster.
 
-All are `concurrent.futures.Executor`s, and what a cluster raises when a worker dies of a task is a
-`BrokenExecutor`, as it is for a pool of processes. Clusters belong to somebody else: shutting down
-only says goodbye. Their workers need Loopwright installed, and one thread each, since a build's
-limits are those of its process.
+All are `concurrent.futures.Executor`s, and a cluster raises `BrokenExecutor` when a task kills a
+worker, as a pool of processes does. Clusters belong to others: shutting down only disconnects.
+Their workers need Loopwright installed, and one thread each, since a build's limits are those of
+its process.
 
-A cluster runs a task again whose worker died, since that may be chance: Ray here once, Dask as
-often as its scheduler's `allowed-failures` says (1 for a second try; 3 unless set otherwise). It
-is the scheduler's, and for all of its clients, so that a setting above 1 is told, not changed.
+A cluster retries a task whose worker died, since that may be chance: Ray once, Dask as often as its
+scheduler's `allowed-failures` says (1 for a second try; 3 by default). That setting belongs to the
+scheduler and all of its clients, so a value above 1 is reported, not changed.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Engine(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ExecutorSpec:
-    """An executor as a person names it. `address` is of a cluster, empty for the other engines."""
+    """An executor as the user names it. `address` is that of a cluster, else empty."""
 
     engine: Engine
     address: str = ""
@@ -55,13 +55,13 @@ class ExecutorSpec:
 
 
 class WorkerDied(BrokenExecutor):
-    """A cluster gave a task up because the workers that ran it died."""
+    """A cluster gave up a task because the workers that ran it died."""
 
 
 def parse_executor(text: str) -> ExecutorSpec:
     """The executor that `text` names: processes, inline, dask://HOST:PORT or ray://HOST:PORT.
 
-    `ray://auto` is the cluster that this machine is in, `ray://local` one of this process's own.
+    `ray://auto` is this machine's cluster, `ray://local` one of this process's own.
     Raises: ConfigError for anything else.
     """
     name, separator, address = text.strip().partition("://")
@@ -80,9 +80,9 @@ def parse_executor(text: str) -> ExecutorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """Where candidates are built, and where what the tuner learns is computed.
+    """Where candidates are built, and where features and training are computed.
 
-    Closing the builders closes the executor of both; afterwards `offload` does everything here.
+    Closing the builders closes the executor of both; afterwards `offload` works in this process.
     """
 
     builders: Builders
@@ -118,7 +118,7 @@ class InlineExecutor(Executor):
         self._closed = False
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
-        """The future of what was just done."""
+        """A future that is already done."""
         if self._closed:
             raise EnvironmentFailure("the executor was shut down")
         future: Future[_T] = Future()
@@ -135,7 +135,7 @@ class InlineExecutor(Executor):
 
 @final
 class _Remote(Future[_T]):
-    """A future of a cluster's; cancelling it cancels the task there."""
+    """A future on a cluster; cancelling it cancels the task there."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -160,7 +160,7 @@ class _Remote(Future[_T]):
 
 
 class _Open:
-    """The futures that a cluster still owes."""
+    """The futures that a cluster has yet to complete."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -169,7 +169,7 @@ class _Open:
 
     @contextlib.contextmanager
     def owing(self, future: Future[Any]) -> Iterator[None]:
-        """From now on the cluster owes `future`, unless what is done within raises."""
+        """Register `future` as pending, unless the block raises."""
         with self._lock:
             if self._closed:
                 raise EnvironmentFailure("the executor was shut down")
@@ -186,7 +186,7 @@ class _Open:
             self._futures.discard(future)
 
     def close(self) -> tuple[Future[Any], ...] | None:
-        """Those that are left, the first time; None later."""
+        """The pending ones on the first call; None later."""
         with self._lock:
             if self._closed:
                 return None
@@ -222,9 +222,9 @@ class DaskExecutor(Executor):
             )
 
     def _workers_ended(self) -> int:
-        """How many workers a task may end; 0 where the scheduler does not say."""
+        """How many workers a task may kill; 0 where the scheduler does not say."""
 
-        def read(dask_scheduler: Any) -> int:  # noqa: ANN401  # nested: it goes there by value
+        def read(dask_scheduler: Any) -> int:  # noqa: ANN401  # nested: pickled by value
             return int(dask_scheduler.allowed_failures)
 
         try:
@@ -263,7 +263,7 @@ class DaskExecutor(Executor):
         future.settle(take)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  # the interface
-        """Leave the cluster, which goes on; what is not waited for is cancelled."""
+        """Disconnect from the cluster, which goes on; tasks not waited for are cancelled."""
         waiting = self._open.close()
         if waiting is None:
             return
@@ -303,7 +303,7 @@ class RayExecutor(Executor):
         with self._open.owing(future):
             remote = self._ray.remote(_call).options(max_retries=_TRIES - 1, num_cpus=1)
             reference = remote.remote(fn, args, kwargs)
-        future.stop = lambda: self._ray.cancel(reference)  # force would end a worker of others
+        future.stop = lambda: self._ray.cancel(reference)  # force would kill a shared worker
         reference.future().add_done_callback(lambda done: self._done(done, future))
         return future
 
@@ -322,7 +322,7 @@ class RayExecutor(Executor):
             future.settle(take)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:  # noqa: FBT001, FBT002  # the interface
-        """Leave the cluster, which goes on unless it was `local`."""
+        """Disconnect from the cluster, which goes on unless it was `local`."""
         waiting = self._open.close()
         if waiting is None:
             return

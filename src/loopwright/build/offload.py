@@ -1,8 +1,8 @@
-"""What the tuner computes beside measuring, features and training, on the executor that builds.
+"""Features and training on the executor that builds, for the tuner.
 
-Without an executor it is done here, in the process that tunes: features of a batch of candidates
-take less time than sending it to a process of this machine and back. On a cluster it is done
-there. The results are the same, bit for bit. A task that a cluster loses is done here.
+Without an executor they run here, in the process that tunes: features of a batch of candidates take
+less time than sending it to another process and back. With a cluster they run there. The results
+are the same, bit for bit. A task that a cluster loses is done here.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ from loopwright.sched.extent import IntArray
 from loopwright.templates.task import Task
 
 _PATIENCE_S = 120.0
-_TASKS = 16  # that a worker keeps unpacked
+_TASKS = 16  # the most that a worker keeps unpacked
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
 @final
 class Offload:
-    """Does things on `executor`, which somebody else owns and shuts down; None does them here.
+    """Calls functions on `executor`, which its owner shuts down; None: in this process.
 
-    What it raises, but for a UserError of the thing itself, and a result that does not come within
-    `patience_s`, are the engine's trouble: the thing is done here. An engine that let us wait in
-    vain is not asked again.
+    An error other than a UserError of the function, or no result within `patience_s`, counts as a
+    failure of the engine: the call is then made here. An engine that timed out is not asked again.
     """
 
     def __init__(self, executor: Executor | None = None, patience_s: float = _PATIENCE_S) -> None:
@@ -46,12 +45,12 @@ class Offload:
         return self._executor is None
 
     def do(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
-        """What `fn` returns or raises, wherever it is called: it must be at the top of a module."""
+        """What `fn` returns or raises, wherever it runs; it must be at the top of a module."""
         if self._executor is not None:
             try:
                 future = self._executor.submit(fn, *args, **kwargs)
                 with contextlib.ExitStack() as stack:
-                    stack.callback(future.cancel)  # nothing, once it is done
+                    stack.callback(future.cancel)  # no effect once it is done
                     return future.result(self._patience_s)
             except UserError:
                 raise
@@ -62,7 +61,7 @@ class Offload:
         return fn(*args, **kwargs)
 
     def featurizer(self, task: Task) -> Callable[[IntArray], FeatureMatrix]:
-        """What gives features float32 [N, F] of points int64 [N, K] of the task's space.
+        """A function from points int64 [N, K] of the task's space to features float32 [N, F].
 
         Raises: TemplateError if the task has to be sent and does not pickle.
         """
@@ -73,7 +72,7 @@ class Offload:
 
     @property
     def trainer(self) -> Trainer | None:
-        """What trains a cost model elsewhere; None to train it here."""
+        """A function that trains a cost model elsewhere; None to train it here."""
         return None if self._executor is None else self._train
 
     def _train(self, training: Training, dataset: Dataset) -> str:
@@ -81,7 +80,7 @@ class Offload:
 
 
 def featurize_packed(packed: bytes, points: IntArray) -> FeatureMatrix:
-    """Features of points of a packed task, which is kept: the same one comes again and again."""
+    """Features of points of a packed task, which is cached: the same one comes repeatedly."""
     return featurize(_unpacked(packed), points)
 
 

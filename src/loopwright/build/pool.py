@@ -50,14 +50,14 @@ _WALL_FACTOR = 3.0  # a build may wait for a processor; its own time is limited 
 _POLL_S = 1.0
 _END_S = 5.0
 _STDERR_BYTES = 4096
-# What a builder needs to import the main script; the rest is about multiprocessing's own processes.
+# What a builder needs to import the main script; the rest is for multiprocessing's own processes.
 _MAIN_KEYS = frozenset(
     {"sys_path", "sys_argv", "orig_dir", "dir", "init_main_from_name", "init_main_from_path"}
 )
 
 
 class _Clock:
-    """Seconds that stand still while paused. Thread-safe."""
+    """A clock in seconds that stops while paused. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -91,7 +91,7 @@ class _Trial:
 
 @dataclass(slots=True)
 class _Builder:
-    """One process; its thread alone talks to it."""
+    """One process; only its thread talks to it."""
 
     process: subprocess.Popen[bytes]
     sock: socket.socket
@@ -142,7 +142,7 @@ class BuilderPool:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stops every builder; the time counts against no limit. One thread at a time."""
+        """Pause every builder; the time counts against no limit. One thread at a time."""
         with self._pausing:
             with self._lock:
                 self._clock.stop()
@@ -155,7 +155,7 @@ class BuilderPool:
                     self._clock.go()
 
     def close(self) -> None:
-        """End the builders. What waits is cancelled, what is being built is WORKER_LOST."""
+        """End the builders. Waiting candidates are cancelled, running ones are WORKER_LOST."""
         self._closed.set()
         with contextlib.suppress(queue.Empty):
             while True:
@@ -178,7 +178,7 @@ class BuilderPool:
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """The builder processes that are there now; each leads a process group."""
+        """The current builder processes; each leads a process group."""
         with self._lock:
             return tuple(b.process.pid for b in self._builders.values())
 
@@ -198,7 +198,7 @@ class BuilderPool:
     def _serve(self, index: int) -> None:
         """Thread of builder `index`; the process dies with it."""
         with contextlib.suppress(EnvironmentFailure):
-            self._builder(index)  # start now; an error is met again, and told, by the first trial
+            self._builder(index)  # start now; an error recurs, and is reported, in the first trial
         while True:
             trial = self._queue.get()
             if trial is None:
@@ -238,7 +238,7 @@ class BuilderPool:
         return answer
 
     def _answer(self, builder: _Builder, deadline: float) -> Answer | None:
-        """The next answer; None if there is none at `deadline`, which pauses put off."""
+        """The next answer; None if there is none by `deadline`, which pauses postpone."""
         poll = select.poll()
         poll.register(builder.sock, select.POLLIN)
         while not poll.poll(min(max(deadline - self._clock.now(), 0.0), _POLL_S) * 1000):
@@ -255,7 +255,7 @@ class BuilderPool:
         return Built(Failed(FailureStage.BUILD, FailureKind.WORKER_LOST, one_line(why)), spent)
 
     def _builder(self, index: int) -> _Builder:
-        """Builder `index`, started if it is not there.
+        """Builder `index`, started if needed.
 
         Raises: EnvironmentFailure if it does not come up.
         """
@@ -263,7 +263,7 @@ class BuilderPool:
             known = self._builders.get(index)
         if known is not None:
             return known
-        with self._pausing:  # starting takes a processor, so it waits for the end of a pause
+        with self._pausing:  # starting uses a processor, so it waits for the end of a pause
             builder = _spawn()
             with self._lock:
                 self._builders[index] = builder
@@ -279,7 +279,7 @@ class BuilderPool:
         return builder
 
     def _drop(self, index: int) -> str:
-        """Ends builder `index`; what it said last, ready to be appended to a sentence."""
+        """End builder `index`; returns its last output, ready to append to a sentence."""
         with self._lock:
             builder = self._builders.pop(index, None)
         if builder is None:
@@ -333,14 +333,14 @@ def _spawn() -> _Builder:
 
 
 def _ask_to_end(builder: _Builder) -> None:
-    """Have the builder end its worker, wait for it, and end; stopped processes too."""
+    """Have the builder end its worker, wait for it, and exit; paused ones too."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(builder.process.pid, signal.SIGTERM)
         os.killpg(builder.process.pid, signal.SIGCONT)
 
 
 def _last_line(builder: _Builder) -> str:
-    """`: ` and what the builder printed last, or nothing; what it printed is forgotten."""
+    """`: ` and the last line the builder printed, or nothing; its output is then discarded."""
     fd = builder.stderr.fileno()
     size = os.fstat(fd).st_size
     text = os.pread(fd, _STDERR_BYTES, max(0, size - _STDERR_BYTES)).decode(errors="replace")

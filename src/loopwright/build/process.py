@@ -1,8 +1,8 @@
 """A builder process: imports once, then forks a worker that builds until it dies.
 
-An error inside LLVM ends the process it happens in. The first process only forks and waits, so
-another worker is there milliseconds after one died, with everything imported. Messages are
-pickles over a socket pair whose both ends are ours.
+An error inside LLVM ends the process it happens in. The first process only forks and waits, so a
+new worker is ready milliseconds after one dies, with everything imported. Messages are pickles over
+a socket pair with both ends our own.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class BuilderReady:
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The worker ended with `status` (negative: the signal); another one is there."""
+    """The worker ended with `status` (negative: the signal); a new one is ready."""
 
     status: int
 
@@ -91,7 +91,7 @@ def write(sock: socket.socket, message: Setup | Order | Answer) -> None:
 
 
 def write_packed(sock: socket.socket, body: bytes) -> None:
-    """Send one message that was packed before."""
+    """Send one packed message."""
     sock.sendall(len(body).to_bytes(_LENGTH_BYTES, "little") + body)
 
 
@@ -106,10 +106,9 @@ def read(sock: socket.socket) -> Setup | Order | Answer:
 
 
 def refuse_nesting() -> None:
-    """Nothing, except while a builder imports the user's main script again.
+    """Check that this is not a builder that is importing the user's main script.
 
-    Raises: UserError there: the script tunes when it is imported, which would start builders
-    without end.
+    Raises: UserError if it is: the script tunes on import, which would start builders without end.
     """
     if getattr(multiprocessing.process.current_process(), "_inheriting", False):
         raise UserError(
@@ -118,7 +117,7 @@ def refuse_nesting() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the client, process `arguments[1]`, on descriptor `arguments[0]` until it goes."""
+    """Serve the client, process `arguments[1]`, on descriptor `arguments[0]` until it exits."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
     privileges.die_with_parent(int(arguments[1]))
@@ -162,7 +161,7 @@ def _fork_worker(sock: socket.socket, setup: Setup) -> int:
 
 
 def _end(*_: object) -> None:
-    """Ends the worker, waits for it, and ends: nobody else would wait for it."""
+    """End the worker, wait for it, and exit: no other process would wait for it."""
     for pid in privileges.children(os.getpid()):
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
@@ -176,7 +175,7 @@ def _work(sock: socket.socket, setup: Setup) -> None:
         order = read(sock)
         if not isinstance(order, Order):
             raise TypeError(f"an order was expected, not a {type(order).__name__}")
-        # This timer's clock stands while the process is stopped; its signal ends the process.
+        # This timer does not run while the process is stopped; its signal ends the process.
         signal.setitimer(signal.ITIMER_PROF, order.cpu_s)
         built = _build(order, tasks, setup)
         signal.setitimer(signal.ITIMER_PROF, 0)

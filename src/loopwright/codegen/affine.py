@@ -1,4 +1,4 @@
-"""Index expressions as sums, and what they come to where emission stands.
+"""Index expressions as sums, and their values at the current point of emission.
 
 `parts` splits an int64 expression once into variables and atoms; an atom is any part that is not
 affine (division, remainder, a product of variables, a loaded index). `Idx` is the value of such a
@@ -15,7 +15,7 @@ from loopwright.ir.expr import Expr, Var
 from loopwright.ir.linear import Linear, collect
 
 UNKNOWN = 1 << 62
-"""Bounds of what nothing is known about: -UNKNOWN..UNKNOWN."""
+"""Bounds of a value about which nothing is known: -UNKNOWN..UNKNOWN."""
 
 
 class Parts(NamedTuple):
@@ -26,9 +26,9 @@ class Parts(NamedTuple):
 
 
 class LoopFrame:
-    """An open loop, or a function's body: where what does not change inside it is computed.
+    """An open loop or a function's body, at whose head loop-invariant values are computed.
 
-    `head` are the lines at its start; `memo` finds what they have already computed.
+    `head` are the lines at its start; `memo` finds what they already compute.
     """
 
     __slots__ = ("depth", "head", "memo")

@@ -1,16 +1,16 @@
-"""What code generation hands over: a kernel's code with all that is needed to run it.
+"""The result of code generation: a kernel's code with everything needed to run it.
 
-`Artifact.form` says what the code is. Of an object, the entry point has this ABI (C):
+`Artifact.form` says what the code is. The entry point of an object has this ABI (C):
 
     void entry(void *const *args, char *workspace, parallel_for_t parallel, void *pool);
     typedef void (*parallel_for_t)(void *pool, void (*body)(void *closure, int64_t begin,
                                    int64_t end, int64_t thread), void *closure, int64_t extent);
 
-`args` holds one pointer a parameter, inputs first, each aligned and laid out as the parameter's
+`args` holds one pointer per parameter, inputs first, each aligned and laid out as the parameter's
 `Param` says. `workspace` is 64-byte aligned, `workspace_shared + threads *
 workspace_per_thread` bytes, contents undefined. `parallel` runs `body` over disjoint ranges that
 cover [0, extent), each on some thread 0 <= thread < threads; a serial one calls `body(closure, 0,
-extent, 0)`. The object needs no symbol but those of libc and libm.
+extent, 0)`. The object needs only symbols of libc and libm.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Param:
     """One argument: its plain (logical) shape and how it is laid out in memory.
 
     `transform` names what is done to the caller's plain array before it is laid out (see
-    `loopwright.weights`), nothing when empty; `shape` is that of the caller's, `stored_shape` what
-    the layout is of. `alignment` is bytes, a power of two of at most 64.
+    `loopwright.weights`; empty: nothing); `shape` is that of the caller's array, `stored_shape` the
+    one that is laid out. `alignment` is bytes, a power of two of at most 64.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Param:
 
     @property
     def wire(self) -> WireParam:
-        """The same for those who know no dtypes but their names."""
+        """The same, with the dtype by its name."""
         layout = tuple((p.dim, p.stride, p.extent) for p in self.layout.parts)
         return WireParam(self.name, self.dtype.name, self.shape, layout, self.transform)
 
@@ -73,8 +73,8 @@ class Param:
 class Artifact:
     """A kernel in the form that its device takes. The last `n_outputs` params are written.
 
-    `kind` is the kind of the device, `requires` the features that the code uses, by the names of
-    the target. An object needs no `launches`: its entry point is called.
+    `kind` is the kind of the device, `requires` the features that the code uses, by the target's
+    names. An object needs no `launches`: its entry point is called.
     """
 
     code: bytes
@@ -95,7 +95,7 @@ class Artifact:
         return hashlib.sha256(self.code).hexdigest()
 
     def workspace(self, threads: int) -> int:
-        """Bytes that a call on so many threads may use beside its arguments."""
+        """Bytes that a call on `threads` threads may use besides its arguments."""
         return self.workspace_shared + threads * self.workspace_per_thread
 
     def loadable(self, threads: int = 1) -> Loadable:

@@ -1,4 +1,4 @@
-"""Which back end makes code for a kind of target, and in which language."""
+"""Which back end generates code for a kind of target, and in which language."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ GROUP = "loopwright.backends"
 
 @runtime_checkable
 class Backend(Protocol):
-    """Makes code from finished kernels: one-dimensional buffers, verified."""
+    """Generates code from finished kernels: one-dimensional buffers, verified."""
 
     @property
     def language(self) -> str:
@@ -28,17 +28,17 @@ class Backend(Protocol):
         """The source of `kernel`, whose parameters `params` describe in order."""
 
     def artifact(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> Artifact:
-        """What a device loads, made from that source."""
+        """What a device loads, built from that source."""
 
 
 _BACKENDS: dict[str, tuple[Backend, ...]] = {"cpu": (LlvmBackend(), CBackend())}
-"""For each kind of target its back ends; the first one is used where no language is named."""
+"""The back ends of each kind of target; the first is used where no language is named."""
 
 
 def backend(kind: str, language: str | None = None) -> Backend:
     """The back end that writes `language` for targets of `kind`; the kind's usual one when None.
 
-    Raises: ConfigError for a kind that has no back end, or a language that the kind has not.
+    Raises: ConfigError for a kind that has no back end, or a language that the kind does not have.
     """
     rows = _BACKENDS.get(kind)
     if rows is None:

@@ -1,4 +1,4 @@
-"""Truth values while code is written: folded where bounds decide them, else one, or one a lane."""
+"""Truth values during emission: folded where bounds decide them, else one, or one per lane."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ HOLDS: dict[Op, Callable[[int], bool]] = {
 
 
 class Cond(NamedTuple):
-    """A truth value: a constant, or what the `text` says, in each lane.
+    """A truth value: a constant, or `text`, in each lane.
 
-    `first` and `last` say that it is known to hold in the first and in the last lane.
+    `first` and `last` say whether it is known to hold in the first and in the last lane.
     """
 
     const: bool | None
@@ -35,7 +35,7 @@ class Cond(NamedTuple):
 
     @property
     def is_mask(self) -> bool:
-        """True when it differs by lane."""
+        """True when it varies by lane."""
         return self.lanes > 1
 
     @property
@@ -45,7 +45,7 @@ class Cond(NamedTuple):
 
 
 class Conditions(ABC):
-    """Evaluates conditions where emission stands; a language writes the instructions.
+    """Evaluates conditions at the current point; a language writes the instructions.
 
     `always` and `never` are the two constants as the language writes them.
     """
@@ -70,7 +70,7 @@ class Conditions(ABC):
         """`a op b`, `and` or `or`, and its lanes; neither is a constant."""
 
     def cond(self, expr: Expr) -> Cond:
-        """What the bool `expr` comes to here."""
+        """The truth value of the bool `expr` here."""
         if isinstance(expr, Const):
             return self.always if expr.value else self.never
         if isinstance(expr, Binary):

@@ -1,4 +1,4 @@
-"""Expressions, whatever language they are written in: from nodes to values.
+"""Expressions in any language: from nodes to values.
 
 Int64 expressions of variables are indices, conditions are left to `Conditions`, the rest is
 arithmetic on values. Left-leaning chains are walked in a loop, since sums can be thousands deep.
@@ -52,7 +52,7 @@ class Reader(Protocol):
 
 
 class Expressions(ABC):
-    """Emits expressions where emission stands; a language writes branches and indices."""
+    """Emits expressions at the current point; a language writes branches and indices."""
 
     def __init__(
         self, ops: Operations, conditions: Conditions, reader: Reader, storage: Storage
@@ -85,7 +85,7 @@ class Expressions(ABC):
 
     @abstractmethod
     def lane_variables(self) -> set[str]:
-        """The variables that differ by lane."""
+        """The variables that vary by lane."""
 
     @abstractmethod
     def any_lane(self, mask: Cond) -> Cond:
@@ -99,14 +99,14 @@ class Expressions(ABC):
         no: Callable[[], CodeValue | None],
         dtype: DType,
     ) -> CodeValue:
-        """The value of the side that `cond` chooses; only that side is carried out.
+        """The value of the side that `cond` chooses; only that side is executed.
 
-        A side that gives None has no value that matters.
+        The value of a side that gives None does not matter.
         """
 
     @abstractmethod
     def chosen(self, cond: Cond, node: Select) -> CodeValue | None:
-        """A load against a literal without a branch; None where it cannot be done so."""
+        """A load against a literal without a branch; None where that is not possible."""
 
     def root(self, expr: Expr) -> CodeValue:
         """The value of a whole expression of a statement; shared nodes are computed once."""
@@ -117,7 +117,7 @@ class Expressions(ABC):
         return self.value(expr)
 
     def condition(self, expr: Expr) -> Cond:
-        """The value of the condition of a statement."""
+        """The truth value of a statement's condition."""
         self._reuse, self._known = frozenset(), [{}]
         return self._conditions.cond(expr)
 

@@ -1,7 +1,7 @@
-"""Intrinsic functions, made of operations.
+"""Intrinsic functions, built from operations.
 
 Those that targets have instructions for are left to the language; float32 exp, log, tanh and erf
-are polynomials written here, so that they stay in vectors; the rest are calls of libm by lane.
+are polynomials written here, so that they stay in vectors; the rest are libm calls per lane.
 
 Source: the range reductions are the textbook ones (J.-M. Muller, Elementary Functions): exp(x) =
 2**n exp(r) with n = round(x / ln 2); log(x) = e ln 2 + log(m) with m in [sqrt(1/2), sqrt(2)); away
@@ -75,11 +75,11 @@ _LOG_ERFC = (
 """log(erfc(x)) for 0.95 <= x <= 4."""
 
 _EXP_LIMITS = -86.98, 89.0
-"""Below, exp is less than 2**-125 and taken to be 0; above it is infinity in float32."""
+"""Below the first, exp is less than 2**-125 and taken as 0; above the second, infinity."""
 _EXPONENT_ONE = 127 << 23
 """The bits of 1.0."""
 _LN2_HIGH, _LN2_LOW = 0.693359375, -2.12194440e-4
-"""ln 2 in two parts; the first has so few digits that a multiple of it by an exponent is exact."""
+"""ln 2 in two parts; the first is short enough that its product with an exponent is exact."""
 _MAGIC = 12582912.0
 """1.5 * 2**23: adding it rounds a small number to an integer, in the low bits of the sum."""
 _SQRT_HALF_BITS = 0x3F3504F3

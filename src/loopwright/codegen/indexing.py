@@ -1,4 +1,4 @@
-"""Index expressions, evaluated where emission stands by what a language makes of indices."""
+"""Index expressions, evaluated at the current point of emission in a language's own form."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from loopwright.errors import CodegenError
 from loopwright.ir.expr import Binary, Expr, Op
 
 Binding: TypeAlias = int | Idx
-"""What a loop variable is: the number of an unrolled iteration, or an index of run time."""
+"""What a loop variable is: the number of an unrolled iteration, or a run-time index."""
 
 Index = TypeVar("Index")
 _DIVISIONS = frozenset({Op.FLOORDIV, Op.FLOORMOD})
@@ -46,7 +46,7 @@ class IndexAlgebra(ABC, Generic[Index]):
 
     @abstractmethod
     def extremum(self, op: Op, lhs: Index, rhs: Index) -> Index:
-        """The smaller (MIN) or the larger one (MAX) of two indices."""
+        """The smaller (MIN) or the larger (MAX) of two indices."""
 
     @abstractmethod
     def divide(self, op: Op, idx: Index, divisor: int) -> Index | None:
@@ -54,7 +54,7 @@ class IndexAlgebra(ABC, Generic[Index]):
 
     @abstractmethod
     def wrap(self, value: CodeValue) -> Index:
-        """An index that is the int64 `value`, of which nothing is known."""
+        """The int64 `value` as an index about which nothing is known."""
 
 
 class IndexExpressions(Generic[Index]):
@@ -73,7 +73,7 @@ class IndexExpressions(Generic[Index]):
         return found
 
     def index(self, expr: Expr) -> Index:
-        """What `expr` comes to here."""
+        """The index that `expr` is here."""
         indices, form = self._indices, self.form(expr)
         total = indices.of(constant(form.variables.const))
         for name, coef in form.variables.terms.items():

@@ -1,7 +1,7 @@
-"""Arithmetic on values, whatever language it is written in: what folds, what is contracted, and how
-operators are made of instructions.
+"""Arithmetic on values in any language: what folds, what is contracted, and how operators become
+instructions.
 
-A product or sum with a literal zero is taken as zero or as the other side, so that transforms by
+A product or sum with a literal zero becomes zero or the other side, so that transforms by
 constant matrices cost only their non-zero entries; other folding is exact. Every `a * b + c` of
 floats becomes one fused operation, which rounds once where the target has fused multiply-add.
 """
@@ -18,7 +18,7 @@ from loopwright.ir.expr import COMPARISONS, Fn, Op
 _FLOAT = {Op.ADD: "fadd", Op.SUB: "fsub", Op.MUL: "fmul", Op.DIV: "fdiv"}
 _INT = {Op.ADD: "add", Op.SUB: "sub", Op.MUL: "mul", Op.AND: "and", Op.OR: "or"}
 _TRIVIAL = (0, 1, -1)
-"""Factors whose product needs no multiplication."""
+"""Factors that need no multiplication."""
 _FCMP = {Op.LT: "olt", Op.LE: "ole", Op.GT: "ogt", Op.GE: "oge", Op.EQ: "oeq", Op.NE: "une"}
 _ICMP = {Op.LT: "lt", Op.LE: "le", Op.GT: "gt", Op.GE: "ge"}
 
@@ -32,7 +32,7 @@ class Operations(ABC):
 
     @abstractmethod
     def plain(self, op: str, lhs: CodeValue, rhs: CodeValue, result: DType) -> CodeValue:
-        """The instruction `op`, by its name in LLVM, of two values of one dtype."""
+        """The instruction `op`, by its LLVM name, on two values of one dtype."""
 
     @abstractmethod
     def intrinsic(self, name: str, *args: CodeValue) -> CodeValue:
@@ -40,11 +40,11 @@ class Operations(ABC):
 
     @abstractmethod
     def choose(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
-        """`yes if cond else no` of a condition that is not known."""
+        """`yes if cond else no` for a condition that is not constant."""
 
     @abstractmethod
     def convert(self, op: str, value: CodeValue, dtype: DType) -> CodeValue:
-        """`value` as `dtype` by the conversion `op`, by its name in LLVM."""
+        """`value` as `dtype` by the conversion `op`, by its LLVM name."""
 
     @abstractmethod
     def bitcast(self, value: CodeValue, dtype: DType) -> CodeValue:
@@ -56,15 +56,15 @@ class Operations(ABC):
 
     @abstractmethod
     def negate_float(self, value: CodeValue) -> CodeValue:
-        """`value` with the other sign."""
+        """`value` negated."""
 
     @abstractmethod
     def libm(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
-        """The function of libm for `fn`, for each lane."""
+        """The libm function for `fn`, applied to each lane."""
 
     @abstractmethod
     def round(self, value: CodeValue) -> CodeValue:
-        """A value computed in float32 as its 16-bit dtype holds it; others as they are."""
+        """A value computed in float32, rounded to its 16-bit dtype; others as they are."""
 
     def binary(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """`lhs op rhs` of one dtype."""
@@ -140,7 +140,7 @@ class Operations(ABC):
     def _integer(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         signed = lhs.dtype.kind is DTypeKind.INT
         if op in _INT:
-            # The add of truth values is exclusive or; their sums and products are OR and AND.
+            # LLVM's add of i1 is exclusive or; sums and products of bools are OR and AND.
             if lhs.dtype.is_bool and op in (Op.ADD, Op.MUL):
                 op = Op.OR if op is Op.ADD else Op.AND
             return self.plain(_INT[op], lhs, rhs, lhs.dtype)
@@ -160,9 +160,9 @@ class Operations(ABC):
         return self._int_floor(op, lhs, rhs)
 
     def _safe(self, divisor: CodeValue) -> CodeValue:
-        """`divisor`, or 1 where dividing by it would trap: an inactive lane or side must not.
+        """`divisor`, or 1 where dividing by it would trap, as an inactive lane or side must not.
 
-        That is 0, and -1, which overflows on the smallest number; a remainder by -1 is that by 1.
+        Those are 0, and -1, which overflows on the smallest number; a remainder by -1 is that by 1.
         """
         if divisor.const is not None and divisor.const not in (0, -1):
             return divisor
@@ -182,7 +182,7 @@ class Operations(ABC):
         )
 
     def _int_floor(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
-        """Signed `//` and `%` that round to minus infinity."""
+        """Signed `//` and `%` that round towards minus infinity."""
         dtype, const = lhs.dtype, rhs.const
         if const is not None and const > 0 and int(const) & (int(const) - 1) == 0:
             if op is Op.FLOORMOD:
@@ -206,7 +206,7 @@ class Operations(ABC):
         return self.negate_float(value)
 
     def invert(self, value: CodeValue) -> CodeValue:
-        """Not `value`, a bool; of integers the bits."""
+        """Not `value`: logical for a bool, bitwise for integers."""
         if value.dtype.is_bool:
             if value.const is not None:
                 return self.literal(not value.const, BOOL)

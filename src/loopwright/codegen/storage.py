@@ -2,8 +2,8 @@
 
 A REGISTER buffer becomes SSA values when every access is to a slot known while emitting: indices of
 constants and unrolled variables, and the lane with stride 1 in vectorized loops of one width. Any
-other small local buffer is on the stack; the rest is in the workspace, one copy a thread inside a
-parallel loop. A buffer allocated inside a vectorized loop exists once a lane (`expand`).
+other small local buffer is on the stack; the rest is in the workspace, one copy per thread inside a
+parallel loop. A buffer allocated inside a vectorized loop exists once per lane (`expand`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from loopwright.ir.kernel import Kernel
 from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 MAX_LANES = 128
-"""A vectorized loop of more iterations is run as a serial loop over vectors of CHUNK_LANES."""
+"""A vectorized loop of more iterations runs as a serial loop over vectors of CHUNK_LANES."""
 CHUNK_LANES = 64
 MAX_SLOTS = 256
 STACK_BUFFER = 16384
@@ -43,7 +43,7 @@ class Home(enum.Enum):
 class BufferPlace:
     """`offset` is bytes in the workspace; `lanes` is the width of a register slot.
 
-    With `expand` > 0 the buffer has one copy a lane of the loop over `lane`: element i of it is at
+    With `expand` > 0 the buffer has one copy per lane of the loop over `lane`: element i is at
     `i * expand + lane`.
     """
 
@@ -105,8 +105,8 @@ class _Site:
 def plan_storage(kernel: Kernel) -> Storage:
     """The places of the buffers of `kernel`.
 
-    Requires: one-dimensional buffers. Raises: CodegenError for a buffer that is not, or has no
-    place.
+    Requires: one-dimensional buffers. Raises: CodegenError for a buffer that is not
+    one-dimensional, or not declared.
     """
     planner = _Planner()
     for buffer in kernel.params:

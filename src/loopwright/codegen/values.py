@@ -1,4 +1,4 @@
-"""What an expression comes to while code is written: the text of a value, and what is known of it.
+"""Values of expressions during emission: the text of a value, and what is known about it.
 
 float16 and bfloat16 are computed in float32 and are halves in memory only. A value of one lane is a
 scalar and stands for the same number in every lane.

@@ -10,7 +10,7 @@ tolerance and is not slower.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,7 @@ from loopwright.graph.ir import Graph
 from loopwright.graph.layouts import Chosen
 from loopwright.ir import dtype as dt
 from loopwright.layout import Array
-from loopwright.runtime.cpu.model import Model
+from loopwright.runtime.cpu.model import KernelTime, Model
 from loopwright.runtime.model_file import Port
 from loopwright.sandbox.inputs import generate
 
@@ -67,10 +67,40 @@ class _Contender:
     error: float
 
 
+def _race(one: Model, other: Model, inputs: Mapping[str, Array]) -> tuple[float, float]:
+    """Median nanoseconds of a call of each, taken in turns."""
+    times: tuple[list[int], list[int]] = ([], [])
+    arrays = [inputs[port.name] for port in one.inputs]
+    for turn in range(_ROUNDS + 2):
+        for model, found in zip((one, other), times, strict=True):
+            start = time.perf_counter_ns()
+            model(*arrays)
+            if turn >= 2:
+                found.append(time.perf_counter_ns() - start)
+    return float(np.median(times[0])), float(np.median(times[1]))
+
+
+def _profile(model: Model, inputs: Mapping[str, Array]) -> Sequence[KernelTime]:
+    """Nanoseconds of each kernel, where it runs."""
+    return model.profile(inputs, runs=2, warmup=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Stopwatch:
+    """How models are timed: each kernel inside a model, and two models against each other."""
+
+    profile: Callable[[Model, Mapping[str, Array]], Sequence[KernelTime]] = _profile
+    race: Callable[[Model, Model, Mapping[str, Array]], tuple[float, float]] = _race
+
+
 def finish(
-    graph: Graph, options: ModelOptions, stores: Sequence[BestRecords], tolerance: float = TOLERANCE
+    graph: Graph,
+    options: ModelOptions,
+    stores: Sequence[BestRecords],
+    tolerance: float = TOLERANCE,
+    stopwatch: Stopwatch = Stopwatch(),
 ) -> Finished:
-    """The fastest model that is right."""
+    """The fastest model that is right, as `stopwatch` has it."""
     maker = ModelMaker(graph, tolerance)
     plain = replace(options, exact=True)
     compiled, default = maker.make(Chooser(plain, use_records=False))
@@ -84,19 +114,24 @@ def finish(
             others.append(made)
     if not others:
         why = f"other ways to compute it are off by more than {tolerance:.1e} of the outputs' scale"
-        return Finished(default, Checked(*_race(default, default, inputs), 0.0), DEFAULT, why)
-    final = _played_off(maker, options, [*others, reference], inputs, expected)
+        checked = Checked(*stopwatch.race(default, default, inputs), 0.0)
+        return Finished(default, checked, DEFAULT, why)
+    contenders = [*others, reference]
+    pinned = _fastest(contenders, _kernel_times(contenders, inputs, stopwatch))
+    final = _played_off(maker, Chooser(options, pinned=pinned), others[0], inputs, expected)
     for other in others:
         if other is not final:
             other.model.close()
-    return _shipped(final, default, inputs)
+    return _shipped(final, default, inputs, stopwatch)
 
 
-def _shipped(final: _Contender, default: Model, inputs: Mapping[str, Array]) -> Finished:
+def _shipped(
+    final: _Contender, default: Model, inputs: Mapping[str, Array], stopwatch: Stopwatch
+) -> Finished:
     """The final model if it is not slower than the default one, which is asked twice."""
-    tuned_ns, default_ns = _race(final.model, default, inputs)
+    tuned_ns, default_ns = stopwatch.race(final.model, default, inputs)
     if tuned_ns > default_ns * _SLOWER:
-        tuned_ns, default_ns = _race(final.model, default, inputs)
+        tuned_ns, default_ns = stopwatch.race(final.model, default, inputs)
     if tuned_ns > default_ns * _SLOWER:
         final.model.close()
         why = f"the tuned model is {tuned_ns / default_ns:.2f} times as slow as the default one"
@@ -125,19 +160,22 @@ def _right(
     return None
 
 
-def _played_off(
-    maker: ModelMaker,
-    options: ModelOptions,
-    contenders: Sequence[_Contender],
-    inputs: Mapping[str, Array],
-    expected: Mapping[str, Array],
-) -> _Contender:
-    """The model of the fastest way to compute each kernel; the first contender if it is wrong."""
+def _kernel_times(
+    contenders: Sequence[_Contender], inputs: Mapping[str, Array], stopwatch: Stopwatch
+) -> list[dict[str, list[int]]]:
+    """Nanoseconds of each kernel of each contender, by name, taken in turns."""
     times: list[dict[str, list[int]]] = [{} for _ in contenders]
     for _ in range(_PLAY_OFF_ROUNDS):
         for contender, known in zip(contenders, times, strict=True):
-            for kernel in contender.model.profile(inputs, runs=2, warmup=1):
+            for kernel in stopwatch.profile(contender.model, inputs):
                 known.setdefault(kernel.info.name, []).extend(kernel.ns)
+    return times
+
+
+def _fastest(
+    contenders: Sequence[_Contender], times: Sequence[Mapping[str, list[int]]]
+) -> dict[str, Chosen]:
+    """The fastest way to compute each kernel of the first contender, by the kernel's name."""
     pinned: dict[str, Chosen] = {}
     for name, choice in contenders[0].compiled.choices.items():
         pinned[name] = choice
@@ -149,13 +187,24 @@ def _played_off(
             median = float(np.median(known[name]))
             if median < best:
                 best, pinned[name] = median, other
-    if pinned == contenders[0].compiled.choices:
-        return contenders[0]
-    compiled, model = maker.make(Chooser(options, pinned=pinned))
+    return pinned
+
+
+def _played_off(
+    maker: ModelMaker,
+    chooser: Chooser,
+    first: _Contender,
+    inputs: Mapping[str, Array],
+    expected: Mapping[str, Array],
+) -> _Contender:
+    """The model of what the chooser has pinned; `first` if that is the same or it is wrong."""
+    if chooser.pinned == first.compiled.choices:
+        return first
+    compiled, model = maker.make(chooser)
     error = difference(model.run(inputs), expected)
     if error > maker.tolerance:
         model.close()
-        return contenders[0]
+        return first
     return _Contender(compiled, model, error)
 
 
@@ -186,16 +235,3 @@ def example_inputs(ports: Sequence[Port], seed: int = 0) -> dict[str, Array]:
         array = generate(dtype.name, port.shape, seed, place).view(dtype.numpy)
         found[port.name] = np.abs(array) if dtype.is_int else array
     return found
-
-
-def _race(one: Model, other: Model, inputs: Mapping[str, Array]) -> tuple[float, float]:
-    """Median nanoseconds of a call of each, taken in turns."""
-    times: tuple[list[int], list[int]] = ([], [])
-    arrays = [inputs[port.name] for port in one.inputs]
-    for turn in range(_ROUNDS + 2):
-        for model, found in zip((one, other), times, strict=True):
-            start = time.perf_counter_ns()
-            model(*arrays)
-            if turn >= 2:
-                found.append(time.perf_counter_ns() - start)
-    return float(np.median(times[0])), float(np.median(times[1]))

@@ -1,6 +1,6 @@
-"""Measuring candidates: built, run, checked against the oracle, and told as an `Outcome`.
+"""Measuring candidates: built, run, checked against the oracle, reported as an `Outcome`.
 
 Hands over the `Runner` protocol, the `Pipeline` that every runner of devices is, the oracle gate,
-and the runner that replays recorded measurements. It does not know where devices are, which is
-the fleet's, nor what is searched for.
+and the runner that replays recorded measurements. It does not know where devices are (the fleet
+does) or what is searched for.
 """

@@ -1,4 +1,4 @@
-"""The oracle gate: a measured kernel's outputs against what the tensor expression means."""
+"""The oracle gate: checks a kernel's outputs against the tensor expression."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Compare: TypeAlias = Callable[[Workload, Array, Array], str | None]
 
 @dataclass(frozen=True, slots=True)
 class Oracle:
-    """What is right: how a workload is evaluated, and how outputs are compared."""
+    """How a workload is evaluated, and how outputs are compared."""
 
     evaluate: Evaluate
     compare: Compare
@@ -35,7 +35,7 @@ class Oracle:
 class Checker:
     """Compares outputs with the oracle, for the inputs that the measuring process makes of `seed`.
 
-    What is expected of a workload is computed once and kept for the last few. Thread-safe.
+    Expected outputs are computed once and kept for the last few workloads. Thread-safe.
     """
 
     def __init__(self, oracle: Oracle, seed: int = 0) -> None:
@@ -54,8 +54,8 @@ class Checker:
         """None if `outputs`, in the artifact's layouts, are right; else WRONG_OUTPUT and why.
 
         Args:
-            error: what is right is within this of the largest output, as the template says; None:
-                as the oracle compares.
+            error: tolerance relative to the largest output, from the template; None: as the oracle
+                compares.
         """
         params = artifact.params[len(artifact.params) - artifact.n_outputs :]
         for param, memory, expected in zip(params, outputs, self.expected(workload), strict=True):
@@ -70,7 +70,7 @@ class Checker:
         return None
 
     def expected(self, workload: Workload) -> tuple[Array, ...]:
-        """The plain outputs that are right for the inputs of `seed`."""
+        """The plain outputs expected for the inputs of `seed`."""
         with self._lock:
             found = self._expected.get(workload.key)
             if found is None:
@@ -82,7 +82,7 @@ class Checker:
             return found
 
     def inputs(self, workload: Workload) -> tuple[Array, ...]:
-        """The plain inputs of `seed`, one an argument."""
+        """The plain inputs of `seed`, one per argument."""
         return tuple(
             generate(t.dtype.name, t.shape, self.seed, index).view(t.dtype.numpy)
             for index, t in enumerate(workload.inputs)

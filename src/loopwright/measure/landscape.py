@@ -33,7 +33,7 @@ Attr: TypeAlias = int | float | str | bool | tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a landscape was measured of, and where; enough to make the task again."""
+    """What a landscape was measured on; enough to recreate the task."""
 
     operator: str
     attrs: Mapping[str, Attr]
@@ -48,7 +48,7 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Landscape:
-    """Measured configs: `points` int64 [N, K] of `space`, with `ns` float64 [N] a call.
+    """Measured configs: `points` int64 [N, K] of `space`, with `ns` float64 [N] per call.
 
     `ns` is infinite where the config failed; `failures` has the kind of failure by row.
     """
@@ -64,7 +64,7 @@ class Landscape:
 
     @property
     def best_ns(self) -> float:
-        """The fastest time there is."""
+        """The fastest time."""
         return float(self.ns.min())
 
     @property
@@ -73,7 +73,7 @@ class Landscape:
         return self.origin.flops
 
     def outcome(self, row: int, *, checked: bool = False) -> Outcome:
-        """What measuring the config of `row` gave."""
+        """The outcome recorded for the config of `row`."""
         ns = float(self.ns[row])
         if math.isinf(ns):
             kind = self.failures.get(row, FailureKind.CRASH)
@@ -84,13 +84,13 @@ class Landscape:
 def landscape(
     name: str, origin: Origin, space: Space, trials: Sequence[tuple[Config, Outcome]]
 ) -> Landscape:
-    """The landscape of `trials`, configs of `space`; failures of the machine's own are left out.
+    """The landscape of `trials`, configs of `space`, without infrastructure failures.
 
     Raises: ConfigError when a config is not of `space` or comes twice; RecordsError without trials.
     """
     kept = [(c, o) for c, o in trials if isinstance(o, Timed) or o.blames_candidate]
     if not kept:
-        raise RecordsError(f"landscape {name}: there is no trial in it; measure some first")
+        raise RecordsError(f"landscape {name}: it has no trials; measure some first")
     points = np.stack([space.encode(config) for config, _ in kept])
     knobs = [
         narrowed(knob, [knob.values[i] for i in np.unique(points[:, column])])

@@ -25,12 +25,12 @@ from loopwright.measure.check import Checker
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import Failed, MeasurePlan, Outcome, Timed
 
-_CHECKED = 1  # requests beyond those being built and run: one is checked
+_CHECKED = 1  # one more request than are built and run: it is being checked
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Time `artifact` as `plan` says, on inputs made from `seed`; with its outputs, if wanted.
+    """Time `artifact` as `plan` says on inputs made from `seed`; return outputs if requested.
 
     `on_doubt` is that of `MeasureRequest`.
     """
@@ -44,17 +44,17 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """An outcome and, where they were asked for, the outputs in their memory layouts."""
+    """An outcome and, if requested, the outputs in their memory layouts."""
 
     outcome: Outcome
     outputs: tuple[Array, ...] = ()
 
 
 class Devices(Protocol):
-    """Runs artifacts, in the order in which they come, on one device or several.
+    """Runs artifacts, first come first served, on one or more devices.
 
-    A run that was lost for no fault of the candidate is repeated here, once, and then answered as
-    a failure of a kind that blames nobody. A candidate that takes devices with it is to blame.
+    A run lost through no fault of the candidate is repeated once, then reported as an
+    infrastructure failure. A candidate that takes devices down is to blame.
     """
 
     @property
@@ -63,11 +63,11 @@ class Devices(Protocol):
         ...
 
     def submit(self, run: Run) -> Future[RunResult]:
-        """The future result; returns at once. It raises only when no device can be had any more."""
+        """The future result; returns at once. It raises only when no device is left."""
         ...
 
     def close(self) -> None:
-        """End what runs and cancel what waits: every future is done afterwards."""
+        """End running requests and cancel waiting ones: every future is done afterwards."""
         ...
 
 
@@ -91,7 +91,7 @@ class Pipeline:
     """Measures kernels of `threads` threads: a `Runner`. It owns `builders` and `devices`.
 
     Without a `checker` a request to check is refused. Where builders and checks share cores with
-    the device, `alone` has them stand still while a kernel is timed. `on_close` is called last.
+    the device, `alone` pauses them while a kernel is timed. `on_close` is called last.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Pipeline:
         self._alone = alone
         self._on_close = on_close
         self._closed = threading.Event()
-        self._quiet = threading.Lock()  # held by what would disturb a measurement
+        self._quiet = threading.Lock()  # held by anything that would disturb a measurement
         self._open: set[Future[Outcome]] = set()
         self._lock = threading.Lock()  # guards _open
         self._runs: queue.SimpleQueue[_Trial | None] = queue.SimpleQueue()
@@ -153,7 +153,7 @@ class Pipeline:
         return future
 
     def close(self) -> None:
-        """End what runs, cancel what waits; again is harmless."""
+        """End running requests, cancel waiting ones; closing again is harmless."""
         if self._closed.is_set():
             return
         self._closed.set()
@@ -196,7 +196,7 @@ class Pipeline:
             self._start(trial)
 
     def _start(self, trial: _Trial) -> None:
-        """Hand a built candidate to the devices; it is taken back when its future is cancelled."""
+        """Hand a built candidate to the devices; withdraw it if its future is cancelled."""
         if trial.future.cancelled() or self._closed.is_set():
             self._cancel(trial.future)
             return
@@ -209,7 +209,7 @@ class Pipeline:
         running.add_done_callback(lambda done: self._ran(trial, done))
 
     def _run_alone(self) -> None:
-        """Thread that has one candidate run at a time, with everything else standing still."""
+        """Thread that runs one candidate at a time while everything else is paused."""
         while (trial := self._runs.get()) is not None and not self._closed.is_set():
             if trial.future.cancelled():
                 self._forget(trial.future)
@@ -217,7 +217,7 @@ class Pipeline:
             try:
                 with self._quiet, self._builders.paused():
                     running = self._devices.submit(self._run(trial))
-                    ended = threading.Event()  # `wait` overlooks what is cancelled
+                    ended = threading.Event()  # `wait` does not wake for cancelled futures
                     running.add_done_callback(lambda _, ended=ended: ended.set())  # type: ignore[misc]  # a default
                     ended.wait()
             except BaseException as e:  # noqa: BLE001  # a future carries whatever it was

@@ -1,4 +1,4 @@
-"""The replay runner: recorded measurements in place of a device, without noise and at once."""
+"""The replay runner: recorded measurements in place of a device, immediate and without noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loopwright.outcome import Outcome
 class ReplayRunner:
     """Answers each request from `landscape`; futures are done when they are returned.
 
-    A request to check is answered as checked: what was recorded had passed.
+    A request to check is answered as checked, since recorded outputs passed.
     """
 
     def __init__(self, landscape: Landscape, slots: int = 1) -> None:
@@ -28,7 +28,7 @@ class ReplayRunner:
 
     @property
     def slots(self) -> int:
-        """How many requests in flight it likes; any number is answered the same."""
+        """How many requests to keep in flight; the answers do not depend on it."""
         return self._slots
 
     def submit(self, request: MeasureRequest) -> Future[Outcome]:
@@ -50,7 +50,7 @@ class ReplayRunner:
         return future
 
     def close(self) -> None:
-        """End; again is harmless."""
+        """End; closing again is harmless."""
         self._closed = True
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""What a tuner hands to a runner, and what every runner is."""
+"""What a tuner hands to a runner, and the protocol of runners."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class MeasureRequest:
     With `check` the output is compared with the oracle, and a wrong one is
     `Failed(CHECK, WRONG_OUTPUT)`.
 
-    `on_doubt` is called, in any thread and at most once, when the device that measured it turned
-    out to have been too slow since before then: the outcome, which may have been given already, is
+    `on_doubt` is called, in any thread and at most once, when the device turns out to have been too
+    slow already at the time of the measurement: the outcome, which may already have been given, is
     worth measuring again.
     """
 
@@ -52,7 +52,7 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """End; again is harmless."""
+        """End; closing again is harmless."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -1,4 +1,4 @@
-"""What every kind of device is: it loads kernels, keeps their arguments, runs them and times them.
+"""The protocol of devices: they load kernels, hold their arguments, run them and time them.
 
     buffers = [device.alloc(n) for n in sizes]
     device.copy_in(buffers[0], data)
@@ -6,9 +6,9 @@
     kernel.run(buffers)
     device.copy_out(buffers[1], memory)
 
-A device is used by one thread of one process. The measuring process opens one for each candidate,
-in the process that is forked for it and confined: what a device's module needs of files, it imports
-and reads when it is imported.
+A device is used by one thread of one process. The measuring process opens one for each candidate in
+the confined process forked for it: the files that a device's module needs must be read when the
+module is imported.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from loopwright.layout import Array
 from loopwright.outcome import FailureKind
 
 Buffer = NewType("Buffer", int)
-"""The handle of memory on a device; each device has its own."""
+"""A handle to memory on a device; each kind of device has its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallTiming:
-    """`count` calls in a row, and whether something else disturbed them."""
+    """The time of `count` calls in a row, and whether something disturbed them."""
 
     total_ns: float
     count: int
@@ -42,15 +42,15 @@ class CallTiming:
 
 @dataclass(frozen=True, slots=True)
 class DeviceFacts:
-    """What a device says of itself: `units` is how much of it works side by side."""
+    """How a device describes itself: `units` is how many parts work in parallel."""
 
     model: str
     memory_bytes: int
     units: int
 
 
-class KernelFault(Exception):  # noqa: N818  # it is the kernel's, not ours
-    """A kernel did what it may not while it ran; the message says what and where."""
+class KernelFault(Exception):  # noqa: N818  # the kernel's fault, not ours
+    """A kernel did something illegal while it ran; the message says what and where."""
 
     def __init__(self, message: str, kind: FailureKind = FailureKind.CRASH) -> None:
         super().__init__(message)
@@ -61,14 +61,14 @@ class LoadedKernel(Protocol):
     """A kernel on its device."""
 
     def run(self, buffers: Sequence[Buffer]) -> None:
-        """Call it once on the memory of its arguments, inputs then outputs, and wait for the end.
+        """Call it once on the memory of its arguments, inputs then outputs, and wait for it.
 
         Raises: KernelFault.
         """
         ...
 
     def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
-        """Call it `count` times in a row; how long that took by the device's clock.
+        """Call it `count` times in a row and return the time by the device's clock.
 
         Raises: KernelFault.
         """
@@ -80,16 +80,16 @@ class Device(Protocol):
 
     @property
     def kind(self) -> str:
-        """The kind of target that its kernels are made for."""
+        """The kind of target that its kernels are for."""
         ...
 
     @property
     def clock(self) -> Clock:
-        """Who measures on it."""
+        """Which clock times its calls."""
         ...
 
     def facts(self) -> DeviceFacts:
-        """What it is."""
+        """How it describes itself."""
         ...
 
     def load(self, kernel: Loadable) -> LoadedKernel:
@@ -101,11 +101,11 @@ class Device(Protocol):
         ...
 
     def alloc(self, nbytes: int) -> Buffer:
-        """New memory, contents undefined. Raises: EnvironmentFailure when there is none."""
+        """New memory, contents undefined. Raises: EnvironmentFailure when it runs out."""
         ...
 
     def free(self, buffer: Buffer) -> None:
-        """Give memory back; its handle must not be used after."""
+        """Free memory; its handle must not be used afterwards."""
         ...
 
     def copy_in(self, buffer: Buffer, data: Array) -> None:
@@ -117,19 +117,19 @@ class Device(Protocol):
         ...
 
     def close(self) -> None:
-        """Give everything back; again is harmless."""
+        """Release everything; closing again is harmless."""
         ...
 
 
 OpenDevice: TypeAlias = Callable[[int], Device]
-"""Opens a device, on so many threads of this machine if it runs on its processor.
+"""Opens a device on that many threads, if it runs on this machine's processor.
 
-Raises: EnvironmentFailure when the device is not there.
+Raises: EnvironmentFailure when there is no such device.
 """
 
 
 def require_form(kernel: Loadable, kind: str, *forms: Form) -> None:
-    """Nothing, if a device of `kind` that loads `forms` loads `kernel`. Raises: ConfigError."""
+    """Raise ConfigError unless a device of `kind` that loads `forms` can load `kernel`."""
     if kernel.form not in forms:
         known = ", ".join(form.value for form in forms)
         raise ConfigError(

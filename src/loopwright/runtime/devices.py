@@ -1,4 +1,4 @@
-"""Which device there is for a kind of target."""
+"""The devices, by kind of target."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from loopwright.runtime import null
 from loopwright.runtime.device import Device, OpenDevice
 
 GROUP = "loopwright.devices"
-"""Entry points of other packages' devices, each named for its kind: an `OpenDevice`."""
+"""Entry points of other packages' devices, each an `OpenDevice` named for its kind."""
 
 
 def _open_cpu(threads: int) -> Device:
-    # Imported when it is asked for: the measuring process calls object code by itself, and must
+    # Imported on demand: the measuring process calls object code itself, and must
     # stay small.
     from loopwright.runtime.cpu.kernel import CpuDevice
 
@@ -27,15 +27,14 @@ _DEVICES: Mapping[str, OpenDevice] = {CPU: _open_cpu, null.KIND: null.NullDevice
 
 
 def device_kinds() -> tuple[str, ...]:
-    """The kinds that there is a device of, sorted."""
+    """The kinds of device known, sorted."""
     return tuple(sorted({*_DEVICES, *plugin_names(GROUP)}))
 
 
 def opener(kind: str) -> OpenDevice:
-    """What opens a device of `kind`; nothing is opened yet.
+    """The function that opens a device of `kind`; nothing is opened yet.
 
-    Raises: ConfigError for a kind that there is no device of; EnvironmentFailure for one that
-        cannot be imported.
+    Raises: ConfigError for an unknown kind; EnvironmentFailure for one that cannot be imported.
     """
     found = _DEVICES.get(kind) or plugin(GROUP, kind)
     if not callable(found):
@@ -47,5 +46,5 @@ def opener(kind: str) -> OpenDevice:
 
 
 def open_device(kind: str, threads: int = 1) -> Device:
-    """A device of `kind`. Raises: as `opener`; EnvironmentFailure when the device is not there."""
+    """A device of `kind`. Raises: as `opener`; EnvironmentFailure when there is no such device."""
     return opener(kind)(threads)

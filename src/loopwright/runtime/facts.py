@@ -1,4 +1,4 @@
-"""What this machine is, as far as the system tells: nothing is compiled or measured."""
+"""Facts about this machine that the system reports: nothing is compiled or measured."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from loopwright.target.union import Target
 
 @dataclass(frozen=True, slots=True)
 class MachineFacts:
-    """What this machine is; `features` is a digest of its instruction set."""
+    """A description of this machine; `features` is a digest of its instruction set."""
 
     model: str
     cores: int
@@ -25,7 +25,7 @@ class MachineFacts:
 
 
 def facts(target: Target | None = None) -> MachineFacts:
-    """What this machine is."""
+    """The facts about this machine."""
     features = (host() if target is None else target).features
     return MachineFacts(
         model=_model(),

@@ -1,9 +1,9 @@
-"""Tuned models as files: one file with the kernels as object code, packed weights and a manifest.
+"""Tuned models as files: kernels as object code, packed weights and a manifest in one file.
 
 Layout: 8 bytes of magic; format number and manifest length (little-endian u32, u64); SHA-256 of the
-manifest; the manifest as JSON; then sections, each at a multiple of 4096 bytes. The manifest says
-where each section is, and the SHA-256 of every piece of it, so that a truncated or altered file is
-refused. Weights are mapped, not read.
+manifest; the manifest as JSON; then sections, each at a multiple of 4096 bytes. The manifest has
+the place of each section and the SHA-256 of every piece of it, so that a truncated or altered file
+is refused. Weights are mapped, not read.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from loopwright.kernel_call import CPU, Form
 
 MAGIC = b"LWMODEL\0"
 FORMAT = 1
-"""Files of a later format are refused; raise it with every change of what the manifest means."""
+"""Files of a later format are refused; raise it whenever the meaning of the manifest changes."""
 
 _HEAD = struct.Struct("<8sIQ32s")
 _ALIGNMENT = 4096
@@ -43,7 +43,7 @@ class Port(msgspec.Struct, frozen=True):
 
 
 class Section(msgspec.Struct, frozen=True):
-    """A piece of the file. `digests` are the SHA-256 of every 4 MiB of it."""
+    """A section of the file. `digests` are the SHA-256 of each 4 MiB of it."""
 
     name: str
     offset: int
@@ -52,11 +52,11 @@ class Section(msgspec.Struct, frozen=True):
 
 
 class CallInfo(msgspec.Struct, frozen=True):
-    """One kernel as it is called: what a report and a profile say of it.
+    """One kernel call, as reports and profiles show it.
 
     `origin` is tuned, default, transferred or copy; `device` the machine of its record, and
-    `expected_ns` what that says. `error` is its largest difference from float64, as a share of its
-    output's scale, where that was measured.
+    `expected_ns` the time in it. `error` is its largest difference from float64, as a share of its
+    output's scale, if measured.
     """
 
     name: str
@@ -75,11 +75,11 @@ class CallInfo(msgspec.Struct, frozen=True):
 
 
 class Manifest(msgspec.Struct, frozen=True):
-    """What a model file says of itself; byte sizes where not said otherwise.
+    """How a model file describes itself; sizes are in bytes unless stated otherwise.
 
-    `memory_sum` is what values between kernels would take if they shared nothing. `kind` is the
-    kind of device that it runs on, `form` what the code of its kernels is, `requires` the features
-    that they use; older files say none of it, and have the defaults.
+    `memory_sum` is what values between kernels would take without sharing memory. `kind` is the
+    kind of device that it runs on, `form` the form of its kernels' code, `requires` the features
+    that they use; older files have none of these and get the defaults.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Manifest(msgspec.Struct, frozen=True):
 
     @property
     def worst(self) -> CallInfo | None:
-        """The kernel that is the least exact; None where no error was measured."""
+        """The least exact kernel; None if no error was measured."""
         return max((c for c in self.calls if c.error is not None), key=_error_of, default=None)
 
 
@@ -163,12 +163,12 @@ def read(path: Path) -> tuple[Manifest, dict[str, memoryview]]:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """The manifest alone. Raises: as `read`, but for what is wrong with sections."""
+    """The manifest alone. Raises: as `read`, except for faults in sections."""
     return _manifest(path, _mapped(path))[0]
 
 
 def is_model_file(path: Path) -> bool:
-    """Whether the file begins as a tuned model does."""
+    """Whether the file starts with the magic of a tuned model."""
     try:
         with path.open("rb") as file:
             return file.read(len(MAGIC)) == MAGIC
@@ -217,7 +217,7 @@ def _manifest(path: Path, memory: memoryview) -> tuple[Manifest, int]:
 
 
 def _check(path: Path, manifest: Manifest, found: dict[str, memoryview]) -> None:
-    """Raise ModelError for a section that is not what was written. Hashing releases the lock."""
+    """Raise ModelError for an altered section. Hashing releases the interpreter lock."""
     pieces = [
         (section.name, found[section.name][at * _PIECE : (at + 1) * _PIECE], wanted)
         for section in manifest.sections
@@ -242,5 +242,5 @@ def _digest(piece: memoryview) -> str:
 
 
 def _start(length: int) -> int:
-    """Where sections begin behind a manifest of so many bytes."""
+    """Where sections begin after a manifest of that many bytes."""
     return -(-(_HEAD.size + length) // _ALIGNMENT) * _ALIGNMENT

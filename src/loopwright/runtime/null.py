@@ -1,4 +1,4 @@
-"""A device that does everything but compute: what is left of a measurement is what measuring costs.
+"""A device that does everything but compute, so that a measurement shows its own overhead.
 
 It loads any form of code and keeps memory; kernels leave it as it was, and take one nanosecond.
 """
@@ -27,13 +27,13 @@ class NullKernel:
         """Nothing."""
 
     def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
-        """One nanosecond a call."""
+        """One nanosecond per call."""
         del buffers
         return CallTiming(float(count), count)
 
 
 class NullDevice:
-    """Memory without a processor. `threads` is of no account."""
+    """Memory without a processor; `threads` is ignored."""
 
     kind = KIND
     clock = Clock.CYCLES
@@ -44,17 +44,17 @@ class NullDevice:
         self._next = 1
 
     def facts(self) -> DeviceFacts:
-        """Nothing that computes, with the host's memory."""
+        """The null device, with the host's memory."""
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         return DeviceFacts("null", memory, units=0)
 
     def load(self, kernel: Loadable) -> LoadedKernel:
-        """A kernel that does nothing, of any code."""
+        """A kernel that does nothing, from any code."""
         del kernel
         return NullKernel()
 
     def alloc(self, nbytes: int) -> Buffer:
-        """Memory of the host. Raises: EnvironmentFailure when there is none."""
+        """Host memory. Raises: EnvironmentFailure when it runs out."""
         buffer = Buffer(self._next)
         try:
             self._memory[buffer] = np.empty(nbytes, np.uint8)
@@ -76,5 +76,5 @@ class NullDevice:
         np.copyto(into, self._memory[buffer])
 
     def close(self) -> None:
-        """Give all memory back."""
+        """Free all memory."""
         self._memory.clear()

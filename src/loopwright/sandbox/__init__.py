@@ -1,7 +1,7 @@
-"""The process in which a candidate runs, and all that it gives up before it does.
+"""The process in which a candidate runs, and the privileges that it gives up first.
 
 A warden forks a measuring process for each session, which forks a child for each candidate: object
 code is called between guard pages, and other code runs on a device that the child opens. Takes a
-`RunRequest`, hands over a `RunReply`. It is small and starts at once: it knows no compiler part,
-no artifact, no search and no fleet.
+`RunRequest`, hands over a `RunReply`. It is small and starts quickly: it knows no compiler part,
+artifact, search or fleet.
 """

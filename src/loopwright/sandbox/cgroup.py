@@ -1,7 +1,7 @@
-"""Control groups: memory and numbers of processes of all that a device runs, version 1 or 2.
+"""Control groups (version 1 or 2): memory and process limits for everything a device runs.
 
-A group is made by the agent, where it may, and joined by a device's warden, whose children are in
-it too. It is also how everything in it is found when it must be killed.
+A group is made by the agent, where permitted, and joined by a device's warden, whose children are
+in it too. It also serves to find all of them when they must be killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _KILL_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Cgroup:
-    """Folders of one group: one a controller, or one for all. `limits` says that they hold."""
+    """Folders of one group: one per controller, or one for all. `limits`: whether limits hold."""
 
     folders: tuple[Path, ...]
     limits: bool
@@ -34,7 +34,7 @@ class Cgroup:
         return tuple(str(folder / "cgroup.procs") for folder in self.folders)
 
     def processes(self) -> frozenset[int]:
-        """Who is in it."""
+        """The ids of the processes in it."""
         found: set[int] = set()
         for folder in self.folders:
             with contextlib.suppress(OSError):
@@ -42,7 +42,7 @@ class Cgroup:
         return frozenset(found)
 
     def kill(self) -> None:
-        """SIGKILL to everything in it, until nothing is left or a while has passed."""
+        """Send SIGKILL to everything in it, until nothing is left or a timeout passes."""
         deadline = time.monotonic() + _KILL_S
         while (pids := self.processes()) and time.monotonic() < deadline:
             for pid in pids:
@@ -51,16 +51,16 @@ class Cgroup:
             time.sleep(0.002)
 
     def remove(self) -> None:
-        """Give the group up; one that is not empty stays."""
+        """Remove the group; one that is not empty stays."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
 def create(name: str, memory: int, processes: int, root: Path = _ROOT) -> Cgroup | None:
-    """A group of this process's own groups, of `memory` bytes; None where that is not allowed.
+    """A child of this process's groups, with `memory` bytes; None where that is not allowed.
 
-    Groups that agents left behind which are gone are removed on the way.
+    Groups left behind by agents that are gone are removed first.
     """
     own = _own_groups()
     if (root / "cgroup.controllers").exists():
@@ -83,7 +83,7 @@ def create(name: str, memory: int, processes: int, root: Path = _ROOT) -> Cgroup
 
 
 def join(doors: Iterable[str]) -> bool:
-    """Put this process into the group whose doors these are; whether it is in all of it."""
+    """Put this process into the group through `doors`; returns whether every write succeeded."""
     joined = [_write(Path(door), 0) for door in doors]
     return bool(joined) and all(joined)
 

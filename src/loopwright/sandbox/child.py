@@ -1,8 +1,8 @@
-"""What runs in the process forked for one candidate: load, warm up, time, tell, end.
+"""What runs in the process forked for one candidate: load, warm up, time, report, exit.
 
-It tells through memory that it shares with the server, not through a descriptor, so a candidate
-that closes or scribbles over descriptors changes nothing. A message counts only whole: token,
-length, checksum.
+It reports through memory shared with the server, not through a descriptor, so a candidate that
+closes or writes to descriptors changes nothing. A message counts only if complete: token, length,
+checksum.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ _REPORT_BYTES = 32
 _STAGE_AT = 32
 _MESSAGE_AT = 64
 TOKEN_BYTES = 16
-_POISON = 0xFF  # NaN in every float, so that what a kernel did not write shows
+_POISON = 0xFF  # NaN in every float, so that unwritten outputs show
 _PROBE_SHARE = 4  # memory counts as exhausted when a quarter of the limit cannot be had
 _MAX_CALIBRATIONS = 4
-_NICE = -10  # fewer other processes disturb a batch
+_NICE = -10  # so that fewer other processes disturb a batch
 
 
 @dataclass(frozen=True, slots=True)
 class FaultReport:
-    """What the fault handler of the child wrote: all 0 if there was no fault."""
+    """What the child's fault handler wrote; all 0 if there was no fault."""
 
     signal: int
     address: int
@@ -54,11 +54,11 @@ class FaultReport:
 
 
 TimeCalls: TypeAlias = Callable[[int], CallTiming]
-"""Calls a kernel so many times."""
+"""Calls a kernel a number of times."""
 
 
 class Area:
-    """The memory that a child tells its server through."""
+    """The memory through which a child reports to its server."""
 
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, AREA_BYTES)
@@ -74,7 +74,7 @@ class Area:
         self._memory[: _MESSAGE_AT + TOKEN_BYTES + 8] = bytes(_MESSAGE_AT + TOKEN_BYTES + 8)
 
     def reach(self, stage: FailureStage) -> None:
-        """Note that the child is at `stage`."""
+        """Record that the child is at `stage`."""
         self._memory[_STAGE_AT] = 1 if stage is FailureStage.RUN else 0
 
     @property
@@ -95,7 +95,7 @@ class Area:
         self._memory[_MESSAGE_AT : _MESSAGE_AT + len(head) + len(body)] = head + body
 
     def told(self, token: bytes) -> RunReply | None:
-        """The reply that the child with `token` left; None if it left none, or a damaged one."""
+        """The reply that the child with `token` left; None if missing or damaged."""
         start = _MESSAGE_AT + TOKEN_BYTES
         length = int.from_bytes(self._memory[start : start + 4], "little")
         checksum = int.from_bytes(self._memory[start + 4 : start + 8], "little")
@@ -128,7 +128,7 @@ class Arena:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What a child is to do. Without a `cage` it is kept from accidents only.
+    """What a child is to do. Without a `cage` it is only protected against accidents.
 
     Object code is called by the child itself, with the `native` runtime; with `open_device` the
     kernel runs on the device that this opens.
@@ -167,7 +167,7 @@ def main(job: Job, area: Area, token: bytes) -> None:
 
 
 def failure(stage: FailureStage, kind: FailureKind, detail: str) -> RunReply:
-    """The reply that says so."""
+    """The reply for a failure."""
     return RunReply(stage=stage.value, kind=kind.value, detail=" ".join(detail.split())[:500])
 
 
@@ -209,7 +209,7 @@ def _measure(job: Job, area: Area) -> RunReply:
 
 
 class _ObjectCode:
-    """Object code, called on the arena itself."""
+    """Object code, called directly on the arena."""
 
     clock = Clock.HOST
 
@@ -226,10 +226,10 @@ class _ObjectCode:
         self.time = timer(job.native, entry, addresses, arena.workspace.data, pool)
 
     def fill(self) -> None:
-        """The arguments are there."""
+        """Nothing to do: the arguments are in place."""
 
     def fetch(self) -> None:
-        """So are the outputs."""
+        """Nothing to do: so are the outputs."""
 
 
 class _OnDevice:
@@ -244,16 +244,16 @@ class _OnDevice:
         self.clock = self._device.clock
 
     def fill(self) -> None:
-        """Copy all arguments in: of outputs, what a kernel that writes nothing leaves."""
+        """Copy all arguments in, outputs too: poison shows where the kernel wrote nothing."""
         for buffer, region in zip(self._buffers, self._arena.arguments, strict=True):
             self._device.copy_in(buffer, region.view)
 
     def time(self, count: int) -> CallTiming:
-        """Call the kernel so many times."""
+        """Call the kernel a number of times."""
         return self._kernel.time(self._buffers, count)
 
     def fetch(self) -> None:
-        """Copy the outputs back, and let go of the device."""
+        """Copy the outputs back and close the device."""
         outputs = self._arena.outputs
         at = len(self._buffers) - len(outputs)
         for buffer, region in zip(self._buffers[at:], outputs, strict=True):
@@ -262,14 +262,14 @@ class _OnDevice:
 
 
 def times(call: TimeCalls, run: KernelCall, clock: Clock = Clock.HOST) -> tuple[float, ...]:
-    """Nanoseconds a call, one figure a batch; one figure in all if two calls are too slow, or if
-    the clock counts cycles, which are the same each time.
+    """Nanoseconds per call, one figure per batch; only one if two calls are too slow, or if the
+    clock counts cycles, which are the same each time.
 
-    The first call is cold (page faults, caches), often several times as slow as the next ones, so a
-    candidate is given up for its second.
+    The first call is cold (page faults, caches) and often several times slower than the next, so
+    the second one decides whether a candidate is abandoned.
 
-    A batch during which something else had the processor is taken again, as often as there are
-    batches; the figures are those that were not disturbed, and the least of the others if need be.
+    A disturbed batch is repeated, at most as many times as there are batches; the figures are those
+    that were not disturbed and, if too few, the least of the others.
     """
     once = call(1)
     if clock is Clock.CYCLES:
@@ -290,7 +290,7 @@ def times(call: TimeCalls, run: KernelCall, clock: Clock = Clock.HOST) -> tuple[
 
 
 def _calibrated(call: TimeCalls, once: CallTiming, wanted_ns: float) -> CallTiming:
-    """A batch of at least `wanted_ns`; `once` is a first guess of what a call takes."""
+    """A batch of at least `wanted_ns`; `once` is a first estimate of the time of a call."""
     count = max(1, math.ceil(wanted_ns / max(once.total_ns, 1)))
     batch = call(count)
     for _ in range(_MAX_CALIBRATIONS):
@@ -309,7 +309,7 @@ def _copy_outputs(outputs: Sequence[GuardedRegion], shared: mmap.mmap) -> None:
 
 
 def describe_signal(number: int) -> str:
-    """`SIGSEGV`, or `signal 99` where there is no name."""
+    """`SIGSEGV`, or `signal 99` for one without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,14 +1,14 @@
-"""What confines a session and its candidates beyond `sandbox`, and what of it is really there.
+"""What confines a session and its candidates, and which layers really work here.
 
     warden     a control group
     session    a namespace of its own for processes and for mounts, with a fresh /proc and an
                empty folder of memory
-    candidate  no new privileges, a user of its own, no file but those of libraries, and those to
-               be read only (Landlock); the system calls of `seccomp`; limits; the empty folder
+    candidate  no new privileges, a user of its own, no files but libraries, read-only
+               (Landlock); the system calls of `seccomp`; limits; the empty folder
 
-Each layer is left out where the kernel or the user's rights do not allow it. What is left is found
-out by a rehearsal, in which a process takes the whole way that a candidate takes and says how far
-it got; from then on a candidate for which a layer fails is not run.
+Each layer is left out where the kernel or the user's rights do not allow it. A rehearsal finds out
+what is left: a process takes every step that a candidate takes and reports which ones worked; from
+then on a candidate for which a layer fails is not run.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _CAPABILITY_VERSION = 0x20080522
 
 
 class ConfinementError(Exception):
-    """A layer that was there when it was rehearsed is not there now."""
+    """A layer that worked in the rehearsal does not work now."""
 
 
 class Cage:
     """Confines sessions that this process forks, and their candidates.
 
-    Make it in a process of one thread, before anything is forked: without a superuser's rights it
+    Make it in a single-threaded process, before anything is forked: without root privileges it
     moves into a user namespace of its own, if that is allowed.
     """
 
     def __init__(self, plan: CagePlan) -> None:
         self._plan = plan
-        # Now and not for each session: the kernel makes who joins wait for all processors.
+        # Now and not for each session: the kernel makes a joining process wait for all processors.
         self._grouped = cgroup.join(plan.doors) and plan.cgroup_limits
         self._rules = landlock.rules(_readable())
         self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
@@ -67,11 +67,11 @@ class Cage:
 
     @property
     def descriptor(self) -> int:
-        """What a candidate's process must not close before `enter_candidate`; 2 for nothing."""
+        """The descriptor that a candidate must keep open until `enter_candidate`; 2 for none."""
         return 2 if self._rules is None else self._rules
 
     def fork(self) -> int:
-        """`os.fork`, but the child is the first of a process namespace, where that is possible."""
+        """`os.fork`, but the child is the first of a new process namespace, where possible."""
         if not self._namespaces:
             return os.fork()
         if not self._returns:
@@ -85,7 +85,7 @@ class Cage:
     def enter_session(self) -> Layer:
         """Confine this process, forked for a session; the layers that are in force.
 
-        Raises: ConfinementError when that is less than was rehearsed.
+        Raises: ConfinementError when fewer are in force than in the rehearsal.
         """
         layers = self._surroundings()
         if self._grouped:
@@ -99,7 +99,7 @@ class Cage:
         return layers
 
     def enter_candidate(self) -> Layer:
-        """Confine this process, forked for one candidate, but for its system calls."""
+        """Confine this process, forked for one candidate, except for its system calls."""
         layers = NOTHING
         write_file("/proc/self/oom_score_adj", _OOM_FIRST)
         with contextlib.suppress(OSError):
@@ -115,7 +115,7 @@ class Cage:
         return layers
 
     def forbid_system_calls(self) -> Layer:
-        """The last step, once all threads are there."""
+        """The last step, once all threads are started."""
         layers = NOTHING
         if privileges.forbid_system_calls():
             layers = Layer.SYSTEM_CALLS | Layer.NO_NEW_PRIVILEGES
@@ -140,7 +140,7 @@ class Cage:
         return os.getresuid() == (uid, uid, uid)
 
     def _mount(self) -> bool:
-        """A mount namespace with a /proc of the processes in it and the empty folder."""
+        """Enter a mount namespace with a /proc of its processes and the empty folder."""
         if LIBC.unshare(_NEW_MOUNTS) != 0:
             return False
         none = ctypes.c_char_p(b"none")
@@ -155,7 +155,7 @@ class Cage:
         return bool(LIBC.mount(b"tmpfs", folder, b"tmpfs", flags, size) == 0)
 
     def _surroundings(self) -> Layer:
-        """What holds for everything in this process's surroundings."""
+        """The layers that this process already runs in."""
         layers = NOTHING
         outer = self._plan.outer_network
         if outer and Path("/proc/self/ns/net").stat().st_ino != outer:
@@ -165,7 +165,7 @@ class Cage:
         return layers
 
     def _rehearse(self) -> Layer | None:
-        """The layers in force at the end of the way that a candidate takes; None if it fails."""
+        """The layers in force after every step that a candidate takes; None if one fails."""
         return _told_by(self.fork, self._rehearse_session)
 
     def _rehearse_session(self) -> int:
@@ -200,9 +200,9 @@ def _told_by(fork: Callable[[], int], work: Callable[[], int]) -> Layer | None:
 
 
 def _fork_through() -> int:
-    """`os.fork` by way of a process between, which makes the namespace and waits.
+    """`os.fork` through an intermediate process, which makes the namespace and waits.
 
-    For a process that could not come back from where its next children are to be.
+    For a process that could not return from the namespace of its next children.
     """
     parent = os.getpid()
     between = os.fork()
@@ -221,7 +221,7 @@ def _fork_through() -> int:
 
 
 def _sees_itself() -> bool:
-    """Whether /proc is that of this process's namespace, as finding strays needs."""
+    """Whether /proc is that of this process's namespace, which finding strays requires."""
     try:
         return os.readlink("/proc/self") == str(os.getpid())  # noqa: PTH115  # the text is wanted
     except OSError:
@@ -229,7 +229,7 @@ def _sees_itself() -> bool:
 
 
 def _enter_user_namespace() -> bool:
-    """Become the superuser of a user namespace, which may have other namespaces."""
+    """Become root in a user namespace, which may make other namespaces."""
     uid, gid = os.geteuid(), os.getegid()
     if LIBC.unshare(_NEW_USER) != 0:
         return False
@@ -241,7 +241,7 @@ def _enter_user_namespace() -> bool:
 
 
 def _drop_capabilities() -> None:
-    """Give up what the superuser of a namespace may do."""
+    """Drop the capabilities of a namespace's root."""
     header = struct.pack("Ii", _CAPABILITY_VERSION, 0)
     LIBC.capset(header, bytes(24))
 
@@ -261,6 +261,6 @@ def _limit() -> None:
 def _readable() -> tuple[str, ...]:
     """Folders of libraries: the system's, Python's, those beside NumPy, and this package."""
     python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
-    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages were put
+    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages are installed
     package = str(Path(__file__).resolve().parents[1])
     return (*_SYSTEM, *sorted(python), package)

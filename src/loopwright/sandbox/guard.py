@@ -1,10 +1,9 @@
-"""Memory that notices a kernel writing where it may not.
+"""Memory that detects a kernel writing where it must not.
 
     | guard, no access | canary | data (64-byte aligned) | canary | guard, no access |
 
-The data ends as close to the guard behind it as alignment allows. A write past a guard's edge
-faults; one into the slack changes a canary. Inputs are read-only once filled, so a write into
-them faults too.
+The data ends as close to the guard after it as alignment allows. A write into a guard faults; one
+into the slack changes a canary. Inputs are read-only once filled, so a write into them faults too.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import os
 from dataclasses import dataclass
 
 import numpy as np
-from numpy import ctypeslib  # now: a confined child may not be able to
+from numpy import ctypeslib  # imported here: a confined child may not be able to
 
 from loopwright.errors import EnvironmentFailure
 from loopwright.sandbox.inputs import Array
@@ -31,7 +30,7 @@ _FAILED = ctypes.c_void_p(-1).value
 
 
 class Place(enum.Enum):
-    """Where an address is, as seen from a region."""
+    """Where an address is relative to a region."""
 
     ELSEWHERE = "elsewhere"
     BEFORE = "before the start of"
@@ -80,7 +79,7 @@ class GuardedRegion:
         _check(_libc().mprotect(*self._body(), mmap.PROT_READ), "mprotect", self.total)
 
     def free(self) -> None:
-        """Give the memory back; the region must not be used after."""
+        """Free the memory; the region must not be used afterwards."""
         _libc().munmap(ctypes.c_void_p(self.base), ctypes.c_size_t(self.total))
 
     def _body(self) -> tuple[ctypes.c_void_p, ctypes.c_size_t]:
@@ -94,9 +93,9 @@ class GuardedRegion:
 
 
 def allocate(name: str, nbytes: int) -> GuardedRegion:
-    """A region of zeros; no memory is used before it is touched.
+    """A region of zeros; memory is used only once touched.
 
-    Raises: EnvironmentFailure if there is not so much address space.
+    Raises: EnvironmentFailure if there is not enough address space.
     """
     page = os.sysconf("SC_PAGE_SIZE")
     padded = -(-nbytes // _ALIGNMENT) * _ALIGNMENT

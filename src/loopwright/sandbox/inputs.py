@@ -1,7 +1,7 @@
-"""The input data of a measurement: the same bytes wherever and whenever they are made.
+"""The input data of a measurement: the same bytes on every machine, every time.
 
-The measuring process fills a kernel's arguments with them and the oracle computes from them, each
-by itself. Values are small, so that sums keep their digits: floats in [-1, 1], integers in
+The measuring process fills a kernel's arguments with them and the oracle computes from them; each
+generates its own. Values are small, so that sums keep their digits: floats in [-1, 1], integers in
 [-4, 4], unsigned in [0, 8], bool 0 or 1. This module knows dtypes by name, so that the measuring
 process needs no `ir`.
 """
@@ -31,7 +31,7 @@ STORAGE: dict[str, np.dtype[np.generic]] = {
     "uint8": np.dtype(np.uint8),
     "bool": np.dtype(np.uint8),
 }
-"""The NumPy dtype each dtype is stored as here; view it as the real one where that matters."""
+"""The NumPy dtype in which each dtype is stored here; view it as the real one where needed."""
 
 
 def generate(dtype: str, shape: Sequence[int], seed: int, index: int) -> Array:

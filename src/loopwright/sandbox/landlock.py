@@ -1,8 +1,8 @@
 """Landlock: which files a process may reach, by the kernel's own calls.
 
-A rule set names every kind of access that the kernel knows how to deny, and gives back only
-reading below some folders. Where the kernel knows them, it also denies TCP, and signals and
-abstract unix sockets to processes outside.
+A rule set names every kind of access that the kernel can deny, and allows only reading below some
+folders. Where the kernel supports it, TCP is denied too, and so are signals and abstract unix
+sockets to processes outside.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 
 
 def version() -> int:
-    """What the kernel knows of Landlock, 0 for nothing."""
+    """The Landlock version of the kernel, 0 for none."""
     return max(0, _call(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint(_ASK_VERSION)))
 
 
@@ -57,7 +57,7 @@ def rules(readable: Sequence[str]) -> int | None:
 
 
 def restrict(ruleset: int) -> bool:
-    """Hold the calling thread, and those it starts, to a rule set from now on; whether so."""
+    """Apply a rule set to the calling thread and those it starts; returns whether it worked."""
     LIBC.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0)
     return _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint(0)) == 0
 

@@ -1,4 +1,4 @@
-"""The layers of a sandbox: what each is called, and what they amount to."""
+"""The layers of a sandbox, their names, and the tier that they amount to."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Layer(enum.IntFlag):
     PROCESSES = 16
     FOLDER = 32
     CGROUP = 64
-    NETWORK = 128  # of the warden's surroundings: bubblewrap
+    NETWORK = 128  # around the warden: bubblewrap
     READ_ONLY_ROOT = 256  # the same
 
 
@@ -45,14 +45,14 @@ def tier_of(layers: Layer) -> int:
 
 
 def missing(layers: Layer, wanted: Layer) -> tuple[str, ...]:
-    """Words for the layers that are wanted and not there."""
+    """The names of the wanted layers that are missing."""
     return tuple(word for layer, word in _WORDS.items() if layer in wanted & ~layers)
 
 
 @dataclass(frozen=True, slots=True)
 class CagePlan:
-    """What is wanted. `uid` is who a candidate is where this process may choose (0: as now);
-    `doors` are those of a `Cgroup`; `outer_network` is the network that it is not to be in.
+    """The wanted confinement. `uid` is the candidate's user where this process may choose (0: as
+    now); `doors` are those of a `Cgroup`; `outer_network` is the network that it must not be in.
     """
 
     folder: str

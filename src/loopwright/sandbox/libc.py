@@ -1,4 +1,4 @@
-"""The C library, loaded once: a forked child that loads it again pays for what it touches."""
+"""The C library, loaded once: a forked child that loads it again pays for the pages it touches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def write_file(path: str, text: str) -> bool:
-    """Write a small file of the kernel's; whether that is allowed."""
+    """Write a small kernel file; returns whether that was allowed."""
     try:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     except OSError:

@@ -1,4 +1,4 @@
-"""How an agent starts its warden, and what goes between them: a msgpack message a packet, tagged.
+"""How an agent starts its warden, and their protocol: one tagged msgpack message per packet.
 
 The warden is the process that forks one measuring process for each session, watches over it and
 ends it. Times are seconds of CLOCK_MONOTONIC, which both sides read.
@@ -17,7 +17,7 @@ import msgspec
 from loopwright.sandbox.layers import CagePlan
 
 MAX_PACKET = 16 << 10
-POLITE_S = 0.2  # of the ladder: from SIGTERM to SIGKILL
+POLITE_S = 0.2  # from SIGTERM to SIGKILL
 PATIENT_S = 2.0  # from SIGKILL to giving up on a process
 _BOOT = """
 import os, sys
@@ -35,8 +35,8 @@ class WardenSettings(msgspec.Struct, frozen=True):
     """How a warden is started: JSON on its command line.
 
     `agent` is the process that starts it, 0 where that cannot be seen. Without a `plan` candidates
-    are kept from accidents only. Sessions run on `cores`, which are those that candidates are
-    measured on: a child then begins where it stays. A `bare` machine has no native runtime:
+    are only protected against accidents. Sessions run on `cores`, the ones that candidates are
+    measured on, so that a child starts where it stays. A `bare` machine has no native runtime:
     sessions get theirs from clients.
     """
 
@@ -51,9 +51,9 @@ class WardenSettings(msgspec.Struct, frozen=True):
 def command(control: int, settings: WardenSettings) -> list[str]:
     """The command that starts a warden, whose socket is the descriptor `control`.
 
-    It is an interpreter of its own, and not a fork of this process: a fork would lose threads of
-    NumPy's libraries, and would carry along whatever is loaded here. It finds the modules that this
-    process finds, devices of other packages among them.
+    It is a new interpreter, not a fork of this process: a fork would lose threads of NumPy's
+    libraries, and would inherit everything loaded here. It finds the modules that this process
+    finds, including devices of other packages.
     """
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join([root, *(path for path in sys.path if Path(path).is_absolute())])
@@ -79,20 +79,20 @@ class Extend(msgspec.Struct, frozen=True, tag="extend"):
 
 
 class End(msgspec.Struct, frozen=True, tag="end"):
-    """End a session with all that it started; the answer is Over."""
+    """End a session and everything that it started; the answer is Over."""
 
     session: int
 
 
 class Beat(msgspec.Struct, frozen=True, tag="beat"):
-    """Are you there? The answer is Alive."""
+    """A liveness check; the answer is Alive."""
 
 
 Order: TypeAlias = Begin | Extend | End | Beat
 
 
 class WardenReady(msgspec.Struct, frozen=True, tag="ready"):
-    """The warden is there; `tier` is what it confines candidates to, `missing` what it cannot."""
+    """The warden is ready; `tier` is how it confines candidates, `missing` what it cannot do."""
 
     pid: int
     tier: int
@@ -100,7 +100,7 @@ class WardenReady(msgspec.Struct, frozen=True, tag="ready"):
 
 
 class Alive(msgspec.Struct, frozen=True, tag="alive"):
-    """The warden is well."""
+    """The warden is alive."""
 
 
 class Begun(msgspec.Struct, frozen=True, tag="begun"):
@@ -119,7 +119,7 @@ class SessionEnding(enum.Enum):
 
 
 class Over(msgspec.Struct, frozen=True, tag="over"):
-    """A session's process is gone. Not `clean`: something of it could not be killed."""
+    """A session's process is gone. Not `clean`: some process of it could not be killed."""
 
     session: int
     ending: str

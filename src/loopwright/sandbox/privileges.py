@@ -1,7 +1,7 @@
 """What a forked measuring child gives up before it runs a candidate.
 
-This contains accidents: a kernel that runs wild must not fork, signal, execute or delete its way
-out. It is no defence against code written to attack. Each layer that a kernel refuses is left out.
+This contains accidents: a broken kernel must not fork, signal, execute or delete anything. It is no
+defence against malicious code. Layers that the operating system refuses are left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loopwright.sandbox.libc import LIBC, write_file
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
-_FILE_BYTES = 1 << 20  # of what a candidate prints
+_FILE_BYTES = 1 << 20  # limit on what a candidate prints
 _SIGNAL_STACK_BYTES = 64 << 10
 FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGABRT)
 
@@ -36,12 +36,12 @@ def die_with_parent(parent: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever a candidate leaves behind, so that it can be killed."""
+    """Adopt processes that a candidate leaves behind, so that they can be killed."""
     LIBC.prctl(_PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), 0, 0, 0)
 
 
 def set_priority(nice: int) -> None:
-    """Go before other processes (negative) or after them, where this user may.
+    """Run before other processes (negative) or after them, where this user may.
 
     A kernel that groups sessions weighs this process's whole session, which must be its own.
     """
@@ -61,14 +61,14 @@ def limit(*, memory: int, cpu_s: float) -> None:
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_FSIZE, _FILE_BYTES, _FILE_BYTES),
     ):
-        with contextlib.suppress(ValueError, OSError):  # a lower hard limit is there already
+        with contextlib.suppress(ValueError, OSError):  # there is a lower hard limit already
             resource.setrlimit(kind, (soft, hard))
 
 
 def report_faults(native: Native, report: int, probe: int) -> ctypes.Array[ctypes.c_char]:
-    """Have a fault's address written to `report` (see `native_ir`); keep what comes back alive.
+    """Have a fault's address written to `report` (see `native_ir`); keep the result alive.
 
-    The handlers run on a stack of their own, so that a stack that overflowed is told too.
+    The handlers run on a stack of their own, so that stack overflows are reported too.
     """
     ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64)(native.watch)(report, probe)
     stack = ctypes.create_string_buffer(_SIGNAL_STACK_BYTES)
@@ -83,7 +83,7 @@ def report_faults(native: Native, report: int, probe: int) -> ctypes.Array[ctype
 
 
 def forbid_system_calls() -> bool:
-    """Hold this process and its threads to the calls of `seccomp` from now on; whether so."""
+    """Restrict this process and its threads to the calls of `seccomp`; whether that worked."""
     return seccomp.install(os.getpid())
 
 

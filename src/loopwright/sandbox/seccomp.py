@@ -1,12 +1,11 @@
 """The system calls that a candidate may make: a seccomp filter, as a classic BPF program.
 
-A kernel computes; it needs memory, clocks, futexes and the end of its process. Those calls pass.
-Some pass with arguments that do no harm. Calls that no kernel makes by mistake end the process,
-which says whose fault it was; every other call fails with EPERM. A call that this file has never
-heard of is among the last.
+A kernel computes; it needs memory, clocks, futexes and process exit. Those calls pass, some only
+with harmless arguments. Calls that no kernel makes by mistake kill the process, which shows whose
+fault it was; every other call, including those unknown to this file, fails with EPERM.
 
-The filter holds for all threads of the process at once, and does not switch on the kernel's
-mitigations against speculation, which would change what is measured.
+The filter applies to all threads of the process, and does not enable speculation mitigations, which
+would change what is measured.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _PR_SET_NO_NEW_PRIVS = 38
 _SECCOMP = {"x86_64": 317, "aarch64": 277}
 _ARCHITECTURE = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
-# Each call is name:x86_64:aarch64, with nothing where the machine has it not.
+# Each call is name:x86_64:aarch64, empty where the machine lacks it.
 _ALLOWED = """
 read:0:63 write:1:64 readv:19:65 writev:20:66 pread64:17:67 pwrite64:18:68 lseek:8:62 close:3:57
 close_range:436:436 dup:32:23 dup2:33: dup3:292:24 fstat:5:80 newfstatat:262:79 stat:4: lstat:6:
@@ -78,13 +77,13 @@ _ALLOW, _END, _FAIL = 0x7FFF0000, 0x80000000, 0x00050000
 _AT_NUMBER, _AT_ARCHITECTURE, _AT_ARGUMENTS = 0, 4, 16  # byte offsets in struct seccomp_data
 _EXECUTE = 4
 _NOT_READING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_TMPFILE
-_PID = 0x7E57AB1E  # stands for the process's own in a program that is made once
+_PID = 0x7E57AB1E  # placeholder for the process id in a program that is made once
 
 Op = tuple[int, int, int, int]
 
 
 def install(pid: int) -> bool:
-    """From now on this process, `pid`, and all its threads are held to the filter; whether so."""
+    """Apply the filter to this process, `pid`, and all its threads; returns whether it worked."""
     machine = _machine()
     if machine not in _SECCOMP:
         return False
@@ -106,7 +105,7 @@ def install(pid: int) -> bool:
 
 @functools.cache
 def program(machine: str) -> bytes:
-    """The filter for `machine`, with a placeholder for the process's own number."""
+    """The filter for `machine`, with a placeholder for the process id."""
     write_execute: list[Op] = [
         (_LOAD, 0, 0, _argument(2)),
         (_ANY_BIT, 0, 1, _EXECUTE),

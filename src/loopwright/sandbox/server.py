@@ -1,8 +1,8 @@
 """The measuring process: single-threaded, small, and forked once for every candidate.
 
-It is started before anything of weight is loaded and imports no compiler part of Loopwright. It
-holds the input data (made once, read-only, shared with the children by copy-on-write), forks,
-waits, kills what takes too long, and says what came of it. It ends when its client goes away.
+It starts before anything large is loaded and imports no compiler part of Loopwright. It holds the
+input data (made once, read-only, shared with the children by copy-on-write), forks, waits, kills
+what takes too long, and reports the result. It ends when its client goes away.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _MAX_DESCRIPTORS = 65536
 
 @dataclass(slots=True)
 class InputCache:
-    """Filled, read-only inputs by what they hold; the least recently used go first."""
+    """Filled, read-only inputs by content; the least recently used are evicted first."""
 
     limit: int
     regions: OrderedDict[tuple[int, int, WireParam], GuardedRegion] = field(
@@ -81,8 +81,8 @@ class Server:
     """Serves one client on `sock`; outputs go to the file `output_fd`.
 
     Candidates are confined by `cage`, which this process has entered as a session. Without `code`
-    the native runtime comes with the first request. Object code is called by the child itself; what
-    is for another kind of device runs on one that the child opens.
+    the native runtime comes with the first request. Object code is called by the child itself; code
+    for another kind of device runs on one that the child opens.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class Server:
             send(self._sock, msgspec.structs.replace(reply, run_s=spent))
 
     def _answer(self, request: RunRequest) -> RunReply:
-        """What comes of a request; for want of a runtime no candidate is to blame."""
+        """The reply to a request; no candidate is blamed for a missing runtime."""
         if request.runtime:
             self._native = None
             try:
-                self._native = natives(link(request.runtime, SYMBOLS))  # runs nothing of it
+                self._native = natives(link(request.runtime, SYMBOLS))  # runs no code of it
             except EnvironmentFailure as e:
                 why = f"the native runtime cannot be linked: {e}"
                 return child.failure(FailureStage.LOAD, FailureKind.WORKER_LOST, why)
@@ -201,10 +201,10 @@ class Server:
         return self._explain(status, run, job.arena)
 
     def _become_child(self, parent: int) -> None:
-        """Leave the server's session, descriptors and signals; what is printed goes to a file."""
+        """Detach from the server's session, descriptors and signals; output goes to a file."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # a shell has background jobs ignore it
+        signal.signal(signal.SIGQUIT, signal.SIG_DFL)  # shells make background jobs ignore it
         os.setsid()
         privileges.die_with_parent(parent)
         os.lseek(self._printed, 0, os.SEEK_SET)
@@ -221,7 +221,7 @@ class Server:
         try:
             poll = select.poll()
             poll.register(watch, select.POLLIN)
-            poll.register(self._sock, 0)  # a hang-up is told whatever is asked for
+            poll.register(self._sock, 0)  # a hang-up is always reported
             ready = poll.poll(timeout_s * 1000)
         finally:
             os.close(watch)
@@ -232,7 +232,7 @@ class Server:
         return ended
 
     def _finish(self, pid: int) -> int:
-        """Exit status of `pid` (negative: the signal), ended with all that it started."""
+        """Exit status of `pid` (negative: the signal), ended with everything that it started."""
         for kill, target in ((os.killpg, pid), (os.kill, pid)):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 kill(target, signal.SIGKILL)
@@ -249,7 +249,7 @@ class Server:
         return os.waitstatus_to_exitcode(status)
 
     def _explain(self, status: int, run: KernelCall, arena: child.Arena) -> RunReply:
-        """Why the child ended without a word."""
+        """Why the child ended without a reply."""
         stage, fault = self._area.stage, self._area.fault
         last = self._last_line()
         if stage is FailureStage.LOAD:
@@ -332,7 +332,7 @@ def _size(fd: int) -> int:
 
 
 def _stack_top() -> int:
-    """The end of the main stack, also of forked children; 0 if the kernel does not tell."""
+    """The end of the main stack, also of forked children; 0 if unknown."""
     with contextlib.suppress(OSError), Path("/proc/self/maps").open() as maps:
         for line in maps:
             if line.rstrip().endswith("[stack]"):

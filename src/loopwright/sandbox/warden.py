@@ -1,10 +1,9 @@
-"""The warden: forks a measuring process for each session of a device, and sees that it ends.
+"""The warden: forks a measuring process for each session of a device, and makes sure that it ends.
 
-It is started once a device, has everything a measuring process needs imported, and never runs a
-candidate itself: a candidate is a child of a measuring process, which is a child of this one. What
-a session leaves behind comes back here, since this process adopts orphans, and is killed before
-the session counts as over. A session that its agent forgets is killed at its deadline; all of them
-end with the agent.
+It is started once per device, has imported everything a measuring process needs, and never runs a
+candidate itself: a candidate is a child of a measuring process, which is a child of this one. This
+process adopts the orphans of a session, and kills them before the session counts as over. A session
+that its agent forgets is killed at its deadline; all of them end with the agent.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ from loopwright.sandbox.orders import (
 from loopwright.sandbox.server import Server
 
 _SWEEP_S = 0.002
-_NICE = -10  # a session's process waits while a candidate runs, and is wanted when it has ended
+_NICE = -10  # a session's process sleeps while a candidate runs, and must run promptly afterwards
 _MAX_WAIT_S = 1.0
 _ORDERS = msgspec.msgpack.Decoder(Order)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -56,7 +55,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 
 @dataclass(slots=True)
 class _Session:
-    """A measuring process. `killed_at` is when the last rung of the ladder was reached."""
+    """A measuring process. `killed_at` is when it was sent SIGKILL."""
 
     number: int
     pid: int
@@ -86,7 +85,7 @@ class Warden:
         self._sessions: dict[int, _Session] = {}
 
     def serve(self) -> None:
-        """Take orders until the agent goes away."""
+        """Handle orders until the agent goes away."""
         self._tell(self._ready())
         while True:
             poll = select.poll()
@@ -114,7 +113,7 @@ class Warden:
         )
 
     def _take_order(self) -> bool:
-        """Take one order; False when the agent has gone."""
+        """Handle one order; False when the agent has gone."""
         try:
             data, fds, _, _ = socket.recv_fds(self._control, MAX_PACKET, 4)
         except (ConnectionError, TimeoutError):
@@ -172,7 +171,7 @@ class Warden:
             status = 0  # the agent hung up
         except SystemExit as end:
             status = end.code if isinstance(end.code, int) else 1
-        except BaseException as error:  # noqa: BLE001  # the process ends here: it is told why
+        except BaseException as error:  # noqa: BLE001  # the process ends here: say why
             print(f"measuring process: {type(error).__name__}: {error}", file=sys.stderr)  # noqa: T201
         finally:
             with contextlib.suppress(OSError):
@@ -194,7 +193,7 @@ class Warden:
     def _reap(self, watch: int) -> None:
         """A session's process ended."""
         session = next(s for s in self._sessions.values() if s.watch == watch)
-        _kill(session.pid)  # its group, before the number can be another's
+        _kill(session.pid)  # its group, before the id can be reused
         _, status = os.waitpid(session.pid, 0)
         os.close(session.watch)
         session.status = os.waitstatus_to_exitcode(status)
@@ -204,7 +203,7 @@ class Warden:
             session.killed_at = time.monotonic()
 
     def _look(self, now: float) -> None:
-        """See what is due: ends by deadline, rungs of the ladder, sweeping."""
+        """Do what is due: deadlines, the next signal, cleaning up."""
         for session in tuple(self._sessions.values()):
             if session.asked_at is None:
                 if now >= session.deadline:
@@ -217,7 +216,7 @@ class Warden:
                 self._finish(session, now)
 
     def _finish(self, session: _Session, now: float) -> None:
-        """Sweep up after a session whose process is gone; say when it is over."""
+        """Clean up after a session whose process is gone; report when it is over."""
         clean = session.status is not None and self._sweep()
         if clean or now >= (session.killed_at or now) + PATIENT_S:
             del self._sessions[session.number]
@@ -239,7 +238,7 @@ class Warden:
         return not strays
 
     def _patience(self) -> float:
-        """How long nothing can be due."""
+        """How long until something may be due."""
         now, due = time.monotonic(), _MAX_WAIT_S
         for session in self._sessions.values():
             if session.asked_at is None:
@@ -271,7 +270,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _kill(pid: int) -> None:
-    """SIGKILL to a process and its group."""
+    """Send SIGKILL to a process and its group."""
     for kill, target in ((os.killpg, pid), (os.kill, pid)):
         with contextlib.suppress(ProcessLookupError, PermissionError):
             kill(target, signal.SIGKILL)

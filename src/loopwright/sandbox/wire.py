@@ -1,4 +1,4 @@
-"""What goes between a runner and its measuring process: msgpack frames over a socket pair.
+"""The protocol between a runner and its measuring process: msgpack frames over a socket pair.
 
 A frame is four bytes of length (little endian) and one message. No pickle: the server decodes
 nothing but these structs, and a frame over MAX_FRAME is refused before it is read.
@@ -23,8 +23,8 @@ Message = TypeVar("Message")
 class RunRequest(msgspec.Struct, frozen=True):
     """Make `call`, whose code is `code`, on `cores`.
 
-    Outputs that are wanted are left, one after the other, in the shared output file. A `runtime` is
-    the object code of a native runtime that is used from this request on.
+    Requested outputs are left, one after the other, in the shared output file. A `runtime` is the
+    object code of a native runtime to use from this request on.
     """
 
     call: KernelCall
@@ -34,11 +34,11 @@ class RunRequest(msgspec.Struct, frozen=True):
 
 
 class RunReply(msgspec.Struct, frozen=True):
-    """What came of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
+    """The result of a `RunRequest`: times, or stage and kind of the failure as in `outcome`.
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
     took; `clock` is a `kernel_call.Clock`. A `violation` is a crash because the candidate did
-    what it may not. `output` counts the bytes in the output file.
+    something forbidden. `output` counts the bytes in the output file.
     """
 
     ns: tuple[float, ...] = ()

@@ -1,8 +1,8 @@
 """Extents that are one integer, or one integer for each of N candidates.
 
 A template body runs once for all candidates of one structure; there a tile size is a `Size`.
-Arithmetic works as on integers; whatever would need *the* value (`if`, comparison, `range`) is
-refused, because a template may branch on a categorical knob only.
+Arithmetic works as on integers; anything that needs a single value (`if`, comparison, `range`) is
+refused, because a template may branch on categorical knobs only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Extent: TypeAlias = int | IntArray
 
 
 class Size:
-    """int64 [N], one tile size a candidate; the template's view of a split in a batch."""
+    """int64 [N], one tile size per candidate; the template's view of a split in a batch."""
 
     __slots__ = ("values",)
 
@@ -94,5 +94,5 @@ def size_of(value: Extent) -> SizeLike:
 
 
 def ceildiv(a: Extent, b: Extent) -> Extent:
-    """`a / b` rounded up, by element."""
+    """`a / b` rounded up, elementwise."""
     return -(-a // b)

@@ -1,6 +1,6 @@
-"""Indices that regions are exact for: sums of axes, and such a sum divided by a constant.
+"""Indices whose regions are exact: sums of axes, and such a sum divided by a constant.
 
-A quotient or remainder of a sum is a sum again where the loops were split so: with y = 4 * yo + yi
+A quotient or remainder of a sum is a sum again where loops are split to match: with y = 4 * yo + yi
 and yi < 4, `y // 4` moves as yo and `y % 4` as yi. That holds when what the divisor does not divide
 never carries, which is found from the extents of the loops.
 """
@@ -21,7 +21,7 @@ from loopwright.sched.terms import Flag, LoopId, Terms, choose, divides, span
 
 @dataclass(frozen=True, slots=True)
 class IndexForm:
-    """A sum of axes, by name, or that `op` (// or %) `divisor`."""
+    """A sum of axes, by name, or `sum op divisor` where op is // or %."""
 
     total: Linear[str]
     op: Op | None = None
@@ -80,7 +80,7 @@ class IndexForm:
 
 
 def index_form(expr: Expr) -> IndexForm | None:
-    """The form of an index; None for one that has none."""
+    """The form of an index; None when it has no such form."""
     op, divisor = None, 1
     match expr:
         case Binary(op=Op.FLOORDIV | Op.FLOORMOD, lhs=lhs, rhs=Const(value=value)) if value > 0:

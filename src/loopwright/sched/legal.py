@@ -1,6 +1,6 @@
-"""Whether a step may be applied to a state: a reason in words, or None.
+"""Whether a step may be applied to a state: the reason why not, or None.
 
-Only what can never be right is refused here. Search relies on refusals being returned, not raised.
+Only steps that can never be right are refused. Search relies on refusals being returned.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _refuse_compute_at(state: ScheduleState, step: ComputeAtStep) -> Reason | No
 
 
 def _inside(state: ScheduleState, name: str) -> list[str]:
-    """`name`, the stage it is computed in, the one that is computed in, and so on."""
+    """`name`, the stage it is computed in, the stage that one is computed in, and so on."""
     found = [name]
     while isinstance(attach := state.stages[found[-1]].attach, At):
         found.append(attach.stage)
@@ -207,7 +207,7 @@ def _refuse_layout(state: ScheduleState, step: SetLayoutStep) -> Reason | None:
     return None
 
 
-# One row a step.
+# One row per step class.
 _RULES: Mapping[type, Callable[[ScheduleState, Any], Reason | None]] = {
     SplitStep: _refuse_split,
     FuseStep: _refuse_fuse,
@@ -259,7 +259,7 @@ def _taken(stage: StageState, names: Iterable[str]) -> Reason | None:
 
 
 def _attached(state: ScheduleState, consumer: str) -> list[tuple[str, str]]:
-    """(stage, loop) of each stage that is computed in a loop of `consumer`."""
+    """(stage, loop) of each stage computed in a loop of `consumer`."""
     return [
         (name, stage.attach.loop)
         for name, stage in state.stages.items()

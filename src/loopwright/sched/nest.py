@@ -1,7 +1,7 @@
-"""The nest: the loops a schedule makes, the part of each tensor they touch, and with what strides.
+"""The nest: the loops of a schedule, the part of each tensor they touch, and the strides.
 
-`nest(schedule)` is the one analysis that both code and features stand on. Stages are visited
-consumers first: a stage computed at a loop gets just the region that its readers need in one
+`nest(schedule)` is the one analysis that both code and features are based on. Stages are visited
+consumers first: a stage computed at a loop covers only the region that its readers need in one
 iteration of that loop. All extents are ints, or int64 [N] when the schedule's sizes are;
 expressions (`AxisNest.base`, `AxisNest.index`) exist for one candidate only.
 """
@@ -53,7 +53,7 @@ class NestLoop:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guard:
-    """Iterations count only where the loop of the past `loop` stays below `extent`."""
+    """Iterations run only while the former loop `loop` is below `extent`."""
 
     loop: str
     extent: Extent
@@ -63,7 +63,7 @@ class Guard:
 class AxisNest:
     """An axis of a stage: the part of it that one run of the stage covers.
 
-    `terms` say how its index moves, with loops of the stages around included; `low` is the least
+    `terms` say how its index moves, loops of enclosing stages included; `low` is the least index
     that the part starts at. `base` is where it starts and `index` the index itself (one candidate
     only, else None).
     """
@@ -79,7 +79,7 @@ class AxisNest:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Access:
-    """A read or write: one sum of terms a dimension; not `regular` where an index is not affine."""
+    """A read or write: one sum of terms per dimension; not `regular` if an index is not affine."""
 
     tensor: str
     is_write: bool
@@ -102,7 +102,7 @@ class StageNest:
     axes: tuple[AxisNest, ...]
     guards: tuple[Guard, ...]
     recovered: Mapping[str, Expr] = field(repr=False)
-    """Past loop name -> its value in terms of loop variables, region-local (one candidate only)."""
+    """Former loop name -> its value in loop variables, region-local (one candidate only)."""
     accesses: tuple[Access, ...] = ()
 
     @property
@@ -116,13 +116,13 @@ class StageNest:
         return (*self.around, *self.loops)
 
     def axis(self, name: str) -> AxisNest:
-        """The axis of that variable name."""
+        """The axis with that variable name."""
         return next(a for a in self.axes if a.name == name)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Nest:
-    """Stages in the order of computation; inlined ones are gone."""
+    """Stages in the order of computation, without inlined ones."""
 
     name: str
     stages: tuple[StageNest, ...]
@@ -160,9 +160,9 @@ def nest(schedule: Schedule) -> Nest:
 
 
 def inline_all(state: ScheduleState) -> ScheduleState:
-    """The state with inlined stages substituted into their readers, and gone."""
+    """The state with inlined stages substituted into their readers and removed."""
     for name in list(state.stages):
-        stage = state.stages[name]  # as it is by now: what it reads may have been inlined into it
+        stage = state.stages[name]  # its current form: stages it reads may have been inlined
         if not isinstance(stage.attach, Inline):
             continue
         stages = {n: s for n, s in state.stages.items() if n != name}
@@ -229,7 +229,7 @@ class _Builder:
         )
 
     def _var(self, stage: str, leaf: str) -> Var:
-        """The variable of a loop: named as the loop, or longer where another stage has the name."""
+        """The variable of a loop: its name, or a longer one if another stage has that name."""
         name = leaf
         while name in self.names:
             name = f"{stage}.{name}"
@@ -263,7 +263,7 @@ class _Builder:
             if not fixed <= frozenset(loop.id for loop in reader.path):
                 raise ScheduleError(
                     f"{stage.tensor.name} is computed inside the loop {around[-1].id[1]} of "
-                    f"{around[-1].id[0]}, but {reader_name} reads it outside of that loop"
+                    f"{around[-1].id[0]}, but {reader_name} reads it outside that loop"
                 )
             reads += [
                 (reader, load)
@@ -275,7 +275,7 @@ class _Builder:
     def _region_of_dim(
         self, reads: Sequence[_Read], dim: int, whole: int, fixed: frozenset[LoopId]
     ) -> _Region:
-        """The part of dimension `dim` that `reads` need while the loops `fixed` stand still.
+        """The part of dimension `dim` that `reads` need while the loops `fixed` are fixed.
 
         All of it, unless the reads of each reader are the same sum of its axes up to a constant,
         with terms that are exact (only then is the least index the one where all other loops are at
@@ -300,7 +300,7 @@ class _Builder:
         partial = partial & (found.extent < whole)
         if partial is False:
             return everything
-        # Where all of it is computed nothing moves the start: what moves nothing is exact.
+        # Where all of it is computed no loop moves the start, so the terms are exact.
         outer = tuple(
             replace(
                 t,
@@ -345,7 +345,7 @@ class _Builder:
     def _loops(
         self, stage: StageState, region: list[_Region]
     ) -> tuple[dict[str, Extent], tuple[Guard, ...], dict[str, Terms]]:
-        """Extents of all loops past and present, guards for the tails, terms of each axis."""
+        """Extents of all loops, former and present, guards for the tails, terms of each axis."""
         name = stage.tensor.name
         extents: dict[str, Extent] = {}
         terms: dict[str, Terms] = {}
@@ -434,7 +434,7 @@ def _alike(a: Terms, b: Terms) -> Flag:
 
 
 def _union(a: _Region, b: _Region) -> _Region:
-    """The part that holds both, which the same loops move."""
+    """The part that covers both, which the same loops move."""
     low = minimum(a.low, b.low)
     extent = maximum(a.low + a.extent, b.low + b.extent) - low
     return _Region(extent, a.outer, low, a.base if np.all(a.low <= b.low) else b.base)
@@ -449,7 +449,7 @@ def _plus(a: Expr, b: Expr) -> Expr:
 def _recover(
     stage: StageState, loops: list[NestLoop], extents: Mapping[str, Extent]
 ) -> dict[str, Expr]:
-    """Every past loop in terms of the present loop variables."""
+    """Every former loop in terms of the present loop variables."""
     values: dict[str, Expr] = {
         loop.id[1]: const(0) if loop.extent == 1 else loop.var for loop in loops
     }
@@ -482,9 +482,9 @@ def _base(reader: StageNest, form: IndexForm, low: int, fixed: frozenset[LoopId]
 
 
 def _index_terms(stage: StageNest, coeffs: Mapping[str, int], fixed: frozenset[LoopId]) -> Terms:
-    """How a sum of axes moves while the loops `fixed` stand still.
+    """How a sum of axes moves while the loops `fixed` are fixed.
 
-    An axis none of whose loops is fixed runs over all of its part, however it was split.
+    An axis with no fixed loop runs over all of its part, however it was split.
     """
     found: list[LoopTerm] = []
     for name, coeff in coeffs.items():

@@ -49,7 +49,7 @@ def parts(tensor: Tensor, lanes: int, name: str) -> Tensor:
 
 
 def folded(tensor: Tensor, source: Tensor) -> Tensor:
-    """`tensor` as the fold of the parts in `source`: halves are folded with halves."""
+    """`tensor` as the fold of the parts in `source`, pairwise by halves."""
     op, reduce = _reduction(tensor)
     values: list[Expr] = [Load(source, (*op.axes, const(n))) for n in range(source.shape[-1])]
     combine = COMBINER_OP[reduce.combiner]
@@ -69,7 +69,7 @@ def _reduction(tensor: Tensor) -> tuple[Compute, Reduce]:
 
 
 def _unlike(taken: Collection[str], name: str) -> Var:
-    """A variable called `name`, with a number behind where that name is taken."""
+    """A variable called `name`, with a number appended where that name is taken."""
     numbers = (f"{name}{number}" for number in itertools.count(2))
     return Var(next(other for other in itertools.chain((name,), numbers) if other not in taken))
 

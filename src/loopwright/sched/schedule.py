@@ -1,13 +1,13 @@
-"""The schedule builder: AutoTVM's familiar face over frozen steps.
+"""The schedule builder: AutoTVM's familiar interface over frozen steps.
 
     s = create_schedule(workload)
     yo, yi = s[C].split(y, 8)
     s[C].reorder(yo, xo, k, yi, xi)
     s[C].vectorize(xi)
 
-Every call checks the step's legality, appends it to `s.steps` and moves the state on. `print(s)`
-shows the steps; `replay(workload, s.steps)` and `load(workload, str(s))` build the same schedule
-again.
+Every call checks the step's legality, appends it to `s.steps` and updates the state. `print(s)`
+shows the steps; `replay(workload, s.steps)` and `load(workload, str(s))` rebuild the same
+schedule.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Loop:
     stage: str
     name: str
     extent: SizeLike = field(compare=False)
-    """Its extent, had its stage been computed at root."""
+    """Its extent if its stage were computed at root."""
 
 
 LoopLike: TypeAlias = Loop | Var | ReduceAxis | str
@@ -80,7 +80,7 @@ class Schedule:
         return Stage(self, name)
 
     def apply(self, step: Step) -> None:
-        """Take `step`. Raises: ScheduleError with the step and the reason when it is illegal."""
+        """Apply `step`. Raises: ScheduleError with the step and the reason when it is illegal."""
         reason = refuse(self.state, step)
         if reason is not None:
             raise ScheduleError(f"{self.workload.name}: cannot `{show(step)}`: {reason}")
@@ -111,7 +111,7 @@ class Schedule:
     def split_reduction(self, tensor: Tensor | str, lanes: int) -> Tensor:
         """The new stage that folds `tensor` in `lanes` parts, its last axis; `tensor` folds them.
 
-        So a reduction along contiguous memory is vectorized: along the parts.
+        A reduction along contiguous memory is thus vectorized along the parts.
         """
         name = _name(tensor)
         self.apply(SplitReductionStep(name, lanes, f"{name}.parts"))
@@ -131,13 +131,13 @@ class Schedule:
         return Layout.blocked(ndim, [o if isinstance(o, int) else (o[0], int(o[1])) for o in order])
 
     def tensor(self, name: str) -> Tensor:
-        """The tensor called `name` as it now stands: a stage, or an input of the workload."""
+        """The current tensor called `name`: a stage, or an input of the workload."""
         if name in self.state.stages:
             return self.state.stages[name].tensor
         return self.workload.tensor(name)
 
     def loop_extent(self, stage: str, loop: str) -> Extent:
-        """The extent of a loop, had its stage been computed at root."""
+        """The extent of a loop if its stage were computed at root."""
         return self._extents[(stage, loop)]
 
     def __str__(self) -> str:
@@ -168,7 +168,7 @@ class Schedule:
 
 
 class Stage:
-    """The face of one stage: each method takes a step and returns the loops it made."""
+    """The builder of one stage: each method applies a step and returns the loops it made."""
 
     def __init__(self, schedule: Schedule, name: str) -> None:
         self._schedule = schedule
@@ -181,7 +181,7 @@ class Stage:
 
     @property
     def loops(self) -> tuple[Loop, ...]:
-        """The loops as they stand, outermost first."""
+        """The current loops, outermost first."""
         return tuple(self._loop(n) for n in self._schedule.state.stages[self._name].leaves)
 
     def split(
@@ -197,7 +197,7 @@ class Stage:
                 raise ScheduleError(f"split {name}: nparts {parts} is less than 1")
             size = ceildiv(self._known_extent(name), parts)
         else:
-            raise ScheduleError(f"split {name}: give factor or nparts, one of them")
+            raise ScheduleError(f"split {name}: give either factor or nparts")
         outer, inner = self._new_name(f"{name}.o"), self._new_name(f"{name}.i")
         self._schedule.apply(SplitStep(self._name, name, size, outer, inner))
         return self._loop(outer), self._loop(inner)
@@ -205,14 +205,14 @@ class Stage:
     def tile(
         self, y: LoopLike, x: LoopLike, y_factor: SizeLike, x_factor: SizeLike
     ) -> tuple[Loop, Loop, Loop, Loop]:
-        """SplitStep both and reorder to `(y outer, x outer, y inner, x inner)`."""
+        """Split both loops and reorder to `(y outer, x outer, y inner, x inner)`."""
         yo, yi = self.split(y, y_factor)
         xo, xi = self.split(x, x_factor)
         self.reorder(yo, xo, yi, xi)
         return yo, xo, yi, xi
 
     def fuse(self, first: LoopLike, second: LoopLike, *more: LoopLike) -> Loop:
-        """One loop in place of adjacent ones, given outermost first."""
+        """Fuse adjacent loops, given outermost first, into one."""
         fused = _loop_name(first)
         for loop in (second, *more):
             other = _loop_name(loop)
@@ -222,7 +222,7 @@ class Stage:
         return self._loop(fused)
 
     def reorder(self, *loops: LoopLike) -> None:
-        """Give the named loops this order; the others stay where they are."""
+        """Put the named loops in this order; the others stay where they are."""
         self._schedule.apply(ReorderStep(self._name, tuple(_loop_name(n) for n in loops)))
 
     def vectorize(self, loop: LoopLike) -> None:
@@ -230,7 +230,7 @@ class Stage:
         self._annotate(loop, LoopKind.VECTORIZED)
 
     def unroll(self, loop: LoopLike) -> None:
-        """Replace the loop by copies of its body."""
+        """Replace the loop with copies of its body."""
         self._annotate(loop, LoopKind.UNROLLED)
 
     def parallel(self, loop: LoopLike) -> None:
@@ -238,12 +238,12 @@ class Stage:
         self._annotate(loop, LoopKind.PARALLEL)
 
     def compute_at(self, consumer: Tensor | str | Stage, loop: LoopLike) -> None:
-        """Compute, in each iteration of the consumer's `loop`, just what is read there."""
+        """Compute, in each iteration of the consumer's `loop`, only what is read there."""
         name = consumer._name if isinstance(consumer, Stage) else _name(consumer)
         self._schedule.apply(ComputeAtStep(self._name, name, _loop_name(loop)))
 
     def compute_inline(self) -> None:
-        """Replace every read by the body."""
+        """Replace every read with the body."""
         self._schedule.apply(ComputeInlineStep(self._name))
 
     def compute_root(self) -> None:

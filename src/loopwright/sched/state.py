@@ -1,7 +1,6 @@
-"""What the steps so far make of a workload: stages with loops, attach points, scopes and layouts.
+"""The state after some steps: stages with loops, attach points, scopes and layouts.
 
-`apply` is pure: it makes a new state. It trusts its step; `legal.refuse` says whether it may be
-applied.
+`apply` is pure: it makes a new state. It trusts its step; `legal.refuse` checks it first.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ class Root:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Replaced by its body."""
+    """Inlined: replaced by its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,7 @@ LayoutOrder: TypeAlias = tuple[int | tuple[int, Extent], ...]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StageState:
-    """One stage. `leaves` are its loops, outermost first; `relations` say how they came about."""
+    """One stage. `leaves` are its loops, outermost first; `relations` say how they were made."""
 
     tensor: Tensor
     leaves: tuple[str, ...]
@@ -77,7 +76,7 @@ class StageState:
 
     @property
     def reduce_names(self) -> frozenset[str]:
-        """The loops, past and present, that come from reduce axes."""
+        """The loops, former and present, that come from reduce axes."""
         names = {axis.var.name for axis in self.op.reduce_axes}
         for relation in self.relations:
             if isinstance(relation, SplitStep) and relation.loop in names:
@@ -88,7 +87,7 @@ class StageState:
 
     @property
     def loop_names(self) -> frozenset[str]:
-        """The names of all loops, those that were split or fused away too."""
+        """The names of all loops, including those split or fused away."""
         names = set(initial_loops(self.tensor))
         for relation in self.relations:
             names |= (
@@ -124,7 +123,7 @@ class ScheduleState:
         return any(t.name == name for t in self.workload.outputs)
 
     def with_stage(self, name: str, stage: StageState) -> ScheduleState:
-        """The state with one stage exchanged."""
+        """The state with one stage replaced."""
         return replace(self, stages={**self.stages, name: stage})
 
 
@@ -134,7 +133,7 @@ def initial(workload: Workload) -> ScheduleState:
 
 
 def initial_loops(tensor: Tensor) -> tuple[str, ...]:
-    """One loop an axis: spatial axes first, then reduce axes."""
+    """One loop per axis: spatial axes first, then reduce axes."""
     return (*(v.name for v in tensor.axis), *(a.var.name for a in tensor.reduce_axis))
 
 
@@ -258,7 +257,7 @@ def _substitute_body(body: Expr, renamed: Mapping[str, Expr]) -> Expr:
 
 
 def _reading(tensor: Tensor, sources: Mapping[str, Buffer]) -> Tensor:
-    """`tensor` with its reads of the named tensors turned to others of the same shape."""
+    """`tensor` with its reads of the named tensors redirected to others of the same shape."""
 
     def turn(expr: Expr) -> Expr:
         if isinstance(expr, Load) and expr.buffer.name in sources:

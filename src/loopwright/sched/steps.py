@@ -1,4 +1,4 @@
-"""Schedule steps: frozen data, one class a primitive.
+"""Schedule steps: frozen data, one class per primitive.
 
 A stage is named by its tensor, a loop by its name in the stage. Sizes are ints, or int64 arrays in
 a batch. `text.show` prints a step on one line; a schedule is the workload and a tuple of steps.
@@ -43,7 +43,7 @@ class FuseStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ReorderStep:
-    """The named loops take, in this order, the places that they hold together."""
+    """The named loops are put in this order in the positions that they hold together."""
 
     stage: str
     loops: tuple[str, ...]
@@ -60,7 +60,7 @@ class AnnotateStep:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ComputeAtStep:
-    """The stage computes, in each iteration of `consumer`'s `loop`, just what is read there."""
+    """The stage computes, in each iteration of `consumer`'s `loop`, only what is read there."""
 
     stage: str
     consumer: str

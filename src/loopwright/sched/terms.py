@@ -7,7 +7,7 @@ relies on exact terms only.
 
 These are not the linear forms of `ir.linear`: what is multiplied is itself computed with arrays
 (`div` and `mod` differ by candidate), so that terms cannot be told apart by a key and merged, and a
-coefficient may be 0 for some candidates only.
+coefficient may be 0 for only some candidates.
 """
 
 from __future__ import annotations
@@ -43,35 +43,35 @@ Terms: TypeAlias = tuple[LoopTerm, ...]
 
 
 def maximum(a: Extent, b: Extent) -> Extent:
-    """The larger, by element."""
+    """The larger, elementwise."""
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b)
     return np.maximum(a, b)
 
 
 def minimum(a: Extent, b: Extent) -> Extent:
-    """The smaller, by element."""
+    """The smaller, elementwise."""
     if isinstance(a, int) and isinstance(b, int):
         return min(a, b)
     return np.minimum(a, b)
 
 
 def choose(flag: Flag, yes: Extent, no: Extent) -> Extent:
-    """`yes` where `flag` holds, else `no`, by element."""
+    """`yes` where `flag` holds, else `no`, elementwise."""
     if isinstance(flag, bool):
         return yes if flag else no
     return np.where(flag, yes, no)
 
 
 def divides(divisor: Extent, number: Extent) -> Flag:
-    """True where `divisor` (0 counts as 1) divides `number`, by element."""
+    """True where `divisor` (0 counts as 1) divides `number`, elementwise."""
     if isinstance(divisor, int) and divisor <= 1:
         return True
     return _flag(number % maximum(divisor, 1) == 0)
 
 
 def all_exact(terms: Terms) -> Flag:
-    """True where every term is exact, by element."""
+    """True where every term is exact, elementwise."""
     result: Flag = True
     for term in terms:
         result = result & term.exact
@@ -79,7 +79,7 @@ def all_exact(terms: Terms) -> Flag:
 
 
 def expand(terms: Terms, stage: str, relation: SplitStep | FuseStep, inner_extent: Extent) -> Terms:
-    """`terms` with the loops that `relation` replaced written in the loops it made.
+    """`terms` with the loops that `relation` replaced expressed in those it made.
 
     `inner_extent` is the extent of the second loop of a FuseStep (unused for a SplitStep).
     """
@@ -134,7 +134,7 @@ def scaled(terms: Terms, factor: Extent) -> Terms:
 
 
 def count(term: LoopTerm, extent: Extent) -> Extent:
-    """How many different values the term takes while its loop runs."""
+    """How many distinct values the term takes while its loop runs."""
     steps = ceildiv(extent, term.div)
     return choose(_flag(term.mod == 0), steps, minimum(steps, term.mod))
 

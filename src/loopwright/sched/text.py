@@ -13,7 +13,7 @@
            | write TENSOR through NAME in SCOPE
            | fold TENSOR through NAME by LANES
 
-Words stand apart by blanks; a name with blanks or quotes in it is written as a JSON string. A line
+Words are separated by blanks; a name with blanks or quotes is written as a JSON string. A line
 that starts with # is a comment. `parse(show(step))` is the same step; sizes of a batch are shown by
 their number only and cannot be read back.
 """
@@ -107,7 +107,7 @@ def parse(line: str) -> Step:
 
 
 def parse_all(text: str) -> tuple[Step, ...]:
-    """The steps in `text`, one a line. Raises: ScheduleError for the first line that is not one."""
+    """The steps in `text`, one per line. Raises: ScheduleError for the first bad line."""
     lines = (line.strip() for line in text.splitlines())
     return tuple(parse(line) for line in lines if line and not line.startswith("#"))
 
@@ -115,7 +115,7 @@ def parse_all(text: str) -> tuple[Step, ...]:
 def _words(line: str) -> list[str]:
     words = _WORD.findall(line)
     if not words or _WORD.sub("", line).strip():
-        raise ValueError("a quote does not end" if words else "it is empty")
+        raise ValueError("unterminated quote" if words else "it is empty")
     return [json.loads(w) if w.startswith('"') else w for w in words]
 
 
@@ -128,7 +128,7 @@ def _size(size: Extent) -> str:
 
 
 def _take(words: Sequence[str], pattern: str) -> list[str]:
-    """The words where `pattern` has `_`; ValueError where they are not as it says."""
+    """The words where `pattern` has `_`; ValueError where they do not match it."""
     wanted = pattern.split()
     fits = len(words) == len(wanted) and all(
         w in ("_", given) for w, given in zip(wanted, words, strict=True)

@@ -1,4 +1,4 @@
-"""Tensor expressions: what is to be computed, without a word on how.
+"""Tensor expressions: what is computed, not how.
 
 It hands over tensors with an expression for each element, workloads (tensors in ABI order with a
 stable key), the language to write them in (`language`, which is `loopwright.te`), and their value

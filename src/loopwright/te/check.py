@@ -1,4 +1,4 @@
-"""What a body of `te.compute` may not be: each reason on one line, found when the body is given."""
+"""Why a body of `te.compute` is refused: a one-line reason, found when the body is given."""
 
 from __future__ import annotations
 
@@ -39,12 +39,15 @@ def _inner_reduce(element: Expr) -> str | None:
 def _unbound(element: Expr, axes: Mapping[str, int], folded: Mapping[str, int]) -> str | None:
     for var in walk.free_vars(element):
         if var.name not in axes and var.name not in folded:
-            return f"the body reads {var.name}, not an axis of it; reduce over it, or drop it"
+            return (
+                f"the body reads {var.name}, which is not one of its axes; "
+                "reduce over it, or drop it"
+            )
     return None
 
 
 def _outside(element: Expr, extents: Mapping[str, int]) -> str | None:
-    """An index that certainly leaves its tensor; reads that a condition guards are passed over."""
+    """A read that is certainly out of bounds; reads guarded by a condition are skipped."""
     for load in _certain_loads(element):
         for dim, index in enumerate(load.indices):
             form = affine(index)
@@ -61,7 +64,7 @@ def _outside(element: Expr, extents: Mapping[str, int]) -> str | None:
 
 
 def _certain_loads(element: Expr) -> Iterator[Load]:
-    """The loads that are performed for every element."""
+    """The loads that every element performs."""
     pending = [element]
     while pending:
         node = pending.pop()

@@ -22,7 +22,7 @@ from loopwright.layout import Array
 from loopwright.te.tensor import Compute, Tensor
 
 _MAX_COPY = 1 << 26
-"""Elements of a gathered operand that are held at once; longer products run in pieces."""
+"""Elements of a gathered operand held at once; longer products run in pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def contract(tensor: Tensor, arrays: Mapping[str, Array], *, precise: bool) -> A
 
     Args:
         arrays: plain arrays of what it reads, by name.
-        precise: add floats up in float64 rather than in float32.
+        precise: accumulate floats in float64 rather than float32.
     """
     if not isinstance(tensor.op, Compute) or not isinstance(tensor.op.body, Reduce):
         return None
@@ -95,7 +95,7 @@ def _read(factor: Expr) -> Load | None:
 def _working(
     dtype: DType, factors: Sequence[Expr], reduce: Reduce, *, precise: bool
 ) -> np.dtype[np.generic] | None:
-    """What to multiply in; None for integers too wide for float64 to add up exactly."""
+    """The dtype to multiply in; None for integers too wide for float64 to sum exactly."""
     if dtype.is_float:
         return F64.numpy if precise or dtype == F64 else F32.numpy
     bits = [read.dtype.bits for read in map(_read, factors) if read is not None]

@@ -1,6 +1,6 @@
-"""What one writes bodies of tensor expressions with: reductions, intrinsics, conditions.
+"""The functions that bodies of tensor expressions use: reductions, intrinsics, conditions.
 
-Some names (`sum`, `max`, `abs`, ...) are those of Python's builtins on purpose: this module is used
+Some names (`sum`, `max`, `abs`, ...) shadow Python's builtins on purpose: this module is used
 as `te.sum(...)`, and calls none of those builtins itself.
 """
 
@@ -87,12 +87,12 @@ round = _intrinsic(Fn.ROUND)  # noqa: A001
 
 
 def sigmoid(x: ExprLike) -> Expr:
-    """`1 / (1 + exp(-x))`, by element."""
+    """`1 / (1 + exp(-x))`, elementwise."""
     return 1.0 / (1.0 + exp(-wrap(x)))
 
 
 def power(x: ExprLike, y: ExprLike) -> Expr:
-    """`x ** y` of floats, by element."""
+    """`x ** y` of floats, elementwise."""
     base = wrap(x) if isinstance(x, Arithmetic) else wrap(x, wrap(y).dtype)
     exponent = wrap(y, base.dtype)
     if not base.dtype.is_float or exponent.dtype != base.dtype:
@@ -103,12 +103,12 @@ def power(x: ExprLike, y: ExprLike) -> Expr:
 
 
 def minimum(a: ExprLike, b: ExprLike) -> Expr:
-    """The smaller of two elements."""
+    """The smaller of two values, elementwise."""
     return binary(Op.MIN, a, b)
 
 
 def maximum(a: ExprLike, b: ExprLike) -> Expr:
-    """The larger of two elements."""
+    """The larger of two values, elementwise."""
     return binary(Op.MAX, a, b)
 
 
@@ -118,7 +118,7 @@ def all(*conditions: ExprLike) -> Expr:  # noqa: A001
 
 
 def any(*conditions: ExprLike) -> Expr:  # noqa: A001
-    """True where a condition holds."""
+    """True where at least one condition holds."""
     return _chain(Op.OR, conditions, empty=False)
 
 

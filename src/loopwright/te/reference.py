@@ -1,7 +1,7 @@
 """What a workload means, in NumPy: the oracle that generated code is compared with.
 
-A body is evaluated over a grid of index arrays, one open dimension an axis, in blocks that bound
-memory. Sums of products take a faster way (`te.contract`). With `precise`, floats are computed in
+A body is evaluated over a grid of index arrays, one open dimension per axis, in blocks that bound
+memory. Sums of products take a faster path (`te.contract`). With `precise`, floats are computed in
 float64 and rounded where a stage or a cast says so; without, every operation rounds to its dtype
 as `ir.expr` says.
 """
@@ -42,15 +42,15 @@ from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
 
 Inputs: TypeAlias = Mapping[str, Array] | Sequence[Array]
-_Values: TypeAlias = npt.NDArray[Any]  # of the dtype that the expression says
+_Values: TypeAlias = npt.NDArray[Any]  # of the expression's dtype
 _DIGITS: Mapping[DType, int] = {
     BF16: 8,
     F16: 11,
     F32: 24,
     F64: 53,
-}  # binary digits, the hidden one too
+}  # significant bits, including the hidden one
 _BLOCK = 1 << 19
-"""Points of the grid (output times reduction) that are evaluated at once."""
+"""Points of the grid (output times reduction) evaluated at once."""
 
 
 def evaluate(workload: Workload, inputs: Inputs, *, precise: bool = True) -> tuple[Array, ...]:
@@ -59,7 +59,7 @@ def evaluate(workload: Workload, inputs: Inputs, *, precise: bool = True) -> tup
     Args:
         precise: compute floats in float64 and round at the end of each stage.
 
-    Raises: ShapeError for inputs that do not fit, and for a read outside a tensor that counts.
+    Raises: ShapeError for inputs that do not fit, and for a counted read out of bounds.
     """
     arrays = dict(_named(workload, inputs))
     with np.errstate(all="ignore"):
@@ -118,7 +118,7 @@ def tolerance(workload: Workload) -> Tolerance:
 def check(actual: Array, expected: Array, allowed: Tolerance) -> str | None:
     """None if `actual` is within `allowed` of `expected`; else one line with the worst element.
 
-    NaN must meet NaN, and an infinity the same one. Integers and bools have no relative tolerance.
+    NaN must match NaN, and infinities must be equal. Integers and bools have no relative tolerance.
     """
     if actual.dtype.itemsize == expected.dtype.itemsize and actual.dtype.kind == "u":
         actual = actual.view(expected.dtype)  # bfloat16 and bool as they are stored in memory
@@ -245,7 +245,7 @@ def _blocks(extents: Sequence[int]) -> Iterator[tuple[slice, ...]]:
 
 
 def _held(dtype: DType, *, precise: bool) -> np.dtype[np.generic]:
-    """The NumPy dtype that values of `dtype` are kept in between operations."""
+    """The NumPy dtype that holds values of `dtype` between operations."""
     if dtype.is_float:
         return F64.numpy if precise or dtype == F64 else F32.numpy
     return dtype.numpy
@@ -341,18 +341,18 @@ class _Grid:
         at = np.argwhere(full[0])[0]
         place = [int(i[tuple(at)]) for i in full[1:]]
         raise ShapeError(
-            f"{self._tensor.name} reads {show(expr)} at {place}, outside of "
+            f"{self._tensor.name} reads {show(expr)} at {place}, outside "
             f"{list(expr.buffer.shape)}; guard the read with te.if_then_else"
         )
 
 
 def _truncating_div(a: _Values, b: _Values) -> _Values:
-    """`a / b` rounded to zero; undefined where b is 0."""
+    """`a / b` rounded towards zero; undefined where b is 0."""
     quotient: _Values = a // b + ((a % b != 0) & ((a < 0) != (b < 0)))
     return quotient
 
 
-_EXACT = frozenset({Fn.ABS, Fn.NEG, Fn.FLOOR, Fn.CEIL, Fn.ROUND})  # round nothing
+_EXACT = frozenset({Fn.ABS, Fn.NEG, Fn.FLOOR, Fn.CEIL, Fn.ROUND})  # no rounding
 _FOLDS: Mapping[Combiner, Any] = {
     Combiner.SUM: np.add,
     Combiner.PROD: np.multiply,

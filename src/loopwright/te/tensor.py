@@ -1,11 +1,11 @@
-"""Tensor expressions: say what each element of a tensor is, and nothing of how it is computed.
+"""Tensor expressions: what each element of a tensor is, not how it is computed.
 
     k = te.reduce_axis((0, K), name="k")
     C = te.compute((M, N), lambda y, x: te.sum(A[k, y] * B[k, x], axis=k), name="C")
 
 A body may read other tensors at any index expression; `if_then_else` guards reads that would be out
-of bounds. Shapes are fixed. Axis variables are unique by tensor: axis `y` of `C` is the variable
-`C.y`.
+of bounds. Shapes are fixed. Axis variables are named by their tensor: axis `y` of
+`C` is `C.y`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Placeholder:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Compute:
-    """One element for every point of `axes`. `body` holds a Reduce at the top, or none at all."""
+    """One element for every point of `axes`. `body` may hold a Reduce only at the top."""
 
     axes: tuple[Var, ...]
     body: Expr
@@ -54,7 +54,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tensor(Buffer):
-    """A buffer that knows how it comes about. `T[i, j]` reads an element."""
+    """A buffer that knows how it is computed. `T[i, j]` reads an element."""
 
     op: Placeholder | Compute = field(default_factory=Placeholder)
 
@@ -68,7 +68,7 @@ class Tensor(Buffer):
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """The tensors that the body reads, in the order they are met."""
+        """The tensors that the body reads, in the order of first use."""
         if not isinstance(self.op, Compute):
             return ()
         found = {load.buffer.name: load.buffer for load in walk.loads(self.op.body)}
@@ -137,8 +137,8 @@ def compute(
     Args:
         axes: the names of the dimensions, if they are not those of `fn`'s parameters.
 
-    Raises: ShapeError when `fn` takes another number of indices, or gives what has no meaning: a
-        reduction inside of something, operators on dtypes they are not for, a read out of bounds.
+    Raises: ShapeError when `fn` takes another number of indices, or its body is not valid: a
+        nested reduction, an operator on a dtype it does not take, a read out of bounds.
     """
     extents = _shape(name, shape)
     parameters = list(inspect.signature(fn).parameters.values())

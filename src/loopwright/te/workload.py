@@ -17,11 +17,11 @@ _ARITHMETIC = frozenset({Op.ADD, Op.SUB, Op.MUL, Op.DIV, Op.MIN, Op.MAX})
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Workload:
-    """What is to be computed: `args` in ABI order, inputs first, then the `n_outputs` outputs.
+    """What to compute: `args` in ABI order, inputs first, then the `n_outputs` outputs.
 
     `constants` names the inputs that do not change between calls (weights), which may be packed
-    once. `transforms` has, for those that are given in another form than the caller's, the name of
-    their transform in `loopwright.weights`.
+    once. `transforms` names, for each input taken in another form than the caller's, its transform
+    in `loopwright.weights`.
     """
 
     name: str

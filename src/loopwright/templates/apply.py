@@ -1,4 +1,4 @@
-"""A template's functions that need a config are called here, and nowhere else."""
+"""Calls a template's functions that need a config; nothing else does."""
 
 from __future__ import annotations
 

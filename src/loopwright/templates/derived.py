@@ -1,8 +1,8 @@
-"""The derived template: a space for any workload, from nothing but its tensor expressions.
+"""The derived template: a space for any workload, from its tensor expressions alone.
 
-Stages that only rearrange or combine elements are inlined into elementwise readers. Of every stage
-that is left the last axis is vectorized, reductions get a register tile over the last two axes with
-the reduce loops outside of it, and the outermost axes run in parallel.
+Stages that only rearrange or combine elements are inlined into elementwise readers. In every other
+stage the last axis is vectorized, reductions get a register tile over the last two axes with the
+reduce loops around it, and the outermost axes run in parallel.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def kept_stages(workload: Workload) -> tuple[Tensor, ...]:
     """The stages that are computed on their own; the others are inlined.
 
     A stage is inlined when it is elementwise, not an output, and only elementwise stages read it:
-    then nothing is computed twice that costs more than a load.
+    then nothing that costs more than a load is computed twice.
     """
     kept = []
     for tensor in workload.stages:

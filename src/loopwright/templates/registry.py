@@ -30,7 +30,7 @@ class RelayoutMaker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KindTemplates:
-    """The templates of one kind of target, by operator, and for changes of layout."""
+    """The templates of one kind of target: by operator, and for layout changes."""
 
     operators: Mapping[str, tuple[Template, ...]]
     relayout: RelayoutMaker | None = None
@@ -42,9 +42,9 @@ KINDS: Mapping[str, KindTemplates] = {
 
 
 def templates_for(operator: str, workload: Workload, target: Target) -> tuple[Template, ...]:
-    """The templates that compute `workload`, the one that is usually fastest first.
+    """The templates that compute `workload`, the usually fastest first.
 
-    The derived template, which fits every workload, where there is none for the operator.
+    The derived template, which fits every workload, if there is none for the operator.
 
     Raises: ConfigError for a kind of target that has no row.
     """
@@ -54,7 +54,7 @@ def templates_for(operator: str, workload: Workload, target: Target) -> tuple[Te
 
 
 def template_for(operator: str, workload: Workload, target: Target) -> Template:
-    """The template to compute `workload` with where nothing is known of its inputs."""
+    """The template for `workload` when nothing is known about its inputs."""
     return next(
         template
         for template in templates_for(operator, workload, target)
@@ -77,7 +77,7 @@ def relayout_template(target: Target, layout: Layout, *, packs: bool) -> Templat
 
 
 def _templates_of(target: Target) -> KindTemplates:
-    """The row of the kind of `target`. Raises: ConfigError naming the kinds there are."""
+    """The row for the kind of `target`. Raises: ConfigError naming the known kinds."""
     if target.kind in KINDS:
         return KINDS[target.kind]
     rows = plugin(GROUP, target.kind)

@@ -1,6 +1,6 @@
 """Changes of layout as tasks: copies between row-major memory and a blocked layout.
 
-How a kind of device copies is a template of its own; here is what is copied.
+How a kind of device copies is a template of its own; this module says what is copied.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def change_task(
 
 
 def merged(shape: Sequence[int], layout: Layout) -> tuple[tuple[int, ...], Layout]:
-    """The same change of layout with as few dimensions as can be.
+    """The same change of layout with as few dimensions as possible.
 
-    Dimensions that stay neighbours become one; one of a single element is left out.
+    Dimensions that stay adjacent become one; dimensions of extent 1 are left out.
     """
     blocked = {part.dim for part in layout.parts if part.extent}
     parts = [p for p in layout.parts if shape[p.dim] > 1 or p.dim in blocked]

@@ -1,4 +1,4 @@
-"""Tasks: a workload to be tuned with one template for one target."""
+"""Tasks: a workload to tune with one template for one target."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from loopwright.templates.template import Template, errors_named
 class Task:
     """What tuning works on. `operator` and `attrs` say how the workload was asked for.
 
-    `threads` is how many threads the kernel is measured with. `layouts` are those of arguments that
-    somebody else decided on; the template decides on the others. `alignment` is what the memory of
-    arguments that are no constants is a multiple of, in bytes. `in_place` are inputs whose memory
-    is an output's, by their names: such a kernel runs in a model only.
+    `threads` is how many threads the kernel is measured with. `layouts` fixes those of some
+    arguments; the template decides on the others. `alignment` is that of the memory of arguments
+    that are not constants, in bytes. `in_place` names inputs that share the memory of an output:
+    such a kernel runs only in a model.
     """
 
     operator: str
@@ -45,7 +45,7 @@ class Task:
 
     @property
     def key(self) -> str:
-        """What records are filed under, beside target and threads."""
+        """What records are filed under, besides target and threads."""
         return f"{self.workload_key}:{self.template.name}@{self.template.version}"
 
     @property
@@ -57,13 +57,13 @@ class Task:
         return f"{self.workload.key}+{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
     def blocking(self, config: Config) -> tuple[KnobValue, ...]:
-        """What of `config` decides how arguments lie in memory."""
+        """The part of `config` that decides how arguments lie in memory."""
         names = config.names()
         return tuple(config[name] for name in self.template.blocking if name in names)
 
     @property
     def blockings(self) -> int:
-        """In how many ways the space may lay arguments out."""
+        """How many ways the space has to lay out arguments."""
         varied = (k for k in self.space.knobs if k.name in self.template.blocking)
         return math.prod(len(knob.values) for knob in varied)
 

@@ -27,22 +27,22 @@ class Template:
     `s`, a schedule of that workload. The schedule function runs once for a whole batch of configs
     with one structure: there split sizes are `Size`s, so it may branch on categorical knobs only
     (choices, orders and annotations). Raise `version` with every change that changes what a config
-    means: records of other versions are then left alone. Both functions must be importable from a
+    means: records of other versions are then ignored. Both functions must be importable from a
     module, so that a template pickles.
 
     `default(workload, target)` is a config of the space that is good without tuning; without it the
     space's first sample is taken. `rewrite(workload, config)` gives a workload with the same
-    arguments that computes the same in another way (Winograd), which is then what is scheduled; it
-    may look at categorical knobs only.
+    arguments that computes the same result in another way (Winograd), and is then the one that is
+    scheduled; it may look at categorical knobs only.
 
-    `error` is how far an output may be from the precise one, relative to the largest, where an
-    algorithm rounds more than the expression as written; None: by what rounding explains.
+    `error` is how far an output may be from the precise one, relative to the largest, for an
+    algorithm that rounds more than the expression as written; None: only what rounding explains.
 
     `blocking` names the knobs that decide how arguments lie in memory. A template that prepares
     its weight ahead of the call has `needs_constant_weight`; `is_for` says whether it can compute a
-    workload of its operator, every one when None.
+    workload of its operator; None: any.
 
-    With `any_address`, kernels take plain inputs at any address that their dtype may have, not only
+    With `any_address`, kernels take plain inputs at any address aligned for their dtype, not only
     at multiples of 64: callers then copy nothing, and kernels use unaligned loads.
     """
 
@@ -68,13 +68,13 @@ class Template:
         return self.is_for is None or self.is_for(workload)
 
     def answers(self, *, exact: bool, constant_weight: bool) -> bool:
-        """Whether it may be used, where kernels must be `exact`, and a weight is known or not."""
+        """Whether it is usable if kernels must be `exact`, with or without a constant weight."""
         return (self.is_exact or not exact) and (constant_weight or not self.needs_constant_weight)
 
 
 @dataclass(frozen=True, slots=True)
 class CpuOnly(Generic[Made]):
-    """A function of a template that describes CPUs, and refuses other targets."""
+    """A template function for CPUs; it refuses other targets."""
 
     make: Callable[[Workload, CpuTarget], Made]
 
@@ -85,9 +85,9 @@ class CpuOnly(Generic[Made]):
 
 @contextmanager
 def errors_named(name: str) -> Iterator[None]:
-    """Whatever a template's function raises names the template: a template is a user's code.
+    """Have errors of a template's function name the template, which is user code.
 
-    Raises: the UserError raised inside with the template in front; TemplateError for anything else
+    Raises: the UserError raised inside, prefixed with the template; TemplateError for anything else
         but errors of our own.
     """
     try:

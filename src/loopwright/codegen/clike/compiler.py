@@ -1,4 +1,4 @@
-"""C source to object code, by the C compiler that is found; runs in the builder process."""
+"""C source to object code, by the C compiler found; runs in the builder process."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ FLAGS = (
     "-fPIC",
     "-g0",
     "-w",
-    "-ffp-contract=off",  # what is contracted is written as a fused operation
+    "-ffp-contract=off",  # contracted operations are written as fused ones
     "-fwrapv",
     "-fno-math-errno",
     "-fno-trapping-math",
@@ -41,12 +41,12 @@ FLAGS = (
 
 
 class CBackend:
-    """Kernels by way of C and a C compiler."""
+    """Kernels through C and a C compiler."""
 
     language = "c"
 
     def text(self, kernel: Kernel, params: tuple[Param, ...], target: Target) -> str:
-        """The C source of `kernel`, which says at its top how to compile and call it.
+        """The C source of `kernel`; its header comment says how to compile and call it.
 
         Raises: CodegenError for what cannot be expressed.
         """
@@ -69,7 +69,7 @@ class CBackend:
 def _manual(
     source: ClikeSource, params: tuple[Param, ...], n_outputs: int, target: CpuTarget
 ) -> str:
-    """A comment that says how the source is compiled and its entry called."""
+    """A comment that says how to compile the source and call its entry."""
     lines = [f"{source.entry}(args, workspace, parallel, pool), with pointers in args to", ""]
     for place, param in enumerate(params):
         shape = "".join(f"[{extent}]" for extent in param.physical_shape)
@@ -133,7 +133,7 @@ def compile_c(text: str, target: CpuTarget, flags: Sequence[str] = ()) -> bytes:
 
 
 def require_compiler(target: Target) -> None:
-    """Nothing. Raises: EnvironmentFailure if there is no C compiler for `target`."""
+    """Raise EnvironmentFailure if there is no C compiler for `target`."""
     find_compiler(arch=require_cpu(target, "C").arch)
 
 
@@ -141,7 +141,7 @@ def find_compiler(given: str | None = None, arch: str | None = None) -> tuple[st
     """The command of a C compiler for `arch`, this machine's when None.
 
     `given`, else cc, gcc, clang, or that of the ziglang package; for another architecture a GCC
-    that makes code for it, or ziglang's. Raises: EnvironmentFailure when it is not there.
+    cross-compiler, or ziglang's. Raises: EnvironmentFailure when there is none.
     """
     if given is not None:
         words = tuple(shlex.split(given))
@@ -154,7 +154,7 @@ def find_compiler(given: str | None = None, arch: str | None = None) -> tuple[st
         if shutil.which(command) is not None:
             return (command,)
     if importlib.util.find_spec("ziglang") is not None:
-        # A machine that is named gets no instructions beyond its base.
+        # A named architecture gets no instructions beyond its baseline.
         return (sys.executable, "-m", "ziglang", "cc", "-target", f"{arch}-linux-gnu")
     raise EnvironmentFailure(
         f"there is no C compiler for {arch}: install gcc or clang, or run "

@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 Ways: TypeAlias = tuple[tuple[str, str], ...]
-"""Statements, each behind a test of the preprocessor."""
+"""Statements, each behind a preprocessor test."""
 
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """The words of a language in which the emitter's text is filled.
+    """The templates of a language that the emitter fills in.
 
     `scalars` names the scalar types by their short names (f32, i64, ...). `vector` declares the
     vector type `{name}` of `{lanes}` elements of `{scalar}`, `{nbytes}` in all; `loaded` the same
     at any multiple of `{align}` bytes. `convert` converts the lanes of `{value}` to `{type}`.
-    `helper` and `function` begin functions that are written into their callers, and ones that are
-    not. `head` opens a file. `special` has ways to
-    write what vector types do not say, by its name (`fma` of the vectors a, b, c; `load` and
-    `store` v at p in the lanes of the mask m), type and lanes: each behind a test of the
-    preprocessor, of which the last one is asked first.
+    `helper` and `function` begin functions that are inlined into their callers, and ones that are
+    not. `head` opens a file. `special` has ways to write what vector types cannot express, by name
+    (`fma` of the vectors a, b, c; `load` and `store` v at p in the lanes of the mask m), type and
+    lanes: each behind a preprocessor test, of which the last is tried first.
     """
 
     name: str
@@ -38,7 +37,7 @@ class Dialect:
 
 
 def _on_x86() -> dict[tuple[str, str, int], Ways]:
-    """GCC's names of instructions of x86 that vector types do not say, and Clang's where apart."""
+    """GCC's builtins for x86 instructions beyond vector types, and Clang's where they differ."""
     clang = (
         "__has_builtin(__builtin_elementwise_fma)",
         "return __builtin_elementwise_fma(a, b, c)",

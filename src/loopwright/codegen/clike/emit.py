@@ -31,9 +31,9 @@ from loopwright.target.cpu import CpuTarget
 
 @dataclass(frozen=True, slots=True)
 class ClikeSource:
-    """Source of one kernel in parts that several kernels of one file can share.
+    """Source of one kernel, in parts that several kernels in one file can share.
 
-    `declarations` are of types and functions that any kernel may declare in the same words.
+    `declarations` are of types and functions that any kernel may declare identically.
     """
 
     head: str
@@ -160,7 +160,7 @@ class _Emitter:
             self._memory.names = before
 
     def _array(self, buffer: Buffer) -> str:
-        """Declare the memory of an allocated buffer; its name."""
+        """Declare the memory of an allocated buffer and return its name."""
         place, kind = self._storage.places[buffer], self._element(buffer)
         name = self._body.fresh(f"{_identifier(buffer.name)}_")
         if place.home is Home.STACK:
@@ -226,7 +226,7 @@ class _Emitter:
 
     @contextmanager
     def _loop(self, loop: For, head: str) -> Iterator[None]:
-        """The scope of a loop: what it stores to registers is not known in it, nor after it."""
+        """The scope of a loop: register values it stores are unknown inside it and after it."""
         changed = self._storage.changed[loop]
         self._memory.assume(self._memory.literals, changed)
         with self._body.scope(head, alone=True):
@@ -282,7 +282,7 @@ class _Emitter:
         memory.assume({key: value for key, value in found.items() if after.get(key) == value})
 
     def _parallel(self, loop: For) -> None:
-        """The body of `loop` as a function; hand it to the callback with what it captures."""
+        """Outline the body of `loop`; pass it to the callback with what it captures."""
         outer, names = self._state.body, self._memory.names
         number = next(self._names)
         captured = self._captured()
@@ -300,7 +300,7 @@ class _Emitter:
         self._launch(number, captured, loop.extent)
 
     def _inner_name(self, buffer: Buffer, name: str) -> str:
-        """The name of a buffer from outside in the function of a parallel loop."""
+        """The name that an outer buffer has in the function of a parallel loop."""
         if self._storage.places[buffer].home is Home.SHARED:
             kind = self._element(buffer)
             self._body.line(f"{kind} *const {name} = {self._workspace(buffer)};")
@@ -341,7 +341,7 @@ class _Emitter:
 
 
 def _lanes_at_once(storage: Storage, target: CpuTarget) -> int:
-    """Elements in one vector, of the widest type that the kernel computes with."""
+    """Elements in one vector of the widest type that the kernel computes with."""
     widest = max(32, *(buffer.dtype.bits for buffer in storage.places))
     return max(1, target.vector_bits // widest)
 

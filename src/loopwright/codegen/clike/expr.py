@@ -1,4 +1,4 @@
-"""Expressions as C-like text: branches, and the parts that expressions are made with."""
+"""Expressions as C-like text: branches, and the parts that expressions use."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ClikeExpressions(Expressions):
         return Cond(None, self._clike.op(f"{function}({mask.text})", BOOL, 1).text)
 
     def chosen(self, cond: Cond, node: Select) -> CodeValue | None:
-        """None: a branch says it as well, and compilers choose."""
+        """None: a branch does as well, and the compiler chooses."""
 
     def branch(
         self,
@@ -55,7 +55,7 @@ class ClikeExpressions(Expressions):
         no: Callable[[], CodeValue | None],
         dtype: DType,
     ) -> CodeValue:
-        """The value of the side that `cond` chooses; only that side is carried out."""
+        """The value of the side that `cond` chooses; only that side is executed."""
         body, sides = self._state.body, []
         for side in (yes, no):
             with body.aside() as lines:
@@ -74,7 +74,7 @@ class ClikeExpressions(Expressions):
         if second is not None:
             with body.scope("else"):
                 self._finish_side(name, second, others, lanes)
-        # Named again, since a constant can be used without a look at what comes after.
+        # Named again, since a constant can be reused whatever comes after.
         return self._clike.op(name, dtype, lanes)
 
     def _finish_side(

@@ -1,6 +1,6 @@
 """Indices and conditions as C-like text.
 
-An index is affine in the lane of the open vectorized loop, or a tuple of scalar ones, one a lane.
+An index is affine in the lane of the open vectorized loop, or a tuple of scalars, one per lane.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _SYMBOLS = {Op.LT: "<", Op.LE: "<=", Op.GT: ">", Op.GE: ">=", Op.EQ: "==", Op.NE
 
 
 class ClikeIndices(IndexAlgebra[LaneIndex]):
-    """Evaluates indices where emission stands.
+    """Evaluates indices at the current point of emission.
 
-    `position` is the index of the lanes that are being emitted among those of their loop.
+    `position` is that of the lanes being emitted among those of their loop.
     """
 
     def __init__(self, state: EmitState) -> None:
@@ -81,7 +81,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         return self._each(self._product, lhs, rhs)
 
     def extremum(self, op: Op, lhs: LaneIndex, rhs: LaneIndex) -> LaneIndex:
-        """The smaller (MIN) or the larger one (MAX) of two indices."""
+        """The smaller (MIN) or the larger (MAX) of two indices."""
         return self._each(lambda a, b: self._extremum(op, a, b), lhs, rhs)
 
     def divide(self, op: Op, idx: LaneIndex, divisor: int) -> LaneIndex | None:
@@ -93,7 +93,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         return _joined(_whole(self._divide(op, one, divisor)) for one in self.lanes_of(idx))
 
     def wrap(self, value: CodeValue) -> LaneIndex:
-        """An index that is the int64 `value`, of which nothing is known."""
+        """The int64 `value` as an index about which nothing is known."""
         if value.const is not None:
             return constant(int(value.const))
         if value.lanes == 1:
@@ -102,7 +102,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         return tuple(self._named(f"{value.text}[{i}]", -UNKNOWN, UNKNOWN) for i in lanes)
 
     def scalar(self, idx: Idx) -> str:
-        """The text of an index that is the same in every lane, to be read as a whole."""
+        """The text of an index that is the same in every lane, without parentheses around it."""
         parts = []
         for term, coef in idx.terms.items():
             parts.append(term.text if coef == 1 else f"{term.text} * {coef}")
@@ -157,8 +157,8 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
     def _divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
         """A quotient or remainder that is affine in the lane; None where it is not.
 
-        What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
-        between two multiples.
+        Multiples of the divisor divide exactly; the rest folds when its bounds lie between two
+        multiples.
         """
         whole = {t: c // divisor for t, c in idx.terms.items() if c % divisor == 0}
         rest_terms = {t: c for t, c in idx.terms.items() if c % divisor}
@@ -203,7 +203,7 @@ class ClikeIndices(IndexAlgebra[LaneIndex]):
         return body.remembered(("index", text), self._state.prelude.type("i64"), text)
 
     def _named(self, name: str, lo: int, hi: int) -> Idx:
-        """The index `name`; one name is one term, so that equal parts of a sum meet."""
+        """The index `name`; one name is one term, so that equal parts of a sum combine."""
         term = self._terms.get(name)
         if term is None:
             term = self._terms[name] = Scalar(name, None, lo, hi)
@@ -240,7 +240,7 @@ class ClikeConditions(Conditions):
         return self._affine(op, diff)
 
     def _affine(self, op: Op, diff: Idx) -> Cond:
-        """A comparison that differs by lane: `terms + const + step * lane` against 0."""
+        """A comparison that varies by lane: `terms + const + step * lane` against 0."""
         lanes = self._state.lanes
         low, high = total_limits(moved(diff, 0))
         end = diff.const + diff.lane * (lanes - 1)
@@ -293,7 +293,7 @@ class ClikeConditions(Conditions):
 
 
 def _whole(idx: Idx | None) -> Idx:
-    """`idx`, which is there: nothing here has a part that is not affine in the lane."""
+    """`idx`, never None: no index here has a part that is not affine in the lane."""
     return constant(0) if idx is None else idx
 
 

@@ -1,4 +1,4 @@
-"""Loads and stores as C-like text, and register buffers as variables: one for each vector."""
+"""Loads and stores as C-like text, and register buffers as variables, one per vector."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from loopwright.ir.stmt import Store
 
 
 class ClikeMemory:
-    """Emits loads and stores where emission stands; `mask` says which lanes are active.
+    """Emits loads and stores at the current point; `mask` says which lanes are active.
 
-    `names` are the pointers and arrays that buffers have in the function that is being written.
+    `names` are the pointers and arrays of the buffers in the function being written.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class ClikeMemory:
         *,
         wide: bool = False,
     ) -> None:
-        """Go on with `literals`, less those of buffers in `changed`; `wide`: less vectors alone."""
+        """Continue with `literals`, less those of buffers in `changed` (`wide`: only vectors)."""
         places = self._storage.places
         self._literals = {
             (buffer, start): value
@@ -116,7 +116,7 @@ class ClikeMemory:
             self._scatter(name, at, value)
 
     def _store_dense(self, key: str, first: str, value: CodeValue) -> None:
-        """Store to consecutive elements, of which the address `first` is the first."""
+        """Store to consecutive elements from the address `first` on."""
         lanes, prelude = self._state.lanes, self._state.prelude
         stored = self._ops.to_memory(value, lanes)
         if self.mask is None:
@@ -138,7 +138,7 @@ class ClikeMemory:
             body.line(f"{guard}{name}[{self._indices.scalar(one)}] = {text};")
 
     def _lanes(self, buffer: Buffer, at: LaneIndex) -> str:
-        """The text of a load of one element a lane."""
+        """The text of a load of one element per lane."""
         name, key, lanes = self.names[buffer], storage_key(buffer.dtype), self._state.lanes
         prelude = self._state.prelude
         if isinstance(at, Idx) and at.lane == 1:
@@ -171,7 +171,7 @@ class ClikeMemory:
         return found
 
     def _located(self, buffer: Buffer, index: Expr) -> LaneIndex:
-        """The element of `buffer` that an access is to, its copy in each lane included."""
+        """The element of `buffer` that an access refers to, including its copy per lane."""
         at, expand = self._index.index(index), self._storage.places[buffer].expand
         if not expand:
             return at
@@ -179,7 +179,7 @@ class ClikeMemory:
 
 
 def _start(at: LaneIndex) -> int:
-    """The first element of a register that is accessed; `_register` refuses all others."""
+    """The first element of the register accessed; `_register` refuses any other."""
     return at.const if isinstance(at, Idx) else -1
 
 

@@ -1,4 +1,4 @@
-"""Arithmetic on values as C-like text; the instructions go by their names in LLVM."""
+"""Arithmetic on values as C-like text; instructions have their LLVM names."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ _BUILTINS = {
     "copysign": "copysign",
 }
 _NAMED = re.compile(r"v\d+\Z")
-"""What never changes: constants that the emitter has named."""
+"""Invariant text: constants that the emitter has named."""
 
 
 class EmitState:
-    """Where emission stands: the function that is being written, and the file's declarations."""
+    """The state of emission: the function being written and the file's declarations."""
 
     def __init__(self, prelude: Prelude, body: Body) -> None:
         self.prelude = prelude
@@ -91,7 +91,7 @@ class ClikeOperations(Operations):
         return self._state.body.remembered(key, self.kind(value.dtype, lanes), call)
 
     def plain(self, op: str, lhs: CodeValue, rhs: CodeValue, result: DType) -> CodeValue:
-        """The instruction `op`, by its name in LLVM, of two values of one dtype."""
+        """The instruction `op`, by its LLVM name, on two values of one dtype."""
         lanes = max(lhs.lanes, rhs.lanes)
         name, _, predicate = op.partition(" ")
         if name in ("fcmp", "icmp"):
@@ -118,7 +118,7 @@ class ClikeOperations(Operations):
         return self.op(text, BOOL, lanes)
 
     def _shift(self, name: str, lhs: CodeValue, rhs: CodeValue, lanes: int) -> CodeValue:
-        """A shift without regard to the sign, by a literal."""
+        """A logical shift by a literal."""
         kind, key = self.kind(lhs.dtype, lanes), compute_key(lhs.dtype)
         unsigned = self._state.prelude.type(f"u{key[1:]}", lanes)
         symbol = "<<" if name == "shl" else ">>"
@@ -138,9 +138,9 @@ class ClikeOperations(Operations):
         return self._call(_BUILTINS[name], dtype, lanes, *args)
 
     def _extremum(self, name: str, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
-        """The smaller or larger number, the other one where one is NaN.
+        """The smaller or larger number; where one is NaN, the other.
 
-        Of zeros the one that x86 gives, where that is what LLVM makes of it.
+        Of two zeros, the one that x86 gives where LLVM uses its instruction.
         """
         lanes = max(lhs.lanes, rhs.lanes)
         if self._ieee_minimum:
@@ -162,7 +162,7 @@ class ClikeOperations(Operations):
         return self.op(f"({kind})(({wide}){value.text} & {most})", value.dtype, value.lanes)
 
     def _call(self, name: str, dtype: DType, lanes: int, *args: CodeValue) -> CodeValue:
-        """A function that compilers know, for each lane."""
+        """A compiler builtin, applied to each lane."""
         function = f"__builtin_{name}" + ("" if dtype == F64 else "f")
         texts = [self.widen(a, lanes) for a in args]
         if lanes > 1:
@@ -171,7 +171,7 @@ class ClikeOperations(Operations):
         return self.op(f"{function}({', '.join(texts)})", dtype, lanes)
 
     def choose(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
-        """`yes if cond else no` of a condition that is not known."""
+        """`yes if cond else no` for a condition that is not constant."""
         lanes = max(cond.lanes, yes.lanes, no.lanes)
         a, b = self.widen(yes, lanes), self.widen(no, lanes)
         if cond.lanes == 1:
@@ -180,7 +180,7 @@ class ClikeOperations(Operations):
         return self.op(f"{function}({cond.text}, {a}, {b})", yes.dtype, lanes)
 
     def convert(self, op: str, value: CodeValue, dtype: DType) -> CodeValue:
-        """`value` as `dtype` by the conversion `op`, by its name in LLVM."""
+        """`value` as `dtype` by the conversion `op`, by its LLVM name."""
         del op  # the types say it
         kind, text = self.kind(dtype, value.lanes), value.text
         if value.lanes == 1:
@@ -211,11 +211,11 @@ class ClikeOperations(Operations):
         return self.op(f"{x} * {y} + {z}", a.dtype, lanes)
 
     def negate_float(self, value: CodeValue) -> CodeValue:
-        """`value` with the other sign."""
+        """`value` negated."""
         return self.op(f"-{value.text}", value.dtype, value.lanes)
 
     def libm(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
-        """The function of libm for `fn`, for each lane."""
+        """The libm function for `fn`, applied to each lane."""
         dtype, lanes = args[0].dtype, max(a.lanes for a in args)
         prelude, kind = self._state.prelude, self.kind(dtype)
         name = fn.value + ("" if dtype == F64 else "f")
@@ -226,7 +226,7 @@ class ClikeOperations(Operations):
         return self.op(f"{function}({', '.join(texts)})", dtype, lanes)
 
     def round(self, value: CodeValue) -> CodeValue:
-        """A value computed in float32 as its 16-bit dtype holds it; others as they are."""
+        """A value computed in float32, rounded to its 16-bit dtype; others as they are."""
         if not (value.dtype.is_float and value.dtype.bits == 16):
             return value
         return self.from_memory(self.to_memory(value, value.lanes), value.dtype, value.lanes)
@@ -245,7 +245,7 @@ class ClikeOperations(Operations):
         return self._state.body.op(stored, cast)
 
     def from_memory(self, text: str, dtype: DType, lanes: int) -> CodeValue:
-        """The value of what was stored as `text`."""
+        """The value stored as `text`."""
         full = self.kind(I32, lanes)
         if dtype.is_bool:
             held = text if lanes == 1 else self._converted(text, full)

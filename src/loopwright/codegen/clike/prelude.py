@@ -1,4 +1,4 @@
-"""What a file declares before its kernel: the vector types and small functions that it uses."""
+"""The declarations before a kernel: the vector types and small functions that it uses."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ class Prelude:
         )
 
     def _special(self, name: str, key: str, lanes: int, otherwise: str) -> str:
-        """The body that is `otherwise` where the dialect has no other way."""
+        """The body: the dialect's special way where it has one, else `otherwise`."""
         body = otherwise
         for test, statement in self.dialect.special.get((name, key, lanes), ()):
             body = f"\n#if {test}\n  {statement};\n#else\n  {body.strip()}\n#endif\n"
@@ -163,7 +163,7 @@ class Prelude:
         return self.function(f"lw_{old}_as_{new}", result, f"{source} v", body)
 
     def floor_divide(self) -> str:
-        """The function that divides integers and rounds to minus infinity, by a positive number."""
+        """The function that divides integers by a positive number, rounding to minus infinity."""
         kind = self.type("i64")
         body = "return a / b - (a % b < 0);"
         return self.function("lw_floordiv", kind, f"{kind} a, {kind} b", body)

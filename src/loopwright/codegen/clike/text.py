@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from loopwright.errors import CodegenError
 
 MAX_LINES = 200_000
-"""More than this is a schedule that unrolled too much; it would take a compiler minutes."""
+"""More means that the schedule unrolled too much; it would take a compiler minutes."""
 
 
 class Body:
     """Lines of one function, in nested scopes; names are unique over all functions of the file.
 
-    What the current scope may use again is remembered in layers, one a scope.
+    What the current scope may reuse is remembered in layers, one per scope.
     """
 
     def __init__(self, names: Iterator[int]) -> None:
@@ -24,7 +24,7 @@ class Body:
         self.layers: list[dict[tuple[object, ...], str]] = [{}]
 
     def fresh(self, stem: str) -> str:
-        """A name that is not used yet."""
+        """An unused name."""
         return f"{stem}{next(self._names)}"
 
     def op(self, kind: str, text: str) -> str:
@@ -50,7 +50,7 @@ class Body:
         return None
 
     def remembered(self, key: tuple[object, ...], kind: str, text: str) -> str:
-        """As `op`, but for the same key the same name wherever it may be used again."""
+        """As `op`, but the same key gives the same name wherever it may be reused."""
         found = self.recall(key)
         if found is None:
             found = self.layers[-1][key] = self.op(kind, text)
@@ -58,7 +58,7 @@ class Body:
 
     @contextmanager
     def scope(self, head: str = "", *, alone: bool = False) -> Iterator[None]:
-        """A block `head { ... }`; `alone`: nothing remembered before is used inside nor after."""
+        """A block `head { ... }`; `alone`: nothing from before is reused inside or after it."""
         self.line(f"{head} {{".lstrip())
         self._depth += 1
         before = self.layers

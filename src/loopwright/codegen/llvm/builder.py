@@ -1,8 +1,8 @@
 """The text of one LLVM function while it is being written.
 
 Lines go to the end of the open block, or into the head of an open frame (a loop or the function)
-when they compute something that does not change inside it. `memo` layers remember what the current
-block may reuse: one layer a branch, so that nothing is used where it was not computed.
+when they compute a loop invariant. `memo` layers remember what the current
+block may reuse: one layer per branch, so that nothing is used where it was not computed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from loopwright.codegen.affine import LoopFrame, Scalar
 from loopwright.errors import CodegenError
 
 MAX_LINES = 200_000
-"""More than this is a schedule that unrolled too much; it would take LLVM minutes."""
+"""More means that the schedule unrolled too much; it would take LLVM minutes."""
 
 
 class FunctionText:
@@ -70,11 +70,11 @@ class FunctionText:
         self.block = name
 
     def fresh_label(self, hint: str) -> str:
-        """A block name that is not yet used."""
+        """An unused block name."""
         return f"{hint}{next(self._names)}"
 
     def open_frame(self) -> LoopFrame:
-        """A new innermost frame whose head comes here."""
+        """A new innermost frame, with its head here."""
         frame = LoopFrame(len(self.frames))
         self.frames.append(frame)
         self._parts += [self.lines, frame.head]
@@ -86,7 +86,7 @@ class FunctionText:
         return frame
 
     def open_part(self) -> list[str]:
-        """A list of lines that stays open to be filled here; what follows goes after it."""
+        """A placeholder for lines to be filled in here later; what follows goes after it."""
         part: list[str] = []
         self._parts += [self.lines, part]
         self.lines = []
@@ -98,7 +98,7 @@ class FunctionText:
 
     @contextmanager
     def layer(self, *, alone: bool = False) -> Iterator[None]:
-        """What is remembered inside is forgotten afterwards.
+        """A scope: what is remembered inside is forgotten afterwards.
 
         `alone`: nothing from before is reused inside, nor after it (it would stay alive all the
         while).

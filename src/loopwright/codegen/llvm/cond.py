@@ -41,7 +41,7 @@ class LlvmConditions(Conditions):
         return self._indices.text.op(f"{op} {kind} {x}, {y}"), lanes
 
     def mask(self, cond: Cond) -> str:
-        """`cond` as one i1 a lane."""
+        """`cond` as one i1 per lane."""
         if cond.is_mask:
             return cond.text
         if cond.const is not None:

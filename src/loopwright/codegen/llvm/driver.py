@@ -6,8 +6,8 @@ ABI (C), with `parallel_for_t` of `codegen/artifact.py`:
                   parallel_for_t parallel, void *pool);
     void lw_model_timed(..., int64_t *ns);
 
-`io` holds the model's inputs, then its outputs. The second one writes the time of the monotonic
-clock, in ns, before the first kernel and after each.
+`io` holds the model's inputs, then its outputs. The second function writes the monotonic time in
+ns before the first kernel and after each.
 """
 
 from __future__ import annotations

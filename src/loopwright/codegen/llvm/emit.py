@@ -1,7 +1,7 @@
 """Loop IR to LLVM text: statements, loops, parallel regions, and the entry of the ABI.
 
-Text is written once, in its final form: unrolled loops are unrolled while emitting, register
-buffers are SSA values, addresses are hoisted as they are made. No LLVM pass is needed after it.
+Text is written once, in its final form: loops are unrolled while emitting, register buffers are SSA
+values, addresses are hoisted as they are made. No LLVM pass is needed after it.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ LANE = constant(0, 1)
 
 @dataclass(frozen=True, slots=True)
 class LlvmSource:
-    """LLVM text of one kernel, and what its caller must know: see `artifact` for the ABI.
+    """LLVM text of one kernel, and what its caller must know; see `artifact` for the ABI.
 
-    `branching` says that values of register buffers meet behind branches.
+    `branching` says that values of register buffers merge after branches.
     """
 
     text: str
@@ -311,7 +311,7 @@ class _Emitter:
         return block, self._registers.snapshot(changed)
 
     def _parallel(self, loop: For) -> None:
-        """Outline the body of `loop`; hand it to the `parallel` callback with what it captures."""
+        """Outline the body of `loop`; pass it to the `parallel` callback with what it captures."""
         outer_text, outer_env = self._indices.text, self._indices.env
         number = next(self._names)
         captured = self._captured(outer_env)

@@ -1,4 +1,4 @@
-"""Expressions as LLVM text: what differs by language, and the parts that they are made with."""
+"""Expressions as LLVM text: what differs by language, and the parts that they use."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class LlvmExpressions(Expressions):
         no: Callable[[], CodeValue | None],
         dtype: DType,
     ) -> CodeValue:
-        """The value of the side that `cond` chooses; only that side is carried out."""
+        """The value of the side that `cond` chooses; only that side is executed."""
         text = self._indices.text
         then, other, join = (text.fresh_label(h) for h in ("then", "else", "join"))
         text.lines.append(f"  br i1 {cond.text}, label %{then}, label %{other}")

@@ -1,8 +1,8 @@
 """Index expressions as LLVM text: evaluation in an instance, hoisted sums, divisions, vectors.
 
-What can be known while emitting is: unrolled variables are integers, divisions fold when the bounds
-of their operands allow it. What is left is computed once in the head of the loop that it changes
-with.
+What can be computed while emitting is: unrolled variables are integers, divisions fold when the
+bounds of their operands allow it. The rest is computed once, in the head of the innermost loop that
+it varies with.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from loopwright.ir.linear import Linear
 
 
 class Indices(IndexAlgebra[Idx]):
-    """Evaluates index expressions where emission stands.
+    """Evaluates index expressions at the current point of emission.
 
     `env` binds the variables of all open loops: an int for an unrolled one, else an `Idx`. `lanes`
     is the width of the open vectorized loop, 1 outside of one. `epoch` changes when anything but an
@@ -141,7 +141,7 @@ class Indices(IndexAlgebra[Idx]):
         return found
 
     def wrap(self, value: CodeValue) -> Idx:
-        """An index that is the int64 `value`, of which nothing is known."""
+        """The int64 `value` as an index about which nothing is known."""
         if value.const is not None:
             return constant(int(value.const))
         if value.lanes == 1:
@@ -162,7 +162,7 @@ class Indices(IndexAlgebra[Idx]):
         return in_lanes(text, lo, hi)
 
     def extremum(self, op: Op, lhs: Idx, rhs: Idx) -> Idx:
-        """The smaller (MIN) or the larger one (MAX) of two indices."""
+        """The smaller (MIN) or the larger (MAX) of two indices."""
         pick, name = (min, "smin") if op is Op.MIN else (max, "smax")
         difference = limits(self.add(lhs, self.scale(rhs, -1)), self.lanes)
         if difference[1] <= 0:
@@ -196,8 +196,8 @@ class Indices(IndexAlgebra[Idx]):
     def divide(self, op: Op, idx: Idx, divisor: int) -> Idx | None:
         """Floor division or remainder of `idx` by a positive constant; None: compute it on vectors.
 
-        What is a multiple of the divisor comes out exactly; the rest folds when its bounds lie
-        between two multiples.
+        Multiples of the divisor divide exactly; the rest folds when its bounds lie between two
+        multiples.
         """
         whole = {t: c // divisor for t, c in idx.terms.items() if c % divisor == 0}
         others = {t: c for t, c in idx.terms.items() if c % divisor}
@@ -251,7 +251,7 @@ class Indices(IndexAlgebra[Idx]):
     def _per_lane(
         self, rest: Idx, fold: Callable[[int], int], op: str, divisor: int, bounds: tuple[int, int]
     ) -> Idx | None:
-        """Division of an index that differs by lane: folded, or on vectors; None if negative."""
+        """Division of an index that varies by lane: folded, or on vectors; None if negative."""
         if rest.vec is None and not rest.terms:
             return ramp([fold(rest.const + rest.lane * i) for i in range(self.lanes)])
         lo, hi = limits(rest, self.lanes)
@@ -265,7 +265,7 @@ class Indices(IndexAlgebra[Idx]):
         return in_lanes(text, *bounds)
 
     def _named(self, text: str, frame: LoopFrame | None, bounds: tuple[int, int]) -> Idx:
-        """The index `text`; one name is one term, so that equal parts of a sum meet."""
+        """The index `text`; one name is one term, so that equal parts of a sum combine."""
         term = self._terms.get(text)
         if term is None:
             term = self._terms[text] = Scalar(text, frame, *bounds)

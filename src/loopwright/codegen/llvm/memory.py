@@ -1,8 +1,8 @@
 """Loads and stores as LLVM text.
 
-An access is analysed once: the loops that are open give a base pointer, computed in the loop head
-where its last variable is bound; an instance of an unrolled loop adds a constant number of bytes.
-What the current block has loaded already is used again, until something is stored to that buffer.
+An access is analysed once: the open loops give a base pointer, computed in the head of the loop
+that binds its last variable; an instance of an unrolled loop adds a constant number of bytes.
+Values that the current block has loaded are reused until something is stored to that buffer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from loopwright.target.cpu import CpuTarget
 
 INVARIANT = "!0"
 MAX_STRIDE = 4
-"""Up to this stride, lanes are picked out of whole vectors; beyond it they are gathered."""
+"""Up to this stride, lanes are shuffled out of dense loads; beyond it they are gathered."""
 
 
 class MemoryAccess(NamedTuple):
@@ -58,7 +58,7 @@ class MemoryAccess(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where buffers are: of parameters the name of the pointer and its alignment in bytes."""
+    """Where buffers are; parameters have the name of a pointer and its alignment in bytes."""
 
     params: Mapping[Buffer, str]
     alignments: Mapping[Buffer, int]
@@ -67,7 +67,7 @@ class Places:
 
 
 class Memory:
-    """Emits loads and stores where emission stands; `mask` says which lanes are active."""
+    """Emits loads and stores at the current point; `mask` says which lanes are active."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Memory:
         self._versions: dict[Buffer, int] = {}
 
     def forget_accesses(self) -> None:
-        """Analyse every access again: a variable is now bound in another way."""
+        """Analyse every access again, since the binding of a variable changed."""
         self._accesses.clear()
 
     def load(self, node: Load) -> CodeValue:
@@ -119,7 +119,7 @@ class Memory:
     def load_or(self, node: Load, cond: Cond, other: CodeValue) -> CodeValue | None:
         """`node if cond else other` without a branch: the address is chosen, not the value.
 
-        None when it cannot be done so: a register buffer, lanes apart, or `other` is not a literal.
+        None when that is not possible: a register buffer, strided lanes, or `other` not a literal.
         """
         if other.const is None or compute_type(other.dtype) != storage_type(other.dtype):
             return None
@@ -268,7 +268,7 @@ class Memory:
         return result
 
     def _pointers(self, access: MemoryAccess, offset: int) -> str:
-        """A vector of pointers, one a lane."""
+        """A vector of pointers, one per lane."""
         indices, lanes = self._indices, self._indices.lanes
         offsets = [offset + access.lane * i for i in range(lanes)]
         wide = vector_literal("i64", offsets)

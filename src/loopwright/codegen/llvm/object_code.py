@@ -1,6 +1,6 @@
 """LLVM text to object code, through llvmlite's binding; no optimisation pass runs.
 
-LLVM reports some errors by aborting the process, so this runs where a crash is survived.
+LLVM reports some errors by aborting the process, so this runs where a crash can be survived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _NO_SINKING = "-disable-machine-sink"
 def object_bytes(
     text: str, target: CpuTarget, opt: int = OPT_LEVEL, *, sinking: bool = True
 ) -> bytes:
-    """The relocatable object that LLVM makes of `text`; `opt` is code generation's 0..3.
+    """The relocatable object that LLVM makes from `text`; `opt` is the code generator's 0..3.
 
     With `sinking`, LLVM may move a computation towards its use, behind branches.
 
@@ -54,15 +54,15 @@ def target_machine(triple: str, features: tuple[str, ...], opt: int) -> llvm.Tar
 
 
 def _set_sinking(*, allowed: bool) -> None:
-    """Switch LLVM's machine sinking, which has no switch of one module; the last setting holds."""
+    """Set LLVM's machine sinking, a process-wide option; the last setting holds."""
     llvm.set_option("", f"{_NO_SINKING}={str(not allowed).lower()}")
 
 
 def assemble(source: LlvmSource, target: CpuTarget, opt: int = OPT_LEVEL) -> Artifact:
     """The artifact of `source`: object code with what is needed to call it.
 
-    Multiply-adds of a tile would sink behind branches around a part of it, and keep their factors
-    in registers until then, which spills accumulators: a tile with branches stays as it is written.
+    Multiply-adds of a tile would sink past branches around a part of it and keep their factors in
+    registers until then, which spills accumulators: a tile with branches stays as written.
     """
     return Artifact(
         code=object_bytes(source.text, target, opt, sinking=not source.branching),
@@ -77,7 +77,7 @@ def assemble(source: LlvmSource, target: CpuTarget, opt: int = OPT_LEVEL) -> Art
 
 
 class LlvmBackend:
-    """Kernels by way of LLVM text."""
+    """Kernels through LLVM text."""
 
     language = "llvm"
 

@@ -110,12 +110,12 @@ class LlvmOperations(Operations):
         return CodeValue(self._text.op(f"{call}{x}, {kind} {y}, {kind} {z})"), dtype, lanes)
 
     def negate_float(self, value: CodeValue) -> CodeValue:
-        """`value` with the other sign."""
+        """`value` negated."""
         kind = value_type(value.dtype, value.lanes)
         return CodeValue(self._text.op(f"fneg {kind} {value.text}"), value.dtype, value.lanes)
 
     def libm(self, fn: Fn, args: list[CodeValue]) -> CodeValue:
-        """A call of libm for each lane."""
+        """A libm call for each lane."""
         dtype, lanes = args[0].dtype, max(a.lanes for a in args)
         scalar = compute_type(dtype)
         name = fn.value + ("" if dtype == F64 else "f")
@@ -131,7 +131,7 @@ class LlvmOperations(Operations):
         return CodeValue(result, dtype, lanes)
 
     def round(self, value: CodeValue) -> CodeValue:
-        """A value computed in `float` as its 16-bit dtype holds it; others as they are."""
+        """A value computed in `float`, rounded to its 16-bit dtype; others as they are."""
         if not (value.dtype.is_float and value.dtype.bits == 16):
             return value
         return self.from_memory(self.to_memory(value, value.lanes), value.dtype, value.lanes)
@@ -156,7 +156,7 @@ class LlvmOperations(Operations):
         )
 
     def from_memory(self, text: str, dtype: DType, lanes: int) -> CodeValue:
-        """The value of what was stored as `text`."""
+        """The value stored as `text`."""
         stored = vector(storage_type(dtype), lanes)
         if dtype.is_bool:
             zero = "0" if lanes == 1 else "zeroinitializer"

@@ -1,7 +1,7 @@
 """Kernels that measure a machine: FMAs in registers, FMAs fed from the nearest cache, and streams.
 
 They are for `loopwright doctor` and the benchmarks. The first and the last are LLVM text with plain
-C entry points; the second is a register tile of ours, since that is what it stands for.
+C entry points; the second is one of our own register tiles, since that is what it stands for.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class StreamProbe:
 
 
 def fma_probe(target: CpuTarget) -> FmaProbe:
-    """The kernel that does nothing but float32 fused multiply-adds at the target's full width."""
+    """The kernel of float32 fused multiply-adds alone, at the target's full vector width."""
     lanes = target.lanes(F32)
     chains = _CHAINS_WIDE if target.registers >= 32 else _CHAINS
     kind = f"<{lanes} x float>"
@@ -75,7 +75,7 @@ def fma_probe(target: CpuTarget) -> FmaProbe:
         ]
     total = [f"  %t0 = fadd {kind} %a0.{_UNROLL}, %a0.{_UNROLL}"]
     total += [f"  %t{i} = fadd {kind} %t{i - 1}, %a{i}.{_UNROLL}" for i in range(1, chains)]
-    # The factors come from memory, so that nothing can be computed ahead.
+    # The factors come from memory, so that nothing can be constant-folded.
     text = f"""target triple = "{target.triple}"
 declare {kind} @llvm.fmuladd.{suffix}({kind}, {kind}, {kind})
 define void @lw_fma(i64 %n, ptr %sink) {_attributes(target)} {{
@@ -101,7 +101,7 @@ done:
 
 @dataclass(frozen=True, slots=True)
 class FedProbe:
-    """A tile of a matrix product over operands that stay in the L1 cache, as any kernel has it."""
+    """A tile of a matrix product over operands that stay in L1, with the ABI of any kernel."""
 
     source: LlvmSource
     flops: int
@@ -110,8 +110,8 @@ class FedProbe:
 def fed_fma_probe(target: CpuTarget) -> FedProbe:
     """A register tile that loads its operands: C[y, x] = sum over r, k of A[k, y] * B[k, x].
 
-    r repeats the sum over the same operands (12 KiB with AVX-512), so that nothing but the nearest
-    cache and the units that multiply and add can limit it.
+    r repeats the sum over the same operands (12 KiB with AVX-512), so that only L1 and the FMA
+    units can limit it.
     """
     rows, vectors = (14, 2) if target.registers >= 32 else (6, 2)
     lanes = target.lanes(F32)
@@ -137,7 +137,7 @@ def fed_fma_probe(target: CpuTarget) -> FedProbe:
 
 
 def stream_probe(target: CpuTarget) -> StreamProbe:
-    """The kernels that read, and read and write, at full vector width."""
+    """The read kernel and the triad kernel, at full vector width."""
     lanes = target.lanes(F32)
     kind, step = f"<{lanes} x float>", target.lanes(F32) * _STREAM_UNROLL
     sums = [

@@ -1,7 +1,7 @@
-"""Register buffers as SSA values: one value a slot, phis at loops and joins.
+"""Register buffers as SSA values: one value per slot, phis at loops and joins.
 
 A slot is `lanes` consecutive elements that begin at a multiple of `lanes`. A slot that has not been
-stored to holds `poison`; its contents are undefined by the meaning of `Alloc`.
+stored to holds `poison`: the contents of an `Alloc` are undefined.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Registers:
         self._count = None
 
     def count(self, vector_bits: int) -> int:
-        """Vector registers that all slots take together."""
+        """The vector registers that all slots take together."""
         if self._count is None:
             self._count = sum(
                 len(slots) * -(-self._lanes[buffer] * buffer.dtype.bits // vector_bits)
@@ -96,11 +96,11 @@ class Registers:
             self._slots[buffer][slot] = CodeValue(latch, buffer.dtype, lanes)
 
     def snapshot(self, changed: Iterable[Buffer]) -> dict[Buffer, list[CodeValue]]:
-        """The slots of the buffers in `changed` as they are now."""
+        """The current slots of the buffers in `changed`."""
         return {buffer: list(self._slots[buffer]) for buffer in self._alive(changed)}
 
     def restore(self, snapshot: dict[Buffer, list[CodeValue]]) -> None:
-        """Go back to what `snapshot` returned."""
+        """Restore what `snapshot` returned."""
         for buffer, slots in snapshot.items():
             self._slots[buffer] = list(slots)
 

@@ -2,8 +2,8 @@
 
 LLVM keeps a value that is used twice in a register from the first use to the last. In an unrolled
 tile those spans overlap until accumulators spill, although loading again costs nothing while the
-multiply-adds are the limit. So only as many values are kept as there are registers beside the
-accumulators, the least recently used goes first; a fence that emits no instruction keeps LLVM from
+multiply-adds are the limit. So only as many values are kept as there are registers besides the
+accumulators, least recently used out first; a fence that emits no instruction keeps LLVM from
 joining the second load with the first.
 """
 
@@ -14,14 +14,14 @@ from collections.abc import Hashable
 from loopwright.codegen.llvm.builder import FunctionText
 
 LEAST = 8
-"""Values kept in any case: a few too many cost less than loading operands that return at once."""
+"""Values always kept: a few too many cost less than reloading operands used again at once."""
 SLACK = 2
 """LLVM folds some loads into their use, so a few values more than free registers fit."""
 _FENCE = '  fence syncscope("singlethread") seq_cst'
 
 
 class ReuseWindow:
-    """The values that are kept, least recently used first; each takes some vector registers."""
+    """The values kept, least recently used first; each takes some vector registers."""
 
     def __init__(self, registers: int) -> None:
         self._registers = registers
@@ -49,7 +49,7 @@ class ReuseWindow:
         self._joinable.add(key)
 
     def keep(self, key: Hashable, cost: int, accumulators: int) -> None:
-        """Keep a value of `cost` registers; drop others when that is more than fits."""
+        """Keep a value of `cost` registers; drop others when they no longer fit."""
         self._size += cost - self._kept.pop(key, 0)  # it may be kept, but out of reach
         self._kept[key] = cost
         room = max(LEAST, self._registers - accumulators + SLACK)

@@ -1,8 +1,8 @@
 """Kernels on this machine's CPU, called with NumPy arrays.
 
-A `Module` has two faces. `module(*inputs)` takes plain arrays and returns plain outputs; it
-copies only what is not already as the kernel wants it. `module.call(*arguments)` takes every
-argument, outputs too, in its memory layout, and copies nothing.
+A `Module` has two interfaces. `module(*inputs)` takes plain arrays and returns plain outputs; it
+copies only what is not already as the kernel needs it. `module.call(*arguments)` takes every
+argument, outputs included, in its memory layout, and copies nothing.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def aligned_copy(array: Array, alignment: int = ALIGNMENT) -> Array:
 
 
 class CpuDevice:
-    """This machine's CPU with a pool of `threads` threads; any number of Python threads may call.
+    """This machine's CPU with a pool of `threads` threads; any number of Python threads may use it.
 
     In a forked child kernels run on one thread: the pool stays with the process that made it. It is
     a `runtime.device.Device`, and `module` gives kernels that are called with arrays.
@@ -69,7 +69,7 @@ class CpuDevice:
         self._memory: dict[Buffer, Array] = {}
 
     def facts(self) -> DeviceFacts:
-        """What this machine is."""
+        """A description of this machine."""
         machine = facts()
         return DeviceFacts(machine.model, machine.memory_bytes, self.threads)
 
@@ -81,7 +81,7 @@ class CpuDevice:
         return Module(self, load(artifact))
 
     def load(self, kernel: Loadable) -> CpuKernel:
-        """The kernel, ready to run; whoever asks has seen to it that its code runs here.
+        """The kernel, ready to run; the caller has checked that its code runs here.
 
         Raises: ConfigError for a form other than object; EnvironmentFailure if it is broken.
         """
@@ -89,7 +89,7 @@ class CpuDevice:
         return CpuKernel(self, link(kernel.code, (kernel.entry,)), kernel)
 
     def alloc(self, nbytes: int) -> Buffer:
-        """New memory, at a 64-byte boundary. Raises: EnvironmentFailure when there is none."""
+        """New memory, 64-byte aligned. Raises: EnvironmentFailure when it runs out."""
         try:
             array = aligned_empty((nbytes,), np.uint8)
         except MemoryError as error:
@@ -111,7 +111,7 @@ class CpuDevice:
         np.copyto(into, self._memory[buffer])
 
     def workspace(self, nbytes: int) -> int:
-        """Address of at least `nbytes` that this Python thread alone uses, until its next call."""
+        """Address of at least `nbytes` private to this Python thread, until its next call."""
         memory: Array | None = getattr(self._local, "memory", None)
         if memory is None or memory.nbytes < nbytes:
             memory = aligned_empty((nbytes,), np.uint8)
@@ -119,7 +119,7 @@ class CpuDevice:
         return int(memory.ctypes.data)
 
     def close(self) -> None:
-        """End the pool's threads and give memory back; modules still run, on the calling thread."""
+        """End the pool's threads and free memory; modules still run, on the calling thread."""
         self.pool.close()
         self._memory.clear()
 
@@ -132,7 +132,7 @@ class CpuDevice:
 
 @dataclass(frozen=True, slots=True)
 class CpuKernel:
-    """A kernel as a device's user runs it: on memory of the device. `code` holds it."""
+    """A kernel as users of a device run it, on device memory. `code` keeps it loaded."""
 
     device: CpuDevice
     code: Linked
@@ -182,25 +182,25 @@ class Module:
         return plain[0] if len(plain) == 1 else plain
 
     def call(self, *arguments: Array) -> None:
-        """Run on `arguments`, inputs then outputs, each in its memory layout; nothing is copied.
+        """Run on `arguments`, inputs then outputs, each in its memory layout, without copies.
 
         Raises: ShapeError if one has another shape or dtype, is not contiguous or not aligned.
         """
         self._run(self._checked(arguments))
 
     def bind(self, *arguments: Array) -> BoundCall:
-        """`call` with everything looked up ahead, for calling the same arrays many times."""
+        """`call` prepared in advance, to call with the same arrays many times."""
         return BoundCall(self, self._checked(arguments))
 
     def pack(self, param: Param, array: Array) -> Array:
-        """Plain `array` as `param` is in memory; the array itself where that is what it is.
+        """Plain `array` in the memory layout of `param`; the array itself if it already is.
 
         Raises: ShapeError if its shape or dtype is not the param's.
         """
         return aligned_copy(param.pack(self.plain(param, array)), param.alignment)
 
     def plain(self, param: Param, array: Array) -> Array:
-        """`array`, which is what `param` is in plain layout.
+        """`array`, which matches `param` in plain layout.
 
         Raises: ShapeError if its shape or dtype is not the param's.
         """
@@ -235,7 +235,7 @@ class Module:
 
 @dataclass(slots=True, init=False)
 class BoundCall:
-    """A kernel with its arguments: calling it runs it. It keeps the arrays alive.
+    """A kernel bound to its arguments: calling it runs it. It keeps the arrays alive.
 
     Only one thread may use it after `redirect`.
     """

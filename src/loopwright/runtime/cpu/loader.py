@@ -1,4 +1,4 @@
-"""Artifacts into this process."""
+"""Loads artifacts into this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from loopwright.target.presets import keys_for
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An artifact in memory: `entry` is its address for as long as this lives."""
+    """An artifact in memory: `entry` is its address as long as this object lives."""
 
     artifact: Artifact
     code: Linked
@@ -26,7 +26,7 @@ class Loaded:
 def load(artifact: Artifact) -> Loaded:
     """`artifact` linked into this process.
 
-    Raises: ConfigError if it was made for a target this machine is not, or is not object code;
+    Raises: ConfigError if it was made for another target than this machine, or is not object code;
         EnvironmentFailure if it is broken.
     """
     what = f"kernel {artifact.entry}"
@@ -37,9 +37,9 @@ def load(artifact: Artifact) -> Loaded:
 
 
 def require_object(what: str, kind: str, form: str) -> None:
-    """Nothing, if code of that form for that kind of device is what a CPU runs.
+    """Check that a CPU runs code of that form for that kind of device.
 
-    Raises: ConfigError that says so of `what`.
+    Raises: ConfigError about `what` if it does not.
     """
     if (kind, form) != (CPU, Form.OBJECT.value):
         raise ConfigError(
@@ -49,7 +49,7 @@ def require_object(what: str, kind: str, form: str) -> None:
 
 
 def require_runnable(target_key: str, features: Sequence[str] = ()) -> None:
-    """Nothing, if code made for `target_key`, which uses `features`, runs on this machine.
+    """Check that code made for `target_key`, which uses `features`, runs on this machine.
 
     Raises: ConfigError naming the keys that run here, or the features that are missing.
     """
@@ -69,5 +69,5 @@ def require_runnable(target_key: str, features: Sequence[str] = ()) -> None:
 
 @functools.cache
 def runnable_keys() -> frozenset[str]:
-    """Keys of this machine's target and of the presets whose features it all has."""
+    """Keys of this machine's target and of the presets whose features it has."""
     return keys_for(host())

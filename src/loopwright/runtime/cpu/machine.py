@@ -1,7 +1,7 @@
 """What this machine can do: peak arithmetic, memory bandwidth, how steady its clock is.
 
 Figures are the best of several short bursts on pinned threads: what the machine can reach, not
-what is left of it beside other work.
+what other work leaves of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _DEFAULT_STREAM_BYTES = 128 << 20
 
 @dataclass(frozen=True, slots=True)
 class Bandwidth:
-    """Bytes a nanosecond (GB/s) of the best burst; a triad counts two reads and one write."""
+    """Bytes per nanosecond (GB/s) of the best burst; a triad counts two reads and one write."""
 
     read: float
     triad: float
@@ -44,7 +44,7 @@ class Bandwidth:
 def measure_fma_peak(
     threads: int = 1, target: CpuTarget | None = None, cache_dir: Path | None = None
 ) -> float:
-    """Float32 GFLOP/s of fused multiply-adds in registers, all `threads` together.
+    """Float32 GFLOP/s of fused multiply-adds in registers, over all `threads`.
 
     Raises: ConfigError for more threads than cores.
     """
@@ -64,7 +64,7 @@ def measure_fma_peak(
 
 @dataclass(frozen=True, slots=True)
 class FmaBurst:
-    """The kernel of `measure_fma_peak` on the calling thread, to be timed in turns with others."""
+    """The kernel of `measure_fma_peak` on the calling thread, to time alternately with others."""
 
     run: Callable[[], None]
     flops: int
@@ -92,8 +92,8 @@ def fed_fma_burst(
 ) -> FmaBurst:
     """A burst of multiply-adds whose operands come from the L1 cache, as those of kernels do.
 
-    It stands for what a kernel can reach just then: it falls when neighbours on the host are busy,
-    where a burst in registers hardly does.
+    It shows what a kernel can reach at the moment: it drops when other guests of the host are busy,
+    while a burst in registers hardly does.
     """
     here = host() if target is None else target
     probe = probes.fed_fma_probe(here)
@@ -183,7 +183,7 @@ def _cores(threads: int) -> list[int]:
 
 
 def _calibrate(work: Callable[[int], None]) -> int:
-    """How many iterations take about a burst."""
+    """How many iterations take about as long as a burst."""
     iterations = 1000
     while True:
         start = time.perf_counter()

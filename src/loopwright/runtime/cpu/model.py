@@ -3,8 +3,8 @@
     model = load_model(Path("resnet18.lw"))
     y = model(x)
 
-Any number of threads may call a model: each has memory of its own, and one at a time gets the
-workers of the thread pool; the others run on their own thread.
+Any number of threads may call a model: each has its own memory, and one at a time gets the workers
+of the thread pool; the others run on their own thread.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from loopwright.runtime.object.link import Linked, link_all
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Output: TypeAlias = npt.NDArray[Any]
-"""An array of the dtype that the model says, which is not known to the type checker."""
+"""An array of the model's dtype, which the type checker does not know."""
 
 CONSTANTS, DRIVER, RUNTIME = "constants", "driver", "runtime"
-"""Sections besides the kernels: packed weights, what calls the kernels, the thread pool."""
+"""Sections besides the kernels: packed weights, the model's driver, the native runtime."""
 _POINTERS = [ctypes.c_void_p] * 6
 _Run = ctypes.CFUNCTYPE(None, *_POINTERS)
 _TimedRun = ctypes.CFUNCTYPE(None, *_POINTERS, ctypes.c_void_p)
@@ -43,7 +43,7 @@ _TimedRun = ctypes.CFUNCTYPE(None, *_POINTERS, ctypes.c_void_p)
 
 @dataclass(frozen=True, slots=True)
 class KernelTime:
-    """A kernel of a model and the nanoseconds of each run of it."""
+    """A kernel of a model and the nanoseconds of each of its runs."""
 
     info: CallInfo
     ns: tuple[int, ...]
@@ -103,14 +103,14 @@ class Model:
         return results[0] if len(results) == 1 else results
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Output]:
-        """The outputs by name for the inputs by name. Raises: as a call."""
+        """The outputs by name for the inputs by name. Raises: as `__call__`."""
         results = self._outputs(self._given((), inputs))
         return {port.name: array for port, array in zip(self.outputs, results, strict=True)}
 
     def profile(
         self, inputs: Mapping[str, Array], runs: int = 20, warmup: int = 2
     ) -> tuple[KernelTime, ...]:
-        """The time of each kernel in `runs` runs after some to warm up. Raises: as a call."""
+        """The time of each kernel in `runs` runs after a few to warm up. Raises: as `__call__`."""
         if runs < 1:
             raise ConfigError(f"runs={runs}: a profile takes at least 1")
         given = self._given((), inputs)
@@ -154,7 +154,7 @@ class Model:
     def _arguments(
         self, given: Sequence[Array], results: Sequence[Array]
     ) -> tuple[tuple[int, ...], object]:
-        """The pointers of a call, and what must stay alive meanwhile."""
+        """The pointers of a call, and what must stay alive during it."""
         memory: Array | None = getattr(self._local, "memory", None)
         own = -(-self.manifest.memory // 64) * 64
         if memory is None:
@@ -215,7 +215,7 @@ def load_model(path: Path | str, threads: int | None = None) -> Model:
     """The model in a file, ready to be called; nothing is compiled.
 
     Args:
-        threads: how many it runs on; as many as it was tuned for when None.
+        threads: how many it runs on; None: as many as it was tuned for.
 
     Raises: ModelError for a file that cannot be used; ConfigError when it is made for a CPU with
         features that this one lacks.
@@ -238,7 +238,7 @@ def require_loadable(path: Path) -> Manifest:
 
 
 def _require_runnable(manifest: Manifest) -> None:
-    """Nothing, if the model's kernels run on this machine. Raises: ConfigError."""
+    """Raise ConfigError unless the model's kernels run on this machine."""
     require_object(f"model {manifest.name}", manifest.kind, manifest.form)
     require_runnable(manifest.target, manifest.requires)
 

@@ -1,9 +1,8 @@
-"""The native runtime in memory: compiled once a machine, kept on disk, linked by each process.
+"""The native runtime in memory: compiled once per machine, cached on disk, linked per process.
 
-The IR of `native_ir` is compiled in a short process of its own, because an LLVM error ends the
-process it happens in. The object is kept in `cache_dir` under a name made of its content's
-inputs, behind the SHA-256 of the object, so that a torn or altered file is made again and never
-linked.
+The IR of `native_ir` is compiled in a short-lived process, because an LLVM error ends the process
+it happens in. The object is kept in `cache_dir` under a hash of its inputs, after the SHA-256 of
+the object, so that a torn or altered file is recompiled and never linked.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SYMBOLS = (
 _DIGEST_BYTES = 32
 _COMPILE_TIMEOUT_S = 60.0
 _MESSAGE_CHARS = 300
-# Reads IR, writes an object; no pass runs, since the text is written the way it shall run.
+# Reads IR, writes an object; no pass runs, since the text is already in its final form.
 _COMPILE = """
 import sys
 import llvmlite.binding as llvm
@@ -55,7 +54,7 @@ sys.stdout.buffer.write(machine.emit_object(module))
 """
 
 Entry = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p)
-"""A kernel's entry point as ctypes calls it; the interpreter lock is released meanwhile."""
+"""A kernel's entry point as ctypes calls it, with the interpreter lock released."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +72,13 @@ class Native:
 
 
 def default_cache_dir() -> Path:
-    """Where compiled code is kept when nobody says otherwise."""
+    """Where compiled code is kept by default."""
     return settings.from_environment().cache_dir
 
 
 @functools.lru_cache(maxsize=4)
 def native(cache_dir: Path | None = None) -> Native:
-    """The native runtime, linked once a process.
+    """The native runtime, linked once per process.
 
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
@@ -94,7 +93,7 @@ def natives(code: Linked) -> Native:
 
 
 def runtime_object(cache_dir: Path | None = None, arch: str = "") -> bytes:
-    """The object code of the native runtime for `arch`, this machine's when that is not said.
+    """The object code of the native runtime for `arch`; this machine's by default.
 
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
@@ -114,10 +113,10 @@ def _machine() -> str:
 
 
 def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = (), arch: str = "") -> bytes:
-    """The object of the module `ir` for `arch` or this machine, from `cache_dir` when it is there.
+    """The object of the module `ir` for `arch` or this machine, from `cache_dir` if cached.
 
-    `features` are LLVM's names of what it may use beyond the architecture's base. A directory
-    that cannot be written costs a compilation a process and nothing else.
+    `features` are LLVM's names of what it may use beyond the architecture's baseline. A directory
+    that cannot be written only costs a compilation per process.
     Raises: EnvironmentFailure if the compilation fails.
     """
     identity = f"{arch or platform.machine()} {','.join(features)}\n{ir}"
@@ -152,7 +151,7 @@ def compile_ir(ir: str, features: tuple[str, ...] = (), arch: str = "") -> bytes
 
 
 def _read(path: Path) -> bytes | None:
-    """The object kept at `path`; None if there is none or it is not what was written."""
+    """The object cached at `path`; None if there is none or it was altered."""
     try:
         data = path.read_bytes()
     except OSError:
@@ -162,7 +161,7 @@ def _read(path: Path) -> bytes | None:
 
 
 def _write(path: Path, code: bytes) -> None:
-    """Keep `code` at `path`; a reader sees all of it or nothing."""
+    """Cache `code` at `path`; a reader sees all of it or nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".native-")
     try:

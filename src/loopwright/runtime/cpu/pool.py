@@ -31,7 +31,7 @@ class ThreadPool:
     """`threads` native threads, the caller's included. Entries take `parallel` and `address`.
 
     Any number of threads may call into it: one at a time gets the workers, the others run serially.
-    With `cores` worker i is pinned to cores[i]; the caller is thread 0 and pins itself.
+    With `cores`, worker i is pinned to cores[i]; the caller is thread 0 and pins itself.
     A forked child has no workers: there, and after `close`, `address` is 0 and everything runs
     serially.
     """
@@ -84,7 +84,7 @@ class ThreadPool:
 
 @dataclass(frozen=True, slots=True)
 class _Workers:
-    """What the workers of a pool need for as long as they are there."""
+    """What the workers of a pool need as long as they live."""
 
     code: Native
     memory: ctypes.Array[ctypes.c_char]

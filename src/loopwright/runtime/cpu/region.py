@@ -1,4 +1,4 @@
-"""What a parallel region costs: waking `threads` threads of the pool for nothing, and their end."""
+"""The cost of a parallel region: waking the pool's threads for nothing, and waiting for them."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ define void @lw_region(ptr %args, ptr %ws, ptr %parallel, ptr %pool) {
   ret void
 }
 """
-_REGIONS = 1000  # a burst: long beside the clock, short beside what disturbs it
+_REGIONS = 1000  # per burst: long against the clock's resolution, short against disturbances
 _BURSTS = 25
 _PLAIN = [ctypes.c_void_p] * 5
 
 
 def measure_region(threads: int = 2, cache_dir: Path | None = None) -> float:
-    """Nanoseconds of a region on `threads` threads of a pool, one after the other, that do nothing.
+    """Nanoseconds per empty region on `threads` threads of a pool, run back to back.
 
     The median of bursts on pinned threads; the workers are awake, as between the kernels of a
     model. Raises: ConfigError for more threads than cores.

@@ -11,13 +11,13 @@ from loopwright.runtime.cpu.native import Native
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.device import CallTiming
 
-_DISTURBED = 0.02  # share of a batch's time that something else may have the processor
+_DISTURBED = 0.02  # share of a batch's time that other threads may hold the processor
 
 
 def timer(
     native: Native, entry: int, arguments: Sequence[int], workspace: int, pool: ThreadPool
 ) -> Callable[[int], CallTiming]:
-    """A function that calls the kernel at `entry` so many times and says how long that took.
+    """A function that calls the kernel at `entry` a number of times and returns the time taken.
 
     `arguments` are the addresses of its memory, which must stay alive.
     """
@@ -35,7 +35,7 @@ def timer(
         total = time.perf_counter_ns() - start
         used = time.thread_time_ns() - used
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-        # A thread that waits for the others uses no time of its own: count who was pushed aside.
+        # A thread that waits for the others uses no CPU time: count involuntary switches instead.
         disturbed = total - used > _DISTURBED * total if alone else switches > 0
         return CallTiming(total, count, disturbed)
 

@@ -1,7 +1,7 @@
-"""Relocatable ELF objects, read: sections, symbols and relocations, every offset checked.
+"""Reads relocatable ELF objects: sections, symbols and relocations, every offset checked.
 
-Format: System V ABI, chapters 4 and 5 of the generic ABI, 64 bit, little endian. Only what code
-generators for x86-64 and AArch64 write is read; nothing here touches memory that code runs in.
+Format: System V ABI, chapters 4 and 5 of the generic ABI, 64 bit, little endian. It reads only what
+code generators for x86-64 and AArch64 write, and touches no memory that code runs in.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ABSOLUTE, _COMMON, _RESERVED = 0xFFF1, 0xFFF2, 0xFF00
 LOCAL, WEAK = 0, 2
 _MAX_BYTES = 1 << 30
 _CONSTRUCTORS = (".init", ".ctors", ".preinit_array")
-_UNWINDING = ".eh_frame"  # nothing of ours throws
+_UNWINDING = ".eh_frame"  # our code does not throw
 
 
 @dataclass(frozen=True, slots=True)
 class ElfSection:
-    """Memory that an object wants. `data` is shorter than `size` where the rest is zeros."""
+    """Memory that an object needs. `data` is shorter than `size` where the rest is zeros."""
 
     name: str
     data: memoryview
@@ -42,7 +42,7 @@ class ElfSection:
 
 @dataclass(frozen=True, slots=True)
 class Symbol:
-    """A name. `section` is an index into `Object.sections`, None where it is not defined here."""
+    """A symbol. `section` is an index into `Object.sections`, None if not defined here."""
 
     name: str
     section: int | None
@@ -57,7 +57,7 @@ class Symbol:
 
 @dataclass(frozen=True, slots=True)
 class Relocation:
-    """At `offset` of `section` goes something made of the address of `symbol` and `addend`."""
+    """`offset` in `section` gets a value computed from the address of `symbol` and `addend`."""
 
     section: int
     offset: int

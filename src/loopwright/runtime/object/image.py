@@ -1,7 +1,7 @@
 """Objects as one image: laid out, relocated and written for the address where it will run.
 
-Knows the machine that the objects are for, not the one it runs on: whoever links gives the memory,
-its address, and the addresses of what no object defines.
+It knows the machine that the objects are for, not the one it runs on: the linker gives the memory,
+its address, and the addresses of undefined symbols.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class Region:
     places: dict[tuple[int, int], int] = field(default_factory=dict)  # section -> offset in it
 
     def add(self, key: tuple[int, int], size: int, alignment: int) -> None:
-        """Put a section of `size` bytes behind the others."""
+        """Append a section of `size` bytes."""
         at = -(-self.size // alignment) * alignment
         self.places[key] = at
         self.size = at + size
 
 
 class Image:
-    """The memory of objects that may use each other. `size` is bytes, whole pages, not 0.
+    """The memory of objects that may refer to each other. `size` is in bytes: whole pages, not 0.
 
     `code` is the region that holds instructions. Raises: EnvironmentFailure for a name that two
     objects define, and for a relocation that is not known.
@@ -62,16 +62,16 @@ class Image:
         self.size = max(total, mmap.PAGESIZE)
 
     def require(self, symbols: Sequence[str]) -> None:
-        """Nothing. Raises: EnvironmentFailure if no object defines one of `symbols`."""
+        """Raise EnvironmentFailure if no object defines one of `symbols`."""
         for name in symbols:
             if name not in self._globals:
                 raise EnvironmentFailure(f"it has no symbol {name}")
 
     def write(self, view: memoryview, base: int, find: Callable[[Symbol], int]) -> None:
-        """Fill `view`, zeros so far, with the image as it runs at the address `base`.
+        """Fill the zeroed `view` with the image as it runs at the address `base`.
 
-        `find` gives the address of what no object defines. Raises: EnvironmentFailure for what
-        cannot be reached from there.
+        `find` gives the address of an undefined symbol. Raises: EnvironmentFailure for what cannot
+        be reached from there.
         """
         find = functools.cache(find)
         for number, found in enumerate(self._objects):
@@ -98,7 +98,7 @@ class Image:
                 patch(view[at:], base + at, target + relocation.addend)
 
     def address(self, name: str, base: int) -> int:
-        """The address of what an object defines as `name`, in an image at `base`."""
+        """The address of the symbol `name` in an image at `base`."""
         return base + self._place(*self._globals[name])
 
     def _place_sections(self) -> None:
@@ -110,7 +110,7 @@ class Image:
                 region.add((number, index), section.size, section.alignment)
 
     def _count_extras(self) -> tuple[int, int]:
-        """How many stubs and slots there can be at most."""
+        """The most stubs and slots there can be."""
         calls: set[tuple[int, int]] = set()
         slots: set[tuple[int, int]] = set()
         for number, found in enumerate(self._objects):
@@ -142,7 +142,7 @@ class Image:
         return symbol.section is None and symbol.name not in self._globals
 
     def _place(self, number: int, symbol: Symbol) -> int:
-        """Where in the image a symbol is that object `number` defines."""
+        """The offset in the image of a symbol that object `number` defines."""
         if symbol.section is None:
             raise EnvironmentFailure(f"{symbol.name or 'a symbol'} is not defined")
         return self._offset(number, symbol.section) + symbol.value
@@ -166,7 +166,7 @@ class _Extra:
         self._known: dict[int, int] = {}
 
     def of(self, target: int, content: bytes) -> int:
-        """The address of the one for `target`, made of `content` if it is new."""
+        """The address of the one for `target`, made from `content` if it is new."""
         if target not in self._known:
             self._view[self._next : self._next + len(content)] = content
             self._known[target] = self._base + self._next

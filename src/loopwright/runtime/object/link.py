@@ -1,9 +1,9 @@
-"""Object code into this process: a linker for what our code generator writes, and nothing else.
+"""Links object code into this process: a linker for what our code generator writes, nothing else.
 
-It is ours and not LLVM's because what runs models and measures candidates shall not carry a
-compiler: it would be in the memory of every process that runs a model, and a board that is measured
-has none. A broken object, a missing symbol or an unknown relocation raises; nothing of an object
-runs while it is linked.
+It is not LLVM's because what runs models and measures candidates should not carry a compiler: it
+would be in the memory of every process that runs a model, and a measured board has none. A broken
+object, a missing symbol or an unknown relocation raises; no code of an object runs while it is
+linked.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AAR
 _LIBRARIES = (
     "libm.so.6",
     "libgcc_s.so.1",
-)  # for what code uses and the process itself lacks
+)  # for symbols that the process itself lacks
 
 
 class Linked:
-    """Code in memory; it goes when this goes. `linked[symbol]` is a symbol's address."""
+    """Code in memory, freed with this object. `linked[symbol]` is a symbol's address."""
 
     def __init__(self, memory: mmap.mmap, hold: object, addresses: dict[str, int]) -> None:
         self._memory = memory
@@ -47,7 +47,7 @@ def link(code: bytes, symbols: Sequence[str]) -> Linked:
 
 
 def link_all(objects: Sequence[bytes], symbols: Sequence[str]) -> Linked:
-    """Objects that may use each other in memory, with the addresses of `symbols`.
+    """Objects that may refer to each other, in memory, with the addresses of `symbols`.
 
     Raises: EnvironmentFailure if an object is broken, or needs or lacks a symbol.
     """
@@ -60,7 +60,7 @@ def link_all(objects: Sequence[bytes], symbols: Sequence[str]) -> Linked:
 
 
 def _map(image: Image, symbols: Sequence[str]) -> Linked:
-    """`image` in memory of this process, each region as it is protected."""
+    """`image` in memory of this process, each region with its protection."""
     image.require(symbols)
     memory = mmap.mmap(-1, image.size)
     hold = ctypes.c_char.from_buffer(memory)

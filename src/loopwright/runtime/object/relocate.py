@@ -18,7 +18,7 @@ _PAGE = 0xFFF
 
 
 class SymbolReach(enum.Enum):
-    """What a relocation needs of the linker: the symbol, a jump near the code, or a slot."""
+    """What a relocation needs from the linker: the symbol, a stub near the code, or a slot."""
 
     DIRECT = "direct"
     CALL = "call"  # to the symbol, or to a stub where it is too far
@@ -33,9 +33,9 @@ Write: TypeAlias = Callable[[memoryview, int, int], None]
 
 
 def rule(machine: int, kind: int) -> tuple[SymbolReach, Write]:
-    """How relocations of `kind` are done.
+    """How to apply relocations of `kind`.
 
-    Raises: EnvironmentFailure for a kind that is not known.
+    Raises: EnvironmentFailure for an unknown kind.
     """
     found = _RULES.get(machine, {}).get(kind)
     if found is None:

@@ -1,6 +1,6 @@
 """Which tile sizes are worth trying, and what a tile costs.
 
-Costs are cycles by the model of a target's core. They are for comparing tiles, nothing else.
+Costs are cycles by the target's core model. They serve only to compare tiles.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ WASTE = 1.15
 
 
 def of_floats(workload: Workload) -> bool:
-    """True when `workload` gives floats."""
+    """True when `workload` computes floats."""
     return workload.outputs[0].dtype.is_float
 
 
@@ -30,7 +30,7 @@ def divides_nearly(tile: int, extent: int, waste: float = WASTE) -> bool:
 
 
 def spans(extent: int, tile: int) -> tuple[tuple[int, int], ...]:
-    """(size, how many) of the tiles that cover `extent`: the whole ones, and what is left."""
+    """(size, count) of the tiles that cover `extent`: the whole ones, and the remainder."""
     whole, rest = divmod(extent, tile)
     found = [(tile, whole)] if whole else []
     return tuple(found + ([(rest, 1)] if rest else []))
@@ -64,13 +64,13 @@ def imbalance(iterations: int, cores: int) -> float:
 
 
 def store_as(s: Schedule, tensor: Tensor, order: Sequence[int | tuple[int, SizeLike]]) -> None:
-    """Store `tensor` in `order`, unless somebody else decided on its layout before."""
+    """Store `tensor` in `order`, unless its layout was fixed before."""
     if tensor.name not in s.state.layouts:
         s.set_layout(tensor, order)
 
 
 def completed(space: Space, chosen: dict[str, KnobValue]) -> Config:
-    """The config of `space` that has the values in `chosen`, and a knob's first where none is."""
+    """The config of `space` with the values in `chosen`; other knobs take their first value."""
     return Config.of({k.name: chosen.get(k.name, k.values[0]) for k in space.knobs})
 
 

@@ -1,7 +1,7 @@
-"""A good config of a direct convolution without measuring: what costs least by a simple model.
+"""A good config of a direct convolution without measuring: the cheapest by a simple model.
 
 First the register tile, by the cycles of all tiles with their tails. Then how tiles are grouped and
-in which order they run, by what is read from beyond the second cache, what padded copies cost, and
+in which order they run, by what is read from beyond the L2 cache, what padded copies cost, and
 how evenly the outer loop splits over the cores. Padding is skipped wherever that pays.
 """
 
@@ -29,9 +29,9 @@ _UNROLLED = 448
 _FEW_STEPS = 16
 """Below so many unrolled steps of the sum, the kernel's columns are unrolled too."""
 _CACHE_SHARE = 0.7
-"""Of the second cache, what blocks may take."""
+"""The share of the L2 cache that blocks may take."""
 _REUSED = 8
-"""Tiles that must read the weights for blocks of input channels to pay."""
+"""Tiles that must read the weights for blocks of input channels to pay off."""
 _FEW_REGISTERS = 16
 
 Values = tuple[int, ...]
@@ -68,7 +68,7 @@ class _Sizes:
 
 
 def choose(role: ConvRoles, space: Space, target: CpuTarget) -> dict[str, KnobValue]:
-    """The values of the knobs that matter."""
+    """The values of the relevant knobs."""
     tile = register_tile(role, space, target)
     ic = unrolled_inputs(space, tile)
     taps = role.conv.reduce_axis[2].extent
@@ -102,10 +102,10 @@ def blocking(space: Space) -> int:
 
 
 def _pads(role: ConvRoles, target: CpuTarget) -> tuple[str, ...]:
-    """The ways to pad that are worth a thought; none without padding.
+    """The ways to pad worth considering; none without padding.
 
-    Skipping costs tests around a part of a tile. Few registers without multiply-adds that are fused
-    leave no room for that.
+    Skipping costs tests around a part of a tile. Few registers and no fused multiply-adds leave no
+    room for that.
     """
     if role.pad is None:
         return ()
@@ -131,7 +131,7 @@ def _blocks(role: ConvRoles, target: CpuTarget, tile: RegisterTile, steps: int) 
 
 
 def register_tile(role: ConvRoles, space: Space, target: CpuTarget) -> RegisterTile:
-    """The register tile that takes the fewest cycles, among those that the space has."""
+    """The register tile in the space that takes the fewest cycles."""
     _, channels, height, width = role.conv.shape
     lanes = blocking(space)
     vectors = -(-channels // lanes)
@@ -174,8 +174,8 @@ def _plans(
 ) -> Iterator[tuple[float, dict[str, KnobValue]]]:
     """Cycles and values for every way to group and order the tiles.
 
-    Of equal ones that with one row of tiles a block comes first: it reads all weights for each, yet
-    front to back, and the rows' data but once.
+    Of equal ones, that with one row of tiles per block comes first: it reads all weights for each
+    row, but sequentially, and the data of the rows only once.
     """
     batch, channels, height, _ = role.conv.shape
     lanes = blocking(space)
@@ -217,7 +217,7 @@ def _plans(
 def _read(
     sizes: _Sizes, rows: Values, oc: Values, tiles: int, height: int, *, by_rows: bool
 ) -> float:
-    """Bytes read from beyond the second cache: weights and data, as often as they do not stay."""
+    """Bytes read from beyond the L2 cache: weights and data, each time they were evicted."""
     block = sizes.line * sizes.lines(min(height, rows[1] * rows[2]))
     data, weights = sizes.line * sizes.lines(height), sizes.weight_tile * tiles
     kept = weights if by_rows else sizes.weight_tile * oc[1]

@@ -1,15 +1,15 @@
 """Direct convolution on CPUs: blocked channels, a register tile of width x output channels.
 
 Layouts. Data and output are NCHW with the channel blocked by the vector lanes (NCHW16c with
-AVX-512); data with few channels, or with an odd rest of them, stay NCHW. The weight is packed as
-[O/t][I/b][kh][kw][b][t] with t output channels a tile and b input channels unrolled, so that the
-inner loops read it front to back.
+AVX-512); data with few channels, or with an uneven remainder, stay NCHW. The weight is packed as
+[O/t][I/b][kh][kw][b][t] with t output channels per tile and b input channels unrolled, so that the
+inner loops read it sequentially.
 
 Loops. Outermost blocks of output channels and rows in the order of knob `order`; inside, a tile of
 `tile_h x tile_w x oc vectors` accumulators lives in registers while the reduce loops run:
-one weight vector a channel block, and one scalar broadcast a pixel, feed all of the tile's FMAs.
+one weight vector per channel block and one scalar broadcast per pixel feed all FMAs of the tile.
 With `ic_blocks > 1` the tiles of a block of rows are summed over one block of input channels after
-the other, so that small maps with many channels read their weights from a near cache.
+the other, so that small maps with many channels read their weights from L1 or L2.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from loopwright.templates.cpu.conv_roles import ConvRoles, find_roles
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
 MANY_PIXELS, FEW_INPUTS = 400, 64
-"""With more pixels, or fewer input channels, the weights of a tile stay in a near cache anyway."""
+"""With more pixels or fewer input channels, the weights of a tile stay in L1 or L2 anyway."""
 
 
 def roles(workload: Workload) -> ConvRoles:
@@ -89,7 +89,7 @@ def space(workload: Workload, target: CpuTarget) -> Space:
 def _constraints(
     knobs: Sequence[Knob], channels: int, kernel_width: int, room: int, least: int
 ) -> list[Constraint]:
-    """What must hold between knobs; tiles have `least` to `room` accumulators."""
+    """The constraints between knobs; tiles have `least` to `room` accumulators."""
     values = {knob.name: knob.values for knob in knobs}
 
     def fits(columns: Columns) -> npt.ArrayLike:
@@ -146,7 +146,7 @@ def _input_steps(role: ConvRoles, lanes: int) -> SplitKnob:
 
 
 def _is_blocked(role: ConvRoles, lanes: int) -> bool:
-    """Whether data are read in blocks of channels: whole ones, but the last may be half full."""
+    """Whether data is read in blocks of channels; the last one may be half full."""
     inputs = role.conv.reduce_axis[0].extent
     if inputs == role.data.shape[1]:
         return inputs % lanes == 0 or len(lane_choices(inputs, lanes)) > 1
@@ -185,14 +185,14 @@ def schedule(s: Schedule, config: Configuration) -> None:
 
 
 def _sums_blocks(config: Configuration) -> bool:
-    """Whether blocks of input channels run outside of the tiles of a block of rows."""
+    """Whether blocks of input channels run outside the tiles of a block of rows."""
     return "ic_blocks" in config.names() and config.integer("ic_blocks") > 1
 
 
 def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) -> None:
     """All tiles of a block of rows, for one block of input channels after the other.
 
-    So a block of the weights stays in a near cache while all tiles read it; partial sums go through
+    So a block of the weights stays in L1 or L2 while all tiles read it; partial sums go through
     memory.
     """
     _, o, y, x = conv.axis
@@ -221,7 +221,7 @@ def _place_pad(
     *,
     vectorized: bool,
 ) -> None:
-    """The padded copy of the data: all of it first, the rows a block of rows reads, or none."""
+    """The padded copy of the data: all of it ahead, the rows a block of rows reads, or none."""
     if role.pad is None:
         return
     stage = s[role.pad]
@@ -246,7 +246,7 @@ def _place_pad(
 
 
 def default(workload: Workload, target: CpuTarget) -> Config:
-    """A config that costs least by a simple model of registers and caches."""
+    """The cheapest config by a simple model of registers and caches."""
     knobs = space(workload, target)
     return completed(knobs, conv2d_default.choose(roles(workload), knobs, target))
 

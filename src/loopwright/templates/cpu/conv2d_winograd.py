@@ -7,8 +7,8 @@ Loops. The output is computed by blocks of `rows x cols` tiles and blocks of out
 `loops` has their order). For each block, the a x a matrix products run over a flattened index of
 its tiles, with `tile x oc vectors` accumulators in registers; then each tile is transformed back
 where it is stored. The transformed input is made for a block of tiles before its first block of
-channels (`loops` = block), so that it stays in the second-level cache, or all of it ahead. Knob `v`
-is what is outermost in it: channels, so that the positions of a tile lie together, or positions.
+channels (`loops` = block), so that it stays in the L2 cache, or all of it ahead. Knob `v` says what
+is outermost in it: channels, so that the positions of a tile lie together, or positions.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from loopwright.templates.template import Configuration, CpuOnly, Template
 from loopwright.weights import SIZES
 
 ERROR = 1e-4
-"""The error, relative to the largest output, that a kernel of this template may have."""
+"""The error that a kernel of this template may have, relative to the largest output."""
 MAX_UNROLLED = 640
 """Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
 MAX_TILES = 112
-"""Tiles in a block: more do not fit a cache."""
+"""Tiles in a block; more do not fit in cache."""
 
 
 def space(workload: Workload, target: CpuTarget) -> Space:
     """The knobs; `tile` counts tiles, `oc` vectors of output channels, the others elements.
 
-    `rows` and `cols` are the tiles of a block in the last of their sizes; they divide the tiles
-    that there are.
+    `rows` and `cols` give the tiles of a block in their last size, which divides the number of
+    tiles.
     """
     reason = expr.reason_against(workload)
     if reason is not None:
@@ -77,7 +77,7 @@ def _ones(sizes: range) -> tuple[tuple[int, ...], ...]:
 
 
 def _divisors(extent: int, sizes: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """The numbers that divide the tiles along an axis, for any of the widths of a tile."""
+    """The divisors of the number of tiles along an axis, for any tile width."""
     counts = [expr.tiles(extent, m) for m in sizes]
     found = {d for count in counts for d in range(1, count + 1) if count % d == 0}
     return tuple((d,) for d in sorted(found) if d <= MAX_TILES)
@@ -102,7 +102,7 @@ def _constraints(height: int, width: int, registers: int) -> tuple[Constraint, .
         return found
 
     def flat(columns: Columns) -> npt.ArrayLike:
-        """Tiles of a block lie side by side in the transformed input."""
+        """Tiles of a block are contiguous in the transformed input."""
         wide = -(-width // np.asarray(columns["m"]))
         rows, cols = columns["rows"][1], columns["cols"][1]
         found: BoolArray = np.asarray(columns["loops"] == "block") | (rows == 1) | (cols == wide)
@@ -302,7 +302,7 @@ def _rows(s: Schedule, stages: expr.Stages, at: str) -> None:
 
 
 def default(workload: Workload, target: CpuTarget) -> Config:
-    """A config that is good without tuning: the one that `winograd_cost` puts first."""
+    """A config that is good without tuning: the cheapest by `winograd_cost`."""
     found = space(workload, target)
     role = find_roles(workload, 3, "a convolution")
     lanes = target.lanes(role.conv.dtype)

@@ -24,7 +24,7 @@ from loopwright.templates.template import Configuration
 MAX_UNROLLED = 640
 """Multiply-adds in the unrolled body; more cost code generation time and instruction cache."""
 _FEW_ACCUMULATORS = 4
-"""Smaller tiles are left out where there are others."""
+"""Smaller tiles are left out where there are larger ones."""
 
 
 def accumulators(columns: Columns) -> npt.NDArray[np.int64]:
@@ -34,9 +34,9 @@ def accumulators(columns: Columns) -> npt.NDArray[np.int64]:
 
 
 def least_accumulators(pixels: int, room: int, *parts: Sequence[tuple[int, ...]]) -> int:
-    """The least that a tile must sum at once, so that one of `parts` with `room` does.
+    """The least that a tile must sum at once for one of `parts` to qualify within `room`.
 
-    `parts` end with the factors of a tile; a map has so many `pixels`.
+    `parts` end with the factors of a tile; `pixels` is the size of a map.
     """
     sizes = [sorted({part[-1] for part in values}) for values in parts]
     products = (math.prod(chosen) for chosen in itertools.product(*sizes))
@@ -50,7 +50,7 @@ def tile_widths(extent: int, room: int) -> tuple[tuple[int, ...], ...]:
 
 
 def channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
-    """(tiles a block, vectors a tile): blocks that divide the tiles; a tile of 3 may leave some."""
+    """(tiles per block, vectors per tile): blocks divide the tiles; a tile of 3 may leave some."""
     found = []
     for tile in range(1, min(vectors, 8) + 1):
         tiles = -(-vectors // tile)
@@ -60,18 +60,18 @@ def channel_tiles(vectors: int) -> tuple[tuple[int, ...], ...]:
 
 
 def lane_choices(channels: int, lanes: int) -> tuple[int, ...]:
-    """The blockings of channels worth a try: by vectors, and by half ones if they waste less."""
+    """The blockings of channels worth trying: by vectors, and by halves if they waste less."""
     return (lanes, lanes // 2) if channels > lanes and channels % lanes * 2 == lanes else (lanes,)
 
 
 def listed_channel_tiles(channels: int, choices: Sequence[int]) -> tuple[tuple[int, ...], ...]:
-    """The tiles of every blocking in `choices`; `suits_blocking` says which goes with which."""
+    """The tiles of every blocking in `choices`; `suits_blocking` pairs them."""
     found = (tile for lanes in choices for tile in channel_tiles(-(-channels // lanes)))
     return tuple(dict.fromkeys(found))
 
 
 def suits_blocking(columns: Columns, channels: int, choices: Sequence[int]) -> npt.ArrayLike:
-    """Whether the tile of output channels is one of the blocking that is chosen."""
+    """Whether the tile of output channels belongs to the chosen blocking."""
     block, tile, lanes = columns["oc"][1], columns["oc"][2], columns["lanes"]
     verdict: BoolArray = np.zeros(np.shape(lanes), bool)
     for choice in choices:
@@ -82,7 +82,7 @@ def suits_blocking(columns: Columns, channels: int, choices: Sequence[int]) -> n
 
 
 def row_tiles(height: int) -> tuple[tuple[int, ...], ...]:
-    """(rows a block, rows a tile): blocks that divide the tiles, tiles of few rows."""
+    """(rows per block, rows per tile): blocks that divide the tiles, tiles of few rows."""
     found = []
     for tile in (1, 2, 3, 4, 7):
         if not divides_nearly(tile, height):
@@ -94,7 +94,7 @@ def row_tiles(height: int) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Outer:
-    """Loops of the output: over blocks of rows, tiles of channels, tiles; the parallel one."""
+    """Loops of the output over blocks of rows, tiles of channels and tiles; the parallel loop."""
 
     rows: Loop
     channels: Loop

@@ -31,9 +31,9 @@ class ConvRoles:
 
 
 def find_roles(workload: Workload, reduce_axes: int, kind: str) -> ConvRoles:
-    """The roles in a workload whose one reduction is a convolution over so many reduce axes.
+    """The roles in a workload whose one reduction is a convolution over that many `reduce_axes`.
 
-    Raises: TemplateError when it is not; `kind` is what it should be.
+    Raises: TemplateError when it is not; `kind` says what it should be.
     """
     reductions = [t for t in workload.stages if t.is_reduction]
     if len(reductions) != 1 or reductions[0].ndim != 4:
@@ -60,7 +60,7 @@ def added_to(workload: Workload, conv: Tensor) -> tuple[Tensor, ...]:
 
 
 def moving_inputs(conv: Tensor) -> set[str]:
-    """What a convolution reads at places that move with those of its output: not its weight."""
+    """What a convolution reads at indices that move with its output: not its weight."""
     return _read_along(conv, conv.axis[2].name) | _read_along(conv, conv.axis[3].name)
 
 

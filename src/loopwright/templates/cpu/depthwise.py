@@ -1,7 +1,7 @@
 """Depthwise convolution on CPUs: one vector of channels, a register tile of rows x width.
 
 Data and output are NCHW with the channel blocked by the lanes, the weight is [C/l][1][kh][kw][l].
-Memory traffic decides here, so the knobs are the tile, what is unrolled, and where the padded copy
+Memory traffic is the limit, so the knobs are the tile, what is unrolled, and where the padded copy
 is made.
 """
 
@@ -32,7 +32,7 @@ from loopwright.templates.cpu.conv_roles import ConvRoles, find_roles
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
 _WIDEST = 8
-"""Pixels of a tile that is good without tuning."""
+"""Pixels per tile without tuning."""
 _FEW_TAPS = 9
 
 
@@ -118,7 +118,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
 
 
 def reduce_loops(stage: Stage, conv: Tensor, config: Configuration, tile: Sequence[Loop]) -> None:
-    """The loops over the taps around a `tile`: loops to be unrolled, and that over the lanes."""
+    """The loops over the taps around a `tile`: the loops to unroll, and the one over the lanes."""
     r, c = conv.reduce_axis
     stage.reorder(r, c, *tile)
     for loop in tile[:-1]:
@@ -141,7 +141,7 @@ def _place_pad(
     *,
     same_channels: bool,
 ) -> None:
-    """The padded copy: all first, a block of channels, the rows a block of rows reads, or none."""
+    """The padded copy: all ahead, by blocks of channels, by the rows read, or none."""
     stage = s[pad]
     lanes = config.integer("lanes")
     where = config.text("pad")
@@ -163,7 +163,7 @@ def _place_pad(
 
 
 def default(workload: Workload, target: CpuTarget) -> Config:
-    """One row of pixels a tile; blocks of rows whose padded copy stays in the nearest cache."""
+    """One row of pixels per tile; blocks of rows whose padded copy stays in L1."""
     role, knobs = roles(workload), space(workload, target)
     _, _, height, width = role.conv.shape
     kh, kw = (axis.extent for axis in role.conv.reduce_axis)

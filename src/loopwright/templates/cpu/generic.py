@@ -1,7 +1,7 @@
-"""The template of every workload that is not a contraction: right for all, fast without tuning.
+"""The template of every workload that is not a contraction: fits all, fast without tuning.
 
 Elementwise chains, pools, softmax and norms, reductions, transposes, concatenations, gathers,
-in whatever layouts the task fixes.
+in any layouts that the task fixes.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ GRAIN = 20_000
 
 
 def space(workload: Workload, target: Target) -> Space:
-    """The knobs: lanes, the vectors or columns of a tile, and what is worth threads."""
+    """The knobs: lanes, the vectors or columns of a tile, and how much work is worth threads."""
     lanes = _lanes(workload, target)
     options = tuple(dict.fromkeys(n for n in (lanes, lanes // 2) if n > 1)) or (1,)
     return Space(
@@ -46,14 +46,14 @@ def default(workload: Workload, target: Target) -> Config:
 
 
 def _lanes(workload: Workload, target: Target) -> int:
-    """Lanes of the widest dtype that counts: float32 where there is any."""
+    """Lanes of the dtype that matters: float32 if there is any."""
     dtypes = [t.dtype for t in (*workload.args, *workload.stages)]
     wide = F32 if F32 in dtypes else max(dtypes, key=lambda d: d.bits)
     return max(1, min(target.lanes(wide), 32))
 
 
 def schedule(s: Schedule, config: Configuration) -> None:
-    """Inline what is cheap, split reductions along contiguous memory, nest every stage."""
+    """Inline cheap stages, split reductions along contiguous memory, give every stage its loops."""
     wishes = Wishes(config.integer("lanes"), config.integer("tile"), config.integer("grain"))
     inlined = inlined_stages(s.workload)
     for tensor in s.workload.stages:
@@ -67,7 +67,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
 
 
 def _split_reductions(s: Schedule, placement: Placement, wishes: Wishes) -> frozenset[str]:
-    """Split each reduction whose values lie side by side in memory, unlike its elements.
+    """Split each reduction whose inputs are contiguous in memory, unlike its elements.
 
     Returns: the names of the stages that fold parts.
     """
@@ -126,7 +126,7 @@ def _dense(reach: TensorReach, name: str) -> bool:
 
 
 def _follow_layouts(s: Schedule, placement: Placement) -> None:
-    """Store stages at root between blocked arguments as those are stored."""
+    """Store stages at root between blocked arguments in the layout of those."""
     arguments = [s.layout(t.name) for t in s.workload.args]
     blocked = [layout for layout in arguments if not layout.is_plain]
     for name in placement.roots:

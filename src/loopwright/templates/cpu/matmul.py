@@ -1,8 +1,8 @@
 """Matrix products on CPUs (dense, matmul, batch_matmul): packed panels and a register tile.
 
-The operand that runs along the output's last axis, B, is read as panels [N/t][K][t] of t = `n`
-vectors columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`:
-all of it first, or by blocks of columns right before they are used). The other one, A, is broadcast
+The operand along the output's last axis, B, is read as panels [N/t][K][t] of t = `n` vectors of
+columns: a weight is stored so ahead of time, another operand is packed here (knob `pack_b`: all of
+it ahead, or by blocks of columns right before they are used). The other one, A, is broadcast
 element by element, straight or from panels [M/t][K][t] (knob `pack_a`, likewise). With `k[0] > 1`
 blocks of K run outside the tiles, and partial sums go through the output.
 """
@@ -37,20 +37,20 @@ from loopwright.templates.template import Configuration, CpuOnly, Template
 
 MAX_UNROLLED = 512
 _STEPS = 8
-"""Unrolled steps of the sum that are good without tuning."""
+"""Unrolled steps of the sum without tuning."""
 _SCALARS = 16
-"""How much longer than the registers a tile's operands may be: some are folded into uses."""
+"""How far a tile's operands may exceed the registers: some loads are folded into their uses."""
 _STREAMS = 4
-"""Vectors a step of a product with one row, whose limit is how fast B arrives."""
+"""Vectors per step of a product with one row, which is limited by the bandwidth of B."""
 _FAR = 1024
-"""Bytes between lines beyond which they fall into few sets of the nearest cache."""
+"""Stride of rows in bytes beyond which they map to few sets of the L1 cache."""
 _OFTEN = 4
-"""Tiles that must read a panel before a copy of it pays."""
+"""Tiles that must read a panel for a copy of it to pay off."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProductOperand:
-    """An input: which of its dimensions runs along the output, and which is summed."""
+    """An input: its dimension along the output, and the one that is summed."""
 
     tensor: Tensor
     along: int
@@ -139,7 +139,7 @@ def space(workload: Workload, target: CpuTarget) -> Space:
 
 
 def _blocks(extent: int, most: int) -> tuple[tuple[int, ...], ...]:
-    """(tiles a block, tile): tiles that waste an eighth at most, blocks of 1, 2, 4, ... or all."""
+    """(tiles per block, tile): tiles waste at most an eighth; blocks of 1, 2, 4, ... or all."""
     found: list[tuple[int, ...]] = []
     for tile in range(1, min(extent, most) + 1):
         tiles = -(-extent // tile)
@@ -151,7 +151,7 @@ def _blocks(extent: int, most: int) -> tuple[tuple[int, ...], ...]:
 
 
 def _depths(depth: int, *, blocked: bool) -> tuple[tuple[int, ...], ...]:
-    """(steps a block, unrolled steps) that divide the depth; blocks of at least 64 elements."""
+    """(steps per block, unrolled steps) that divide the depth; blocks of at least 64 elements."""
     found: list[tuple[int, ...]] = []
     for inner in (1, 2, 4, 8, 16):
         if depth % inner:
@@ -223,7 +223,7 @@ def _panelled(s: Schedule, product: Tensor, operand: ProductOperand, width: Size
 
 
 def _pack(s: Schedule, role: ProductRoles, copy: _Panelled, lanes: int, at: Loop | None) -> None:
-    """Copy an operand into panels: in the loop `at` of the output, or all of it before."""
+    """Copy an operand into panels: in the loop `at` of the output, or all of it ahead."""
     packed, operand = copy.tensor, copy.operand
     stage = s[packed]
     if at is not None:
@@ -235,7 +235,7 @@ def _pack(s: Schedule, role: ProductRoles, copy: _Panelled, lanes: int, at: Loop
         outer, vector = stage.split(inside, lanes)
         stage.reorder(*batch, panel, summed, outer, vector)
         stage.vectorize(vector)
-    else:  # a transpose: by lines of the source, so that both sides stay in the nearest cache
+    else:  # a transpose: by lines of the source, so that both sides stay in L1
         line, step = stage.split(summed, lanes)
         stage.reorder(*batch, panel, line, inside, step)
         stage.unroll(step)
@@ -287,7 +287,7 @@ def _reduce_loops(
     outside: list[Loop] | None = None,
     row_name: str | None = None,
 ) -> None:
-    """The loops over K around the tile; its blocks outside of the loops `outside`."""
+    """The loops over K around the tile; blocks of K go around the loops `outside`."""
     _, steps, inner = config.sizes("k")
     k = role.product.reduce_axis[0]
     kt, ki = stage.split(k, inner)
@@ -342,7 +342,7 @@ def default(workload: Workload, target: CpuTarget) -> Config:
 
 
 def _default_pack(role: ProductRoles, rows: int, columns: int, m_tile: int) -> str:
-    """Whether B is copied into panels: where its lines lie far apart and are read often."""
+    """Whether to copy B into panels: where its rows lie far apart and are read often."""
     straight = role.b.along == role.b.tensor.ndim - 1
     near = columns * role.product.dtype.nbytes < _FAR
     return "none" if straight and (near or rows < _OFTEN * m_tile) else "block"

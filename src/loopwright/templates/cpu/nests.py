@@ -1,12 +1,12 @@
 """Loops for any stage on CPUs: vectors along what is contiguous where it is written.
 
-    rows, or outer parts (fused until there are enough for the threads, parallel)
+    rows, or outer parts (parallel, fused until there are enough for the threads)
       reduce loops
         tile: unrolled columns or vectors
           vector
 
-Parts of axes that every access moves through evenly become one loop, so that the length of a last
-axis does not matter. Stages computed in the rows of another get loops of the same kind.
+Parts of axes that every access traverses at one stride become one loop, so that the length of a
+last axis does not matter. Stages computed in the rows of another get loops of the same kind.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from loopwright.templates.cpu.parts import LoopPart, Touches, parts_of, touches
 from loopwright.templates.cpu.placement import Attached, Level, Placement, operations
 
 LINE = 16
-"""Steps along the lines of a tensor that is read across them: the floats of a line."""
+"""Steps along the lines of a tensor that is read across them: the floats of a cache line."""
 MAX_SUMS = 12
 """Vectors of sums in the tile of a product: with its factors they fit 16 registers."""
 MAX_UNROLLED = 36
-"""Vector operations of a reduction that are unrolled at most."""
+"""The most vector operations of a reduction that are unrolled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """What a config says: lanes of a vector, vectors or columns of a tile, work worth threads.
 
-    `grain` is what a stage must cost, in simple operations, to be spread over threads (0: never),
-    and `chunks` into how many pieces at least.
+    `grain` is what a stage must cost, in simple operations, to be spread over threads (0: never);
+    `chunks` is the least number of pieces.
     """
 
     lanes: int
@@ -47,7 +47,7 @@ class Wishes:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A stage at root with its parts and how they touch memory."""
+    """A stage at root with its parts and how they access memory."""
 
     tensor: Tensor
     parts: tuple[LoopPart, ...]
@@ -57,7 +57,7 @@ class Nested:
 
 
 def analysed(s: Schedule, placement: Placement, name: str, lanes: int) -> Nested:
-    """The parts of the stage `name` and the accesses of all that is computed in its tile."""
+    """The parts of the stage `name` and the accesses of every stage computed in its tile."""
     state = inline_all(s.state)
     tensor = state.stages[name].tensor
     bodies = [state.stages[name].op.body]
@@ -94,7 +94,7 @@ def _in_terms_of(own: Tensor, inner: Attached, home: Tensor) -> Expr:
 def nest_root(
     s: Schedule, placement: Placement, name: str, wishes: Wishes, split: frozenset[str]
 ) -> None:
-    """Give the stage `name`, at root, its loops, and put what belongs to it inside.
+    """Give the stage `name`, at root, its loops, and place its inner stages in them.
 
     `split` are the stages that fold the parts of a split reduction.
     """
@@ -134,7 +134,7 @@ class _Nest:
         self.tile: list[Loop] = []
         self.lane: Loop | None = None
         self.vector_dim: int | None = None
-        """The dimension that runs along the lanes, when it is just one."""
+        """The dimension that runs along the lanes, when it is exactly one."""
 
     @property
     def row_loop(self) -> Loop:
@@ -173,7 +173,7 @@ class _Nest:
         self._annotate()
 
     def _group(self, inner: Sequence[LoopPart]) -> list[LoopPart]:
-        """The innermost parts that are one loop for every access."""
+        """The innermost parts that form one loop for every access."""
         group = list(inner[-1:])
         for part in reversed(inner[:-1]):
             if self.has_tile or not self.found.touches.collapses(part, group[0]):
@@ -192,7 +192,7 @@ class _Nest:
         return next((p for p in inner if largest.stride(p.name) == 1), None)
 
     def _walk_lines(self, loop: Loop, extent: int) -> None:
-        """Run a piece of `loop` inside of the loop over vectors, to use whole lines of memory."""
+        """Run a piece of `loop` inside the loop over vectors, to use whole cache lines."""
         sizes = [n for n in range(LINE, LINE // 4, -1) if extent % n == 0]
         place = self.shared.index(loop)
         self.shared[place], piece = self.stage.split(loop, sizes[0] if sizes else LINE)
@@ -217,7 +217,7 @@ class _Nest:
         *,
         in_row: bool,
     ) -> None:
-        """Put the loops in order; those of `group` become one that is cut into vectors."""
+        """Put the loops in order; those of `group` are fused and split into vectors."""
         stage = self.stage
         reduces = [n for n in stage.loops if n.name in _reduce_names(self.found.tensor)]
         self.shared = [loops[p] for p in outer]
@@ -247,7 +247,7 @@ class _Nest:
         stage.reorder(*self.shared, *self.middle, *reduces, *self.tile, self.lane)
 
     def _vectors(self, extent: int) -> int:
-        """Vectors of a tile: as many as divide the extent, or waste little of it."""
+        """Vectors of a tile: a number that divides the extent, or wastes little of it."""
         lanes = self.wishes.lanes
         most = self.wishes.tile if self.found.weight <= 4 else 2 if self.found.weight <= 8 else 1
         for count in range(most, 1, -1):
@@ -258,13 +258,13 @@ class _Nest:
     def _columns(
         self, outer: Sequence[LoopPart], inner: Sequence[LoopPart], vectors: int
     ) -> tuple[LoopPart, int] | None:
-        """The part next to the vectors, and how many of its steps a tile of a reduction has."""
+        """The part next to the vectors, and how many of its steps are in a tile of a reduction."""
         near = [p for p in (*outer, *inner) if p.extent > 1 and p.own]
         if not self.folds or not near or self.wishes.tile < 2:
             return None
         extent = near[-1].extent
         most = self.wishes.tile + 2
-        if vectors > 1:  # then columns pay for products only, whose factors they share
+        if vectors > 1:  # then columns pay off only for products, whose factors they share
             most = MAX_SUMS // vectors if len(self.found.touches.reaches) > 2 else 1
         sizes = range(min(extent, most), 1, -1)
         size = min(sizes, key=lambda n: (-(-extent // n) * n, -n), default=1)
@@ -298,7 +298,7 @@ class _Nest:
 
 
 def _steps(loop: Loop) -> int:
-    """The iterations of a loop. Requires: no batch of sizes, which the steps here never have."""
+    """The iterations of a loop. Requires: no batch of sizes; the steps here never have one."""
     return int(loop.extent) if isinstance(loop.extent, int) else 1
 
 
@@ -331,7 +331,7 @@ def _unroll_folds(stage: Stage, tensor: Tensor, size: int) -> None:
 def _nest_inner(
     s: Schedule, inner: Attached, home_dim: int | None, rows: frozenset[int], wishes: Wishes
 ) -> None:
-    """Loops for a stage that is computed in those of another."""
+    """Loops for a stage computed inside those of another."""
     stage = s[inner.name]
     tensor = stage.tensor
     loops = dict(zip(range(tensor.ndim), stage.loops, strict=False))
@@ -364,7 +364,7 @@ def _nest_inner(
 def _vector_dim(
     tensor: Tensor, inner: Attached, home_dim: int | None, rows: frozenset[int]
 ) -> int | None:
-    """The axis of an inner stage to vectorize: that of its home, or its last one within a row."""
+    """The axis of an inner stage to vectorize: that of its home, or else its last one in a row."""
     if home_dim is not None and home_dim in inner.axes:
         return inner.axes.index(home_dim)
     within = [d for d, axis in enumerate(inner.axes) if axis not in rows and tensor.shape[d] > 1]

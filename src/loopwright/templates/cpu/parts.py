@@ -1,4 +1,4 @@
-"""The loops of a stage in the order of its memory, and how far each moves every tensor it touches.
+"""The loops of a stage in memory order, and how far each moves every tensor it touches.
 
 An axis is cut into *parts* where its own layout, or that of a tensor read along it, has a block:
 then every index is a sum of parts, without quotients and remainders.
@@ -26,8 +26,8 @@ REDUCED = "fold"
 class LoopPart:
     """A piece of axis `dim`: `extent` steps of `stride` elements each.
 
-    It is `exact` when the parts of its axis cover just the elements there are. An `own` part is one
-    of the layout of the stage itself.
+    It is `exact` when the parts of its axis cover no more than its elements. An `own` part comes
+    from the layout of the stage itself.
     """
 
     dim: int
@@ -44,9 +44,9 @@ class LoopPart:
 
 @dataclass(frozen=True, slots=True)
 class TensorReach:
-    """How a tensor is accessed: elements in memory that each variable moves it by.
+    """How a tensor is accessed: the stride of each variable, in elements of memory.
 
-    `strides` is None when the address is no sum of multiples of them; `names` are those it uses.
+    `strides` is None when the address is not affine in the variables; `names` are those it uses.
     """
 
     tensor: str
@@ -55,7 +55,7 @@ class TensorReach:
     names: frozenset[str]
 
     def stride(self, name: str) -> int | None:
-        """The elements that one step of `name` moves by; None where that is not known."""
+        """How many elements one step of `name` moves by; None if unknown."""
         if self.strides is None:
             return None if name in self.names else 0
         return self.strides.get(name, 0)
@@ -69,7 +69,7 @@ class Touches:
     tested: frozenset[str]
 
     def collapses(self, outer: LoopPart, inner: LoopPart) -> bool:
-        """True when both can be one loop that moves every tensor evenly."""
+        """True when both can be one loop that moves every tensor by a constant stride."""
         names = {outer.name, inner.name}
         if not (outer.exact and inner.exact) or names & self.tested:
             return False
@@ -83,7 +83,7 @@ class Touches:
 def parts_of(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[LoopPart]:
     """The parts of the axes of `tensor`, outermost first in its memory.
 
-    `bodies` are what is computed in its loops, in terms of its axes.
+    `bodies` are computed in its loops, in terms of its axes.
     """
     layout = s.layout(tensor.name)
     foreign = _foreign_cuts(s, tensor, bodies)
@@ -120,7 +120,7 @@ def _chain(low: int, top: int, cuts: Sequence[int]) -> list[int]:
 
 
 def _foreign_cuts(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[list[int]]:
-    """Strides at which tensors that are read have their blocks, for each axis of `tensor`."""
+    """Strides at which blocks of the tensors read begin, for each axis of `tensor`."""
     cuts: list[list[int]] = [[] for _ in tensor.shape]
     places = {var.name: d for d, var in enumerate(tensor.axis)}
     for body in bodies:
@@ -141,9 +141,9 @@ def _foreign_cuts(s: Schedule, tensor: Tensor, bodies: Sequence[Expr]) -> list[l
 def touches(
     s: Schedule, tensor: Tensor, parts: Sequence[LoopPart], bodies: Sequence[Expr], lanes: int
 ) -> Touches:
-    """How the parts, and the flattened reduce axes in steps of one lane, move all that is touched.
+    """How the parts, and the flattened reduce axes in steps of one lane, move every access.
 
-    The reduce axes of `bodies` are taken to be `fold.o * lanes + fold.l`, flattened.
+    The flattened reduce axes of `bodies` are `fold.o * lanes + fold.l`.
     """
     index, ranges = _indices(tensor, parts)
     write = Load(tensor, tuple(index[var.name] for var in tensor.axis))

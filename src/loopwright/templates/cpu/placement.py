@@ -1,9 +1,9 @@
-"""Where the stages of a workload are computed: inlined, in a loop of a reader, or all at once.
+"""Where the stages of a workload are computed: inlined, in a loop of a reader, or at root.
 
-A stage is inlined when computing it anew wherever it is read costs little. Of those that are left,
-one that has a single output (or stage at root) behind it is computed inside that one's loops: in
-its tile, when each element is read once and at the same place, or in a row, the loops over the axes
-that it shares with its reader.
+A stage is inlined when recomputing it at every read is cheap. Any other stage that feeds a single
+output (or stage at root) is computed inside the loops of that one: in its tile, when each element
+is read once and at the same place, or in a row, the loops over the axes that it shares with its
+reader.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from loopwright.te.tensor import Compute, Tensor
 from loopwright.te.workload import Workload
 
 MAX_EXTRA = 8
-"""Operations an element may cost more by being inlined into several readers."""
+"""Extra operations per element allowed for inlining into several readers."""
 MAX_INLINED = 400
-"""Nodes of a body that is inlined where it is read more than once: expressions grow by copies."""
+"""Most nodes of a body inlined where it is read more than once: expressions grow by copies."""
 _CHEAP = frozenset({Fn.NEG, Fn.NOT, Fn.ABS, Fn.FLOOR, Fn.CEIL, Fn.ROUND})
 _ROOTS = frozenset({Fn.SQRT, Fn.RSQRT})
 
 
 class Level(enum.Enum):
-    """How far inside its home a stage is computed."""
+    """How deep inside its home a stage is computed."""
 
     ROW = "row"
     TILE = "tile"
@@ -47,7 +47,7 @@ class Attached:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The stages at root, each with what is computed in its loops, in the order of computation."""
+    """The stages at root in the order of computation, each with the stages in its loops."""
 
     roots: tuple[str, ...]
     attached: Mapping[str, Attached]
@@ -57,13 +57,13 @@ class Placement:
         return tuple(a for a in self.attached.values() if a.home == home)
 
     def row_axes(self, home: Tensor) -> frozenset[int]:
-        """The axes of `home` that every stage of its rows has too: all where there is none."""
+        """The axes of `home` that every stage in its rows has too; all of them if there is none."""
         rows = [a for a in self.inside(home.name) if a.level is Level.ROW]
         return shared_axes(home, [a.axes for a in rows])
 
 
 def shared_axes(home: Tensor, maps: Sequence[tuple[int | None, ...]]) -> frozenset[int]:
-    """The axes of `home` that are in all of `maps`; those of extent 1 are in every one."""
+    """The axes of `home` that are in all of `maps`; those of extent 1 always are."""
     everywhere = {d for d, extent in enumerate(home.shape) if extent == 1}
     found = frozenset(range(home.ndim))
     for axes in maps:
@@ -72,7 +72,7 @@ def shared_axes(home: Tensor, maps: Sequence[tuple[int | None, ...]]) -> frozens
 
 
 def operations(body: Expr) -> int:
-    """What one evaluation costs, in simple operations; index arithmetic is free."""
+    """The cost of one evaluation in simple operations; index arithmetic is free."""
     total = 0
     pending: list[Expr] = [body]
     while pending:
@@ -130,7 +130,7 @@ def _inlines(tensor: Tensor, times: int, own: int) -> bool:
 
 
 def _reads(reader: Tensor, name: str) -> int:
-    """How many different elements of a tensor one evaluation of `reader` reads."""
+    """How many distinct elements of a tensor one evaluation of `reader` reads."""
     found: list[Load] = []
     for load in _loads_of(reader, name):
         if not any(walk.same(load, other) for other in found):

@@ -1,9 +1,9 @@
 """Layout changes on CPUs: a copy between row-major memory and a blocked layout.
 
-Lanes run along what is contiguous where it is written: stores are dense and loads gather. From
-NCHW to NCHW16c and back that takes half the time of dense loads with scattered stores. Packing
-walks the blocked memory front to back. Unpacking writes one vector for each element of a block
-before it moves on, so that the lines it gathers from are still in the nearest cache.
+Lanes run along the contiguous dimension of the destination: stores are dense and loads gather.
+From NCHW to NCHW16c and back that takes half the time of dense loads with scattered stores. Packing
+writes the blocked memory in order. Unpacking writes one vector for each element of a block
+before it moves on, so that the lines it gathers from are still in L1.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _UNROLLED = (1, 2, 4, 8, 16)
 def template(layout: Layout, *, packs: bool) -> Template:
     """How to copy into `layout` (`packs`) or out of it; the other side is row-major.
 
-    The row-major side may lie at any address that its dtype may.
+    The row-major side may have any address that is aligned for its dtype.
     """
     return Template(
         f"cpu.relayout.{'to' if packs else 'from'}.{layout}",
@@ -53,7 +53,7 @@ def good_config(of: Workload, target: Target, *, packs: bool) -> Config:
 
 
 def _lanes(of: Workload, target: Target, *, packs: bool) -> tuple[int, ...]:
-    """Whole vectors and halves of them, the better first."""
+    """Whole and half vectors, the better first."""
     whole = max(2, target.lanes(of.outputs[0].dtype))
     return (whole, whole // 2) if packs or whole <= 8 else (whole // 2, whole)
 

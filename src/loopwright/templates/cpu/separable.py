@@ -1,10 +1,10 @@
-"""Depthwise separable convolution on CPUs: rows of the depthwise part as the 1x1 part reads them.
+"""Depthwise separable convolution on CPUs: depthwise rows are made as the 1x1 part reads them.
 
 The 1x1 part runs as a direct convolution does (`conv_loops.py`). For each block of rows the
-depthwise part of all its channels is computed into a buffer that stays in the second cache, vectors
-of channels by tiles of `depth_w` pixels; the values between the two never go through memory. They
+depthwise part of all its channels is computed into a buffer that stays in the L2 cache, by vectors
+of channels and tiles of `depth_w` pixels; the values between the two never go through memory. They
 have no halo, so nothing is computed twice, unless blocks of output channels come first in `order`:
-where maps are small, that is how cores share the work, and the depthwise part is little of it.
+where maps are small, that is how cores share the work, and the depthwise part is a small share.
 """
 
 from __future__ import annotations
@@ -54,9 +54,9 @@ from loopwright.templates.cpu.depthwise import reduce_loops
 from loopwright.templates.template import Configuration, CpuOnly, Template
 
 _WIDEST = 8
-"""Pixels of a depthwise tile that is good without tuning."""
+"""Pixels per depthwise tile without tuning."""
 _CACHE_SHARE = 0.5
-"""Of the second cache, what a block of rows between the two parts may take."""
+"""The share of the L2 cache that a block of rows between the two parts may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class _Parts:
 
 
 def _parts(workload: Workload) -> _Parts:
-    """Which tensor is which. Raises: TemplateError when there are not two such convolutions."""
+    """Which tensor is which. Raises: TemplateError for anything but two such convolutions."""
     sums = [tensor for tensor in workload.stages if tensor.is_reduction]
     if [len(tensor.reduce_axis) for tensor in sums] != [2, 3]:
         raise TemplateError(f"{workload.name} is not a depthwise and a 1x1 convolution")
@@ -205,8 +205,8 @@ def _depthwise(s: Schedule, parts: _Parts, config: Configuration, lanes: int) ->
 def default(workload: Workload, target: CpuTarget) -> Config:
     """The register tile of the 1x1 part alone, and the blocks that cost least.
 
-    Of blocks of rows that stay in the second cache the larger read the weights less often; smaller
-    ones are shared more evenly by the cores.
+    Of the blocks of rows that stay in the L2 cache, larger ones read the weights less often;
+    smaller ones spread more evenly over the cores.
     """
     parts, knobs = _parts(workload), space(workload, target)
     role = parts.pointwise

@@ -23,4 +23,4 @@ TEMPLATES: Mapping[str, tuple[Template, ...]] = {
     "batch_matmul": (matmul.TEMPLATE,),
     "fused": (generic.TEMPLATE,),
 }
-"""Of several that fit, the one that is usually the fastest is first."""
+"""Of several that fit, the usually fastest one is first."""

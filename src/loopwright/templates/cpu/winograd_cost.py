@@ -1,6 +1,6 @@
 """What a Winograd kernel costs, roughly: enough to choose a config that is good without tuning.
 
-Cycles are those of the target's core. The figures are for comparing configs, nothing else.
+Cycles are those of the target's core. The figures serve only to compare configs.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ def _multiply(plan: WinogradPlan, inputs: int, core: CoreModel) -> float:
 
 
 def _traffic(plan: WinogradPlan, shape: Shape, target: CpuTarget, wide: int, parts: int) -> float:
-    """Cycles for moving one byte of each element between caches."""
+    """Cycles to move one byte of each element between caches."""
     core = target.core
     places, tiles, block = plan.places, plan.tiles(shape), plan.block
     weight = places * shape.inputs * shape.outputs
@@ -141,6 +141,6 @@ def _traffic(plan: WinogradPlan, shape: Shape, target: CpuTarget, wide: int, par
 def best(
     shape: Shape, target: CpuTarget, lanes: int, most: int, sizes: tuple[int, ...]
 ) -> WinogradPlan | None:
-    """The plan that costs least, the first of equal ones; None when there is none."""
+    """The cheapest plan, the first of equal ones; None when there is none."""
     found = plans(shape, target, lanes, most, sizes)
     return min(found, key=lambda plan: cost(plan, shape, target, lanes), default=None)

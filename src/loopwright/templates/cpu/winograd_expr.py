@@ -1,4 +1,4 @@
-"""A convolution written as Winograd's: the tensors between its input and its output.
+"""A convolution in Winograd form: the tensors between its input and its output.
 
     in        the padded data, as far as the last tile reads
     rows.half, rows    the transform along columns: a rows of each tile row
@@ -7,9 +7,9 @@
     back.half, back    the inverse transform along columns
     out.half           the first half of the inverse transform along rows; the second is inlined
 
-The rows of a one-dimensional transform that belong to points p and -p are the sum and the
-difference of an even and an odd part, so each is done in two steps: `half` are those parts, or, of
-the inverse, the sums and differences. Tables are chains of Selects on an axis, which fold where
+The rows of a one-dimensional transform for points p and -p are the sum and the difference of an
+even and an odd part, so each is done in two steps: `half` holds those parts or, for the inverse,
+the sums and differences. Tables are chains of Selects on an axis, which fold where
 that axis is unrolled.
 """
 
@@ -36,7 +36,7 @@ _KIND = "a convolution of NCHW data with an OIHW weight"
 
 
 def eligible(of: Workload) -> bool:
-    """True for a convolution that can be written so: 3x3, stride 1, one group, float32."""
+    """True for a convolution that has a Winograd form: 3x3, stride 1, one group, float32."""
     try:
         return reason_against(of) is None
     except LoopwrightError:
@@ -44,9 +44,9 @@ def eligible(of: Workload) -> bool:
 
 
 def reason_against(of: Workload) -> str | None:
-    """Why a convolution cannot be written so, or None.
+    """Why a convolution has no Winograd form, or None.
 
-    Raises: TemplateError when it is no convolution.
+    Raises: TemplateError when it is not a convolution.
     """
     role = find_roles(of, 3, _KIND)
     if any(t.dtype != F32 for t in (*of.args, *of.stages)):
@@ -86,7 +86,7 @@ def _is_plain(role: ConvRoles) -> bool:
 
 
 def _padding(role: ConvRoles) -> tuple[int, int] | None:
-    """The zeros above and to the left of the data; None when the stage is something else."""
+    """The zero padding above and to the left of the data; None for any other stage."""
     pad = role.pad
     if pad is None:
         return 0, 0
@@ -121,7 +121,7 @@ def _terms(cond: Expr) -> list[Expr]:
 def _inside(
     place: Sequence[Expr], starts: Sequence[int], extents: Sequence[int], shape: Sequence[int]
 ) -> list[Expr]:
-    """What must hold for a place in a padded copy of `shape` to lie in the data.
+    """The conditions for a place in a padded copy of `shape` to lie in the data.
 
     The data begins at `starts` in the copy; all are of the height, then of the width.
     """
@@ -140,7 +140,7 @@ def _stages_after(of: Workload, role: ConvRoles) -> tuple[Tensor, ...]:
 
 
 def _elementwise(stage: Tensor, role: ConvRoles, after: Sequence[Tensor]) -> bool:
-    """True when what `stage` reads of the convolution is the element that it computes."""
+    """True when `stage` reads only the element of the convolution that it computes."""
     inner = {role.conv.name, *(t.name for t in after)}
     if stage.shape != role.conv.shape or not isinstance(stage.op, Compute):
         return False
@@ -155,7 +155,7 @@ def _elementwise(stage: Tensor, role: ConvRoles, after: Sequence[Tensor]) -> boo
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """The tensors of a rewritten convolution, see the head of this file."""
+    """The tensors of a rewritten convolution; see the head of this file."""
 
     data: Tensor
     weight: Tensor
@@ -218,7 +218,7 @@ def tiles(extent: int, m: int) -> int:
 def rewritten(of: Workload, m: int) -> Workload:
     """`of` computed from output tiles of m x m; its weight is transformed by `winograd{m}`.
 
-    Raises: TemplateError when it is not eligible.
+    Raises: TemplateError when it has no Winograd form.
     """
     reason = reason_against(of)
     if reason is not None:
@@ -240,7 +240,7 @@ def rewritten(of: Workload, m: int) -> Workload:
 
 
 def _after(of: Workload, role: ConvRoles, conv: Tensor) -> dict[str, Tensor]:
-    """`conv` and the stages behind it, now reading it, by name."""
+    """`conv` and the stages after it, which now read it, by name."""
     made = {conv.name: conv}
 
     def turn(expr: Expr) -> Expr:
@@ -300,7 +300,7 @@ def _transformed(role: ConvRoles, tables: Winograd, m: int) -> Tensor:
 
 
 def _padded(role: ConvRoles, m: int) -> Tensor:
-    """The data with zeros around, up to the end of the last tile."""
+    """The zero-padded data, up to the end of the last tile."""
     padding = _padding(role)
     if padding is None:
         raise TemplateError(f"{role.padded.name} is not a copy with zeros around")
@@ -347,7 +347,7 @@ def _inverted(role: ConvRoles, products: Tensor, tables: Winograd, m: int) -> Te
 
 
 def _halves(table: Table) -> Table:
-    """`table` with each pair of rows, for points p and -p, taken apart: an even and an odd part.
+    """`table` with each pair of rows, for points p and -p, split into an even and an odd part.
 
     The rows are the sum and the difference of the parts; those for 0 and infinity, which come
     first, stay.
@@ -361,7 +361,7 @@ def _halves(table: Table) -> Table:
 
 
 def _butterfly(row: Expr, element: Callable[[Expr], Expr]) -> Expr:
-    """The sum or difference of the pair of elements that `row` is one of; the first two alone."""
+    """The sum or difference of the pair that `row` belongs to; the first two rows as they are."""
     even = row // 2 * 2
     first = Select(row <= 0, _ONE, Select(row <= 1, const(0.0, F32), _ONE))
     sign = Select((row % 2).equal(0), _ONE, const(-1.0, F32))
@@ -396,7 +396,7 @@ def _combined(row: Expr, table: Table, element: Callable[[int], Expr]) -> Expr:
 
 
 def _entry(row: Expr, column: Sequence[float]) -> Expr:
-    """`column[row]` as a chain of Selects, one for each run of equal numbers."""
+    """`column[row]` as a chain of Selects, one per run of equal numbers."""
     value: Expr = const(column[-1], F32)
     for place in range(len(column) - 2, -1, -1):
         if column[place] != column[place + 1]:
