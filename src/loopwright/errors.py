@@ -1,10 +1,10 @@
 """The exception tree. Every message says what, where, the values, and what to do.
 
 LoopwrightError
-    UserError                 the caller can mend it: exit code 2, no traceback on the command line
+    UserError                 the caller can fix it: exit code 2, no traceback on the command line
         ScheduleError         an illegal schedule step
         ShapeError            shapes or dtypes that do not fit together
-        UnsupportedError      an operator, dtype or feature that is not there
+        UnsupportedError      an operator, dtype or feature that is not supported
         ConfigError           a knob, a configuration, a target or an option that is wrong
         TemplateError         a template that raised or broke its contract
         RecordsError          a records file that cannot be read or does not belong here
@@ -13,12 +13,12 @@ LoopwrightError
         LoweringError         a pass met something its Requires line excludes
         CodegenError          the code generator met something it cannot express
     EnvironmentFailure        compiler, device, process or file system: exit code 69
-        FleetError            a tracker, agent or session: refused, gone, or speaking nonsense
+        FleetError            a tracker, agent or session: refused, gone, or sending garbage
             NoDeviceError     no device could ever match: exit code 3
             UnknownNameError  nothing has the name that was given: exit code 2
             QueueTimeoutError none was free in time: exit code 4
             DeviceLostError   the device or its lease went away: exit code 5
-            AuthError         not who it must be, or not allowed to: exit code 6
+            AuthError         wrong identity, or not allowed: exit code 6
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class LoopwrightError(Exception):
 
 
 class UserError(LoopwrightError):
-    """The caller can mend it."""
+    """The caller can fix it."""
 
     exit_code = 2
 
@@ -45,7 +45,7 @@ class ShapeError(UserError):
 
 
 class UnsupportedError(UserError):
-    """An operator, dtype or feature that is not there."""
+    """An operator, dtype or feature that is not supported."""
 
 
 class ConfigError(UserError):
@@ -79,7 +79,7 @@ class CodegenError(InternalError):
 
 
 class EnvironmentFailure(LoopwrightError):  # noqa: N818  # the field says failure, not error
-    """Compiler, device, process or file system failed; `retryable` says whether again may help."""
+    """Compiler, device, process or file system failed; `retryable`: trying again may help."""
 
     exit_code = 69
 
@@ -89,7 +89,7 @@ class EnvironmentFailure(LoopwrightError):  # noqa: N818  # the field says failu
 
 
 class FleetError(EnvironmentFailure):
-    """A tracker, agent or session refused, went away, or spoke nonsense."""
+    """A tracker, agent or session refused, went away, or sent garbage."""
 
 
 class NoDeviceError(FleetError):

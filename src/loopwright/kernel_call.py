@@ -1,4 +1,4 @@
-"""A kernel as it travels: what its code is, its arguments, and how it is to be run and timed.
+"""A kernel as it is sent: its code, its arguments, and how to run and time it.
 
 `KernelCall` goes over the fleet's wire and into the measuring process. It is a msgpack array whose
 elements never move; new ones go to the end with a default, so that the two sides of a connection
@@ -35,7 +35,7 @@ CPU = "cpu"
 
 
 class Form(enum.Enum):
-    """What the code of a kernel is."""
+    """The form of a kernel's code."""
 
     OBJECT = "object"  # a relocatable object of the device's own processor
     SOURCE = "source"  # text, which the device compiles or interprets
@@ -44,11 +44,11 @@ class Form(enum.Enum):
 
 
 class Clock(enum.Enum):
-    """Who says how long calls took."""
+    """Which clock times the calls."""
 
     HOST = "host"  # the host's clock around them
     EVENTS = "events"  # time stamps that the device took
-    CYCLES = "cycles"  # the device counts, the same each time: one call says all
+    CYCLES = "cycles"  # the device counts, the same each time: one call suffices
 
 
 class Launch(msgspec.Struct, frozen=True, array_like=True):
@@ -77,7 +77,7 @@ class WireParam(msgspec.Struct, frozen=True, array_like=True):
 class Loadable:
     """A kernel as a device loads it. The last `n_outputs` params are written.
 
-    `workspace` is bytes that each call may use beside its arguments.
+    `workspace` is bytes that each call may use besides its arguments.
     """
 
     code: bytes
@@ -92,7 +92,7 @@ class Loadable:
 class KernelCall(msgspec.Struct, frozen=True, array_like=True):
     """Time one kernel, whose code has the SHA-256 `code`. Inputs are made from `seed`.
 
-    With `want_output` its outputs are handed over before its result, which has the same `id`.
+    With `want_output` its outputs are sent before its result, which has the same `id`.
     `kind` is the kind of device that it is for.
     """
 
@@ -118,12 +118,12 @@ class KernelCall(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def run_timeout_s(self) -> float:
-        """How long all of it may take."""
+        """How long the whole run may take."""
         return self.run_timeout_ms / 1e3
 
     @property
     def min_repeat_ns(self) -> float:
-        """How long a batch of calls takes at least."""
+        """The least duration of a batch of calls."""
         return self.min_repeat_us * 1e3
 
     def loadable(self, code: bytes) -> Loadable:
@@ -140,7 +140,7 @@ class KernelCall(msgspec.Struct, frozen=True, array_like=True):
 
 
 def parse_form(text: str) -> Form:
-    """The form that is called `text`. Raises: ConfigError that names those that are known."""
+    """The form called `text`. Raises: ConfigError naming the known ones."""
     try:
         return Form(text)
     except ValueError as error:

@@ -24,7 +24,7 @@ class Part:
     """One physical dimension: `(index[dim] // stride) % extent`; the outermost part of a dim has
     extent 0.
 
-    `stride` and `extent` count logical elements of `dim`. Extent 0 means "all that is left".
+    `stride` and `extent` count logical elements of `dim`. Extent 0 means "the rest".
     """
 
     dim: int
@@ -65,7 +65,7 @@ class Layout:
                 )
             seen.add(item if isinstance(item, int) else item[0])
         parts: list[Part] = []
-        inner = [1] * ndim  # product of the blocks of each dim that are further in
+        inner = [1] * ndim  # product of the inner blocks of each dim
         for item in reversed(list(order)):
             if isinstance(item, int):
                 parts.append(Part(item, inner[item], 0))
@@ -106,7 +106,7 @@ class Layout:
 
     @property
     def order(self) -> list[int | tuple[int, int]]:
-        """What `blocked` makes this layout of."""
+        """The `order` from which `blocked` makes this layout."""
         return [(part.dim, part.extent) if part.extent else part.dim for part in self.parts]
 
     def is_row_major(self, shape: Sequence[int]) -> bool:
@@ -114,11 +114,11 @@ class Layout:
         return self.same_memory(Layout.plain(len(shape)), shape)
 
     def same_memory(self, other: Layout, shape: Sequence[int]) -> bool:
-        """Whether a tensor of `shape` is the same bytes in `other`."""
+        """Whether a tensor of `shape` has the same bytes in `other`."""
         return self._walk(shape) == other._walk(shape)
 
     def _walk(self, shape: Sequence[int]) -> list[tuple[int, int, int]]:
-        """Dimension, stride and extent of the physical dimensions that are more than 1 long.
+        """Dimension, stride and extent of the physical dimensions longer than 1.
 
         Parts of one dimension that follow each other are one.
         """

@@ -1,4 +1,4 @@
-"""What a measurement is asked for, and what comes back.
+"""What is asked of a measurement, and what comes back.
 
 A candidate that fails is data: `Failed` says at which stage and of what kind. Kinds of
 `INFRASTRUCTURE` say nothing about the candidate and never train a model.
@@ -40,7 +40,7 @@ class FailureKind(enum.Enum):
     CRASH = "crash"
     OUT_OF_BOUNDS = "out-of-bounds"
     WRONG_OUTPUT = "wrong-output"
-    WORKER_LOST = "worker-lost"  # the measuring process itself went away
+    WORKER_LOST = "worker-lost"  # the measuring process itself died
     DEVICE_LOST = "device-lost"
     REVOKED = "revoked"  # the lease on the device was taken away
     DRIFT = "drift"  # the device was hot, throttled or shared
@@ -58,7 +58,7 @@ INFRASTRUCTURE = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Under what an outcome was measured: the device's name, the lease with its epoch, and how the
+    """How an outcome was measured: the device's name, the lease with its epoch, and how the
     candidate was confined (`fleet.words.Tier`). `drift` is the device's, as a share.
     """
 
@@ -72,7 +72,7 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A candidate that ran: nanoseconds a call, one figure a repeat; `best_ns` is what is compared.
+    """A candidate that ran: nanoseconds per call, one figure per repeat; `best_ns` is compared.
 
     `checked` says whether the output was compared with the oracle.
     """
@@ -107,9 +107,9 @@ Outcome: TypeAlias = Timed | Failed
 class MeasurePlan:
     """How a candidate is measured.
 
-    Warm up, then time `repeats` batches of at least `min_repeat_s` seconds each, one call at the
-    least. A candidate whose first two calls take longer than `abandon_ns` is not repeated: that one
-    figure is its time.
+    Warm up, then time `repeats` batches of at least `min_repeat_s` seconds and one call each. A
+    candidate whose first two calls take longer than `abandon_ns` is not repeated: that one figure
+    is its time.
     """
 
     threads: int = 1

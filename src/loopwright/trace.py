@@ -1,6 +1,6 @@
-"""Tracing: what each pass and each trial did, one JSON object a line; kernels as text files.
+"""Tracing: what each pass and each trial did, one JSON object per line; kernels as text files.
 
-A `Tracer` is an argument; `Tracer()` writes nowhere and costs one comparison an event.
+A `Tracer` is an argument; `Tracer()` writes nowhere and costs one comparison per event.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TraceValue: TypeAlias = str | int | float | bool | None
 
 @dataclass(frozen=True, slots=True)
 class PassRun:
-    """What one pass made of a kernel: its text before and after. Number 0 is the lowering."""
+    """What one pass did to a kernel: its text before and after. Number 0 is the lowering."""
 
     kernel: str
     number: int
@@ -30,7 +30,7 @@ class PassRun:
 
     @property
     def changed(self) -> bool:
-        """True when the pass made another kernel."""
+        """True when the pass changed the kernel."""
         return self.before != self.after
 
 
@@ -58,7 +58,7 @@ class Tracer:
 
     @contextmanager
     def span(self, name: str, /, **fields: TraceValue) -> Iterator[None]:
-        """Write one event with the `ns` that the block took, also when it raises."""
+        """Write one event with the `ns` that the block took, even if it raises."""
         if self.sink is None:
             yield
             return

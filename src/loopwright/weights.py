@@ -1,9 +1,9 @@
 """Weights that a kernel takes in another form than the caller's: named transforms, in NumPy.
 
-A transform is said by its name alone, so that it can be stored and sent: `""` leaves an array as it
-is; `winograd2`, `winograd4` and `winograd6` turn the weight (O, C, 3, 3) of a convolution into
-(a, a, O, C) with a = m + 2, one matrix for each position of a transformed tile. Whatever lays a
-parameter out applies its transform first.
+A transform is identified by its name alone, so that it can be stored and sent: `""` leaves an array
+as it is; `winograd2`, `winograd4` and `winograd6` turn the weight (O, C, 3, 3) of a convolution
+into (a, a, O, C) with a = m + 2, one matrix for each position of a transformed tile. The transform
+is applied before the parameter is laid out.
 
 Source: A. Lavin and S. Gray, Fast Algorithms for Convolutional Neural Networks, 2016; the tables
 are those of Cook and Toom for the points 0, 1, -1, 2, -2, 1/2, -1/2 (the first m of them and
@@ -31,7 +31,7 @@ Table: TypeAlias = tuple[tuple[float, ...], ...]
 TAPS = 3
 """The width of the kernels that are transformed."""
 SIZES = (2, 4, 6)
-"""The widths m of the output tiles there are transforms for."""
+"""The widths m of output tiles that have transforms."""
 _POINTS = tuple(Fraction(p) for p in ("0", "1", "-1", "2", "-2", "1/2", "-1/2"))
 _NAMES = {f"winograd{m}": m for m in SIZES}
 
@@ -83,7 +83,7 @@ def _table(rows: Sequence[Sequence[Fraction]]) -> Table:
 def stored_shape(transform: str, shape: Sequence[int]) -> tuple[int, ...]:
     """The shape after `transform` of an array of `shape`.
 
-    Raises: ConfigError for an unknown transform, or a shape that it is not for.
+    Raises: ConfigError for an unknown transform, or a shape that it does not apply to.
     """
     if not transform:
         return tuple(shape)
@@ -94,7 +94,7 @@ def stored_shape(transform: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def plain_shape(transform: str, shape: Sequence[int]) -> tuple[int, ...]:
-    """The shape before `transform` of what has `shape` after it."""
+    """The shape before `transform` of an array that has `shape` after it."""
     if not transform:
         return tuple(shape)
     _size(transform)
@@ -102,9 +102,9 @@ def plain_shape(transform: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def apply(transform: str, array: Array) -> Array:
-    """`array` after `transform`, computed in float64, of the dtype it had.
+    """`array` after `transform`, computed in float64, in its own dtype.
 
-    Raises: ConfigError for an unknown transform, or an array that it is not for.
+    Raises: ConfigError for an unknown transform, or an array that it does not apply to.
     """
     if not transform:
         return array

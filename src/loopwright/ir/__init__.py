@@ -1,4 +1,4 @@
-"""The loop IR: dtypes, expressions, statements and kernels, and what can be said about them.
+"""The loop IR: dtypes, expressions, statements and kernels, and analyses of them.
 
 It hands over the nodes, their text, and generic walks over them; linear forms and bounds of index
 expressions; simplification; a verifier of what every kernel must satisfy; and an interpreter that

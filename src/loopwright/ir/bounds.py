@@ -2,8 +2,8 @@
 
 A `Ranges` gives the inclusive interval of each variable. Sums are bounded as linear forms, so
 `i - i` is 0 and not an interval twice as wide; everything else is bounded operator by operator.
-Wrap-around is respected: a result that may leave its dtype is bounded by the dtype, and by nothing
-at all for 64 bits.
+Wrap-around is respected: a result that may overflow its dtype is bounded by the dtype, and
+unbounded for 64 bits.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from loopwright.ir.linear import collect
 
 Interval: TypeAlias = tuple[int, int]
 Ranges: TypeAlias = Mapping[str, Interval]
-"""Inclusive bounds by variable name; a variable that is missing is unbounded."""
+"""Inclusive bounds by variable name; a missing variable is unbounded."""
 
 
 def dtype_range(dtype: DType) -> Interval | None:
@@ -45,7 +45,7 @@ def dtype_range(dtype: DType) -> Interval | None:
 
 
 def bounds(expr: Expr, ranges: Ranges) -> Interval | None:
-    """An inclusive interval that holds every value of `expr`; None when none is known.
+    """An inclusive interval that contains every value of `expr`; None when none is known.
 
     Floats have no bounds. Integers narrower than 64 bits always do.
     """
@@ -63,7 +63,7 @@ def bounds(expr: Expr, ranges: Ranges) -> Interval | None:
 
 
 def fit(interval: Interval | None, dtype: DType) -> Interval | None:
-    """`interval` if every value of it fits `dtype`, else what wrap-around leaves of it."""
+    """`interval` if all of it fits `dtype`, else the interval after wrap-around."""
     limits = dtype_range(dtype)
     if limits is None:
         return None
@@ -73,7 +73,7 @@ def fit(interval: Interval | None, dtype: DType) -> Interval | None:
 
 
 def prove(cond: Expr, ranges: Ranges) -> bool | None:
-    """True or False when `cond` is so for all values in `ranges`; None when that cannot be told."""
+    """The value of `cond` if it is the same for all values in `ranges`; else None."""
     match cond:
         case Const(value=value):
             return bool(value)
@@ -132,7 +132,7 @@ def _prove_comparison(op: Op, lhs: Expr, rhs: Expr, ranges: Ranges) -> bool | No
 def _prove_logic(op: Op, sides: tuple[bool | None, bool | None]) -> bool | None:
     if op not in LOGICAL:
         return None
-    decisive = op is Op.OR  # the value that settles the matter whatever the other side is
+    decisive = op is Op.OR  # the value that decides the result whatever the other side is
     if decisive in sides:
         return decisive
     return None if None in sides else not decisive
@@ -163,7 +163,7 @@ def _linear_bounds(expr: Expr, ranges: Ranges) -> Interval | None:
 
 
 def _product_bounds(expr: Expr, ranges: Ranges) -> Interval | None:
-    """Bounds of a product of two expressions neither of which is a constant."""
+    """Bounds of a product of two expressions, neither of them constant."""
     if type(expr) is not Binary:
         return None
     a, b = bounds(expr.lhs, ranges), bounds(expr.rhs, ranges)
@@ -193,7 +193,7 @@ def _floormod(a: Interval | None, b: Interval | None) -> Interval | None:
 
 
 def _div(a: Interval | None, b: Interval | None) -> Interval | None:
-    """Division that truncates: floor division where nothing is negative, else mirrored."""
+    """Truncating division: floor division of non-negative operands, else mirrored."""
     if a is None or b is None or b[0] <= 0 <= b[1]:
         return None
     corners = [abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) for x in a for y in b]

@@ -1,4 +1,4 @@
-"""Element types: what they are called, how wide they are, and their NumPy counterparts."""
+"""Element types: their names, widths and NumPy counterparts."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ _BY_NAME = {t.name: t for t in ALL}
 def parse(name: str | DType) -> DType:
     """The dtype called `name`.
 
-    Raises: UnsupportedError naming the dtypes there are.
+    Raises: UnsupportedError naming the known dtypes.
     """
     if isinstance(name, DType):
         return name
@@ -94,7 +94,7 @@ def parse(name: str | DType) -> DType:
 
 
 def accumulator(dtype: DType) -> DType:
-    """The type sums of `dtype` are kept in: float32 for 16-bit floats, int32 for small integers."""
+    """The accumulator type of `dtype`: float32 for 16-bit floats, int32 for small integers."""
     if dtype.is_float:
         return F64 if dtype.bits == 64 else F32
     if dtype.is_bool or dtype.bits < 32:

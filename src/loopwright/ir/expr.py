@@ -13,10 +13,10 @@ Meaning
 
 - Integers wrap around in two's complement. FLOORDIV and FLOORMOD round to minus infinity, as in
   Python; a zero divisor is undefined. DIV divides floats, and truncates integers as C does.
-- Float arithmetic is IEEE, but for two liberties of the code generator: it may contract `a * b + c`
-  into one rounding, and it takes a product with a literal 0 as 0 and leaves out a literal 0 that is
-  added, so that the zeros of a constant table cost nothing. Nor do those that a Select gives for
-  padding: an infinite factor beside one of them makes no NaN.
+- Float arithmetic is IEEE, except for two liberties of the code generator: it may contract
+  `a * b + c` into one rounding, and it takes a product with a literal 0 as 0 and drops a literal 0
+  that is added, so that the zeros of a constant table cost nothing. The same holds for zeros that a
+  Select gives for padding: an infinite factor times one of them makes no NaN.
 - MIN and MAX of floats return the other operand when one is NaN.
 - Comparisons, AND and OR give bool.
 - `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it
@@ -50,7 +50,7 @@ def node(cls: type[T]) -> type[T]:
 
 
 class Op(enum.Enum):
-    """Binary operators; the value is how they print."""
+    """Binary operators; the value is the printed form."""
 
     ADD = "+"
     SUB = "-"
@@ -259,7 +259,7 @@ class Select(Arithmetic):
 
     @property
     def dtype(self) -> DType:
-        """That of both sides."""
+        """The dtype of both sides."""
         return self.yes.dtype
 
 
@@ -287,7 +287,7 @@ class Load(Arithmetic):
 
     @property
     def dtype(self) -> DType:
-        """That of the buffer."""
+        """The dtype of the buffer."""
         return self.buffer.dtype
 
 
@@ -300,7 +300,7 @@ class Call(Arithmetic):
 
     @property
     def dtype(self) -> DType:
-        """That of the first argument."""
+        """The dtype of the first argument."""
         return self.args[0].dtype
 
 
@@ -322,7 +322,7 @@ class Reduce(Arithmetic):
 
     @property
     def dtype(self) -> DType:
-        """That of the body."""
+        """The dtype of the body."""
         return self.body.dtype
 
 
@@ -330,7 +330,7 @@ Expr: TypeAlias = Const | Var | Binary | Select | Cast | Load | Call | Reduce
 ExprLike: TypeAlias = Arithmetic | int | float | bool | np.generic
 
 
-def const(value: float | bool, dtype: DType = I64) -> Const:  # noqa: FBT001  # a number like any
+def const(value: float | bool, dtype: DType = I64) -> Const:  # noqa: FBT001  # a plain number
     """A literal of `dtype`, the value converted to the matching Python type."""
     if dtype.is_float:
         return Const(float(value), dtype)

@@ -1,12 +1,12 @@
 """Division, remainder and comparison on the linear forms of int64 index expressions.
 
 A form is a `Linear` of atoms. An atom is a variable or an expression that is not affine (a
-quotient, a minimum, a loaded index); atoms are told apart by their text. `Forms` holds what one
-simplification needs: the ranges of variables and a table of the atoms met so far.
+quotient, a minimum, a loaded index); atoms are distinguished by their text. `Forms` holds what one
+simplification needs: the ranges of variables and a table of the atoms seen so far.
 
 Division and ordering are not ring operations, so they look into a form only if it cannot wrap
 around: when its bounds fit int64, or when its unbounded atoms are all made of variables (loop
-variables and tensor axes never come near 2**63). A loaded int64 may be anything and stays closed.
+variables and tensor axes never come near 2**63). A loaded int64 may be anything and stays opaque.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Form: TypeAlias = Linear[str]
 
 
 def build(form: Linear[Expr]) -> Expr:
-    """`form` as an expression, a positive term in front where there is one."""
+    """`form` as an expression, a positive term first if there is one."""
     terms, const = tuple(form.terms.items()), form.const
     if not terms:
         return Const(const, I64)
@@ -59,7 +59,7 @@ def _scaled(atom: Expr, coeff: int) -> Expr:
 
 @dataclass(frozen=True, slots=True)
 class _Quotient:
-    """What an atom `numerator // divisor` or `numerator % divisor` is made of; divisor > 0."""
+    """The parts of an atom `numerator // divisor` or `numerator % divisor`; divisor > 0."""
 
     op: Op
     numerator: Form
@@ -161,7 +161,7 @@ class Forms:
         return self.atom(Binary(Op.MUL, *_in_order(self.expr(a), self.expr(b))))
 
     def _recombine(self, form: Form) -> Form:
-        """`x//c*c + x%c -> x` and `x - x//c*c -> x%c`, wherever they stand in `form`."""
+        """`x//c*c + x%c -> x` and `x - x//c*c -> x%c`, wherever they occur in `form`."""
         for key, coeff in form.terms.items():
             found = self._quotients.get(key)
             if found is None:
@@ -209,7 +209,7 @@ class Forms:
     # --- division -----------------------------------------------------------------------------
 
     def floordiv(self, form: Form, divisor: int) -> Form:
-        """`form // divisor`; what the divisor divides is taken out of the quotient."""
+        """`form // divisor`; terms that the divisor divides are divided exactly."""
         if divisor < 0:
             if not self.opens(form):
                 return self.atom(Binary(Op.FLOORDIV, self.expr(form), Const(divisor, I64)))
@@ -307,7 +307,7 @@ class Forms:
         return self._quotients.get(key) if coeff == 1 else None
 
     def _block(self, form: Form, size: int) -> int | None:
-        """`form // size` where that is one number over all values; None where it is not."""
+        """`form // size` if it is the same for all values; else None."""
         found = self.bounds(form)
         if found is None:
             return None
@@ -319,7 +319,7 @@ class Forms:
     def compare(self, op: Op, a: Form, b: Form) -> Expr:
         """`a op b`: a constant where bounds decide it, else positive coefficients on both sides.
 
-        Orderings come out as `<` and `>=` only, divided by what all coefficients share.
+        Orderings become `<` or `>=`, divided by the common divisor of the coefficients.
         """
         difference = self.add(a, b, -1)
         is_same = not difference.terms and not difference.const
@@ -344,7 +344,7 @@ class Forms:
         return self._ordered(op, terms, const)
 
     def _in_blocks(self, terms: dict[str, int], const: int) -> tuple[dict[str, int], int]:
-        """`sum(terms) + const`, or a sum that is below 0 for the same values: one of blocks.
+        """`sum(terms) + const`, or a coarser sum that is below 0 for the same values.
 
         `8 * a + b - 16` is below 0 where `a - 2` is, for b in 0..7.
         """
@@ -393,7 +393,7 @@ def _in_order(a: Expr, b: Expr) -> tuple[Expr, Expr]:
 
 
 def _congruent(a: _Quotient, b: _Quotient) -> bool:
-    """True when the numerators differ by a multiple of the divisor, which is that of both."""
+    """True when the numerators differ by a multiple of the common divisor."""
     names = a.numerator.terms.keys() | b.numerator.terms.keys()
     gaps = [a.numerator.terms.get(n, 0) - b.numerator.terms.get(n, 0) for n in names]
     gaps.append(a.numerator.const - b.numerator.const)
@@ -410,6 +410,6 @@ def _split(terms: Mapping[str, int], divisor: int) -> tuple[dict[str, int], dict
 
 
 def _shared_factors(form: Form, divisor: int) -> list[int]:
-    """The factors above 1 that `divisor` shares with coefficients of `form`, largest first."""
+    """The common factors above 1 of `divisor` and coefficients of `form`, largest first."""
     found = {math.gcd(c, divisor) for c in form.terms.values()}
     return sorted((g for g in found if 1 < g < divisor), reverse=True)

@@ -1,9 +1,9 @@
 """An interpreter of the loop IR, exactly as `ir.expr` and `ir.stmt` say it behaves: an oracle.
 
-The kernel is turned into Python source, statement by statement, and run on NumPy scalars.
-Every access is checked against the shape of its buffer. What kernels must not rely on is made to
-differ: allocated buffers start as NaN (integers: an unlikely number), and with a random generator
-parallel and vectorized iterations run in shuffled order. About a million operations a second.
+The kernel is translated to Python source, statement by statement, and run on NumPy scalars. Every
+access is checked against the shape of its buffer. What kernels must not rely on is varied:
+allocated buffers start as NaN (integers: an unlikely number), and with a random generator parallel
+and vectorized iterations run in shuffled order. About a million operations a second.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store
 
 Array: TypeAlias = npt.NDArray[Any]
 _MAX_DEPTH = 30
-"""Nesting of an expression beyond which a part of it gets a variable of its own."""
+"""Nesting beyond which part of an expression gets its own variable."""
 _MAX_LOOPS = 12
 """Loops in one Python function; CPython allows 20 nested blocks."""
 _UNORDERED = frozenset({LoopKind.PARALLEL, LoopKind.VECTORIZED})
 
 
 def run(kernel: Kernel, arrays: Sequence[Array], rng: np.random.Generator | None = None) -> None:
-    """Carry out `kernel` on `arrays`, one for each parameter; outputs are written in place.
+    """Run `kernel` on `arrays`, one for each parameter; outputs are written in place.
 
     Args:
         arrays: C-contiguous, of the dtype and number of elements of their buffers, any shape.
-        rng: shuffles the iterations of parallel and vectorized loops; in order without.
+        rng: shuffles the iterations of parallel and vectorized loops; None: in order.
 
     Raises: ShapeError for arrays that do not fit; LoweringError for an access out of bounds, naming
         buffer, index and loop values.
@@ -64,7 +64,7 @@ def run(kernel: Kernel, arrays: Sequence[Array], rng: np.random.Generator | None
     names["fail"] = program.fail
     names["fresh"] = lambda site: _fresh(program.allocated[site])
     names["order"] = lambda extent: _order(extent, rng)
-    exec(code, names)  # our own text, made of a kernel's structure: no names or strings of others
+    exec(code, names)  # our own text, made from a kernel's structure: no foreign names or strings
     flat = [_flat(kernel, b, a) for b, a in zip(kernel.params, arrays, strict=True)]
     with np.errstate(all="ignore"):
         names["main"](*flat)
@@ -89,7 +89,7 @@ def _order(extent: int, rng: np.random.Generator | None) -> Iterable[int]:
 
 
 def _fresh(buffer: Buffer) -> Array:
-    """A new buffer with contents that no kernel may rely on."""
+    """A new buffer with arbitrary contents."""
     if buffer.dtype.is_float:
         return np.full(buffer.size, np.nan).astype(buffer.dtype.numpy)
     limits = dtype_range(buffer.dtype)
@@ -121,7 +121,7 @@ class _Site:
 
 
 class _Program:
-    """Writes the source of one kernel, with what that refers to."""
+    """Writes the source of one kernel, with the objects that it refers to."""
 
     def __init__(self, kernel: Kernel) -> None:
         self.constants: dict[str, Any] = {}
@@ -247,7 +247,7 @@ class _Program:
         return _Piece(text, depth, before, wild)
 
     def _select(self, kids: list[_Piece]) -> _Piece:
-        """Only the chosen side runs, statements that it needs included."""
+        """Only the chosen side runs, including the statements that it needs."""
         cond, yes, no = kids
         wild = yes.wild or no.wild
         if not yes.before and not no.before:
@@ -299,7 +299,7 @@ class _Program:
             element = f"{'bool' if expr.dtype.is_bool else 'int'}({element})"
         elif expr.dtype.bits == 16:
             element = f"float32({element})"
-        # every index must have its value before the message is made: `&` does not stop at the first
+        # every index must be evaluated before the message is made: `&` does not short-circuit
         return f"({element} if {inside} else {self._failure(expr, places)})"
 
 
@@ -355,7 +355,7 @@ def _cast(text: str, old: DType, new: DType) -> str:
     return _rounded(f"{'trunc' if old.is_float else 'int'}({text})", new, is_wild=True)
 
 
-# --- what the running text calls ----------------------------------------------------------------
+# --- functions that the generated source calls ----------------------------------------------------
 
 
 def _fmin(a: float, b: float) -> float:
@@ -372,7 +372,7 @@ def _truncdiv(a: int, b: int) -> int:
 
 
 def _trunc(x: float) -> int:
-    """The integer part; what x86 gives for what has none."""
+    """The integer part; for values without one, what x86 gives."""
     return int(x) if math.isfinite(x) else -(1 << 63)
 
 

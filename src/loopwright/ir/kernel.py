@@ -30,7 +30,7 @@ class Kernel:
     body: Stmt
 
     def with_body(self, body: Stmt) -> Kernel:
-        """The same kernel with another body; itself if it is the same body."""
+        """The same kernel with another body; itself if the body is the same."""
         return self if body is self.body else replace(self, body=body)
 
     def __str__(self) -> str:

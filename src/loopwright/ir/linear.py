@@ -1,7 +1,7 @@
-"""Linear forms: the value `sum(coeff * key) + const`, and how it is read off an expression.
+"""Linear forms: the value `sum(coeff * key) + const`, and how to extract it from an expression.
 
-What a key stands for is the user's: a variable by name, an expression that is not affine, a value
-in a register of the machine.
+The meaning of a key is up to the user: a variable by name, a non-affine expression, a value in a
+machine register.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ K = TypeVar("K", bound=Hashable)
 
 
 class Linear(Generic[K]):
-    """`sum(coeff * key) + const`: no coefficient is 0, keys stand in the order they were met in.
+    """`sum(coeff * key) + const`: no coefficient is 0, keys are in order of first use.
 
-    Not changed once made.
+    Immutable.
     """
 
     __slots__ = ("const", "terms")
@@ -55,7 +55,7 @@ class Linear(Generic[K]):
         return Linear({k: c * factor for k, c in self.terms.items()}, self.const * factor)
 
     def bounds(self, of: Callable[[K], tuple[int, int] | None]) -> tuple[int, int] | None:
-        """The inclusive interval of the sum, `of` each key; None when a key has none."""
+        """The inclusive interval of the sum, given that `of` each key; None when a key has none."""
         low = high = self.const
         for key, coeff in self.terms.items():
             interval = of(key)

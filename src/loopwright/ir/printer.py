@@ -46,12 +46,12 @@ _BINDING: Mapping[Op, int] = {
     Op.MIN: _ATOM,
     Op.MAX: _ATOM,
 }
-# Products of integers are written tight, so that an index reads as a sum; the rest has spaces.
+# Products of integers are printed without spaces, so that an index reads as a sum.
 _SPACED = {op: op.value if level == _PRODUCT else f" {op.value} " for op, level in _BINDING.items()}
-# Operators that may be regrouped in print, for integers and bools; for floats the order is meaning.
+# Operators that may be regrouped in print, for integers and bools; for floats order matters.
 _REGROUPS = frozenset({Op.ADD, Op.MUL, Op.AND, Op.OR})
 
-_Piece: TypeAlias = tuple[str, int]  # text, and how tightly its outermost operator binds
+_Piece: TypeAlias = tuple[str, int]  # text and binding strength of its outermost operator
 
 
 def show(expr: Expr) -> str:
@@ -120,7 +120,7 @@ _HEAD: Mapping[type, Callable[[Any], str]] = {
 
 
 def _within(piece: _Piece, level: int) -> str:
-    """The text of `piece` where `level` or tighter is called for."""
+    """The text of `piece` where `level` or tighter is required."""
     return piece[0] if piece[1] >= level else f"({piece[0]})"
 
 

@@ -1,7 +1,7 @@
-"""Simplification that keeps every value, of index expressions above all.
+"""Value-preserving simplification, mainly of index expressions.
 
 int64 expressions become linear forms (`ir.forms`): sums are collected, quotients and remainders
-are split into what divides and what is left, comparisons and extremes are decided by bounds. Other
+are split into exact and remaining parts, comparisons and extremes are decided by bounds. Other
 dtypes have constants folded, and identities applied that hold for every value: for floats `x*1`,
 but neither `x*0` nor `x + 0.0`. Equal indices come out with equal text as a rule, and
 simplifying the result again changes nothing.
@@ -44,7 +44,7 @@ _FLIPPED = {Op.LT: Op.GE, Op.GE: Op.LT, Op.LE: Op.GT, Op.GT: Op.LE, Op.EQ: Op.NE
 
 
 def simplify(expr: Expr, ranges: Ranges = _NO_RANGES) -> Expr:
-    """An expression of the value of `expr` for all variables in `ranges`; `expr` if unchanged.
+    """An expression with the value of `expr` for all variables in `ranges`; `expr` if unchanged.
 
     Requires: index arithmetic on variables does not overflow int64.
     """
@@ -59,7 +59,7 @@ def linear(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear[Expr]:
 
 
 def affine(expr: Expr, ranges: Ranges = _NO_RANGES) -> Linear[str] | None:
-    """The linear form of `expr` by names of variables; None where it has any other part."""
+    """The linear form of `expr` by variable name; None if it has any other part."""
     form = linear(expr, ranges)
     coeffs = {atom.name: coeff for atom, coeff in form.terms.items() if isinstance(atom, Var)}
     return Linear(coeffs, form.const) if len(coeffs) == len(form.terms) else None
@@ -71,9 +71,9 @@ def form_of(forms: Forms, expr: Expr) -> Form:
 
 
 def simplify_stmt(stmt: Stmt, ranges: Ranges = _NO_RANGES) -> Stmt:
-    """`stmt` with expressions simplified in the ranges of its loops, and decided branches taken.
+    """`stmt` with expressions simplified in the ranges of its loops, and decided branches folded.
 
-    An If that is never taken becomes an empty Block; loops are kept, those of extent 1 too.
+    An If that is never taken becomes an empty Block; all loops are kept, even those of extent 1.
     """
     match stmt:
         case For(var=var, extent=extent, kind=kind, body=body):
@@ -159,7 +159,7 @@ def _closed(forms: Forms, expr: Expr) -> _Value:
     return forms.atom(expr) if expr.dtype == I64 else expr
 
 
-# --- one rule a class ---------------------------------------------------------------------------
+# --- one rule per class ---------------------------------------------------------------------------
 
 
 def _simplify_const(_: Forms, expr: Const) -> _Value:
@@ -171,7 +171,7 @@ def _simplify_var(forms: Forms, expr: Var) -> _Value:
 
 
 def _is_index(dtype: DType) -> bool:
-    return dtype is I64 or dtype == I64  # a dtype that was pickled is another object
+    return dtype is I64 or dtype == I64  # an unpickled dtype is another object
 
 
 def _simplify_binary(forms: Forms, expr: Binary, kids: list[_Value]) -> _Value:
@@ -382,7 +382,7 @@ def _folded_float(expr: Binary, left: Const, right: Const) -> Expr:
         return expr if a == b else (left if (a < b) is (op is Op.MIN) else right)
     if op not in _FLOATS:
         return expr
-    working = F64 if dtype == F64 else F32  # narrower ones are computed in float32, then rounded
+    working = F64 if dtype == F64 else F32  # narrower types are computed in float32, then rounded
     with np.errstate(all="ignore"):
         result = _FLOATS[op](working.numpy.type(a), working.numpy.type(b))
     return _fitted(float(result), dtype)

@@ -8,10 +8,10 @@
 
 Meaning
 
-- VECTORIZED loops run in lock step: one lane an iteration, with no dependence between lanes.
+- VECTORIZED loops run in lock step: one lane per iteration, with no dependence between lanes.
 - PARALLEL iterations run in any order, or at once, and share nothing that they write.
 - Buffers of scope REGISTER are indexed with constants, unrolled and vectorized variables only.
-- `lower` leaves indices by dimension; `flatten_storage` makes all buffers one-dimensional.
+- `lower` keeps one index per dimension; `flatten_storage` makes all buffers one-dimensional.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from loopwright.ir.expr import Buffer, Expr, Var, node
 
 
 class LoopKind(enum.Enum):
-    """How the iterations of a loop are carried out."""
+    """How the iterations of a loop are executed."""
 
     SERIAL = "for"
     PARALLEL = "parallel"

@@ -67,7 +67,7 @@ class _Place:
 
 
 def verify(kernel: Kernel, *, flat: bool = False) -> None:
-    """Return if `kernel` is well formed; see the head of this file for what that means.
+    """Check that `kernel` is well formed; see the head of this file for what that means.
 
     Args:
         flat: also require one-dimensional buffers, as code generation does.
@@ -210,7 +210,7 @@ class _Verifier:
 
 
 def meaningless(expr: Expr) -> str | None:
-    """What has no meaning in `expr`: an operator on a wrong dtype, a constant that does not fit."""
+    """What is invalid in `expr`: an operator on a wrong dtype, a constant that does not fit."""
     for node in walk.visit(expr):
         rule = _REASONS.get(type(node))
         reason = None if rule is None else rule(node)
@@ -224,7 +224,7 @@ def _short(expr: Expr) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-# --- one rule a class: what is wrong with a node, its children aside ----------------------------
+# --- one rule per class: what is wrong with a node itself -----------------------------------------
 
 
 def _bad_const(expr: Const) -> str | None:

@@ -1,8 +1,8 @@
 """Generic walks over expressions and statements.
 
 Everything here is iterative, since an unrolled reduction is thousands of nodes deep, and driven by
-tables with one row a class. Rewrites share what they do not change: a node whose children came
-back identical is itself returned, so `new is old` means "nothing changed". Nodes are compared by
+tables with one row per class. Rewrites share what they do not change: a node whose children came
+back identical is returned itself, so `new is old` means "nothing changed". Nodes are compared by
 identity; `same` is the structural comparison.
 
 A tree is walked as a tree: a node that occurs twice is visited twice.
@@ -32,7 +32,7 @@ T = TypeVar("T")
 ExprFn: TypeAlias = Callable[[Expr], Expr]
 StmtFn: TypeAlias = Callable[[Stmt], Stmt]
 
-# One row a class: the children that are expressions, in the order they are evaluated.
+# One row per class: the children that are expressions, in evaluation order.
 _EXPRS: Mapping[type, Callable[[Any], tuple[Expr, ...]]] = {
     Const: lambda _: (),
     Var: lambda _: (),
@@ -120,7 +120,7 @@ def children(node: Node) -> tuple[Node, ...]:
 
 
 def fold(expr: Expr, combine: Callable[[Expr, list[T]], T]) -> T:
-    """What `combine(node, results of its children)` makes of `expr`, bottom up, left to right."""
+    """`expr` folded by `combine(node, results of its children)`, bottom up, left to right."""
     order: list[Expr] = []
     todo = [expr]
     while todo:
@@ -215,7 +215,7 @@ def substitute(node: Node, mapping: Mapping[str, Expr]) -> Node:
 
 
 def substitute_buffers(stmt: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
-    """`stmt` with loads, stores and allocations of each buffer in `mapping` moved to its image.
+    """`stmt` with loads, stores and allocations of each buffer in `mapping` replaced by its image.
 
     Requires: a buffer and its image have the same number of dimensions.
     """
@@ -235,7 +235,7 @@ def substitute_buffers(stmt: Stmt, mapping: Mapping[Buffer, Buffer]) -> Stmt:
 
 
 def renamed(stmt: Stmt, suffix: str) -> Stmt:
-    """`stmt` with `suffix` behind the names of its loop variables and allocated buffers.
+    """`stmt` with `suffix` appended to the names of its loop variables and allocated buffers.
 
     For copies: names are unique in a kernel.
     """
@@ -285,7 +285,7 @@ def visit(node: Node) -> Iterator[Node]:
 
 
 def visit_stmts(stmt: Stmt) -> Iterator[Stmt]:
-    """Every statement below and including `stmt`, parents first, in order, and no expression."""
+    """Every statement below and including `stmt`, parents first, in order, without expressions."""
     todo = [stmt]
     while todo:
         current = todo.pop()

@@ -18,9 +18,9 @@ Groups: TypeAlias = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Observations:
-    """The trials of one workload: `features` float32 [N, F] and `ns` float64 [N], a call.
+    """The trials of one workload: `features` float32 [N, F] and `ns` float64 [N] per call.
 
-    A candidate that failed through its own fault has `ns` infinite: it is the slowest there is.
+    A candidate that failed through its own fault has infinite `ns`: it ranks slowest.
     """
 
     workload: str
@@ -37,7 +37,7 @@ class Observations:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """Trials of any number of workloads, each compared only with those of its own.
+    """Trials of any number of workloads, each compared only within its workload.
 
     `throughput` float64 [N] is the best time of the row's workload divided by the row's own: 1
     for the best, 0 for a failure. `groups` int64 [N] numbers the workloads from 0 and ascends.
@@ -60,7 +60,7 @@ class CostModel(Protocol):
     """Learns to order the candidates of a workload by speed."""
 
     def fit(self, dataset: Dataset) -> None:
-        """Learn from `dataset` anew; what was learned before is forgotten."""
+        """Train on `dataset` from scratch; what was learned before is discarded."""
         ...
 
     def predict(self, features: FeatureMatrix) -> Floats:
@@ -69,7 +69,7 @@ class CostModel(Protocol):
 
 
 def collect(observations: Sequence[Observations]) -> Dataset:
-    """The dataset of `observations`; several of one workload are put together.
+    """The dataset of `observations`; several of one workload are merged.
 
     Raises: InternalError when there is none.
     """

@@ -3,7 +3,7 @@
 The features mean the same for every workload and have a fixed length. They follow the loop context
 of Chen et al., "Learning to Optimize Tensor Programs" (NeurIPS 2018): for loop lengths, touched
 memory and reuse, the context relation features "how much work happens while no more than 2^t bytes
-are touched". Added is what decides on CPUs: the register tile and what feeds it, the traffic beyond
+are touched". We add what matters on CPUs: the register tile and what feeds it, the traffic beyond
 each cache, the waste of tails, the work of other stages, and the balance between threads.
 
 Counts and bytes are log2(1 + x), ratios are plain. Bytes and iterations are those of one kernel
@@ -62,7 +62,7 @@ NAMES: tuple[str, ...] = (
 
 
 def featurize(task: Task, points: IntArray) -> FeatureMatrix:
-    """float32 [N, len(NAMES)] of points int64 [N, K] of the task's space, one pass a structure.
+    """float32 [N, len(NAMES)] of points int64 [N, K] of the task's space, one pass per structure.
 
     Raises: TemplateError when the template branches on a size, or raises.
     """
@@ -127,7 +127,7 @@ def _dim(view: StageView, axis: str) -> int:
 
 
 def _tile(values: dict[str, Column], view: StageView, target: Target) -> None:
-    """The register tile, and what has to be loaded for one run of its body."""
+    """The register tile, and the loads for one run of its body."""
     tile = view.tile()
     spatial = [n for n in tile if not n.is_reduce]
     vector = view.loop(LoopKind.VECTORIZED)
@@ -166,7 +166,7 @@ def _tile(values: dict[str, Column], view: StageView, target: Target) -> None:
 
 
 def _memory(values: dict[str, Column], view: StageView, target: Target) -> None:
-    """Work done within so many bytes, and estimated traffic beyond each cache.
+    """Work done within given numbers of bytes, and estimated traffic beyond each cache.
 
     The traffic of an access beyond a cache: what it touches in the largest nest of loops that fits,
     times how often that nest is entered.
@@ -187,7 +187,7 @@ def _memory(values: dict[str, Column], view: StageView, target: Target) -> None:
 
 
 def _serial(values: dict[str, Column], view: StageView) -> None:
-    """The innermost loop that stays a loop: its length, what it touches, how that is reused."""
+    """The innermost loop that is not unrolled: its length, what it touches, how that is reused."""
     depth = len(view.path)
     while depth > 0 and view.path[depth - 1].kind in TILE_KINDS:
         depth -= 1
@@ -228,7 +228,7 @@ def _other_stage(values: dict[str, Column], prefix: str, view: StageView | None,
 
 
 def _parallel(values: dict[str, Column], stages: list[StageView], threads: int) -> None:
-    """Chunks of the parallel loops, and the longest thread's share over an even one (at worst)."""
+    """Chunks of the parallel loops, and the worst ratio of the longest share to an even one."""
     size = stages[0].size
     chunks, imbalance = np.full(size, np.inf), np.ones(size)
     for view in stages:

@@ -19,13 +19,13 @@ from loopwright.learn.dataset import Dataset, FeatureMatrix, Floats
 if TYPE_CHECKING:
     import lightgbm
 
-_PAIRS = 30_000  # pairs in a round at most: enough rows make up for few partners each
+_PAIRS = 30_000  # most pairs in a round: many rows make up for few partners each
 Objective: TypeAlias = Literal["rank", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
 class TreeOptions:
-    """How the trees grow. `pairs` is how many others each row is compared with in a round."""
+    """How the trees grow. `pairs` is how many other rows each row is compared with per round."""
 
     rounds: int = 60
     leaves: int = 24
@@ -39,7 +39,7 @@ class TreeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """How a model is trained: all there is to know beside the data."""
+    """How a model is trained: everything besides the data."""
 
     objective: Objective = "rank"
     seed: int = 0
@@ -48,7 +48,7 @@ class Training:
 
 
 Trainer: TypeAlias = Callable[[Training, Dataset], str]
-"""Trains trees somewhere; the text that `train_text` gives."""
+"""Trains trees anywhere and returns their text, as `train_text` does."""
 
 
 def train(training: Training, dataset: Dataset) -> lightgbm.Booster:
@@ -70,14 +70,14 @@ def train(training: Training, dataset: Dataset) -> lightgbm.Booster:
 
 
 def train_text(training: Training, dataset: Dataset) -> str:
-    """The trees of `train` as text, which loses nothing of them."""
+    """The trees of `train` as text, without loss."""
     return str(train(training, dataset).model_to_string())
 
 
 @final
 class GbtModel:
     """A `CostModel` of trees; `rank` learns the order within a workload, `regression` the
-    throughput. `trainer` trains them somewhere else than here.
+    throughput. `trainer` trains them in another process.
 
     Raises: EnvironmentFailure on the first fit when lightgbm is not installed.
     """
@@ -96,11 +96,11 @@ class GbtModel:
         self._booster: lightgbm.Booster | None = None
 
     def fit(self, dataset: Dataset) -> None:
-        """Learn from `dataset` anew."""
+        """Train on `dataset` from scratch."""
         if self._trainer is None:
             self._booster = train(self.training, dataset)
         else:
-            gbm = _lightgbm()  # to score with
+            gbm = _lightgbm()  # used for scoring
             self._booster = gbm.Booster(model_str=self._trainer(self.training, dataset))
 
     def predict(self, features: FeatureMatrix) -> Floats:

@@ -18,7 +18,7 @@ from loopwright.sched.terms import LoopId, Terms, reach, span, step_of
 Column: TypeAlias = npt.NDArray[np.float64]
 TILE_KINDS = (LoopKind.UNROLLED, LoopKind.VECTORIZED)
 READS = 3
-"""Accesses that features tell apart: the write and the first two reads."""
+"""Accesses that features distinguish: the write and the first two reads."""
 
 
 class StageView:
@@ -45,7 +45,7 @@ class StageView:
         return total
 
     def elements(self, access: Access, loops: Sequence[NestLoop]) -> Column:
-        """Elements that an access touches while `loops` run and all others stand still."""
+        """Elements that an access touches while `loops` run and all others are fixed."""
         inside = frozenset(loop.id for loop in loops)
         total: Extent = 1
         for dim in access.dims:
@@ -103,7 +103,7 @@ class StageView:
 
 
 def _suffix_products(rows: Column) -> Column:
-    """[L + 1, N]: the product of the rows from each one on; 1 behind the last."""
+    """[L + 1, N]: the product of the rows from each one on; 1 after the last."""
     ones = np.ones((1, rows.shape[1]))
     return np.concatenate([np.cumprod(rows[::-1], axis=0)[::-1], ones])
 
@@ -117,7 +117,7 @@ def _step(terms: Terms, loop: LoopId) -> Extent:
 
 
 def _unit_dim(analysed: Nest, access: Access) -> int:
-    """The dimension whose neighbours lie side by side in memory."""
+    """The dimension that is contiguous in memory."""
     order: Mapping[str, Sequence[object]] = analysed.layouts
     layout = order.get(access.tensor)
     if not layout:

@@ -1,8 +1,8 @@
-"""Cut loops where a test on them changes, so that the pieces do without it.
+"""Cut loops where a test on their variable changes, so that the pieces need no test.
 
 A comparison of a sum of loop variables with a constant is decided in most iterations of a serial
-loop: the loop is cut where it changes. What depends on outer loops alone is tested once, in front
-of the loop. A nest around one `Store(buffer, i, Select(cond, yes, no))` is a padded copy, which is
+loop: the loop is cut where it changes. A condition on outer loops alone is tested once, before the
+loop. A nest around one `Store(buffer, i, Select(cond, yes, no))` is a padded copy, which is
 cut by every term of `cond`; its pieces are zeros around a copy without tests:
 
     for y in 0..58: for x in 0..58:             for y in 0..1: for x in 0..58: P[y, x] = 0
@@ -12,8 +12,8 @@ cut by every term of `cond`; its pieces are zeros around a copy without tests:
                                                     P[y+1, 57] = 0
                                                 for y in 0..1: for x in 0..58: P[y+57, x] = 0
 
-Elsewhere the code grows by copies, so only small bodies are cut, and further in only where loops
-inside leave the test decided:
+Elsewhere the copies grow the code, so only small bodies are cut, and inner loops only where they
+leave the test decided:
 
     for x in 0..28: unrolled i in 0..4:         x = 0: with the test
         m = max(m, A[x*4+i-1] if x*4+i >= 1     for x in 1..28: m = max(m, A[x*4+i-1])
@@ -40,7 +40,7 @@ Ranges: TypeAlias = Mapping[str, Interval]
 _Cut: TypeAlias = Callable[[Stmt, Ranges], Stmt]
 _ORDERINGS = (Op.LT, Op.GE)
 MAX_COST = 6000
-"""Nodes, unrolled ones counted as often as they are emitted, that the pieces of a loop may have."""
+"""Most nodes of all pieces of a loop, unrolled ones counted each time they are emitted."""
 MAX_PIECES = 6
 
 
@@ -68,7 +68,7 @@ def _partition(stmt: Stmt, ranges: Ranges) -> Stmt:
 
 
 def _copied(stmt: Stmt) -> Select | None:
-    """What loops around a single store of a Select store."""
+    """The Select that a nest around a single store stores."""
     while isinstance(stmt, For):
         stmt = stmt.body
     return stmt.value if isinstance(stmt, Store) and isinstance(stmt.value, Select) else None
@@ -97,7 +97,7 @@ def _cut(stmt: Stmt, ranges: Ranges, depth: int) -> Stmt:
 
 
 def _cut_loop(loop: For, ranges: Ranges, depth: int) -> Stmt:
-    """`loop` behind the tests that do not depend on it, and cut at those that do."""
+    """`loop` under the tests that do not depend on it, and cut at those that do."""
     tests = _tests(loop)
     if not tests:
         return loop
@@ -118,11 +118,11 @@ def _cut_loop(loop: For, ranges: Ranges, depth: int) -> Stmt:
     return _pieces(loop, cuts, f".b{depth}_", ranges, further)
 
 
-# --- what both do -------------------------------------------------------------------------------
+# --- shared by both -------------------------------------------------------------------------------
 
 
 def _descend(stmt: Stmt, ranges: Ranges, cut: _Cut) -> Stmt:
-    """`stmt` with the statements inside it cut; itself when they stay as they are."""
+    """`stmt` with the statements inside it cut; itself when they do not change."""
     match stmt:
         case For():
             body = cut(stmt.body, {**ranges, stmt.var.name: (0, stmt.extent - 1)})
@@ -139,7 +139,7 @@ def _descend(stmt: Stmt, ranges: Ranges, cut: _Cut) -> Stmt:
 
 
 def _outside(stmt: Stmt, test: Expr, ranges: Ranges, suffix: str, cut: _Cut) -> Stmt:
-    """`stmt` behind `test`, once for each outcome; `suffix` ends the names in the second one."""
+    """`stmt` under `test`, once for each outcome; `suffix` ends the names in the second copy."""
     holds = _assuming(stmt, test, ranges, value=True)
     fails = walk.renamed(_assuming(stmt, test, ranges, value=False), suffix)
     return If(test, cut(holds, ranges), cut(fails, ranges))
@@ -177,7 +177,7 @@ def _edges(test: Expr, name: str, within: Ranges) -> tuple[int, ...]:
     ends = Linear(others, form.const).bounds(within.get)
     if ends is None:
         return ()
-    # own * v + low and own * v + high pass 0 at these; a falling sum passes behind its iteration.
+    # own * v + low and own * v + high cross 0 at these; a falling sum crosses after its iteration.
     if own > 0:
         return tuple(-(end // own) for end in ends)
     return tuple(end // -own + 1 for end in ends)
@@ -197,7 +197,7 @@ def _pieces(loop: For, cuts: tuple[int, ...], suffix: str, ranges: Ranges, cut: 
     return block(*made)
 
 
-# --- which tests, and at what cost --------------------------------------------------------------
+# --- which tests, at what cost --------------------------------------------------------------
 
 
 def _terms(cond: Expr) -> list[Expr]:
@@ -236,7 +236,7 @@ def _reads(expr: Expr) -> bool:
 
 
 def _cost(stmt: Stmt) -> int:
-    """The nodes of `stmt`, unrolled ones counted as often as they are emitted."""
+    """The nodes of `stmt`, unrolled ones counted each time they are emitted."""
     match stmt:
         case For():
             times = stmt.extent if stmt.kind is LoopKind.UNROLLED else 1

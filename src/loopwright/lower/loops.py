@@ -1,9 +1,9 @@
 """From a nest to loops: the statements that compute every stage where the schedule put it.
 
-How a reduction becomes code. The loops at the end of a stage that are unrolled, vectorized or
+How a reduction becomes code. The innermost loops of a stage that are unrolled, vectorized or
 reduce loops form its *tile*. The elements a tile adds to are kept in a register buffer: set to the
 identity (or loaded, when reduce loops run outside the tile too), updated through the reduce loops,
-and stored once behind them. Tails are guarded; `tails.specialise` makes a version without guards
+and stored once after them. Tails are guarded; `tails.specialise` makes a version without guards
 for full tiles.
 """
 
@@ -41,7 +41,7 @@ from loopwright.sched.terms import LoopId
 
 _TILE_KINDS = (LoopKind.UNROLLED, LoopKind.VECTORIZED)
 MAX_TILE_BYTES = 64 * 64
-"""Larger tiles than this (64 registers of 512 bits) are kept in memory: they would be spilled."""
+"""Larger tiles (over 64 registers of 512 bits) are kept in memory: they would be spilled."""
 
 
 def build_loops(
@@ -50,8 +50,8 @@ def build_loops(
     """The kernel of a schedule, buffers not yet flattened.
 
     Args:
-        in_place: inputs whose memory is an output's, by name. They are read from the output, and
-            no element of it is computed twice.
+        in_place: names of inputs that share an output's memory. They are read from the output, and
+            none of its elements is computed twice.
 
     Raises: ScheduleError when the schedule has no meaning as loops, saying which stage and why.
     """
@@ -88,12 +88,12 @@ class _Cut:
 
     @property
     def continues(self) -> bool:
-        """True when a tile goes on from partial results, as reduce loops run outside of it."""
+        """True when a tile continues from partial results, as reduce loops run outside it."""
         return any(_reduces(loop) for loop in self.outer)
 
     @property
     def fits_registers(self) -> bool:
-        """True when the elements of a tile may be kept in registers while they are summed."""
+        """True when the elements of a tile may be kept in registers during the reduction."""
         nbytes = self.stage.tensor.dtype.nbytes
         for loop in self.spatial:
             nbytes *= int(loop.extent)
@@ -193,7 +193,7 @@ class _Builder:
         )
 
     def _guards(self, stage: StageNest) -> list[Expr]:
-        """What must hold for an iteration to count, less what always holds."""
+        """The conditions for an iteration to count, without those that always hold."""
         conditions: list[Expr] = [
             Binary(Op.LT, stage.recovered[g.loop], const(int(g.extent))) for g in stage.guards
         ]
@@ -235,9 +235,9 @@ class _Builder:
         return _Cut(stage, tuple(loops[:inner]), tuple(loops[inner:]), guards)
 
     def _loop(self, cut: _Cut, loop: NestLoop, body: Stmt, guards: Sequence[Expr]) -> Stmt:
-        """`body` in `loop`, behind the stages computed there; one iteration needs no loop.
+        """`body` in `loop`, after the stages computed there; one iteration needs no loop.
 
-        Of `guards`, those are tested in it that need its variable and none further in.
+        Of `guards`, it tests those that use its variable and none of an inner loop.
         """
         producers = self.attached.get(loop.id, [])
         body = block(*(self._stage(p) for p in producers), body)
@@ -247,7 +247,7 @@ class _Builder:
         return body if loop.extent == 1 else For(loop.var, int(loop.extent), loop.kind, body)
 
     def _tile(self, cut: _Cut, make: Maker, *, again: bool = False) -> Stmt:
-        """What `make` makes for a tile under guards; full tiles without any.
+        """What `make` makes for a tile under guards, and for full tiles without any.
 
         `again` says that an element may be computed twice.
         """
@@ -278,7 +278,7 @@ class _Builder:
         return body if cut.continues else block(self._start(cut, cut.tile), body)
 
     def _start(self, cut: _Cut, inside: Sequence[NestLoop]) -> Stmt:
-        """Set what the loops `inside` accumulate into to the identity."""
+        """Set the accumulators of the loops `inside` to the identity."""
         reduce = _reduce_of(cut.stage)
         store = Store(*self._target(cut.stage), identity(reduce.combiner, reduce.dtype))
         spatial = [loop for loop in inside if not loop.is_reduce and loop.extent != 1]
@@ -311,7 +311,7 @@ class _Builder:
     def _nest_of(
         self, loops: Sequence[NestLoop], body: Stmt, guards: Sequence[Expr], suffix: str
     ) -> Stmt:
-        """`body` inside copies of `loops` with variables of their own, and the guards on them."""
+        """`body` inside copies of `loops` with new variables, and the guards on them."""
         fresh = {loop.var.name: Var(loop.var.name + suffix) for loop in loops}
         for old, new in fresh.items():
             self.ranges[new.name] = self.ranges[old]
@@ -335,7 +335,7 @@ def _in_tile(loop: NestLoop) -> bool:
 
 
 def _vector_last(loops: Sequence[NestLoop]) -> tuple[NestLoop, ...]:
-    """The vectorized loop innermost, so that its lanes lie side by side."""
+    """The vectorized loop innermost, so that its lanes are adjacent."""
     return tuple(sorted(loops, key=lambda loop: loop.kind is LoopKind.VECTORIZED))
 
 

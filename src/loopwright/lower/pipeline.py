@@ -1,4 +1,4 @@
-"""The way from a schedule to a kernel that code can be generated from."""
+"""The passes from a schedule to a kernel that code can be generated from."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ Watch: TypeAlias = Callable[[PassRun], None]
 class Pass:
     """A named step.
 
-    `establishes` says what holds after it, and after each later one: in such a kernel the pass
-    finds nothing more to do, which is how `require_established` checks it.
+    `establishes` says what holds after it and after every later pass: on such a kernel the pass has
+    nothing more to do, which is how `require_established` checks it.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Pass:
 PORTABLE: tuple[Pass, ...] = (
     Pass("flatten_storage", flatten_storage, "buffers have one dimension"),
 )
-"""What every kind of target needs."""
+"""The passes that every kind of target needs."""
 _CPU: tuple[Pass, ...] = (
     Pass("skip_zero_products", skip_zero_products, "no padding zero is added up that a test skips"),
     Pass("partition_copies", partition_copies, "no element of a padded copy is tested in a loop"),
@@ -49,14 +49,14 @@ _PASSES: Mapping[str, tuple[Pass, ...]] = {"cpu": _CPU}
 
 
 def passes(kind: str) -> tuple[Pass, ...]:
-    """The passes over kernels for targets of `kind`, in order; the portable ones without a row."""
+    """The passes for targets of `kind`, in order; the portable ones for a kind without a row."""
     return _PASSES.get(kind, PORTABLE)
 
 
 def lower(
     schedule: Schedule, name: str | None = None, in_place: Mapping[str, str] | None = None
 ) -> Kernel:
-    """The loop nest of a schedule, indices by dimension: what one reads.
+    """The loop nest of a schedule, one index per dimension: the readable form.
 
     Args:
         in_place: inputs whose memory is an output's, by name; see `graph/in_place.py`.
@@ -75,7 +75,7 @@ def apply_passes(
     """The kernel after all passes for targets of `kind`: what code is generated from, verified.
 
     Args:
-        watch: told of the kernel as it came, and of each pass.
+        watch: called with the initial kernel and after each pass.
         check: also verify the kernel, and what has been established, after each pass.
 
     Raises: LoweringError for a kernel that is not well formed.
@@ -92,7 +92,7 @@ def apply_passes(
 
 
 def require_established(kernel: Kernel, done: Sequence[Pass]) -> None:
-    """Return if `kernel` is well formed and holds what the passes in `done` established.
+    """Check that `kernel` is well formed and still has what the passes in `done` established.
 
     Raises: LoweringError naming the kernel and the pass.
     """

@@ -1,4 +1,4 @@
-"""What a schedule may ask for step by step and still not mean anything as loops."""
+"""Schedules whose steps are each legal, but which make no valid loops together."""
 
 from __future__ import annotations
 

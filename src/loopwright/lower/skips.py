@@ -1,9 +1,9 @@
-"""Skip products with padding: what is added only where a condition holds is added behind a test.
+"""Skip products with padding: terms that count only under a condition are added under a test.
 
 A sum of products with a factor `Select(cond, x, 0)` gains nothing where `cond` fails, so its update
 moves into an `If`. Each part of the condition is tested as far out as its variables allow: rows of
-padding cost one test for all columns and channels of a tile. What is left inside of unrolled loops
-is a constant there, or a branch around the few elements of a tile that may lie on padding:
+padding cost one test for all columns and channels of a tile. The rest, inside unrolled loops, is a
+constant there, or a branch around the few elements of a tile that may lie on padding:
 
     for r in 0..3: unrolled i, x in 0..4:           for r in 0..3:
         acc[x] = acc[x] + W[r, i] *                     if y + r >= 1: unrolled i, x in 0..4:
@@ -26,20 +26,20 @@ from loopwright.ir.stmt import Alloc, Block, For, If, LoopKind, Stmt, Store, blo
 from loopwright.lower.tails import guarded
 
 Pulled: TypeAlias = tuple[tuple[Expr, ...], Stmt]
-"""Conditions, and the statement to carry out where all of them hold."""
+"""Conditions, and the statement to execute where all of them hold."""
 
 
 def skip_zero_products(kernel: Kernel) -> Kernel:
-    """The kernel with sums of products behind tests where a factor may be a padding zero.
+    """The kernel with sums of products under tests where a factor may be a padding zero.
 
-    Requires: nothing. Establishes: no Select of such a factor, unless its condition differs by lane
+    Requires: nothing. Establishes: no Select of such a factor, unless its condition varies by lane
     or reads memory.
     """
     return kernel.with_body(guarded(*_pulled(kernel.body, frozenset())))
 
 
 def _pulled(stmt: Stmt, lanes: frozenset[str]) -> Pulled:
-    """`stmt` without the new tests that may be made before it; `lanes` are vectorized variables."""
+    """`stmt` without the new tests that can go before it; `lanes` are vectorized variables."""
     match stmt:
         case Store():
             return _store(stmt, lanes)

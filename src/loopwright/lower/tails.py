@@ -1,6 +1,6 @@
 """Tails: full tiles run without guards, the rest with them.
 
-`specialise` is handed a maker of statements under guards and the guards. For a guard on tile
+`specialise` takes guards and a function that makes statements under guards. For a guard on tile
 variables it tests once, outside the tile, whether the whole tile counts:
 
     if full:  tile without the guard
@@ -48,13 +48,13 @@ def specialise(
     *,
     again: bool = False,
 ) -> Stmt:
-    """What `make` makes under `guards`, with code free of them for full tiles.
+    """What `make` makes under `guards`, with unguarded code for full tiles.
 
     Args:
         bound: the variables of the tile's loops; each guard uses one of them.
         spatial: those of them that run over elements, not over what is folded into one.
-        number: tells the guarded tiles of one stage from those of others, whose names would clash
-            when one is made inside the other.
+        number: distinguishes the guarded tiles of one stage from those of others, whose names would
+            clash when one is made inside the other.
         again: whether an element may be computed twice.
     """
     plans = [(g, _full(g, bound, spatial, ranges)) for g in guards]
@@ -77,7 +77,7 @@ class _Choice:
     def choose(
         self, chosen: Sequence[tuple[Expr, Expr]], kept: Sequence[Expr], suffix: str
     ) -> Stmt:
-        """The tile behind the tests that are left, under the guards `kept` so far."""
+        """The tile under the remaining tests, with the guards `kept` so far."""
         if not chosen:
             body = walk.renamed(self.make([*kept, *self.dynamic]), suffix)
             self.ranges.update({n.var.name: (0, n.extent - 1) for n in walk.loops(body)})
@@ -101,7 +101,7 @@ class _Choice:
 def _full(
     condition: Expr, bound: Set[str], spatial: Set[str], ranges: Mapping[str, Interval]
 ) -> Expr | None:
-    """The condition for the whole tile, free of its variables; None where it cannot be told."""
+    """The condition for the whole tile, free of its variables; None if unknown."""
     if not isinstance(condition, Binary) or condition.op not in (Op.LT, Op.GE):
         return None
     used = walk.names(condition) & bound
@@ -131,7 +131,7 @@ def _monotone(expr: Expr, names: Set[str]) -> bool:
 
 
 def _last_iteration(full: Expr, ranges: Mapping[str, Interval]) -> tuple[str, int] | None:
-    """The variable and its last value, if that iteration alone is not full."""
+    """The variable and its last value, if only that iteration is not full."""
     names = walk.names(full)
     if len(names) != 1:
         return None
@@ -155,9 +155,9 @@ def _begun_earlier(
     suffix: str,
     ranges: Mapping[str, Interval],
 ) -> Stmt | None:
-    """The last tile, moved to end where the elements end; None where it cannot be.
+    """The last tile, moved to end where the elements end; None where that is not possible.
 
-    Requires: `suffix` stands behind the names of the loops in `tile`, but not of those in
+    Requires: `suffix` ends the names of the loops in `tile`, but not of those in
     `condition`.
     """
     name, value = last

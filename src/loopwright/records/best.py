@@ -16,7 +16,7 @@ def lookup(store: RecordStore, key: TaskKey, *, what: str, where: str) -> Record
         what: the task, for the error.
         where: the records, for the error.
 
-    Raises: RecordsError that says what there is instead: records of another device, of another
+    Raises: RecordsError that says what was found instead: records of another device, of another
         template version, for another number of threads, or only failures.
     """
     found = store.best(Query.of(key))
@@ -26,7 +26,7 @@ def lookup(store: RecordStore, key: TaskKey, *, what: str, where: str) -> Record
 
 
 def _reason(store: RecordStore, key: TaskKey) -> str:
-    """What the records hold that comes nearest to `key`, and what to do."""
+    """What the records have that is closest to `key`, and what to do."""
     every = Query.of(key)
     if any(True for _ in store.query(every)):
         return "no trial passed so far; tune it with more trials"

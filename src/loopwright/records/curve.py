@@ -18,7 +18,7 @@ Floats = npt.NDArray[np.float64]
 class Curve:
     """Best-so-far of one policy on one task.
 
-    `gflops` is float64 [runs, trials], one row a run (a seed); a run that ended earlier keeps its
+    `gflops` is float64 [runs, trials], one row per run (seed); a run that ended earlier keeps its
     last value. It is 0 before the first trial that worked.
     """
 

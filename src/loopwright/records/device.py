@@ -15,7 +15,7 @@ def fingerprint(target: Target) -> str:
 
     Equal for machines whose processor model, core count, caches and instruction set are equal:
     their timings can be compared. It does not depend on how many cores this process may use. Of
-    another kind of target it is the name, with a digest of all that the target says.
+    another kind of target it is the name with a digest of all of the target's fields.
     """
     if not isinstance(target, CpuTarget):
         return f"{target.name}-{hashlib.sha256(f'{target}|{target.key}'.encode()).hexdigest()[:8]}"

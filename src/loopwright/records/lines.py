@@ -1,4 +1,4 @@
-"""Records as text files: one JSON object a line, to keep, send and merge."""
+"""Records as text files: one JSON object per line, to keep, send and merge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BATCH = 500
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What an import did: records added, records that were there already, and the bad lines.
+    """The result of an import: records added, records already there, and the bad lines.
 
     Each bad line is one message that names the file, the line and what is wrong.
     """
@@ -44,7 +44,7 @@ def export_lines(records: Iterable[Record], path: Path) -> int:
 
 
 def import_lines(store: RecordStore, path: Path) -> Imported:
-    """Append the records of `path` to `store`; twice is the same as once.
+    """Append the records of `path` to `store`; repeating it changes nothing.
 
     A line that cannot be read loses nothing: it is reported, the file is left alone, and every good
     line is imported, so that the rest of a torn file is not lost with its last line.
@@ -67,7 +67,7 @@ def import_lines(store: RecordStore, path: Path) -> Imported:
 
 
 def _good(file: BinaryIO, path: Path, bad: list[str]) -> Iterator[Record]:
-    """The records of the lines that can be read; what is wrong with the others goes to `bad`."""
+    """The records of the readable lines; errors in the others go to `bad`."""
     for number, line in enumerate(file, start=1):
         text = line.strip()
         if not text:

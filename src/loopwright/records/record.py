@@ -1,6 +1,6 @@
-"""A record: one trial, with all that is needed to use it, compare it and repeat it.
+"""A record: one trial, with everything needed to use it, compare it and repeat it.
 
-In a file it is one JSON object a line. `v` is the format; a file of another format is refused.
+In a file it is one JSON object per line. `v` is the format; a file of another format is refused.
 """
 
 from __future__ import annotations
@@ -71,17 +71,17 @@ class Record:
 
     @property
     def provenance(self) -> Provenance | None:
-        """The lease and the device that it was measured under; None where nobody noted it."""
+        """The lease and the device that it was measured under; None if not recorded."""
         return self.outcome.where
 
     @property
     def best_ns(self) -> float | None:
-        """Nanoseconds a call, None for a trial that failed."""
+        """Nanoseconds per call, None for a trial that failed."""
         return self.outcome.best_ns if isinstance(self.outcome, Timed) else None
 
     @property
     def gflops(self) -> float | None:
-        """Arithmetic operations a nanosecond, None for a trial that failed."""
+        """Arithmetic operations per nanosecond, None for a trial that failed."""
         return self.flops / self.outcome.best_ns if isinstance(self.outcome, Timed) else None
 
     @property
@@ -131,7 +131,7 @@ class _Version(msgspec.Struct):
 
 
 def to_line(record: Record) -> str:
-    """`record` as one line of JSON, without the line's end."""
+    """`record` as one line of JSON, without a newline."""
     return jsonio.line(_to_wire(record))
 
 

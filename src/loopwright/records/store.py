@@ -107,7 +107,7 @@ class SqlStore:
 
     Args:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db`, or `sqlite://` for one in memory.
-        create: whether a file that is not there is made; without, that is an error.
+        create: whether to make a missing file; otherwise that is an error.
 
     Raises: RecordsError for a URL, a file or a version that is not ours; EnvironmentFailure when
         the database cannot be written now.
@@ -233,7 +233,7 @@ class SqlStore:
         if write_ahead:
             self._write_ahead()
         with self._engine.begin() as connection:
-            # The driver begins no transaction for tables: others would see one without its version.
+            # The driver begins no transaction for DDL: others would see tables without a version.
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             for table in _metadata.sorted_tables:
                 connection.execute(CreateTable(table, if_not_exists=True))

@@ -1,4 +1,4 @@
-"""Which task gets the next trial: the one from which the model's time is expected to gain most."""
+"""Which task gets the next trial: the one expected to reduce the model's time most."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _WINDOW = 24  # the fewest trials over which recent progress is measured
-_LITTLE = 0.1  # what is hoped for where nothing has worked, in times at the peak
-_HOPE = 0.5  # the share of the gap to the peak that doubling a task's trials is hoped to close
+_LITTLE = 0.1  # expected gain where nothing has worked, in multiples of the time at peak
+_HOPE = 0.5  # the share of the gap to the peak that doubling a task's trials is expected to close
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where the tuning of one task stands.
+    """The progress of tuning one task.
 
     `count` is how often the model runs it, `best_ns` the best time after each trial (infinite
     before one worked), `waiting` how many trials are in flight, `open` whether there is more to
@@ -37,8 +37,8 @@ def next_task(
 ) -> int | None:
     """The index of the task to try next, or None when none is open.
 
-    Tasks with fewer than `warm_up` trials come first, those with the fewest before others. Without
-    `peak_gflops` the speed that the fastest task has reached stands for the machine's.
+    Tasks with fewer than `warm_up` trials come first, fewest trials first. Without `peak_gflops`
+    the speed of the fastest task so far stands for the machine's peak.
     """
     open_tasks = [i for i, task in enumerate(tasks) if task.open]
     cold = [i for i in open_tasks if tasks[i].trials < warm_up]
@@ -53,9 +53,8 @@ def next_task(
 def expected_gain(task: Progress, peak_gflops: float) -> float:
     """Nanoseconds of model time that the next trial of `task` is expected to save.
 
-    The mean of what recent trials have saved and of what the gap to the machine's peak leaves to
-    hope for, which fades as trials go by without closing it; times how often the model runs the
-    task.
+    The mean of what recent trials saved and of what the gap to the machine's peak promises, which
+    fades as trials fail to close it; times how often the model runs the task.
     """
     floor = task.flops / max(peak_gflops, 1e-9)
     best = task.best_ns[-1] if task.best_ns else math.inf

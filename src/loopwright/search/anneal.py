@@ -14,7 +14,7 @@ from loopwright.space.space import Space
 
 @dataclass(frozen=True, slots=True)
 class AnnealOptions:
-    """`steps` of all chains together; in each a chain looks at `tries` neighbours.
+    """`steps` of all chains together; in each, a chain examines `tries` neighbours.
 
     Few wide steps instead of many narrow ones: features and scores of many points at once are
     cheap. The temperature falls linearly from `heat` deviations of the scores to 0.
@@ -27,7 +27,7 @@ class AnnealOptions:
 
 @dataclass(frozen=True, slots=True)
 class Annealed:
-    """Where the chains ended [C, K], and all points looked at [M, K] with their scores [M]."""
+    """Where the chains ended [C, K], and all points examined [M, K] with their scores [M]."""
 
     chains: IntArray
     points: IntArray
@@ -41,7 +41,7 @@ def anneal(
     chains: IntArray,
     options: AnnealOptions = AnnealOptions(),
 ) -> Annealed:
-    """`chains`, int64 [C, K], after a walk uphill on `score`, and what was seen on the way.
+    """`chains`, int64 [C, K], after climbing on `score`, and the points seen on the way.
 
     A step to a worse point is taken with probability exp(change / heat).
     """

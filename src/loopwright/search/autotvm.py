@@ -1,13 +1,12 @@
-"""The search of AutoTVM's model-based tuner, kept as the baseline that ours is compared with.
+"""The search of AutoTVM's model-based tuner, kept as the baseline for ours.
 
-Batches of 64: the first is random, and nothing is learned before most of it is back. Then
+Batches of 64: the first is random, and nothing is learned until most of it is measured. Then
 128 chains walk up to 500 steps of one random change of one knob, temperature 1 to 0, and stop
-when 50 steps brought nothing new among the best 64; of each batch the last twentieth is random.
+when 50 steps found nothing new among the best 64; the last twentieth of each batch is random.
 The model is trees of depth 3 with step 0.3 and a rank objective.
 
-Where it is kinder to AutoTVM than AutoTVM was: the features are ours, of one meaning in every
-column, and trees come from LightGBM with a fixed number of rounds instead of a stop rule on the
-training set.
+It favours AutoTVM in two ways: the features are ours, with one meaning per column, and the trees
+are LightGBM's with a fixed number of rounds instead of a stopping rule on the training set.
 
 Source: Chen et al., "Learning to Optimize Tensor Programs", section 3 and 5; behaviour at TVM 0.19.
 """
@@ -82,7 +81,7 @@ class AutotvmPolicy:
         return asked
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Take in `trials`; they count from the next batch on."""
+        """Learn from `trials`; they count from the next batch on."""
         self._ledger.tell(trials)
 
     def _next_batch(self) -> None:
@@ -98,7 +97,7 @@ class AutotvmPolicy:
         self._batch = list(fresh[::-1])
 
     def _anneal(self) -> IntArray:
-        """The best points the chains came by that were not measured, best first."""
+        """The best unmeasured points that the chains visited, best first."""
         o = self._options
         if not len(self._chains):
             self._chains = self._space.sample(self._rng, o.chains)
@@ -123,7 +122,7 @@ class AutotvmPolicy:
         return np.stack([point for _, point in best]) if best else chains[:0]
 
     def _change_one(self, points: IntArray) -> IntArray:
-        """Each point with one random knob at a random value; where that is not valid, as it was."""
+        """Each point with one random knob at a random value; unchanged where that is invalid."""
         rows = np.arange(len(points))
         column = self._rng.integers(points.shape[1], size=len(points))
         moved = points.copy()
@@ -133,7 +132,7 @@ class AutotvmPolicy:
     def _collect(
         self, heap: dict[int, tuple[float, IntArray]], points: IntArray, scores: Floats
     ) -> bool:
-        """Whether any of `points` entered `heap`, which keeps the best of a batch's size."""
+        """Whether any of `points` entered `heap`, which keeps a batch's worth of the best."""
         worst = min((score for score, _ in heap.values()), default=-np.inf)
         full = len(heap) >= self._options.batch
         good = np.flatnonzero(scores > worst) if full else np.arange(len(scores))

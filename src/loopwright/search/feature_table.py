@@ -1,4 +1,4 @@
-"""Features of points, computed once each."""
+"""Features of points, each computed once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loopwright.space.space import Space
 
 @final
 class FeatureTable:
-    """Calls `featurize` for points it has not seen; beyond `limit` rows it starts anew."""
+    """Calls `featurize` for new points; beyond `limit` rows it starts over."""
 
     def __init__(self, space: Space, featurize: Featurizer, limit: int = 50_000) -> None:
         self._space = space

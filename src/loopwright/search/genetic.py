@@ -49,7 +49,7 @@ class GeneticPolicy:
         return asked + ledger.propose(ledger.draw(self._rng, n - len(asked)))
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Take `trials` into the population."""
+        """Add `trials` to the population."""
         self._ledger.tell(trials)
 
     def _children(self, parents: IntArray, n: int) -> IntArray:

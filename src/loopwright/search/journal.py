@@ -1,4 +1,4 @@
-"""How a tuning run keeps its trials, and finds those of earlier runs."""
+"""How a tuning run stores its trials and finds those of earlier runs."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class TrialStore(Protocol):
         ...
 
     def query(self, query: Query) -> Iterator[Record]:
-        """The records of `query` in the order in which they came."""
+        """The records of `query` in the order of insertion."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """A store, and what all records of one run share.
+    """A store, and the fields that all records of one run share.
 
     Args:
         device: the fingerprint of the machine that measures.
@@ -44,7 +44,7 @@ class Journal:
     now: Callable[[], float] = time.time
 
     def write(self, task: Task, trial: int, config: Config, outcome: Outcome) -> None:
-        """Keep one trial; it is with the store when this returns."""
+        """Store one trial; it is in the store when this returns."""
         record = Record(
             key=task_key(task, self.device),
             operator=task.operator,
@@ -65,5 +65,5 @@ class Journal:
         return list(self.store.query(Query.of(task_key(task, self.device))))
 
     def own(self, record: Record) -> bool:
-        """Whether `record` is of this run, or of one by the same command."""
+        """Whether `record` belongs to this run, or to one by the same command."""
         return record.policy == self.policy and record.seed == self.seed

@@ -1,7 +1,7 @@
-"""The learned policy: anneal on a cost model, measure what it likes, learn, again.
+"""The learned policy: anneal on a cost model, measure its best candidates, learn, repeat.
 
-Small batches and a refit as soon as one has come back: the model learns from the sixteenth trial
-on, and a trial chosen with old knowledge is dropped rather than measured.
+Small batches and a refit as soon as one is measured: the model learns from the sixteenth trial on,
+and a trial chosen by an outdated model is dropped rather than measured.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class ModelPolicy:
         self._options = options
         self._ledger = Ledger(space)
         self._chains = np.empty((0, len(space.knobs)), dtype=np.int64)
-        self._plan: list[IntArray] = []  # what to ask for next, last first
+        self._plan: list[IntArray] = []  # what to propose next, last first
         self._planned_at = 0  # how much was known when it was planned
         self._batch = options.least
 
@@ -82,7 +82,7 @@ class ModelPolicy:
         return asked
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn of `trials`; after a batch of news the plan is made anew."""
+        """Learn from `trials`; after a batch of new ones the plan is remade."""
         self._ledger.tell(trials)
         known = self._ledger.told
         if known >= self._options.first and known - self._planned_at >= self._batch:
@@ -96,18 +96,18 @@ class ModelPolicy:
         if missing > 0:
             chosen = self._space_filling(missing)
         elif np.isfinite(self._ledger.ns).sum() < 2:
-            chosen = self._ledger.draw(self._rng, self._batch)  # nothing to learn from yet
+            chosen = self._ledger.draw(self._rng, self._batch)  # nothing learned yet
         else:
             chosen = self._search()
         self._plan = list(chosen[::-1])
 
     def _space_filling(self, n: int) -> IntArray:
-        """Random points that together show as many values of each knob as they can."""
+        """Random points that together cover as many values of each knob as possible."""
         drawn = self._ledger.draw(self._rng, 16 * n)
         return drawn[pick(drawn, np.zeros(len(drawn)), n, 1.0)]
 
     def _search(self) -> IntArray:
-        """A batch that the model, fitted anew, likes."""
+        """The best batch by the refitted model."""
         o = self._options
         ledger = self._ledger
         self._fit()
@@ -124,7 +124,7 @@ class ModelPolicy:
         return self._with_random(chosen)
 
     def _with_random(self, chosen: IntArray) -> IntArray:
-        """`chosen` with a few random points in it, and with random points for what it lacks."""
+        """`chosen` with a few random points mixed in, filled up with random points."""
         o = self._options
         replaced = self._rng.random(len(chosen)) < o.epsilon
         kept = chosen[~replaced]
@@ -139,7 +139,7 @@ class ModelPolicy:
         return self._model.predict(self._features(points))
 
     def _start(self) -> IntArray:
-        """The chains' starting points: where they are, with a part taken back to the fastest."""
+        """The chains' starting points: where they are, with some reset to the fastest."""
         o = self._options
         lacking = o.chains - len(self._chains)
         if lacking > 0:
@@ -149,7 +149,7 @@ class ModelPolicy:
         elites = self._ledger.best(o.elites)
         anew = self._rng.permutation(o.chains)[: o.chains // 4]
         chains[anew] = elites[np.arange(len(anew)) % len(elites)]
-        # As many start from nowhere, or the chains end up in one place for good.
+        # As many restart at random, or the chains get stuck in one place.
         fresh = self._rng.permutation(o.chains)[: o.chains // 4]
         chains[fresh] = self._space.sample(self._rng, len(fresh))
         return chains
@@ -158,8 +158,8 @@ class ModelPolicy:
 def pick(points: IntArray, scores: Floats, n: int, alpha: float) -> list[int]:
     """The rows of `points`, int64 [M, K], that greedily maximise score and coverage of knob values.
 
-    A row's gain is its score plus `alpha` times the share of knobs for which it brings a value
-    that no row picked before it has. The sum is submodular, so the greedy choice is within 1 -
+    A row's gain is its score plus `alpha` times the share of knobs for which it adds a value that
+    no row picked before it has. The sum is submodular, so the greedy choice is within 1 -
     1/e of the best (for scores that are not negative).
 
     Source: Chen et al., "Learning to Optimize Tensor Programs", equation 3.

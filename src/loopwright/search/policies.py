@@ -49,9 +49,9 @@ def make_policy(
     featurize: Featurizer,
     trainer: Trainer | None = None,
 ) -> Policy:
-    """The policy called `name` over `space`; those that do not learn leave `featurize` alone.
+    """The policy called `name` over `space`; those that do not learn ignore `featurize`.
 
-    `trainer` trains cost models somewhere else than here.
+    `trainer` trains cost models in another process.
     Raises: ConfigError for an unknown name, or a space that the policy cannot take.
     """
     if name not in _MAKERS:

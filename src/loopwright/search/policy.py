@@ -1,4 +1,4 @@
-"""What a search policy is, and what all of them keep track of."""
+"""The protocol of search policies, and the bookkeeping that they share."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LISTED = 1 << 16  # a space up to this size is searched for what is left when d
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """A config and what measuring it gave."""
+    """A config and its outcome."""
 
     config: Config
     outcome: Outcome
@@ -41,13 +41,13 @@ class Policy(Protocol):
         ...
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Learn of `trials`, asked for or not; of two for one config the last counts."""
+        """Learn from `trials`, proposed or not; of two for one config the last counts."""
         ...
 
 
 @final
 class Ledger:
-    """What a policy proposed and what it was told, by point."""
+    """What a policy proposed and the outcomes it was told, by point."""
 
     def __init__(self, space: Space) -> None:
         self.space = space
@@ -63,7 +63,7 @@ class Ledger:
 
     @property
     def told(self) -> int:
-        """How many points have a time or a failure of their own."""
+        """How many points have a time or failed through their own fault."""
         return len(self._points)
 
     @property
@@ -85,7 +85,7 @@ class Ledger:
         return self.points[order[np.isfinite(ns[order])]]
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Take in `trials`; a failure of the machine's own teaches nothing."""
+        """Record `trials`; infrastructure failures teach nothing."""
         for trial in trials:
             point = self.space.encode(trial.config)
             key = int(self.space.keys(point[None, :])[0])
@@ -138,6 +138,6 @@ class Ledger:
 
 
 def normalised(scores: Floats) -> npt.NDArray[np.float64]:
-    """`scores` with mean 0 and deviation 1; all 0 where they are all the same."""
+    """`scores` with mean 0 and deviation 1; all 0 where they are all equal."""
     spread = float(scores.std()) if scores.size else 0.0
     return np.asarray((scores - scores.mean()) / spread if spread > 0 else np.zeros_like(scores))

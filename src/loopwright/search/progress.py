@@ -1,4 +1,4 @@
-"""The state of one task while it is tuned: trials, failures, the best and those who claim to be."""
+"""The state of one task during tuning: trials, failures, the best and unchecked candidates."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class TaskProgress:
         self.failures: Counter[FailureKind] = Counter()
         self._claims: list[tuple[float, int, Config]] = []
         self._doubted: dict[int, Config] = {}  # trials to measure again, in their order
-        self._settled: set[int] = set()  # no doubt has them measured again: they were, or are wrong
+        self._settled: set[int] = set()  # not to be measured again: they were, or are wrong
         self._crowned: list[tuple[int, float]] = []
-        self._row: dict[int, int] = {}  # trial -> its place among those that came back
+        self._row: dict[int, int] = {}  # trial -> its position among those that came back
         self._ns: list[float] = []
         self._fastest: list[float] = []  # the best time after each trial, checked or not
 
@@ -52,13 +52,13 @@ class TaskProgress:
         return self._fastest[-1] if self._fastest else math.inf
 
     def standing(self) -> Progress:
-        """What the allocator looks at."""
+        """What the allocator needs."""
         return Progress(
             self.count, self.task.flops, self._fastest, self.in_flight, not self.exhausted
         )
 
     def trial_done(self, trial: int, config: Config, outcome: Outcome) -> None:
-        """Take in the first measurement of `config`."""
+        """Record the first measurement of `config`."""
         ns = outcome.best_ns if isinstance(outcome, Timed) else math.inf
         self._row[trial] = len(self._ns)
         self._ns.append(ns)
@@ -69,16 +69,16 @@ class TaskProgress:
             self._claim(trial, config, outcome)
 
     def doubted(self, trial: int, config: Config) -> None:
-        """Have a trial measured again, since its device was too slow; once is enough.
+        """Have a trial measured again, once, since its device was too slow.
 
-        A wrong program is not: unchecked, it would count as one that is right.
+        A wrong program is not: unchecked, it would count as right.
         """
         if trial not in self._settled:
             self._settled.add(trial)
             self._doubted[trial] = config
 
     def next_doubted(self) -> tuple[int, Config] | None:
-        """A trial that came back and is to be measured again, which then counts as taken."""
+        """A trial that came back and is to be measured again; it is removed from the queue."""
         for trial, config in self._doubted.items():
             if trial in self._row:
                 del self._doubted[trial]
@@ -86,7 +86,7 @@ class TaskProgress:
         return None
 
     def confirmed(self, trial: int, config: Config, outcome: Outcome) -> None:
-        """Take in another measurement of `config`: it claimed to be the best, or was doubted.
+        """Record another measurement of `config`: it claimed to be the best, or was doubted.
 
         Of two times the shorter counts: a device may be too slow, never too fast.
         """
@@ -100,9 +100,9 @@ class TaskProgress:
         self._failed(trial, outcome)
 
     def teaches_nothing(self, trial: int, outcome: Outcome) -> bool:
-        """Whether another measurement of a trial says nothing of it, but of its device.
+        """Whether another measurement of a trial says nothing about it, but about its device.
 
-        That is a failure of the device, or too long a run of what was timed before.
+        That is a failure of the device, or a timeout of what was timed before.
         """
         if not isinstance(outcome, Failed):
             return False
@@ -130,7 +130,7 @@ class TaskProgress:
             self._claims.append((outcome.best_ns, trial, config))
 
     def known(self, config: Config, outcome: Outcome) -> None:
-        """Take in a measurement that is no trial of this run: as if before the first one."""
+        """Record a measurement that is not a trial of this run: as if before the first one."""
         if isinstance(outcome, Timed) and (outcome.checked or not self.check):
             self.crown(-1, config, outcome)
 
@@ -156,7 +156,7 @@ class TaskProgress:
         return claim[1:]
 
     def result(self, *, interrupted: bool) -> TuneResult:
-        """What came of the task."""
+        """The result of the task."""
         curve: list[tuple[int, float]] = []
         for trial, ns in sorted(self._crowned):
             if not curve or ns < curve[-1][1]:

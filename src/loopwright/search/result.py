@@ -1,4 +1,4 @@
-"""What a tuning run tells while it goes on, and what it gives in the end."""
+"""The events of a tuning run, and its result."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loopwright.templates.task import Task
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """When to stop: whichever comes first.
+    """When to stop: at whichever limit comes first.
 
     `trials` is per task: the tasks together get that many each on average, shared by expected gain.
     Trials of an earlier run by the same command count. `seconds` is of this run.
@@ -50,7 +50,7 @@ class Best:
 
 @dataclass(frozen=True, slots=True)
 class TaskResumed:
-    """Earlier trials of a task were found: `trials` count towards the budget, `known` are known."""
+    """Earlier trials of a task were found: `trials` count towards the budget, `known` is all."""
 
     index: int
     task: Task
@@ -82,7 +82,7 @@ Event: TypeAlias = TaskResumed | TrialDone
 
 @dataclass(frozen=True, slots=True)
 class TuneResult:
-    """What came of tuning one task.
+    """The result of tuning one task.
 
     `curve` holds the improvements as (trial from 1, best ns so far). `trials` counts the resumed
     ones too. `exhausted` says that the policy had nothing left to propose.

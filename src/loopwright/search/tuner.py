@@ -1,6 +1,6 @@
 """The tuning loop: policies ask, the runner measures, records are kept, the best is checked.
 
-The loop keeps as many requests in flight as the runner likes and does its own work, learning and
+The loop keeps as many requests in flight as the runner wants and does its own work, learning and
 choosing, while they are built and measured.
 """
 
@@ -33,12 +33,12 @@ PolicyFactory: TypeAlias = Callable[[Task, np.random.Generator], Policy]
 
 @dataclass(frozen=True, slots=True)
 class TuneOptions:
-    """How trials are measured and shared out.
+    """How trials are measured and allocated.
 
     Args:
         plan: how each candidate is measured; its threads are those of the tasks.
-        check: whether outputs are compared with the oracle: of each new best before it counts as
-            one, of each task's first trial, and of a `check_share` of the rest.
+        check: whether outputs are compared with the oracle: those of each new best before it
+            counts, of each task's first trial, and of a `check_share` of the rest.
         abandon: a candidate whose first two calls take this many times the best is not repeated;
             None to repeat every one.
         warm_up: trials for each task before the budget is shared by expected gain.
@@ -66,7 +66,7 @@ class _Flight:
 
 @dataclass(frozen=True, slots=True)
 class _Doubt:
-    """A trial whose device was too slow, as it turned out later."""
+    """A trial whose device turned out to be too slow."""
 
     index: int
     trial: int
@@ -88,13 +88,13 @@ def tune_tasks(
 ) -> tuple[TuneResult, ...]:
     """The result of tuning each of `tasks`, in their order.
 
-    On KeyboardInterrupt it gives what there is. Nothing is lost when the runner raises: every trial
-    that came back is with the journal, and the same call goes on from there.
+    On KeyboardInterrupt it returns what it has. Nothing is lost when the runner raises: every trial
+    that came back is in the journal, and the same call resumes from there.
 
     Args:
         counts: how often the model runs each task; 1 by default.
-        journal: where trials are kept, and found again.
-        on_event: told of every trial, in this thread.
+        journal: where trials are stored and found again.
+        on_event: called for every trial, in this thread.
         clock: seconds, for the budget.
 
     Raises: ConfigError for counts that do not fit; whatever `runner.submit` or a policy raises.
@@ -168,7 +168,7 @@ class _Tuner:
         return tuple(task.result(interrupted=interrupted) for task in self._tasks)
 
     def _resume(self, index: int) -> None:
-        """Take in what the journal has of a task; what no longer fits its space is left alone."""
+        """Load a task's trials from the journal; those that no longer fit its space are ignored."""
         if self._journal is None:
             return
         progress = self._tasks[index]
@@ -199,7 +199,7 @@ class _Tuner:
         self._tell(TaskResumed(index, progress.task, progress.trials, known, progress.best))
 
     def _fill(self) -> None:
-        """Bring as many requests in flight as the runner likes.
+        """Put as many requests in flight as the runner wants.
 
         Claims to be best go first, then what has to be measured again, as long as there is time.
         """
@@ -262,7 +262,7 @@ class _Tuner:
         future.add_done_callback(lambda _: self._done.put(flight))
 
     def _take(self, flight: _Flight) -> None:
-        """Take in one outcome: keep it first, then learn from it, then tell of it."""
+        """Handle one outcome: store it first, then learn from it, then report it."""
         self._flying -= 1
         outcome = flight.future.result()
         progress = self._tasks[flight.index]
@@ -301,7 +301,7 @@ class _Tuner:
 
 
 def _generator(seed: int, task: Task) -> np.random.Generator:
-    """The generator of one task: the same whichever tasks are tuned beside it."""
+    """The generator of one task: the same whichever tasks are tuned along with it."""
     digest = hashlib.sha256(task.key.encode()).digest()[:8]
     return np.random.default_rng([seed, int.from_bytes(digest)])
 

@@ -25,7 +25,7 @@ class GridPolicy:
         self._ledger = Ledger(space)
 
     def ask(self, n: int) -> list[Config]:
-        """The next `n` configs that were not measured yet."""
+        """The next `n` configs not yet measured."""
         asked: list[Config] = []
         while len(asked) < n and self._next < len(self._points):
             block = self._points[self._next : self._next + n - len(asked)]
@@ -34,13 +34,13 @@ class GridPolicy:
         return asked
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Remember which configs need not be measured again."""
+        """Record which configs need not be measured again."""
         self._ledger.tell(trials)
 
 
 @final
 class RandomPolicy:
-    """Draws valid configs, none twice: what every other policy has to beat."""
+    """Draws distinct valid configs: what every other policy has to beat."""
 
     def __init__(self, space: Space, rng: np.random.Generator) -> None:
         self._rng = rng
@@ -51,5 +51,5 @@ class RandomPolicy:
         return self._ledger.propose(self._ledger.draw(self._rng, n))
 
     def tell(self, trials: Sequence[Trial]) -> None:
-        """Remember which configs need not be measured again."""
+        """Record which configs need not be measured again."""
         self._ledger.tell(trials)

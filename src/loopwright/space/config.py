@@ -29,9 +29,9 @@ class Config:
 
     @staticmethod
     def from_json(data: Mapping[str, JsonValue] | str) -> Config:
-        """The config that `data`, a mapping out of JSON or its text, describes.
+        """The config that `data`, a mapping from JSON or its text, describes.
 
-        Raises: ConfigError when it is no mapping from names to values of knobs.
+        Raises: ConfigError when it is not a mapping from knob names to values.
         """
         if isinstance(data, str):
             return Config.from_json(_parse(data))
@@ -40,7 +40,7 @@ class Config:
         return Config.of({name: _value(name, value) for name, value in data.items()})
 
     def to_json(self) -> dict[str, JsonValue]:
-        """Knob name -> value, with lists for tuples."""
+        """Knob name -> value, with lists in place of tuples."""
         parsed: dict[str, JsonValue] = json.loads(self.key)
         return parsed
 
@@ -95,7 +95,7 @@ class Config:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ConfigBatch:
-    """`n` configs of one structure, with the face of one; a split's sizes are `Size` [n]."""
+    """`n` configs of one structure, with the interface of one; a split's sizes are `Size` [n]."""
 
     n: int
     structure: Config

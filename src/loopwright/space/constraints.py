@@ -21,7 +21,7 @@ Columns: TypeAlias = Mapping[str, Column]
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """`predicate` says for each of N points whether the knobs called `names` go together.
+    """`predicate` says for each of N points whether the knobs `names` are compatible.
 
     It is called with those knobs' columns only, works on arrays (`&` and `|`, not `and` and
     `or`), and gives bool [N]. `reason` completes the sentence "this config is refused because ...".
@@ -39,7 +39,7 @@ class Constraint:
             )
 
     def holds(self, columns: Columns, n: int) -> BoolArray:
-        """Where the constraint holds, bool [n]; `columns` has the n values of each of `names`.
+        """Where the constraint holds, bool [n]; `columns` has the n values of each knob in `names`.
 
         Raises: ConfigError when the predicate does not give n truth values.
         """

@@ -26,7 +26,7 @@ MAX_VALUES = 200_000
 
 @dataclass(frozen=True, slots=True)
 class SplitKnob:
-    """How a loop of `extent` is cut into `parts`; a value is their sizes, outermost first.
+    """How a loop of `extent` is split into `parts`; a value is their sizes, outermost first.
 
     The outermost size is always the extent divided by the product of the others, rounded up.
 
@@ -66,7 +66,7 @@ class SplitKnob:
         return False
 
     def bounds(self) -> tuple[int, ...]:
-        """What no part but the outermost exceeds, for each of them."""
+        """The largest size of each part but the outermost."""
         inner = self.parts - 1
         if self.max_factor is None:
             return (2 * self.extent,) * inner  # more than any size
@@ -121,7 +121,7 @@ class ChoiceKnob:
 class ReorderKnob:
     """The order of `axes`; a value is a tuple of axis names, outermost first.
 
-    Without `candidates` every permutation is one.
+    Without `candidates`, every permutation is a value.
     """
 
     name: str
@@ -193,7 +193,7 @@ Knob: TypeAlias = SplitKnob | ChoiceKnob | ReorderKnob | AnnotateKnob
 
 
 def narrowed(knob: Knob, values: Sequence[KnobValue]) -> Knob:
-    """`knob` with only those of its values that are in `values`, in the knob's order.
+    """`knob` with only its values in `values`, in the knob's order.
 
     Raises: ConfigError when none is left.
     """

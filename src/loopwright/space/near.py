@@ -12,7 +12,7 @@ _LISTED = 4096
 
 
 def nearest(knob: Knob) -> IntArray | None:
-    """The indices of the k closest others of each of the M values, int64 [M, k].
+    """The indices of the k closest other values of each of the M values, int64 [M, k].
 
     None where values have no distance.
     Splits are compared by the logarithms of their sizes; numbers by their place in the list.

@@ -1,4 +1,4 @@
-"""A space cut down to a list of its points: what a recorded landscape is searched in."""
+"""A space restricted to a list of its points, such as those of a recorded landscape."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from loopwright.space.space import Space
 
 @final
 class RestrictedSpace(Space):
-    """`space` with only `points`, int64 [M, K], in it; columns and indices are those of `space`.
+    """`space` with only `points`, int64 [M, K]; columns and indices are those of `space`.
 
     Drawing is uniform over the points. A point without a valid neighbour moves to one of the points
     that differ from it in the fewest knobs.
@@ -55,7 +55,7 @@ class RestrictedSpace(Space):
         return 1.0
 
     def neighbour(self, rng: np.random.Generator, points: IntArray) -> IntArray:
-        """Points that differ in one knob each, or in as few as there are, int64 [N, K]."""
+        """Points that differ in one knob each, or in as few as possible, int64 [N, K]."""
         moved = super().neighbour(rng, points)
         if len(self.points) > 1:
             for row in np.flatnonzero((moved == points).all(axis=1)):

@@ -1,7 +1,7 @@
 """Drawing valid points without listing the product of the knobs.
 
 Knobs that no constraint ties together are independent, so each connected group of them is drawn
-on its own: by rejection, which is uniform, or where almost nothing survives, knob by knob.
+on its own: by rejection, which is uniform, or, where almost nothing survives, knob by knob.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _CHUNK = 1 << 16
 _PROBE = 4096  # draws after which a group counts as too tight for rejection
 _TIGHT = 1 / 256
 _ROUNDS = 32  # restarts of the knob-by-knob draw
-_CELLS = 1 << 20  # points looked at in one go by the knob-by-knob draw
+_CELLS = 1 << 20  # points examined at once by the knob-by-knob draw
 
 
 class Constrained(Protocol):
-    """What is drawn from: a `Space`."""
+    """What sampling needs of a `Space`."""
 
     names: tuple[str, ...]
     constraints: tuple[Constraint, ...]
@@ -112,7 +112,7 @@ def _knob_by_knob(
     columns: list[int],
     constraints: list[Constraint],
 ) -> IntArray:
-    """`n` rows of `columns`, each knob drawn among the values that keep its finished constraints.
+    """`n` rows of `columns`, each knob drawn from the values that satisfy its finished constraints.
 
     Raises: ConfigError when `_ROUNDS` restarts leave nothing.
     """
@@ -151,7 +151,7 @@ def _extend(
     column: int,
     constraints: list[Constraint],
 ) -> IntArray:
-    """`points` with `column` drawn among the values that keep `constraints`, less dead ends."""
+    """`points` with `column` drawn from the values that satisfy `constraints`, less dead ends."""
     radix = int(space.radices[column])
     if not constraints:
         points[:, column] = rng.integers(radix, size=len(points))

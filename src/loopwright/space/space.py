@@ -1,8 +1,8 @@
 """A space of configs: knobs, and the joint constraints that hold between them.
 
 Points are index matrices, int64 [N, K]: the index of each knob's value. Everything that search
-needs is done for many points at once, and nothing here lists the product of the knobs but
-`enumerate`, which refuses when that product is large. A space keeps no state: the generator is
+needs is done for many points at once, and only `enumerate` lists the product of the knobs; it
+refuses when that product is large. A space keeps no state: the generator is
 always given.
 """
 
@@ -58,7 +58,7 @@ class Space:
 
     @property
     def cardinality(self) -> int:
-        """The number of points, whether they satisfy the constraints or not; may exceed 2**63."""
+        """The number of points, valid or not; may exceed 2**63."""
         return math.prod(len(knob.values) for knob in self.knobs)
 
     def __repr__(self) -> str:
@@ -76,7 +76,7 @@ class Space:
             raise ConfigError(f"no knob {name!r} in this space; there are {', '.join(self.names)}")
         return self._column[name]
 
-    # Which points are in the space.
+    # Membership.
 
     def valid(self, points: IntArray) -> BoolArray:
         """Which points satisfy every constraint, bool [N]."""
@@ -107,13 +107,13 @@ class Space:
                 return constraint.reason
         return None
 
-    # Getting points.
+    # Generating points.
 
     def sample(self, rng: np.random.Generator, n: int) -> IntArray:
         """`n` valid points drawn with replacement, int64 [n, K].
 
         Uniform over the valid points unless the constraints are so tight that rejection fails; then
-        knobs are drawn one by one among the values that can still hold, which favours some points.
+        knobs are drawn one by one from the values still possible, which favours some points.
         Raises: ConfigError when no valid point was found with bounded effort.
         """
         return sampling.sample(self, rng, n)
@@ -126,7 +126,7 @@ class Space:
         """Valid points that differ from `points` in one knob each, int64 [N, K].
 
         Half of the moves of a numeric knob go to a value close by. A point without a valid
-        neighbour is given back as it is.
+        neighbour is returned unchanged.
         """
         moved = points.copy()
         if not self._movable.size:
@@ -176,7 +176,7 @@ class Space:
         return np.concatenate(found)
 
     def keys(self, points: IntArray) -> Keys:
-        """uint64 [N] that tells points apart: exact up to 2**64 points, a hash of them beyond."""
+        """uint64 [N] that identifies points: exact up to 2**64 points, a hash beyond."""
         keys: Keys = (points.astype(np.uint64) * self._weights).sum(axis=1, dtype=np.uint64)
         return keys
 
@@ -238,7 +238,7 @@ class Space:
         return ConfigBatch(len(points), Config.of(shared), splits)
 
     def _step(self, rng: np.random.Generator, points: IntArray) -> IntArray:
-        """`points` with one knob changed each, valid or not."""
+        """`points`, each with one knob changed, valid or not."""
         n = len(points)
         moved = points.copy()
         chosen = self._movable[rng.integers(len(self._movable), size=n)]
@@ -257,7 +257,7 @@ class Space:
 
 
 def _tag(value: KnobValue) -> tuple[type, KnobValue]:
-    """What tells 1 from True."""
+    """A key that distinguishes 1 from True."""
     return type(value), value
 
 

@@ -1,6 +1,6 @@
-"""What kernels are made for, as pure data.
+"""Targets: what kernels are made for, as pure data.
 
-Hands over `Target` (`union`), what every kind of target says; the CPUs (`cpu`), those with a name
+Hands over `Target` (`union`), the protocol of all kinds; the CPUs (`cpu`), those with a name
 (`presets`), this machine (`host`), and what reads target strings (`parse`). A kernel is filed under
 the features that it uses (`key`), not under all that a machine has.
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a host that only runs kernels has no ml_dtypes
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CoreModel:
-    """What one core can do in a cycle, as far as comparing configs without measuring asks.
+    """What one core can do in a cycle, as needed to compare configs without measuring.
 
     Bandwidths are bytes a cycle; costs are cycles. `source` says where the figures come from.
     """
@@ -25,9 +25,9 @@ class CoreModel:
     fma_ports: int
     load_ports: int
     spare_registers: int
-    """Registers that a step takes beside its operands; 1 where broadcasts fold into arithmetic."""
+    """Registers that a step takes besides its operands; 1 where broadcasts fold into arithmetic."""
     chain_slack: float
-    """What chains of multiply-adds take beyond their latency: they never run in lockstep."""
+    """What chains of multiply-adds take beyond their latency, as they never run in lockstep."""
     store: float
     """To finish one accumulator."""
     tile_start: float
@@ -35,11 +35,11 @@ class CoreModel:
     product_start: float
     """To begin and store a register tile of a long matrix product, as Winograd's are."""
     broadcast: float
-    """A load of a scalar, beside units that are busy anyway."""
+    """A load of a scalar, alongside busy arithmetic units."""
     load: float
     """A load of a vector, likewise."""
     spill: float
-    """The share of a step that registers which do not suffice cost, times their number squared."""
+    """The share of a step that missing registers cost, times their number squared."""
     row: float
     """The share of a tile that each further row of it costs: its pixels lie apart."""
     l1_bandwidth: float
@@ -48,16 +48,16 @@ class CoreModel:
     far_bandwidth: float
     """From memory."""
     stream_bandwidth: float
-    """From beyond a core's own caches, read front to back."""
+    """Read sequentially from beyond a core's own caches."""
     copy_bandwidth: float
-    """Written by a copy into near caches."""
+    """Written by a copy into L1 or L2."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuTarget:
     """A CPU as the compiler sees it. Caches are bytes per core (l3: shared).
 
-    `features` are what every kernel may use: those of the preset. `extensions` are further ones of
+    `features` are those of the preset, which every kernel may use. `extensions` are further ones of
     the machine; a kernel that uses some is made for `using(...)` them, and filed under them.
     """
 
@@ -75,7 +75,7 @@ class CpuTarget:
 
     @property
     def kind(self) -> str:
-        """The kind of device, by which tables of back ends, templates and devices are ordered."""
+        """The kind of device, the key in tables of back ends, templates and devices."""
         return "cpu"
 
     @property

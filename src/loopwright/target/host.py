@@ -11,7 +11,7 @@ from pathlib import Path
 from loopwright.target.cpu import CpuTarget, with_size
 from loopwright.target.presets import EXTENSIONS, PRESETS
 
-# What /proc/cpuinfo calls a feature, where LLVM calls it otherwise.
+# /proc/cpuinfo's name of a feature, where LLVM's differs.
 _CPUINFO_NAMES = {
     "sse3": "pni",
     "sse4.1": "sse4_1",
@@ -27,7 +27,7 @@ _WIDEST_FIRST = ("x86-64-avx512", "x86-64-avx2", "x86-64-sse4")
 
 @functools.cache
 def host() -> CpuTarget:
-    """This machine: the widest preset whose features it all has, with its cores and caches."""
+    """This machine: the widest preset whose features it has, with its cores and caches."""
     target = machine_of(platform.machine(), _cpuinfo())
     target = replace(target, cores=len(os.sched_getaffinity(0)))
     for level, size in _cache_sizes().items():
@@ -66,7 +66,7 @@ def _cpuinfo() -> str:
 
 
 def _cache_sizes() -> dict[str, int]:
-    """l1, l2 and l3 of core 0 in bytes, as far as the kernel tells."""
+    """l1, l2 and l3 of core 0 in bytes, as far as the kernel reports them."""
     sizes: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:

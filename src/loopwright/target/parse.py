@@ -1,4 +1,4 @@
-"""Target strings, read.
+"""Parses target strings.
 
 A target string is `cpu` (this machine), an architecture preset such as `x86-64-avx2`, or a preset
 with options: `x86-64-avx512 cores=8 l2=1048576 extensions=avx512vnni`. A target is pure data, so it
@@ -29,7 +29,7 @@ _SIZES = ("cores", "l1", "l2", "l3")
 def parse(text: str | Target) -> Target:
     """The target that `text` describes.
 
-    Raises: ConfigError naming the presets and options there are.
+    Raises: ConfigError naming the known presets and options.
     """
     if not isinstance(text, str):
         return text
@@ -51,7 +51,7 @@ def parse(text: str | Target) -> Target:
 def parse_cpu(text: str) -> CpuTarget:
     """A CPU: this one, or a preset, with the options of `text`.
 
-    Raises: ConfigError naming the options there are.
+    Raises: ConfigError naming the known options.
     """
     name, *options = text.split()
     target = host() if name == "cpu" else PRESETS[name]
@@ -75,4 +75,4 @@ def _bad_option(text: str, option: str, preset: str) -> str:
 
 
 PARSERS: Mapping[str, Parser] = dict.fromkeys(("cpu", *PRESETS), parse_cpu)
-"""What reads a target string, by its first word."""
+"""The parsers of target strings, by first word."""

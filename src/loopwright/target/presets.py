@@ -65,8 +65,8 @@ EXTENSIONS: Mapping[str, tuple[str, ...]] = {
     "x86-64-avx512": ("avx512vnni", "avx512bf16"),
     "aarch64-neon": ("dotprod", "bf16"),
 }
-"""What machines of a preset may have beyond it, by LLVM's names. Kernels that use none of it are
-the same whether or not a machine has it, and so is the key they are filed under.
+"""Extensions that machines of a preset may have, by LLVM's names. Kernels that use none are the
+same whether or not a machine has them, and so is the key they are filed under.
 """
 
 

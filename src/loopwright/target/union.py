@@ -1,9 +1,9 @@
 """Targets: what kernels are made for, whatever kind of device that is.
 
-`Target` is what all of them say, and all that code outside of the tables by kind may ask. The kinds
+`Target` is their common protocol, and all that code outside the tables by kind may use. The kinds
 of this package are members of `KnownTarget`; a new one joins it, so that `match` and `assert_never`
-find what must tell them apart, and gets its row in `parse`. A kind that another package brings is
-any class that satisfies `Target`.
+find the code that must distinguish them, and gets its row in `parse`. A kind from another package
+is any class that satisfies `Target`.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Target(Protocol):
 
     @property
     def name(self) -> str:
-        """What people call it: a preset such as `x86-64-avx2`."""
+        """Its name: a preset such as `x86-64-avx2`."""
         ...
 
     @property
     def features(self) -> tuple[str, ...]:
-        """What its kernels may use."""
+        """The features that its kernels may use."""
         ...
 
     @property
@@ -50,7 +50,7 @@ class Target(Protocol):
 
     @property
     def registers(self) -> int:
-        """How many vectors a kernel can keep beside its arithmetic units."""
+        """How many vectors a kernel can keep in registers."""
         ...
 
     def lanes(self, dtype: DType) -> int:

@@ -67,7 +67,7 @@ def _intrinsic(fn: Fn) -> Callable[[ExprLike], Expr]:
             raise ShapeError(f"te.{fn.value} takes a float, got {expr.dtype}; cast it first")
         return Call(fn, (expr,))
 
-    call.__doc__ = f"`{fn.value}(x)`, by element."
+    call.__doc__ = f"`{fn.value}(x)`, elementwise."
     call.__name__ = fn.value
     return call
 
