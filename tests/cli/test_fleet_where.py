@@ -64,9 +64,9 @@ def test_what_makes_no_sense_is_exit_code_2(run: Run, options: tuple[str, ...], 
 def test_a_secret_is_not_sent_in_the_clear_beyond_this_machine(
     run: Run, monkeypatch: pytest.MonkeyPatch, fleet: Town
 ) -> None:
-    from loopwright.fleet.wire import link
+    from loopwright.fleet.wire import peer
 
-    monkeypatch.setattr(link, "is_loopback", lambda _: False)  # as if it were elsewhere
+    monkeypatch.setattr(peer, "is_loopback", lambda _: False)  # as if it were elsewhere
     result = run("device", "ls", "--fleet", fleet.tcp, "--token", "lwt_a_b_c")
     assert result.code == 6
     assert "in the clear; use tls:// and --ca" in result.err

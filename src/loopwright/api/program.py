@@ -41,7 +41,7 @@ from loopwright.target.union import require_cpu
 from loopwright.templates.task import Task
 
 Output: TypeAlias = npt.NDArray[Any]
-"""An array of the dtype that the task says, which is not known to the type checker."""
+"""An array of the task's dtype, which the type checker does not know."""
 
 
 class Program:
@@ -150,7 +150,7 @@ class Program:
         return weights.apply(param.transform, self._module.plain(param, array))
 
     def _packed(self, param: Param, plain: Array) -> Array:
-        """`plain`, transformed, laid out for the kernel; in new memory only where it is not so."""
+        """`plain`, transformed, laid out for the kernel; in new memory only where needed."""
         relayout = self._relayouts.get(param.name)
         if relayout is None:
             return aligned_copy(plain).reshape(param.physical_shape)
@@ -202,9 +202,9 @@ def _new(param: Param) -> Array:
 
 
 class Compiler:
-    """Makes programs in another process, which an error inside LLVM can only end itself.
+    """Makes programs in another process, so that an error inside LLVM ends only that one.
 
-    `language` is what kernels are written in first; the usual one of the target when None.
+    `language` is that of the generated code; the usual one of the target when None.
     """
 
     def __init__(self, language: str | None = None) -> None:
@@ -289,11 +289,11 @@ def build(
     Args:
         records: the URL to take it from; LOOPWRIGHT_RECORDS when None.
         config: build this one instead of the best record.
-        language: what the code is generated in: `llvm`, or `c` by way of a C compiler; the usual
+        language: what the code is generated in: `llvm`, or `c` with a C compiler; the usual
             one of the target when None.
 
     Raises: RecordsError when the records hold nothing that fits; ConfigError for a language that
-        the target has not; EnvironmentFailure when there is no C compiler.
+        the target does not have; EnvironmentFailure when there is no C compiler.
     """
     if backend(task.target.kind, language).language == CBackend.language:
         require_compiler(task.target)  # before records are read and a process is started

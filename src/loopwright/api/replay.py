@@ -1,4 +1,4 @@
-"""Recorded landscapes as tasks: what was measured, made again from its file."""
+"""Recorded landscapes as tasks: what was measured, restored from its file."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def origin_of(task: Task, device: str) -> Origin:
 def recorded_task(landscape: Landscape) -> Task:
     """The task that `landscape` was measured of; its space is the recorded configs.
 
-    Raises: RecordsError when the workload or the template is another one by now.
+    Raises: RecordsError when the workload or the template has changed since.
     """
     origin = landscape.origin
     target = parse(origin.target)

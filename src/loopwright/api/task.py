@@ -1,4 +1,4 @@
-"""Tasks by name: an operator with its attributes, or a workload of one's own."""
+"""Tasks by name: an operator with its attributes, or a workload of your own."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def task(
         threads: how many threads a kernel runs on.
         attrs: the operator's attributes; none for a workload.
 
-    Raises: UnsupportedError for an operator that is not there, ShapeError for attributes that do
-        not fit, ConfigError for a target that is not there.
+    Raises: UnsupportedError for an operator that does not exist, ShapeError for attributes that do
+        not fit, ConfigError for a target that does not exist.
     """
     return task_of(operator, attrs, target=parse(target), threads=threads, template=template)
 

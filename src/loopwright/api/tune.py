@@ -41,7 +41,7 @@ from loopwright.templates.task import Task
 from loopwright.version import __version__
 
 ORACLE = Oracle(evaluate, compare)
-"""What is right: the tensor expression, computed with NumPy."""
+"""The oracle: the tensor expression, computed with NumPy."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""`loopwright bench MODEL`: a tuned model, or its operators, beside other libraries."""
+"""`loopwright bench MODEL`: a tuned model, or its operators, against other libraries."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def bench(
     shape: ShapeOption = None,
     source: Annotated[
         str | None,
-        typer.Option("--source", help="The ONNX file that MODEL, a tuned model, was made of."),
+        typer.Option("--source", help="The ONNX file that MODEL, a tuned model, was made from."),
     ] = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Time MODEL, made of the best programs on record, in turns with the libraries of --compare.
+    """Time MODEL, made from the best programs on record, in turns with the libraries of --compare.
 
     With --ops each operator is timed by itself: the kernel alone in its own layouts with packed
     weights, and from plain to plain layouts.

@@ -26,9 +26,9 @@ Json: TypeAlias = "dict[str, Json] | list[Json] | str | float | int | None"
 
 _UNKNOWN_WIDTH, _FILE_WIDTH = 80, 200
 _SHORT = {"strides": ("s", 1), "padding": ("p", 0), "dilation": ("d", 1)}
-"""Attribute -> its letter in a description, and the value that goes without saying."""
+"""Attribute -> its letter in a description, and the value that is left out."""
 _USUAL: Mapping[str, AttrValue] = {"groups": 1, "dtype": "float32"}
-"""Attribute -> the value that goes without saying."""
+"""Attribute -> the value that is left out."""
 
 
 class Output(enum.StrEnum):
@@ -143,7 +143,7 @@ def print_json(value: object) -> None:
 
 
 def console(*, stderr: bool = False) -> Console:
-    """The terminal, or the file or pipe that takes its place."""
+    """The terminal, or the file or pipe in its place."""
     from rich.console import Console
 
     made = Console(stderr=stderr, highlight=False, soft_wrap=True)
@@ -220,7 +220,7 @@ def known_engines(
     """The peers called `names`, checked before anything else takes time.
 
     Args:
-        among: those that will do; the peers for single operators when None.
+        among: those that are allowed; the peers for single operators when None.
 
     Raises: UnsupportedError for one that does not exist, EnvironmentFailure for one that is not
         installed.

@@ -1,4 +1,4 @@
-"""Our programs and models beside those of other libraries, as tables and as JSON."""
+"""Our programs and models against those of other libraries, as tables and as JSON."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def application(names: Iterable[str] = tuple(_COMMANDS)) -> typer.Typer:
 
 
 def _named(arguments: Sequence[str]) -> Iterable[str]:
-    """The command that is meant, alone; all, when help or a mistake may need them."""
+    """Only the command that is asked for; all, when help or a mistake may need them."""
     for word in arguments:
         if word in _HELP:
             break

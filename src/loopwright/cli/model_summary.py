@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def lines(manifest: Manifest) -> Iterator[str]:
-    """How many kernels are tuned, transferred or default, whose records they are of, and memory."""
+    """How many kernels are tuned, transferred or default, from whose records, and memory."""
     origins = ", ".join(f"{count} {origin}" for origin, count in manifest.origins.most_common())
     yield f"  kernels   {len(manifest.calls)}: {origins}"
     for device, count in manifest.elsewhere.most_common():

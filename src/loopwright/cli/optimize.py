@@ -52,7 +52,7 @@ ToleranceOption = Annotated[
     float, typer.Option(help="How far outputs may be off, as a share of the largest of them.")
 ]
 ExactOption = Annotated[
-    bool, typer.Option("--exact", help="Use no algorithm that rounds more, as Winograd's does.")
+    bool, typer.Option("--exact", help="Use no algorithm that rounds more, such as Winograd's.")
 ]
 WinogradOption = Annotated[
     bool, typer.Option("--winograd/--no-winograd", help="--no-winograd is --exact by its old name.")
@@ -117,7 +117,7 @@ def optimize(
 
 
 def budget_seconds(text: str | None, trials: int | None) -> float | None:
-    """Seconds to tune: none at all for `0`, no limit beside a budget of trials."""
+    """Seconds to tune: none at all for `0`, no limit besides a budget of trials."""
     if text is None:
         return 600.0 if trials is None else None
     return 0.0 if text.strip() in ("0", "0s") else parse_duration(text)
@@ -138,7 +138,7 @@ class _Watch:
         self._stack.close()
 
     def stage(self, name: str) -> None:
-        """Say what begins; the tuning board ends."""
+        """Show what begins; the tuning board ends."""
         self._stack.close()
         self._view = None
         self._screen.print(f"{name} ...")
@@ -163,7 +163,7 @@ class _Watch:
 
 
 def show(made: Optimized) -> None:
-    """Print what came of it."""
+    """Print the result."""
     screen = console()
     manifest, checked = made.manifest, made.checked
     screen.print(
@@ -181,7 +181,7 @@ def show(made: Optimized) -> None:
 
 
 def of_kernels(manifest: Manifest) -> str:
-    """What the least exact kernel is off by."""
+    """The error of the least exact kernel."""
     worst = manifest.worst
     if worst is None or worst.error is None:
         return ""

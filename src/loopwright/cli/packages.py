@@ -1,4 +1,4 @@
-"""The optional packages: what each is for, whether it works here, and how to get it."""
+"""The optional packages: what each is for, whether it works here, and how to install it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What became of importing a package: its version, or None and what to do."""
+    """The result of importing a package: its version, or None and what to do."""
 
     package: Package
     version: str | None
@@ -39,7 +39,7 @@ PACKAGES = (
 
 
 def find(package: Package, load: Callable[[str], ModuleType] = importlib.import_module) -> Found:
-    """Whether `package` can be imported, which alone shows that its libraries are there."""
+    """Whether `package` can be imported, which only importing it can show."""
     try:
         load(package.name)
     except ModuleNotFoundError:

@@ -51,7 +51,7 @@ def import_(
     records: RecordsOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Add the records of FILE; records that are there already are left alone.
+    """Add the records of FILE; records that are already there are skipped.
 
     Lines that cannot be read are named on standard error, and the others are kept; the exit code is
     then 2.

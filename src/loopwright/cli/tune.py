@@ -111,7 +111,7 @@ def tune(
     """Find the fastest programs for MODEL.
 
     Every trial is recorded; the same command again resumes where the last one stopped, also after
-    Ctrl-C or a crash. With --compare the result is timed beside other libraries in the end. With
+    Ctrl-C or a crash. With --compare the result is timed against other libraries at the end. With
     --fleet it is tuned for, and measured on, leased devices, and its records are theirs.
     """
     seconds = None if time_budget is None else parse_duration(time_budget)
@@ -142,7 +142,7 @@ def tune(
 
 
 def _show(run: TuneRun, output: Output) -> None:
-    """Write what came of it; the exit code says whether that is a program."""
+    """Write the result; the exit code says whether there is a program."""
     if output is Output.JSON:
         print_json(run.as_json())
     else:
@@ -320,7 +320,7 @@ def _trace(tracer: Tracer, event: Event) -> None:
 def _compared(
     parts: Sequence[ModelTask], url: str, engines: Sequence[str], threads: int
 ) -> tuple[Row, ...]:
-    """The tuned ones of `parts` beside `engines`."""
+    """The tuned ones of `parts` against `engines`."""
     from loopwright.cli.bench import timed
     from loopwright.peers.compare import TimingPlan
 

@@ -1,4 +1,4 @@
-"""What came of a tuning run, as text and as JSON."""
+"""The result of a tuning run, as text and as JSON."""
 
 from __future__ import annotations
 

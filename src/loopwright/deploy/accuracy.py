@@ -30,8 +30,8 @@ class Errors:
         """The largest difference of an output from float64, as a share of its scale, by the names
         of `choices`.
 
-        Left out are copies, which are exact, and what takes or gives other numbers than floats:
-        indices must be of a kind that seeded ones are not.
+        Left out are copies, which are exact, and kernels with inputs or outputs that are not
+        floats: seeded indices would not be valid.
         """
         kernels = {
             name: kernel_name(chosen.task, chosen.config)
@@ -75,7 +75,7 @@ def _error(device: CpuDevice, chosen: Chosen, artifact: Artifact) -> float:
 
 
 def _off(found: Array, expected: Array) -> float:
-    """As `scale_error`, where both agree on what is not finite: roots of what is negative."""
+    """As `scale_error`, where both agree on what is not finite: roots of negative numbers."""
     a, b = (x.astype(np.float64) for x in (found, expected))
     finite = np.isfinite(b)
     if not np.array_equal(a[~finite], b[~finite], equal_nan=True):

@@ -19,7 +19,7 @@ _ROUNDS = 9
 
 @dataclass(slots=True)
 class ChangeTimes:
-    """Nanoseconds of changes of layout; each is compiled and timed once. Close it in the end."""
+    """Nanoseconds of changes of layout; each is compiled and timed once. Close it at the end."""
 
     options: ModelOptions
     _known: dict[tuple[Value, Layout, Layout], float] = field(default_factory=dict, init=False)

@@ -31,8 +31,8 @@ _MANY = 64
 class ModelOptions:
     """What may be chosen. `threads` is how many the kernels run on.
 
-    With `exact`, none rounds more than what it computes: 3x3 convolutions are not done by
-    Winograd's algorithm.
+    With `exact`, none rounds more than what it computes: 3x3 convolutions do not use Winograd's
+    algorithm.
     """
 
     target: Target
@@ -52,7 +52,7 @@ def exact_option(exact: bool, winograd: bool | None) -> bool:  # noqa: FBT001  #
 
 
 class BestRecords(Protocol):
-    """Whatever knows the fastest programs."""
+    """A source of the fastest programs."""
 
     def best(self, query: Query) -> tuple[Record, ...]:
         """For each key within `query`, its fastest record that was compared with the oracle."""

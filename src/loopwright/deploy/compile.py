@@ -44,7 +44,7 @@ def compile(  # noqa: A001  # the field's name for it
     winograd: bool | None = None,
     example_inputs: Sequence[object] | None = None,
 ) -> Model:
-    """`model` as a program for this machine, made of the best programs on record.
+    """`model` as a program for this machine, made from the best programs on record.
 
     Nothing is tuned: kernels without a record get a good program that needs no tuning. Kernels that
     round more than what they compute, as Winograd's do, are compared with float64.
@@ -59,7 +59,7 @@ def compile(  # noqa: A001  # the field's name for it
         example_inputs: tensors like the inputs of `model`, a PyTorch module.
 
     Raises: ModelError for a model that cannot be used, UnsupportedError for operators that are not
-        there, each with the node; ConfigError for a tolerance that is none.
+        supported, each with the node; ConfigError for a tolerance that is not valid.
     """
     require_tolerance(tolerance)
     given = model if example_inputs is None else from_torch(model, example_inputs)

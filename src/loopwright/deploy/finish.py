@@ -1,8 +1,8 @@
 """The last steps of optimizing: a play-off of kernels where they run, and the check of the whole.
 
-Three models are made: of the records, of what is good without tuning, and the latter of exact
-kernels alone. No kernel of theirs is off by more than the tolerance where there is another way for
-it. Each kernel is timed in all of them, in turns, inside the model and not by itself, and the
+Three models are made: from the records, from what is good without tuning, and from exact kernels of
+the latter alone. No kernel of theirs is off by more than the tolerance where there is another way
+for it. Each kernel is timed in all of them, in turns, inside the model and not by itself, and the
 fastest of each makes the model that ships, if that agrees with the last of the three within the
 tolerance and is not slower.
 """
@@ -60,7 +60,7 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class _Contender:
-    """A way to compute the whole model that is right."""
+    """A way to compute the whole model correctly."""
 
     compiled: Compiled
     model: Model
@@ -100,7 +100,7 @@ def finish(
     tolerance: float = TOLERANCE,
     stopwatch: Stopwatch = Stopwatch(),
 ) -> Finished:
-    """The fastest model that is right, as `stopwatch` has it."""
+    """The fastest correct model, as `stopwatch` times it."""
     maker = ModelMaker(graph, tolerance)
     plain = replace(options, exact=True)
     compiled, default = maker.make(Chooser(plain, use_records=False))
@@ -128,7 +128,7 @@ def finish(
 def _shipped(
     final: _Contender, default: Model, inputs: Mapping[str, Array], stopwatch: Stopwatch
 ) -> Finished:
-    """The final model if it is not slower than the default one, which is asked twice."""
+    """The final model if it is not slower than the default one; a slower one is timed again."""
     tuned_ns, default_ns = stopwatch.race(final.model, default, inputs)
     if tuned_ns > default_ns * _SLOWER:
         tuned_ns, default_ns = stopwatch.race(final.model, default, inputs)

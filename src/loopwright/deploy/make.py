@@ -114,7 +114,7 @@ def _rounding(choices: Mapping[str, Chosen]) -> dict[str, Chosen]:
 
 
 def require_tolerance(tolerance: float) -> None:
-    """Nothing, if errors can be compared with it. Raises: ConfigError."""
+    """Check that errors can be compared with it. Raises: ConfigError."""
     if not 0 < tolerance < math.inf:
         raise ConfigError(f"tolerance {tolerance:g} is no share of an output's scale, such as 1e-4")
 

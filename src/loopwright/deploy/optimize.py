@@ -32,7 +32,7 @@ from loopwright.target.parse import parse
 from loopwright.target.union import Target
 
 NOTE_TUNED_NS, NOTE_DEFAULT_NS = "tuned_ns", "default_ns"
-"""Notes of a written model: what a call took in turns, as it ships and without tuning."""
+"""Notes of a written model: the time of a call, as it ships and without tuning."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Watcher(Protocol):
 
 
 class _Nobody:
-    """A watcher that does not care."""
+    """A watcher that ignores everything."""
 
     def stage(self, name: str) -> None:
         del name
@@ -106,7 +106,7 @@ def optimize(
     seed: int = 0,
     watcher: Watcher | None = None,
 ) -> Optimized:
-    """Tune `model`, write it to `output`, and say what came of it.
+    """Tune `model`, write it to `output`, and return the result.
 
     Run it again to go on: every trial is kept in `records`.
 
@@ -145,7 +145,7 @@ def optimize(
 
 
 def _require_measurable(options: ModelOptions) -> None:
-    """Nothing, if kernels can be timed here. Raises: ConfigError before any work is done."""
+    """Check that kernels can be timed here. Raises: ConfigError before any work is done."""
     target = options.target
     if target.key not in runnable_keys():
         raise ConfigError(
@@ -158,7 +158,7 @@ def _require_measurable(options: ModelOptions) -> None:
 def _written(
     finished: Finished, path: Path, results: tuple[TuneResult, ...], seconds: float
 ) -> Optimized:
-    """Write the model, with notes on how it was checked; what came of it."""
+    """Write the model, with notes on how it was checked; returns the result."""
     checked = finished.checked
     notes = {
         NOTE_TUNED_NS: f"{checked.tuned_ns:.0f}",
@@ -204,7 +204,7 @@ def tune_model(
 
 
 def require_output(path: Path) -> None:
-    """Nothing, if a model can be written to `path`.
+    """Check that a model can be written to `path`.
 
     Raises: ModelError when its folder is not there or it is a folder itself.
     """

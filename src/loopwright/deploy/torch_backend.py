@@ -6,7 +6,7 @@
 
 It takes the options threads (as many as PyTorch has), records and target of `lw.compile`. A traced
 graph is compiled when it is first called, and again for each further set of shapes. Parameters and
-buffers are constants of it: when they change, it is compiled anew. What is not supported runs as
+buffers are constants of it: when they change, it is compiled again. What is not supported runs as
 PyTorch would run it, with one warning that says why; so does a graph that takes part in a gradient.
 """
 
@@ -158,7 +158,7 @@ def _kind(given: torch.Tensor | int) -> tuple[object, ...] | float:
 
 
 def _identity(tensor: torch.Tensor | int) -> tuple[int, int]:
-    """Which memory a parameter has and how often it was written."""
+    """The memory of a parameter and how often it was written."""
     if isinstance(tensor, int):
         return tensor, 0
     return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version

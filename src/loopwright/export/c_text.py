@@ -87,7 +87,7 @@ def header(name: str, manifest: Manifest) -> str:
 
 
 def source(name: str, manifest: Manifest, target: CpuTarget) -> str:
-    """What is behind the header."""
+    """The implementation behind the header."""
     ports = (*manifest.inputs, *manifest.outputs)
     names = _arguments(manifest)
     stage, offsets = 0, []

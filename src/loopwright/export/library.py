@@ -104,7 +104,7 @@ def export_sections(
 def _target(manifest: Manifest) -> CpuTarget:
     """What the model was compiled for.
 
-    Raises: UnsupportedError for what this machine's compiler does not make.
+    Raises: UnsupportedError for a target that this machine's compiler cannot make.
     """
     target = PRESETS.get(manifest.target_name)
     if target is None or target.key != manifest.target:

@@ -37,7 +37,7 @@ def export_sources(
     """Write the kernel of each task into `directory`, in `language`.
 
     A kernel is that of the best record of this machine, else of the config that is good without
-    tuning. Raises: ConfigError for a language that the target has not; ModelError for a folder that
+    tuning. Raises: ConfigError for a language unknown to the target; ModelError for a folder that
     cannot be written.
     """
     folder = Path(directory)

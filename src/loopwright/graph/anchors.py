@@ -230,7 +230,7 @@ _RESIDUAL = Epilogue("add", operand=StepOperand.TENSOR)
 
 
 def _step(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[Epilogue, str] | None:
-    """`node`, which reads `value`, as a step of an epilogue, and the value that it reads beside."""
+    """`node`, which reads `value`, as a step of an epilogue, and the other value that it reads."""
     if graph.values[node.outputs[0]] != graph.values[value]:
         return None
     others = [name for name in node.inputs if name != value]
@@ -251,7 +251,7 @@ def _is_bounded(node: Node) -> bool:
 def _with_operand(
     graph: Graph, anchor: Node, node: Node, other: str
 ) -> tuple[Epilogue, str] | None:
-    """The step of a node, whose operands can be swapped, that reads `other` beside the value."""
+    """The step of a node, whose operands can be swapped, that reads `other` besides the value."""
     shape = graph.values[node.outputs[0]].shape
     whole, constant = step(node.op, {}, StepOperand.TENSOR), graph.constants.get(other)
     if whole is None:

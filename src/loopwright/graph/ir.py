@@ -90,7 +90,7 @@ class Graph:
     def with_nodes(
         self, nodes: Iterable[Node], constants: Mapping[str, Array] | None = None
     ) -> Graph:
-        """This graph with other nodes, and constants added: values are inferred anew, dead ones go.
+        """This graph with other nodes, and constants added: values inferred again, dead ones gone.
 
         Raises: ModelError naming the node whose inputs do not fit it.
         """
@@ -182,7 +182,7 @@ def operand(value: Value, name: str) -> Tensor:
 
 
 def verify(graph: Graph) -> None:
-    """Nothing, if the graph is what this file says; values are those that its nodes make.
+    """Check that the graph is what this file says; values are those that its nodes make.
 
     Raises: ModelError saying what is wrong with which node or value.
     """

@@ -47,7 +47,7 @@ class Chosen:
 
 
 Choose: TypeAlias = Callable[[FusedKernel, Layouts], Chosen]
-"""The way to compute a kernel, given layouts that are fixed already (of fused kernels)."""
+"""The way to compute a (fused) kernel, given layouts that are fixed already."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -235,7 +235,7 @@ def _overwrite(
 
 
 def _lives(homes: _Homes, calls: Sequence[PlacedKernel]) -> dict[str, tuple[int, int]]:
-    """The first and the last call that has to do with each value with memory of its own."""
+    """The first and the last call that uses each value with memory of its own."""
     lives: dict[str, tuple[int, int]] = {}
     for number, call in enumerate(calls):
         for place, key in enumerate((*call.inputs, *call.outputs)):

@@ -2,8 +2,8 @@
 
 The fastest way to compute a kernel may want its arguments in other layouts than its neighbours
 make them, and changes of layout cost time too. Dynamic programming over the steps in order weighs
-both: its state is how the values lie that are read later, and in which other layouts there are
-copies of them already. Of all ways to come to a state, the fastest is kept. That is exact as long
+both: its state is the layouts of the values that are read later, and of the copies of them that
+there are already. Of all ways to reach a state, the fastest is kept. That is exact as long
 as there are no more than `MOST` states at a step; of more, the fastest are kept.
 """
 

@@ -1,4 +1,4 @@
-"""Attributes of operators: those that a node carries, and those that one gives by name.
+"""Attributes of operators: those that a node carries, and those that are given by name.
 
 Given attributes are what record files hold: numbers, texts and lists of integers. An epilogue is a
 text there, which `parse` turns into values once.

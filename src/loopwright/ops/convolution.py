@@ -1,4 +1,4 @@
-"""Convolutions of any number of dimensions, and the forms that one asks for by name.
+"""Convolutions of any number of dimensions, and the forms that are asked for by name.
 
 A convolution is a padded copy of the data, then one sum over (ic, kernel taps), or over the taps
 alone where every channel has its own kernels. The forms (`conv2d`, `depthwise_conv2d`,
@@ -65,7 +65,7 @@ class _Window:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """How the stage of the sums is called, and its axes: those of a graph's node are i0, i1, ...
+    """The names of the stage of the sums and of its axes: those of a graph's node are i0, i1, ...
 
     `own` says that every channel has its own kernels. `divides` says that the channels of a group
     are counted by a division even where there is one, as the keys of records have it.

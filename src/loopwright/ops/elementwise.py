@@ -3,7 +3,7 @@
 Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike. It is
 ONNX's, but for NaN in relu, clip, min and max: minimum and maximum are those of `ir.expr`, which of
 a NaN and a number take the number. A value used twice is one node, which code generation computes
-once. What stands in an epilogue selects constants where it can: a load then never hangs on a
+once. What stands in an epilogue selects constants where it can: a load then never depends on a
 condition.
 """
 
@@ -134,7 +134,7 @@ def _cast(x: Expr, attrs: NodeAttrs) -> Expr:
     if wanted.is_bool and not x.dtype.is_bool:
         return Binary(Op.NE, x, const(0, x.dtype))
     if wanted.is_int and wanted.bits < 32 and x.dtype.is_float:
-        return cast(wanted, cast(dt.I32, x))  # what does not fit wraps, instead of anything
+        return cast(wanted, cast(dt.I32, x))  # what does not fit wraps; it is not undefined
     return cast(wanted, x)
 
 

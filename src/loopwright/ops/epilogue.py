@@ -1,14 +1,14 @@
 """What a contraction does to each element of its result before it is stored: steps in order.
 
 A step is an operator of `ops.elementwise` with its attributes, and a value: an `Epilogue`. In
-record files, on the command line and in the attributes that one gives, the steps are a text:
+record files, on the command line and in the attributes that are given, the steps are a text:
 
     epilogue="add,clip(0,6)"      # after the bias: add an input, then clamp
 
-`parse` reads it and `text_of` writes it; nothing else knows how steps are spelt. Steps are applied
-after the bias and before `relu`. Some read an input of their own, which the operator takes after
-its bias, in the order of the steps: of the output's shape (residual, residual1, ...), or a constant
-with one number a channel (scale, scale1, ...; slope, slope1, ...).
+`parse` reads it and `text_of` writes it; nothing else knows how steps are spelled. Steps are
+applied after the bias and before `relu`. Some read an input of their own, which the operator takes
+after its bias, in the order of the steps: of the output's shape (residual, residual1, ...), or a
+constant with one number a channel (scale, scale1, ...; slope, slope1, ...).
 
 All steps become one expression, so that the result is stored once.
 """
@@ -211,7 +211,7 @@ def finished(name: str, product: Tensor, attrs: Attrs, ending: ContractionArgs) 
 def _ended(
     product: Tensor, attrs: Attrs, steps: Sequence[Epilogue], ending: ContractionArgs
 ) -> tuple[Tensor, list[Tensor]]:
-    """The output, and the inputs that it reads beside `product`."""
+    """The output, and the inputs that it reads besides `product`."""
     dtype, dim = str(attrs["dtype"]), ending.channel_dim
     extent = (product.shape[dim],)
     bias = placeholder(extent, dtype, "bias") if attrs["bias"] else None

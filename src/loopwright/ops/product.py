@@ -1,4 +1,4 @@
-"""Matrix products, and the forms that one asks for by name: `dense`, `matmul`, `batch_matmul`."""
+"""Matrix products, and the forms that are asked for by name: `dense`, `matmul`, `batch_matmul`."""
 
 from __future__ import annotations
 

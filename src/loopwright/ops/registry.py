@@ -41,7 +41,7 @@ def define(
 ) -> tuple[Tensor, ...]:
     """The outputs of `op` on `inputs`, whose stages are named `prefix`, `prefix.pad`, and so on.
 
-    Raises: UnsupportedError for an operator that is not there; ShapeError for attributes that it
+    Raises: UnsupportedError for an operator that does not exist; ShapeError for attributes that it
         does not have, and for inputs that do not fit.
     """
     row = op_def(op)

@@ -19,9 +19,9 @@ class PeerEngine(Protocol):
     """A library that computes one operator at a time."""
 
     def load(self, spec: OpSpec) -> str:
-        """Make the operator ready to run; the way it is computed, for a report.
+        """Make the operator ready to run; returns how it is computed, for a report.
 
-        Raises: NotImplementedError for an operator that the library, or this adapter, has not.
+        Raises: NotImplementedError for an operator unknown to the library or to this adapter.
         """
         ...
 

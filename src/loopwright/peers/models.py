@@ -32,7 +32,7 @@ class ModelEngine(Protocol):
 
 
 def make_ready(engine: ModelEngine, spec: ModelSpec) -> PeerReady:
-    """Load a model, run it once and write its outputs down."""
+    """Load a model, run it once and write its outputs."""
     with np.load(spec.inputs) as file:
         inputs = {name: file[name] for name in file.files}
     start = time.perf_counter()

@@ -1,7 +1,7 @@
 """A peer library in a process of its own, which sleeps while it is not asked.
 
 Libraries keep pools of threads that spin for a while after each call. The process is stopped
-between two requests, so that whatever else is timed then has the machine to itself.
+between two requests, so that what is timed meanwhile has the machine to itself.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def missing(engine: str) -> tuple[str, ...]:
 
 
 def require(engine: str, among: Sequence[str] = tuple(ENGINES)) -> None:
-    """Nothing, if `engine` is one of `among` and can be used here.
+    """Check that `engine` is one of `among` and can be used here.
 
     Raises: UnsupportedError for a peer that does not exist, EnvironmentFailure when its packages
         are not installed.

@@ -1,4 +1,4 @@
-"""A tuned model beside the engines that people use now, each in its own process, in turns."""
+"""A tuned model against the engines that people use now, each in its own process, in turns."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ class ModelComparison:
 def compare_model(
     tuned: Path, model: str | None, engines: Sequence[str], threads: int, rounds: int = 15
 ) -> ModelComparison:
-    """`tuned`, made of the ONNX model `model`, timed in turns with `engines`.
+    """`tuned`, made from the ONNX model `model`, timed in turns with `engines`.
 
-    An engine that cannot run the model, or whose process ends over it, is left out.
+    An engine that cannot run the model, or whose process ends while it does, is left out.
 
     Args:
         model: an ONNX file or the name of a bundled model; None if there are no engines.

@@ -40,7 +40,7 @@ def line_of(curve: Curve, label: str) -> CurveLine:
 
 
 def short(task: str) -> str:
-    """The name of a task without what goes without saying."""
+    """The name of a task without its usual attributes."""
     words = []
     for word in task.split():
         name, _, value = word.partition("=")

@@ -251,7 +251,7 @@ def _about(report: Report) -> str:
 
 
 def _note(name: str, value: str) -> tuple[str, str]:
-    """A note of the file as a line; those that are nanoseconds as a time."""
+    """A note of the file as a line; nanoseconds are written as a time."""
     words = name.replace("_", " ")
     if words.endswith(" ns") and value.isdecimal():
         return words.removesuffix(" ns"), _time(float(value))
@@ -281,7 +281,7 @@ def _table(columns: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
 
 
 def _ranked(kernels: Sequence[KernelTime]) -> list[tuple[int, KernelTime]]:
-    """The kernels that take longest first, with the numbers of their turn from 1."""
+    """The kernels that take longest first, numbered from 1 in the order in which they run."""
     return sorted(enumerate(kernels, 1), key=lambda pair: -pair[1].median_ns)
 
 

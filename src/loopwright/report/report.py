@@ -47,7 +47,7 @@ class Report:
         path: the file, as it was given.
         call_ns: nanoseconds of each whole call.
         kernels: the time of each kernel, in the order in which they run.
-        peak: GFLOP/s of fused multiply-adds on all threads together; None where it cannot be had.
+        peak: GFLOP/s of fused multiply-adds on all threads together; None where it is not known.
         others: milliseconds of a call of what the model is compared with, by name; of the model
             itself too, as OURS, if they were timed in turns.
         tunings: of the tasks that have records, those that take longest first.
@@ -80,7 +80,7 @@ class Report:
 
     @property
     def speedup(self) -> float | None:
-        """How many times as fast as without tuning the model is, by what was noted of both."""
+        """How many times as fast as untuned the model is, by what was noted of both."""
         notes = self.manifest.notes
         try:
             tuned, default = (float(notes[name]) for name in (NOTE_TUNED_NS, NOTE_DEFAULT_NS))

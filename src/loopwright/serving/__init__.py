@@ -5,7 +5,7 @@ application with its pages and error answers, the check of who asks, event strea
 format of metrics. A server hands in its routes, and what these parts need as values and small
 protocols (`app.Site`, `callers.Gate`, `streams.Log`, `problems.Known`).
 
-It stands below the fleet, so that it cannot know of trackers, devices, leases or stores; the
+It is below the fleet, so it cannot know of trackers, devices, leases or stores; the
 fleet's own protocol uses its loopback rule and its TLS contexts, so that there is one of each.
 What needs FastAPI or uvicorn (`app`, `bodies`, `callers`, `problems`, `server`) is imported only
 once something is served.

@@ -71,7 +71,7 @@ def answers(kind: type, *wrong: int, many: bool = False) -> dict[int | str, dict
 
 
 def _mend(made: dict[str, Any], kinds: Sequence[type]) -> None:
-    """Say what is answered here, and not what FastAPI thinks."""
+    """Describe what is answered here, not what FastAPI assumes."""
     for path in made["paths"].values():
         for operation in path.values():
             operation["responses"].pop("422", None)  # such arguments are answered by 400

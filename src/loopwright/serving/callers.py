@@ -1,4 +1,4 @@
-"""Who asks: the token in the header, or nobody's where a server lets this machine in without one.
+"""Who asks: the token in the header, or nobody where a server admits this machine without one.
 
 A `Gate` knows the tokens; what it says of a caller (`Who`) is the server's own.
 """

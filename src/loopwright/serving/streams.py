@@ -53,7 +53,7 @@ class Log(Protocol):
 async def stream(log: Log, after: int | None, allowed: Callable[[], bool]) -> AsyncIterator[bytes]:
     """Entries with numbers above `after` (None: those from now on), until `allowed` says no.
 
-    It ends too when the log cannot be read: whoever reads comes again, with the last number.
+    It ends too when the log cannot be read: the reader connects again, with the last number.
     """
     told = asyncio.Event()
     leave = log.watch(told.set)
@@ -93,7 +93,7 @@ async def _until(told: asyncio.Event) -> None:
 
 @dataclass(slots=True, eq=False)
 class StreamWatcher:
-    """One who watches, and what it was not sent yet."""
+    """A watcher, and what it was not sent yet."""
 
     _queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(_BEHIND))
 
@@ -155,7 +155,7 @@ class Watchers:
                 self._all.discard(watcher)
 
     def end(self) -> None:
-        """End all streams; whoever watches may come again."""
+        """End all streams; watchers may connect again."""
         for watcher in self._all:
             watcher.end()
 

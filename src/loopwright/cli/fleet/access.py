@@ -30,7 +30,7 @@ def issue_token(
     name: Annotated[str, typer.Argument(help="Whose it is: a person or a service.")],
     role: Annotated[str, typer.Option(help="viewer, user, operator or admin.")] = "user",
     ttl: TtlOption = None,
-    tenant: Annotated[str, typer.Option(help="Who shares devices; NAME by itself.")] = "",
+    tenant: Annotated[str, typer.Option(help="Who shares devices [NAME].")] = "",
     scope: Annotated[
         list[str] | None,
         typer.Option(

@@ -22,7 +22,7 @@ def audit(
     subject: Annotated[
         str, typer.Option("--of", help="Only what is about this device, lease, agent or token.")
     ] = "",
-    by: Annotated[str, typer.Option("--by", help="Only what this one did.")] = "",
+    by: Annotated[str, typer.Option("--by", help="Only what this person or service did.")] = "",
     fleet: FleetOption = None,
     token: TokenOption = None,
     ca: CaOption = None,

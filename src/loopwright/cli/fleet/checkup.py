@@ -37,7 +37,7 @@ class Check:
 def check_fleet(place: Where, output: Output) -> None:
     """Show what a client on this machine finds at `place`.
 
-    Raises: FleetError when something is not well; AuthError and FleetError when it cannot come in.
+    Raises: FleetError when something is not well; AuthError and FleetError when it is not admitted.
     """
     import asyncio
 

@@ -65,7 +65,7 @@ def where(context: typer.Context, fleet: str | None, token: str | None, ca: Path
 def ask(place: Where, question: Callable[[Control], Awaitable[T]]) -> T:
     """What `question` returns, asked over a connection of its own.
 
-    Raises: FleetError when there is no tracker; AuthError when it does not let one in; whatever
+    Raises: FleetError when there is no tracker; AuthError when it refuses the caller; whatever
         the question raises.
     """
     import asyncio
@@ -107,7 +107,7 @@ async def connect(place: Where) -> Control:
 
 
 def credential(place: Where) -> Credential:
-    """What is shown to the tracker: the token, one's certificate, or what the kernel says."""
+    """What is shown to the tracker: the token, the certificate, or what the kernel says."""
     from loopwright.fleet.security.handshake import Anonymous, ByCertificate, ByToken
     from loopwright.fleet.wire.address import Scheme, parse
 

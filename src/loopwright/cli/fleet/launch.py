@@ -1,4 +1,4 @@
-"""Starting an agent: `device serve` replaces its process by one with an agent's imports alone."""
+"""Starting an agent: `device serve` replaces its process with one of an agent's imports only."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def become_agent(
     settings: Settings,
     replace: Callable[[str, list[str]], NoReturn] = os.execv,
 ) -> NoReturn:
-    """Replace this process by an agent, which holds none of the command line's imports.
+    """Replace this process with an agent, which holds none of the command line's imports.
 
     Raises: EnvironmentFailure when that is not possible.
     """

@@ -32,7 +32,7 @@ _RANK = {"active": 1, "reserved": 1, "free": 2}
 
 
 class Screen:
-    """Shows scenes over one another until it is closed; what was there before comes back then."""
+    """Shows each scene in place of the last until closed; then what was there before is back."""
 
     def __init__(self, url: str, console: Console | None = None) -> None:
         self._url = url

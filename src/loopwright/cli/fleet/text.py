@@ -30,7 +30,7 @@ STATE_COLOURS = {
 def columns(
     names: Sequence[str], rows: Iterable[Sequence[str]], *, coloured: int | None = None
 ) -> str:
-    """`rows` under `names`, in columns as wide as they must be; the last one is not filled up.
+    """`rows` under `names`, in columns as wide as they need to be; the last one is not filled up.
 
     Made for tens of thousands of rows. The column `coloured` is painted by its first word when
     standard output is a terminal.
@@ -66,7 +66,7 @@ def fields(pairs: Iterable[tuple[str, str]]) -> str:
 
 
 def device_state(view: DeviceView) -> str:
-    """What can be had of a device, in a word and a reason."""
+    """Whether a device is available, in a word and a reason."""
     if view.grantable:
         return "free"
     if view.lease:

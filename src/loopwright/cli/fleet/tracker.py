@@ -1,4 +1,4 @@
-"""`loopwright tracker serve|status`: run a tracker, and see how one is."""
+"""`loopwright tracker serve|status`: run a tracker, and see its state."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from loopwright.fleet.tracker.serve import ServeOptions, Serving
 
 app = typer.Typer(
-    help="Run a tracker, and see how one is.", no_args_is_help=True, rich_markup_mode=None
+    help="Run a tracker, and see its state.", no_args_is_help=True, rich_markup_mode=None
 )
 DEFAULT_STORE = "sqlite:///loopwright-tracker.db"
 
@@ -83,7 +83,8 @@ def serve(
 ) -> None:
     """Run a tracker until it is told to stop (SIGTERM, Ctrl-C).
 
-    The first start shows an admin token once; whoever runs the tracker needs none over its socket.
+    The first start shows an admin token once; the user who runs the tracker needs none over its
+    socket.
     """
     from loopwright.fleet.tracker.serve import ServeOptions
 
@@ -173,7 +174,7 @@ def status(
     ca: CaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Show how a tracker is."""
+    """Show the state of a tracker."""
     from loopwright.cli.fleet.query import status_of
     from loopwright.cli.fleet.summary import status_pairs
     from loopwright.cli.fleet.text import fields

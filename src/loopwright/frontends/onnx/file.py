@@ -31,7 +31,7 @@ def import_onnx() -> ModuleType:
 
 
 def parse(path: Path) -> onnx.ModelProto:
-    """The model in the file `path`, external data left where they are.
+    """The model in the file `path`, external data left where it is.
 
     Raises: ModelError when the file cannot be read or is not ONNX.
     """
@@ -52,7 +52,7 @@ def parse(path: Path) -> onnx.ModelProto:
 
 
 def refuse_invalid(model: onnx.ModelProto, label: str) -> None:
-    """Nothing, if `model` is a valid and whole model of operators that ONNX has.
+    """Check that `model` is a valid and complete model of operators that ONNX has.
 
     Raises: ModelError saying what is wrong.
     """

@@ -75,9 +75,9 @@ def import_onnx_model(
         shapes: the shapes of inputs, for those whose shape the model leaves open.
         weights: values for inputs that are weights, which then are not inputs of the graph.
 
-    Raises: UnsupportedError naming all operators that are not supported, or what of an operator is
-        not; ModelError when the model cannot be read, is not valid, leaves an input's shape open,
-        or has weights that are not numbers.
+    Raises: UnsupportedError naming all operators that are not supported, or which part of an
+        operator is not; ModelError when the model cannot be read, is not valid, leaves an input's
+        shape open, or has weights that are not numbers.
     """
     package = import_onnx()
     if isinstance(source, Path):
@@ -167,7 +167,7 @@ def _with_bodies(model: onnx.ModelProto, ops: Collection[str]) -> onnx.ModelProt
 
 
 def _inliner() -> ModuleType:
-    """The part of onnx that puts the bodies of functions in place; it is not loaded with onnx."""
+    """The part of onnx that inlines functions; it is not loaded with onnx."""
     return importlib.import_module("onnx.inliner")
 
 
@@ -311,7 +311,7 @@ def _attributes(node: onnx.NodeProto) -> Mapping[str, OnnxAttr]:
 
 
 def _refuse_non_numbers(array: Array, what: str, *, infinite: bool) -> None:
-    """Nothing, if every element is a number, or `infinite` and not NaN."""
+    """Check that every element is finite, or not NaN where `infinite` is set."""
     if array.dtype.kind != "f" or not array.size:
         return
     with np.errstate(all="ignore"):

@@ -2,7 +2,7 @@
 
 `torch.export` traces a model into a program of ATen operators; each is translated by a function of
 `rules/`. Operators that have no such function are decomposed by PyTorch first. What depends on
-constants alone (masks, positions, turned weights) is computed here, once.
+constants alone (masks, positions, transposed weights) is computed here, once.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ class _Importer:
             self.known[node.name] = stand if several else stand[0]
 
     def _follows(self, node: fx.Node) -> bool:
-        """Whether `node` is only refused since what it reads is of a dtype that is not ours."""
+        """Whether `node` is refused only because it reads a dtype that we do not have."""
         unknown = any(self.known[source.name] is None for source in node.all_input_nodes)
         return unknown and _target(node.target) in HANDLERS
 

@@ -21,7 +21,7 @@ Vector = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class _Affine:
-    """`x * scale + shift`; each has an element a channel, or one for all, or is not there.
+    """`x * scale + shift`; each has an element a channel, or one for all, or is absent.
 
     What is folded is decided by what is there, not by its value: a model without its weights has
     the same operators.

@@ -1,4 +1,4 @@
-"""Passes that take away what computes nothing: constants, copies, moves of moves, repetitions."""
+"""Passes that remove what computes nothing: constants, copies, moves of moves, repetitions."""
 
 from __future__ import annotations
 

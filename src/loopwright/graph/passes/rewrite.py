@@ -108,7 +108,7 @@ def rewrite(graph: Graph, rule: Rule) -> Graph:
 
 
 def other(node: Node, value: str) -> str | None:
-    """What a node of two inputs reads beside `value`; None when it does not read it just once."""
+    """What a node of two inputs reads besides `value`; None when it does not read it just once."""
     if len(node.inputs) != 2 or node.inputs.count(value) != 1:
         return None
     return node.inputs[1 - node.inputs.index(value)]

@@ -1,6 +1,6 @@
 """ONNX's recurrent operators, written out step by step: LSTM, GRU, RNN.
 
-What the data contribute is one product for all steps; with a single step, data and state share one
+The data's contribution is one product for all steps; with a single step, data and state share one
 product. Gates are slices of it.
 """
 

@@ -175,7 +175,7 @@ class NodeMaker:
         return Ref(name, value.shape, value.dtype)
 
     def constant(self, array: Array, name: str) -> Ref:
-        """A constant called `name`, or the one that is called so already."""
+        """A constant called `name`, or the existing one of that name."""
         kept = self.constants.setdefault(name, np.ascontiguousarray(array).reshape(array.shape))
         return Ref(name, kept.shape, dt.parse(kept.dtype.name))
 

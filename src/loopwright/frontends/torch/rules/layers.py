@@ -34,12 +34,12 @@ def _convolution(make: NodeMaker, call: TorchCall) -> Ref:
 
 
 def _per_axis(given: tuple[int, ...], count: int) -> tuple[int, ...]:
-    """One number an axis: a single one is that of all."""
+    """One number per axis: a single one holds for all."""
     return given * count if len(given) == 1 else given
 
 
 def _linear(make: NodeMaker, call: TorchCall) -> Ref:
-    """`input @ weight.T + bias`: a gemm of two matrices, else a product with the turned weight."""
+    """`input @ weight.T + bias`: a gemm of two matrices, else a product with the transpose."""
     x, weight, bias = call.ref("input"), call.ref("weight"), call.maybe_ref("bias")
     if x.rank == 2 and weight.rank == 2:
         inputs = [x, weight] if bias is None else [x, weight, bias]

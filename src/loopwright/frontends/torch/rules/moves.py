@@ -12,7 +12,7 @@ from loopwright.ir.dtype import I64
 
 
 def _view(make: NodeMaker, call: TorchCall) -> Ref:
-    """A view of other dimensions: what it is is said by the shape of its result."""
+    """A view of other dimensions, given by the shape of its result."""
     x = call.ref("input" if "input" in call.given else "self")
     if x.dtype != call.dtype:
         raise call.refuse(f"of the bytes of {x.dtype} as {call.dtype}")
