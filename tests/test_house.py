@@ -60,25 +60,21 @@ USED_ELSEWHERE = {
 }
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 def test_no_files_import_each_other_in_a_circle() -> None:
     assert house.cycles(house.import_graph()) == []
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 @pytest.mark.parametrize("folder", house.folders())
 def test_no_folder_inside_a_package_imports_back(folder: str) -> None:
     assert house.cycles(house.within(folder)) == []
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 def test_each_public_class_name_stands_once_or_has_a_reason() -> None:
     twice = {name for name, modules in house.public_classes().items() if len(modules) > 1}
     assert twice - SAME_NAME.keys() == set()
     assert SAME_NAME.keys() - twice == set(), "no longer there twice: take it out of the list"
 
 
-@pytest.mark.xfail(strict=False, reason="being mended")
 def test_no_call_passes_many_arguments_by_position() -> None:
     assert list(house.long_calls(MAX_POSITIONAL)) == []
 

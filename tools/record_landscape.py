@@ -28,9 +28,9 @@ from loopwright.records.device import fingerprint
 from loopwright.records.record import Record, task_key
 from loopwright.records.store import Query, SqlStore
 from loopwright.search.journal import Journal
-from loopwright.search.random_search import RandomPolicy
 from loopwright.search.result import Budget, Event, TrialDone
 from loopwright.search.tuner import TuneOptions, tune_tasks
+from loopwright.search.unguided import RandomPolicy
 from loopwright.space.knobs import KnobValue, narrowed
 from loopwright.space.restricted import RestrictedSpace
 from loopwright.space.space import Space

@@ -12,8 +12,8 @@ from synthetic import synthetic_space
 
 from loopwright.outcome import Failed, FailureKind, FailureStage, Timed
 from loopwright.search.anneal import AnnealOptions, anneal
-from loopwright.search.diversity import pick
 from loopwright.search.feature_table import FeatureTable
+from loopwright.search.model_based import pick
 from loopwright.search.policy import Ledger, Trial, normalised
 from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space

@@ -37,11 +37,11 @@ from loopwright.outcome import MeasurePlan, Timed
 from loopwright.records.record import Record
 from loopwright.records.store import Query, SqlStore
 from loopwright.sched.schedule import Schedule
-from loopwright.search.grid import GridPolicy
 from loopwright.search.journal import Journal
 from loopwright.search.policy import Policy, Trial
 from loopwright.search.result import Budget
 from loopwright.search.tuner import TuneOptions, tune_tasks
+from loopwright.search.unguided import GridPolicy
 from loopwright.space.config import Config
 from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space

@@ -15,7 +15,6 @@ import numpy as np
 from loopwright.learn.dataset import CostModel, Floats, Observations, collect
 from loopwright.sched.extent import IntArray
 from loopwright.search.anneal import AnnealOptions, anneal
-from loopwright.search.diversity import pick
 from loopwright.search.feature_table import FeatureTable
 from loopwright.search.policy import Featurizer, Ledger, Trial, normalised
 from loopwright.space.config import Config
@@ -25,7 +24,7 @@ _OWN = "this"  # the workload that is being tuned, among those learned from
 
 
 @dataclass(frozen=True, slots=True)
-class ModelOptions:
+class ModelPolicyOptions:
     """How the learned policy searches.
 
     `first` space-filling trials, then batches: an eighth of what is known, `least` to `most`, of
@@ -56,7 +55,7 @@ class ModelPolicy:
         rng: np.random.Generator,
         featurize: Featurizer,
         model: CostModel,
-        options: ModelOptions = ModelOptions(),
+        options: ModelPolicyOptions = ModelPolicyOptions(),
     ) -> None:
         self._space = space
         self._rng = rng
@@ -154,3 +153,24 @@ class ModelPolicy:
         fresh = self._rng.permutation(o.chains)[: o.chains // 4]
         chains[fresh] = self._space.sample(self._rng, len(fresh))
         return chains
+
+
+def pick(points: IntArray, scores: Floats, n: int, alpha: float) -> list[int]:
+    """The rows of `points`, int64 [M, K], that greedily maximise score and coverage of knob values.
+
+    A row's gain is its score plus `alpha` times the share of knobs for which it adds a value that
+    no row picked before it has. The sum is submodular, so the greedy choice is within 1 -
+    1/e of the best (for scores that are not negative).
+
+    Source: Chen et al., "Learning to Optimize Tensor Programs", equation 3.
+    """
+    left = np.ones(len(points), dtype=np.bool_)
+    new = np.ones(points.shape, dtype=np.bool_)  # whether the row's value of the knob is uncovered
+    picked: list[int] = []
+    for _ in range(min(n, len(points))):
+        gain = np.where(left, scores + alpha * new.mean(axis=1), -np.inf)
+        row = int(gain.argmax())
+        picked.append(row)
+        left[row] = False
+        new &= points != points[row]
+    return picked

@@ -11,10 +11,9 @@ from loopwright.errors import ConfigError
 from loopwright.learn.gbt import GbtModel, Trainer
 from loopwright.search.autotvm import AutotvmPolicy
 from loopwright.search.genetic import GeneticPolicy
-from loopwright.search.grid import GridPolicy
 from loopwright.search.model_based import ModelPolicy
 from loopwright.search.policy import Featurizer, Policy
-from loopwright.search.random_search import RandomPolicy
+from loopwright.search.unguided import GridPolicy, RandomPolicy
 from loopwright.space.space import Space
 
 _Maker: TypeAlias = Callable[[Space, np.random.Generator, Featurizer, Trainer | None], Policy]

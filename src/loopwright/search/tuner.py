@@ -108,7 +108,16 @@ def tune_tasks(
         TaskProgress(task, policy_factory(task, _generator(seed, task)), count, check=options.check)
         for task, count in zip(tasks, shares, strict=True)
     ]
-    tuner = _Tuner(progresses, runner, budget, journal, on_event, clock, seed, options)
+    tuner = _Tuner(
+        progresses,
+        runner,
+        budget=budget,
+        journal=journal,
+        on_event=on_event,
+        clock=clock,
+        seed=seed,
+        options=options,
+    )
     return tuner.run()
 
 
@@ -118,6 +127,7 @@ class _Tuner:
         self,
         tasks: list[TaskProgress],
         runner: Runner,
+        *,
         budget: Budget,
         journal: Journal | None,
         on_event: Callable[[Event], None] | None,

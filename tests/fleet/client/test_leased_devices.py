@@ -27,10 +27,10 @@ from loopwright.measure.pipeline import Run, RunResult
 from loopwright.outcome import Failed, FailureKind, MeasurePlan, Timed
 from loopwright.records.store import SqlStore
 from loopwright.sched.schedule import Schedule
-from loopwright.search.grid import GridPolicy
 from loopwright.search.journal import Journal
 from loopwright.search.result import Budget
 from loopwright.search.tuner import TuneOptions, tune_tasks
+from loopwright.search.unguided import GridPolicy
 from loopwright.space.knobs import ChoiceKnob
 from loopwright.space.space import Space
 from loopwright.target.host import host

@@ -203,8 +203,9 @@ def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) 
     ym, yi = stage.split(y, config.sizes("rows")[2])
     xo, xi = stage.split(x, config.sizes("tile_w")[1])
     ob, ol = stage.split(o, lanes)
-    stage.reorder(ib, ym, xo, ik, r, c, ii, yi, xi, ob, ol)
-    for loop in (ii, yi, xi, ob):
+    inner = (ii, yi, xi, ob)
+    stage.reorder(ib, ym, xo, ik, r, c, *inner, ol)
+    for loop in inner:
         stage.unroll(loop)
     stage.vectorize(ol)
     if config.flag("unroll_kw"):

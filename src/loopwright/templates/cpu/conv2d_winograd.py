@@ -254,10 +254,12 @@ def _products(
     co, ci = stage.split(c, config.sizes("ic")[1])
     og, oi = stage.split(o, config.sizes("oc")[2] * lanes)
     ov, ol = stage.split(oi, lanes)
-    stage.reorder(n, a, b, og, ty, tx, co, ci, ov, ol)
+    outer = (n, a, b, og)
+    stage.reorder(*outer, ty, tx, co, ci, ov, ol)
     to, ti = stage.split(stage.fuse(ty, tx), config.sizes("tile")[1])
-    stage.reorder(n, a, b, og, to, co, ci, ti, ov, ol)
-    for loop in (ci, ti, ov):
+    tile = (ci, ti, ov)
+    stage.reorder(*outer, to, co, *tile, ol)
+    for loop in tile:
         stage.unroll(loop)
     stage.vectorize(ol)
 
@@ -270,7 +272,7 @@ def _forward(s: Schedule, stages: expr.Stages, loops: _Loops, lanes: int) -> Non
         stage.compute_at(stages.output, loops.block)
         stage.set_scope("local")
     co, ci = stage.split(c, lanes)
-    stage.reorder(n, co, ty, tx, a, b, ci)
+    stage.reorder(*(n, co, ty, tx, a, b, ci))
     stage.unroll(b)
     stage.vectorize(ci)
     place: Loop | str = co

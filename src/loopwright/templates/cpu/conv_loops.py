@@ -136,12 +136,12 @@ def inner_loops(
     if not tile:
         _, o, y, x = conv.axis
         ob, ol = stage.split(o, lanes)
-        stage.reorder(io, r, c, ii, y, x, ob, ol)
+        stage.reorder(*(io, r, c, ii, y, x, ob, ol))
         for axis in (y, x):
             stage.unroll(axis)
     else:
         yi, xi, ob, ol = tile
-        stage.reorder(io, r, c, ii, yi, xi, ob, ol)
+        stage.reorder(io, r, c, ii, *tile)
         stage.unroll(yi)
         stage.unroll(xi)
     stage.unroll(ob)

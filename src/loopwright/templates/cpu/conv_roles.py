@@ -71,5 +71,5 @@ def _read_along(conv: Tensor, axis: str) -> set[str]:
     return {
         load.buffer.name
         for load in walk.loads(conv.op.body)
-        if any(var.name == axis for index in load.indices for var in walk.free_vars(index))
+        if any(axis in walk.names(index) for index in load.indices)
     }

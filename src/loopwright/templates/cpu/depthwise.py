@@ -93,9 +93,10 @@ def schedule(s: Schedule, config: Configuration) -> None:
     yt, yi = stage.split(y, tile_h)
     yo, ym = stage.split(yt, rows_block)
     xo, xi = stage.split(x, config.sizes("tile_w")[1])
-    stage.reorder(n, co, yo, ym, xo, yi, xi, cl)
+    tile = [yi, xi, cl]
+    stage.reorder(n, co, yo, ym, xo, *tile)
     if role.output is role.conv:
-        reduce_loops(stage, role.conv, config, [yi, xi, cl])
+        reduce_loops(stage, role.conv, config, tile)
     else:
         stage.unroll(yi)
         stage.unroll(xi)

@@ -180,16 +180,16 @@ def schedule(s: Schedule, config: Configuration) -> None:
     if role.b.tensor.name in role.constants:
         store_as(s, role.b.tensor, _panels(role.b, n_tile * lanes))
     elif config.text("pack_b") != "none":
-        packed_b = _packed(s, role.product, role.b, n_tile * lanes)
+        packed_b = _panelled(s, role.product, role.b, n_tile * lanes)
     if config.text("pack_a") != "none":
-        packed_a = _packed(s, role.product, role.a, m_tile)
+        packed_a = _panelled(s, role.product, role.a, m_tile)
     blocks = _outer_loops(s, role, config, lanes)
     if packed_b is not None:
         at = blocks.columns if config.text("pack_b") == "block" else None
-        _pack(s, role, packed_b, role.b, n_tile * lanes, lanes, at)
+        _pack(s, role, packed_b, lanes, at)
     if packed_a is not None:
         at = blocks.rows if config.text("pack_a") == "block" else None
-        _pack(s, role, packed_a, role.a, m_tile, lanes, at)
+        _pack(s, role, packed_a, lanes, at)
     if role.output is not role.product:
         s[role.product].compute_at(role.output, blocks.tiles)
         s[role.product].set_scope("register")
@@ -205,30 +205,32 @@ def _panels(operand: ProductOperand, width: SizeLike) -> list[int | tuple[int, S
     return [*batch, operand.along, operand.summed, (operand.along, width)]
 
 
-def _packed(s: Schedule, product: Tensor, operand: ProductOperand, width: SizeLike) -> Tensor:
-    """The copy of an operand that is stored in panels."""
+@dataclass(frozen=True, slots=True)
+class _Panelled:
+    """A copy of an operand that is stored in panels of `width` rows, or columns."""
+
+    tensor: Tensor
+    operand: ProductOperand
+    width: SizeLike
+
+
+def _panelled(s: Schedule, product: Tensor, operand: ProductOperand, width: SizeLike) -> _Panelled:
+    """The copy of `operand` that `product` reads from now on."""
     name = f"{operand.tensor.name}.packed"
     packed = s.cache_read(operand.tensor, [product], "global", name)
     s.set_layout(packed, _panels(operand, width))
-    return packed
+    return _Panelled(packed, operand, width)
 
 
-def _pack(
-    s: Schedule,
-    role: ProductRoles,
-    packed: Tensor,
-    operand: ProductOperand,
-    width: SizeLike,
-    lanes: int,
-    at: Loop | None,
-) -> None:
+def _pack(s: Schedule, role: ProductRoles, copy: _Panelled, lanes: int, at: Loop | None) -> None:
     """Copy an operand into panels: in the loop `at` of the output, or all of it ahead."""
+    packed, operand = copy.tensor, copy.operand
     stage = s[packed]
     if at is not None:
         stage.compute_at(role.output, at)
     along, summed = packed.axis[operand.along], packed.axis[operand.summed]
     batch = [v for v in packed.axis if v.name not in (along.name, summed.name)]
-    panel, inside = stage.split(along, width)
+    panel, inside = stage.split(along, copy.width)
     if operand.along == operand.tensor.ndim - 1:
         outer, vector = stage.split(inside, lanes)
         stage.reorder(*batch, panel, summed, outer, vector)

@@ -16,7 +16,7 @@ from loopwright.ir.expr import Binary, Expr, Load, Op, Reduce, Select, Var, cons
 from loopwright.ir.simplify import affine
 from loopwright.layout import Layout
 from loopwright.sched.schedule import Schedule
-from loopwright.te.tensor import Compute, Tensor
+from loopwright.te.tensor import Tensor
 
 REDUCED = "fold"
 """The variable of all reduce axes of a stage, flattened."""
@@ -153,7 +153,7 @@ def touches(
         folded, inner = _flattened(body, lanes)
         value = body.body if isinstance(body, Reduce) else body
         placed = walk.substitute(value, {**index, **folded})
-        tested |= {v.name for test in _conditions(placed) for v in walk.free_vars(test)}
+        tested.update(*map(walk.names, _conditions(placed)))
         reaches += [_reach(s, load, {**ranges, **inner}) for load in walk.loads(placed)]
     return Touches(tuple(reaches), frozenset(tested))
 
@@ -215,8 +215,3 @@ def _reach(s: Schedule, load: Load, ranges: Mapping[str, tuple[int, int]]) -> Te
     strides = None if form is None else form.terms
     size = math.prod(shape)
     return TensorReach(name, size, strides, names)
-
-
-def bodies_of(tensor: Tensor) -> tuple[Expr, ...]:
-    """The body of a stage."""
-    return (tensor.op.body,) if isinstance(tensor.op, Compute) else ()

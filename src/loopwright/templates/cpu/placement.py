@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loopwright.ir import walk
-from loopwright.ir.expr import Binary, Call, Expr, Fn, Load, Op, Reduce, Select, Var
+from loopwright.ir.expr import Binary, Call, Expr, Fn, Load, Op, Select, Var
 from loopwright.sched.nest import inline_all
 from loopwright.sched.schedule import Schedule
 from loopwright.te.tensor import Compute, Tensor
@@ -212,9 +212,3 @@ def _mapped(load: Load, reader: Tensor, to_home: tuple[int | None, ...] | None) 
 
 def _agreeing(a: Sequence[int | None], b: Sequence[int | None]) -> list[int | None]:
     return [x if x == y else None for x, y in zip(a, b, strict=True)]
-
-
-def reduce_of(tensor: Tensor) -> Reduce | None:
-    """The reduction that `tensor` is, or None."""
-    body = tensor.op.body if isinstance(tensor.op, Compute) else None
-    return body if isinstance(body, Reduce) else None

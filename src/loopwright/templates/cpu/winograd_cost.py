@@ -5,6 +5,7 @@ Cycles are those of the target's core. The figures serve only to compare configs
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from loopwright.weights import TAPS
 
 _TRANSFORM = {2: 4.0, 4: 5.0, 6: 8.0}
 """Cycles for each vector of the transformed input, and of the products."""
+_LOOPS = ("block", "tiles,oc", "oc,tiles")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,20 @@ class WinogradPlan:
     groups: int
     vectors: int
 
+    @property
+    def places(self) -> int:
+        """The elements of a transformed tile."""
+        return (self.m + TAPS - 1) ** 2
+
+    @property
+    def block(self) -> int:
+        """The tiles of a block."""
+        return self.rows * self.cols
+
+    def tiles(self, shape: Shape) -> int:
+        """The tiles of the whole convolution."""
+        return shape.batch * -(-shape.height // self.m) * -(-shape.width // self.m)
+
 
 def plans(
     shape: Shape, target: CpuTarget, lanes: int, most: int, sizes: tuple[int, ...]
@@ -52,14 +68,19 @@ def plans(
             groups = [g for g in (1, 2, 4, 8) if channels // vectors % g == 0]
             for rows, cols in blocks:
                 most_tiles = min(room, rows * cols)
-                for tile in range(max(1, most_tiles // 2), most_tiles + 1):
-                    if tile < min(vectors, rows * cols):
-                        continue
-                    for group in groups:
-                        yield WinogradPlan(m, "block", rows, cols, tile, group, vectors)
-                        if rows == 1 or cols == wide:
-                            yield WinogradPlan(m, "tiles,oc", rows, cols, tile, group, vectors)
-                            yield WinogradPlan(m, "oc,tiles", rows, cols, tile, group, vectors)
+                least_tiles = max(1, most_tiles // 2, min(vectors, rows * cols))
+                widths = range(least_tiles, most_tiles + 1)
+                orders = _LOOPS if rows == 1 or cols == wide else _LOOPS[:1]
+                for tile, group, loops in itertools.product(widths, groups, orders):
+                    yield WinogradPlan(
+                        m=m,
+                        loops=loops,
+                        rows=rows,
+                        cols=cols,
+                        tile=tile,
+                        groups=group,
+                        vectors=vectors,
+                    )
 
 
 def _divisors(number: int) -> list[int]:
@@ -68,27 +89,24 @@ def _divisors(number: int) -> list[int]:
 
 def cost(plan: WinogradPlan, shape: Shape, target: CpuTarget, lanes: int) -> float:
     """Cycles, on all of the target's cores together."""
-    places = (plan.m + TAPS - 1) ** 2
-    tiles = shape.batch * -(-shape.height // plan.m) * -(-shape.width // plan.m)
-    block = plan.rows * plan.cols
-    blocks = tiles // block
+    tiles = plan.tiles(shape)
+    blocks = tiles // plan.block
     vectors = -(-shape.outputs // lanes)
     parts = vectors // (plan.groups * plan.vectors)
     wide = plan.groups * plan.vectors * lanes
-    used = tiles * places
-    total = (
-        _multiply(plan, shape.inputs, block, target.core) * places * blocks * vectors / plan.vectors
-    )
+    products = _multiply(plan, shape.inputs, target.core)
+    total = products * plan.places * blocks * vectors / plan.vectors
+    used = tiles * plan.places
     total += _TRANSFORM[plan.m] * used * (shape.inputs + shape.outputs) / lanes
-    total += 4 * _traffic(plan, shape, target, places, tiles, wide, parts)
+    total += 4 * _traffic(plan, shape, target, wide, parts)
     rounds = blocks if plan.loops == "block" else blocks * parts
     cores = max(1, target.cores)
     return total * (-(-rounds // cores) * cores / rounds)
 
 
-def _multiply(plan: WinogradPlan, inputs: int, block: int, core: CoreModel) -> float:
+def _multiply(plan: WinogradPlan, inputs: int, core: CoreModel) -> float:
     """Cycles for the products of a block, at one position, with one tile's output channels."""
-    full, rest = divmod(block, plan.tile)
+    full, rest = divmod(plan.block, plan.tile)
     total = 0.0
     for count, tile in ((full, plan.tile), (min(rest, 1), rest)):
         fused, loads = tile * plan.vectors, tile + plan.vectors
@@ -98,18 +116,10 @@ def _multiply(plan: WinogradPlan, inputs: int, block: int, core: CoreModel) -> f
     return total
 
 
-def _traffic(
-    plan: WinogradPlan,
-    shape: Shape,
-    target: CpuTarget,
-    places: int,
-    tiles: int,
-    wide: int,
-    parts: int,
-) -> float:
+def _traffic(plan: WinogradPlan, shape: Shape, target: CpuTarget, wide: int, parts: int) -> float:
     """Cycles to move one byte of each element between caches."""
     core = target.core
-    block = plan.rows * plan.cols
+    places, tiles, block = plan.places, plan.tiles(shape), plan.block
     weight = places * shape.inputs * shape.outputs
     near = 4 * places * shape.inputs * wide <= target.l2 / 2
     passes = 1 if plan.loops == "oc,tiles" and near else tiles // block

@@ -104,12 +104,11 @@ def _padding(role: ConvRoles) -> tuple[int, int] | None:
         if form is None or form.terms != {name: 1} or form.const > 0:
             return None
         starts.append(-form.const)
-    above, left = starts
-    _, _, height, width = role.data.shape
-    wanted = _inside(pad.axis[2], pad.axis[3], above, left, height, width, pad.shape)
+    wanted = _inside(pad.axis[2:], starts, role.data.shape[2:], pad.shape[2:])
     given = _terms(body.cond)
     if len(given) != len(wanted) or any(not any(walk.same(a, b) for b in given) for a in wanted):
         return None
+    above, left = starts
     return above, left
 
 
@@ -120,11 +119,14 @@ def _terms(cond: Expr) -> list[Expr]:
 
 
 def _inside(
-    y: Expr, x: Expr, above: int, left: int, height: int, width: int, shape: Sequence[int]
+    place: Sequence[Expr], starts: Sequence[int], extents: Sequence[int], shape: Sequence[int]
 ) -> list[Expr]:
-    """The conditions for (y, x) of a padded copy of `shape` to lie in the data."""
+    """The conditions for a place in a padded copy of `shape` to lie in the data.
+
+    The data begins at `starts` in the copy; all are of the height, then of the width.
+    """
     found: list[Expr] = []
-    for at, start, extent, whole in ((y, above, height, shape[2]), (x, left, width, shape[3])):
+    for at, start, extent, whole in zip(place, starts, extents, shape, strict=True):
         if start:
             found.append(at >= start)
         if start + extent < whole:
@@ -192,19 +194,19 @@ def stages_of(of: Workload) -> Stages:
     ]
     taken = {f"{name}.{suffix}" for suffix in known} | {output.name}
     return Stages(
-        data,
-        weight,
-        padded,
-        stage("rows.half"),
-        stage("rows"),
-        stage("v.half"),
-        stage("v"),
-        products,
-        stage("back.half"),
-        stage("back"),
-        stage("out.half"),
-        output,
-        tuple(t for t in of.stages if t.name not in taken),
+        data=data,
+        weight=weight,
+        padded=padded,
+        rows_half=stage("rows.half"),
+        rows=stage("rows"),
+        v_half=stage("v.half"),
+        v=stage("v"),
+        products=products,
+        back_half=stage("back.half"),
+        back=stage("back"),
+        out_half=stage("out.half"),
+        output=output,
+        epilogue=tuple(t for t in of.stages if t.name not in taken),
     )
 
 
@@ -303,13 +305,13 @@ def _padded(role: ConvRoles, m: int) -> Tensor:
     if padding is None:
         raise TemplateError(f"{role.padded.name} is not a copy with zeros around")
     above, left = padding
-    batch, channels, height, width = role.data.shape
+    batch, channels, *size = role.data.shape
     extents = [tiles(extent, m) * m + TAPS - 1 for extent in role.conv.shape[2:]]
     shape = (batch, channels, *extents)
 
     def body(n: Expr, c: Expr, y: Expr, x: Expr) -> Expr:
         value = role.data[n, c, y - above, x - left]
-        inside = _inside(y, x, above, left, height, width, shape)
+        inside = _inside((y, x), padding, size, extents)
         return te.if_then_else(te.all(*inside), value, 0.0) if inside else value
 
     return compute(shape, body, name=f"{role.conv.name}.in")
