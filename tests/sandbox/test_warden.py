@@ -74,6 +74,6 @@ def test_a_warden_answers_when_it_is_asked_whether_it_is_there(
     control, agent = ends
     agent.send(msgspec.msgpack.encode(Beat()))
 
-    assert Warden(control, None, WardenSettings(0), None)._obey()
+    assert Warden(control, None, WardenSettings(0), None)._take_order()
 
     assert said(agent) == Alive()

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import msgspec
 
-from loopwright.fleet.wire import link
+from loopwright.fleet.wire import peer
 
 QUICK_TIMEOUT_MS = 1000
 
@@ -90,7 +90,7 @@ def agent(orders: AgentOrders) -> int:
 
 def main() -> int:
     what, text = sys.argv[1:]
-    link.USER_TIMEOUT_MS = QUICK_TIMEOUT_MS
+    peer.USER_TIMEOUT_MS = QUICK_TIMEOUT_MS
     if what == "tracker":
         orders = msgspec.json.decode(text, type=TrackerOrders)
         time.time = moved_clock(Path(orders.wall))

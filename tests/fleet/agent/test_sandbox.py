@@ -20,13 +20,13 @@ from loopwright.sandbox.layers import BUBBLE, ESSENTIAL, USUAL, Layer, missing, 
 # Run by a process that is not the superuser: which layers are found, in force, and told at the end.
 UNPRIVILEGED = """
 import ctypes, json, os, sys
-from loopwright.sandbox.confine import Cage, Plan
+from loopwright.sandbox.confine import Cage, CagePlan
 if os.getuid() == 0:
     os.setgroups([])
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
     ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE, as a process started so is
-cage = Cage(Plan(sys.argv[1]))
+cage = Cage(CagePlan(sys.argv[1]))
 statuses, inside = [], []
 for code in (0, 7):
     reading, writing = os.pipe()

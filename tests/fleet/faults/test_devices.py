@@ -23,7 +23,7 @@ from fleet_tracker import run
 from loopwright.fleet.agent.agent import Agent
 from loopwright.fleet.agent.canary import Canary
 from loopwright.fleet.wire.link import Link, pair
-from loopwright.fleet.wire.messages import Error, Hello
+from loopwright.fleet.wire.messages import PROTOCOL, Error, Hello
 from loopwright.fleet.words import Health
 from loopwright.runtime.cpu.native import object_code
 
@@ -179,4 +179,5 @@ def test_an_agent_of_another_version_says_so_once_and_comes_back_when_one_was_up
 
     run(work())
     (words,) = said
-    assert "you speak 1 to 1, this one 3 to 3" in words
+    low = PROTOCOL + 2
+    assert f"you speak 1 to {PROTOCOL}, this one {low} to {low}" in words

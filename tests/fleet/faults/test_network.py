@@ -11,7 +11,7 @@ from fault_tuner import Book, Tuning, devices_of, leases_of
 from fleet_faults import Network, Site, port_of, until
 
 from loopwright.fleet.client.api import Fleet
-from loopwright.fleet.wire import link
+from loopwright.fleet.wire import peer
 
 TRIALS = 8
 TTL_S = 2.0
@@ -21,7 +21,7 @@ SILENT_S = 1.2
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Peers that are gone are noticed as soon here as in the fleet's processes."""
-    monkeypatch.setattr(link, "USER_TIMEOUT_MS", QUICK_TIMEOUT_MS)
+    monkeypatch.setattr(peer, "USER_TIMEOUT_MS", QUICK_TIMEOUT_MS)
 
 
 def moved(records: Book, name: str) -> bool:
