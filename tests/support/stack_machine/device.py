@@ -12,7 +12,14 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.kernel_call import Form, Loadable
 from loopwright.layout import Array
 from loopwright.outcome import FailureKind
-from loopwright.runtime.device import Buffer, Clock, DeviceFacts, KernelFault, Timing, require_form
+from loopwright.runtime.device import (
+    Buffer,
+    CallTiming,
+    Clock,
+    DeviceFacts,
+    KernelFault,
+    require_form,
+)
 from loopwright.runtime.null import NullDevice
 from stack_machine.target import KIND
 
@@ -46,13 +53,13 @@ class StackKernel:
     def run(self, buffers: Sequence[Buffer]) -> None:
         self.time(buffers, 1)
 
-    def time(self, buffers: Sequence[Buffer], count: int) -> Timing:
+    def time(self, buffers: Sequence[Buffer], count: int) -> CallTiming:
         memory = {}
         for argument, buffer in zip(self.arguments, buffers, strict=True):
             name, _, dtype = argument.partition(":")
             memory[name] = self.device.memory(buffer).view(dtype)
         steps = sum(Run(self, memory).steps() for _ in range(count))
-        return Timing(float(steps), count)
+        return CallTiming(float(steps), count)
 
 
 @dataclass(slots=True)
