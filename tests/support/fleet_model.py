@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.selector import parse
-from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal
+from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Role
 
 NEVER = float("inf")
 
@@ -67,6 +67,7 @@ class ModelLease:
     granted: float
     expires: float
     ttl: float
+    ends: float = NEVER  # even if it is renewed
     opened: bool = False
     away: float = NEVER  # since when the connection of its holder is gone
     gone: float = NEVER  # since when its session is gone too
@@ -84,6 +85,7 @@ class ModelRequest:
     since: float
     give_up: float
     seq: int
+    role: Role = Role.ADMIN
 
 
 @dataclass

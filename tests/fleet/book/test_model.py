@@ -14,7 +14,7 @@ from hypothesis.stateful import (
 )
 
 from loopwright.fleet.book.book import LeaseBook
-from loopwright.fleet.book.config import BookConfig, TenantConfig
+from loopwright.fleet.book.config import BookConfig, LeaseLimits, TenantConfig
 from loopwright.fleet.book.effects import (
     Effect,
     EndLease,
@@ -46,7 +46,17 @@ from loopwright.fleet.book.events import (
     TokenOver,
 )
 from loopwright.fleet.request import LeaseRequest
-from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Verdict
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    Health,
+    LinkState,
+    Occupancy,
+    Priority,
+    Refusal,
+    Role,
+    Verdict,
+)
 
 CONFIG = BookConfig(
     epoch_block=4,
@@ -54,7 +64,11 @@ CONFIG = BookConfig(
     overdue_s=1e6,  # nothing is held for gangs
     age_s=20.0,
     yield_s=1e6,  # nobody is made to yield
-    tenants={"poor": TenantConfig(max_live=1, max_queued=2)},
+    tenants={
+        "poor": TenantConfig(max_live=1, max_queued=2),
+        "brief": TenantConfig(limits=LeaseLimits(max_class=Priority.BATCH, max_lease_s=25.0)),
+    },
+    roles={Role.USER: LeaseLimits(max_class=Priority.INTERACTIVE, max_ttl_s=15, max_lease_s=50.0)},
 )
 AGENTS = ("a", "b")
 SELECTORS = ("", "board=x", "board=y", "board!=x", "name=a/0", "board in (x,y)")
@@ -139,8 +153,9 @@ class BookMachine(RuleBasedStateMachine):
                 request.tenant,
                 request.client,
                 model.now,
-                model.now + request.ttl,
+                min(model.now + request.ttl, model.now + self._lease_time(request)),
                 request.ttl,
+                model.now + self._lease_time(request),
             )
 
     def _goes_first(self, request: ModelRequest, device: ModelDevice) -> None:
@@ -334,7 +349,8 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(
         client=st.sampled_from(["c", "d"]),
-        tenant=st.sampled_from(["rich", "poor"]),
+        tenant=st.sampled_from(["rich", "poor", "brief"]),
+        role=st.sampled_from([Role.USER, Role.ADMIN]),
         selector=st.sampled_from(SELECTORS),
         count=st.sampled_from([1, 1, 1, 2, 3]),
         ttl=st.sampled_from([4.0, 15.0, 60.0]),
@@ -345,6 +361,7 @@ class BookMachine(RuleBasedStateMachine):
         self,
         client: str,
         tenant: str,
+        role: Role,
         selector: str,
         count: int,
         ttl: float,
@@ -365,6 +382,7 @@ class BookMachine(RuleBasedStateMachine):
             model.now,
             model.now + max_wait,
             model.asked,
+            role,
         )
         expected = self._refusal(request)
         if expected is None:
@@ -377,6 +395,7 @@ class BookMachine(RuleBasedStateMachine):
                 selector=selector, count=count, ttl_s=ttl, priority=priority, max_wait_s=max_wait
             ),
             token=f"token-{client}",
+            role=role,
         )
         effects = self.tell(event)
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
@@ -385,6 +404,12 @@ class BookMachine(RuleBasedStateMachine):
     def _refusal(self, request: ModelRequest) -> Refusal | None:
         model = self.model
         kind = CONFIG.of_tenant(request.tenant)
+        if request.priority > {Role.USER: 2}.get(request.role, 3):
+            return Refusal.FORBIDDEN
+        if request.tenant == "brief" and request.priority > 0:
+            return Refusal.FORBIDDEN
+        if request.role is Role.USER and request.ttl > 15:
+            return Refusal.FORBIDDEN
         if model.read_only:
             return Refusal.READ_ONLY
         if request.count > kind.max_live:
@@ -399,6 +424,11 @@ class BookMachine(RuleBasedStateMachine):
         if mine >= kind.max_queued:
             return Refusal.QUOTA
         return Refusal.QUEUE_FULL if len(model.waiting) >= CONFIG.max_queued else None
+
+    @staticmethod
+    def _lease_time(request: ModelRequest) -> float:
+        of_role = 50.0 if request.role is Role.USER else NEVER
+        return min(of_role, 25.0 if request.tenant == "brief" else NEVER)
 
     @precondition(lambda self: self.model.waiting)
     @rule(data=st.data())
@@ -510,7 +540,9 @@ class BookMachine(RuleBasedStateMachine):
         effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, lease.tenant, token))
         verdicts = [e.verdict for e in effects if isinstance(e, TellRenewed)]
         self.model.back(lease)
-        lease.expires = max(lease.expires, self.model.now + lease.ttl)
+        lease.expires = min(max(lease.expires, self.model.now + lease.ttl), lease.ends)
+        if lease.ends <= lease.expires:
+            assert verdicts == [Verdict.YIELD_PLEASE]
         assert verdicts in ([Verdict.OK], [Verdict.YIELD_PLEASE])
 
     @precondition(lambda self: self.model.leases)
