@@ -45,10 +45,14 @@ CHOSEN = (
     *("fleet/book/*.py", "fleet/security/*.py", "measure/check.py"),
 )
 """The files that are mutated when none is named."""
-TURNED = ("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Lt_Gt", "GtE_LtE", "LtE_GtE", "Gt_Lt")
-TURNED += ("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is")
-CALCULATED = ("Add_Sub", "Sub_Add", "Mul_Add", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul")
-CALCULATED += ("Mul_FloorDiv", "BitAnd_BitOr", "BitOr_BitAnd", "LShift_RShift", "RShift_LShift")
+TURNED = (
+    *("Lt_LtE", "LtE_Lt", "Gt_GtE", "GtE_Gt", "Lt_Gt", "GtE_LtE", "LtE_GtE", "Gt_Lt"),
+    *("Eq_NotEq", "NotEq_Eq", "Is_IsNot", "IsNot_Is"),
+)
+CALCULATED = (
+    *("Add_Sub", "Sub_Add", "Mul_Add", "Div_Mul", "FloorDiv_Mul", "Mod_FloorDiv", "Pow_Mul"),
+    *("Mul_FloorDiv", "BitAnd_BitOr", "BitOr_BitAnd", "LShift_RShift", "RShift_LShift"),
+)
 OPERATORS = (
     *(f"core/ReplaceComparisonOperator_{pair}" for pair in TURNED),
     *(f"core/ReplaceBinaryOperator_{pair}" for pair in CALCULATED),
