@@ -38,7 +38,7 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
-SOURCE = ROOT / "src" / "loopwright"
+PACKAGE = ROOT / "src" / "loopwright"
 CHOSEN = (
     *("ir/simplify.py", "ir/linear.py", "sched/legal.py", "sched/nest.py", "lower/*.py"),
     *("graph/plan.py", "graph/passes/*.py", "space/*.py", "learn/features.py"),
@@ -97,8 +97,8 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     verdicts: list[Verdict] = []
     for file in options.files or chosen_files():
-        if not (SOURCE / file).is_file():
-            parser.error(f"there is no {file} below {SOURCE}")
+        if not (PACKAGE / file).is_file():
+            parser.error(f"there is no {file} below {PACKAGE}")
         verdicts += judge(file, options.mutants, options.seed, options.jobs)
         show(file, verdicts, Console(stderr=options.output == "json", highlight=False))
     if options.output == "json":
@@ -110,8 +110,8 @@ def main(arguments: Sequence[str]) -> int:
 
 def chosen_files() -> list[str]:
     """The files of `CHOSEN`, heads of packages left out."""
-    found = [path for pattern in CHOSEN for path in sorted(SOURCE.glob(pattern))]
-    return [str(path.relative_to(SOURCE)) for path in found if path.name != "__init__.py"]
+    found = [path for pattern in CHOSEN for path in sorted(PACKAGE.glob(pattern))]
+    return [str(path.relative_to(PACKAGE)) for path in found if path.name != "__init__.py"]
 
 
 def judge(file: str, count: int, seed: int, jobs: int) -> list[Verdict]:
@@ -119,12 +119,12 @@ def judge(file: str, count: int, seed: int, jobs: int) -> list[Verdict]:
 
     Raises: SystemExit when the tests fail on the file as it is.
     """
-    mutants = sample(file, (SOURCE / file).read_text(), count, seed)
+    mutants = sample(file, (PACKAGE / file).read_text(), count, seed)
     reasons = known_reasons()
     with tempfile.TemporaryDirectory() as folder:
         copies: SimpleQueue[Path] = SimpleQueue()
         for job in range(jobs):
-            shutil.copytree(SOURCE, Path(folder) / str(job) / "loopwright")
+            shutil.copytree(PACKAGE, Path(folder) / str(job) / "loopwright")
             copies.put(Path(folder) / str(job))
         tests = tests_of(file)
         copy = copies.get()
@@ -147,7 +147,7 @@ def verdict_on(
     mutant: Mutant, copy: Path, tests: Sequence[str], reasons: dict[tuple[str, str], str]
 ) -> Verdict:
     """Whether `tests` fail on `mutant`, written into the sources in `copy` for as long."""
-    before = (SOURCE / mutant.file).read_text()
+    before = (PACKAGE / mutant.file).read_text()
     after = mutate_code(before, plugins.get_operator(mutant.operator)(), mutant.occurrence)
     path = copy / "loopwright" / mutant.file
     path.write_text(after)
@@ -171,6 +171,7 @@ def tests_of(file: str) -> list[str]:
 def passes(copy: Path, tests: Sequence[str]) -> bool:
     """Whether `tests` pass on the package in `copy`, within `LIMIT_S`."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
+    command += ["-o", f"pythonpath={copy} tests/support tools"]
     environment = {**os.environ, "PYTHONPATH": str(copy)}  # noqa: TID251  # of a process
     process = subprocess.Popen(
         command,

@@ -65,7 +65,7 @@ def _run(halves: list[list[str]]) -> int:
     started = []
     for half in halves:
         output = tempfile.TemporaryFile("w+")  # noqa: SIM115  # closed at the end of this process
-        command = [sys.executable, "-m", "pytest", "-q", *half]
+        command = [sys.executable, "-m", "pytest", "-q", "-o", "junit_family=xunit1", *half]
         process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT)
         started.append((process, output))
     worst = 0
