@@ -80,7 +80,7 @@ def _run(halves: list[list[str]]) -> int:
 def skips_of(report: Path) -> list[tuple[str, str]]:
     """(file, why) for each test that the JUnit XML file `report` has as skipped."""
     return [
-        (_file_of(case.get("classname") or case.get("name", "")), skip.get("message", ""))
+        (_file_of(case.get("classname") or case.get("name") or ""), skip.get("message") or "")
         for case in ElementTree.parse(report).iter("testcase")  # pytest wrote it
         for skip in case.iter("skipped")
     ]
