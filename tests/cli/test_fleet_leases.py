@@ -4,8 +4,12 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 from fleet_site import Town, town
+
+from loopwright.cli.fleet.text import lease_left
+from loopwright.fleet.views import LeaseView
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -63,6 +67,28 @@ def test_explain_says_why_a_lease_ended(run: Run, fleet: Town) -> None:
     text = run("lease", "explain", lease).out
     assert text.startswith("ended: revoked")
     assert "needed elsewhere" in text
+
+
+def test_an_operator_takes_the_board_from_its_holder_and_from_all_others(
+    run: Run, fleet: Town
+) -> None:
+    fleet.agent()
+    lease, waits = fleet.lease(), fleet.want()
+    result = run("lease", "revoke", lease, "--drain", "--reason", "to solder")
+    assert result.out == (
+        f"{lease}: revoked; pi/cpu0 is drained: `loopwright device enable pi/cpu0` lends it again\n"
+    )
+    assert "draining: to solder" in run("device", "ls").out
+    assert "1 draining: to solder" in run("lease", "explain", waits).out
+    refused = run("lease", "revoke", waits, "--drain")
+    assert (refused.code, "has none that could be drained" in refused.err) == (2, True)
+
+
+def test_a_lease_whose_holder_is_away_is_marked() -> None:
+    view = LeaseView(id="l1", state="active", device="pi/cpu0", age_s=60.0, expires_s=20.0)
+    assert lease_left(view) == "1m00s old, 20s left"
+    away = msgspec.structs.replace(view, away_s=2.0)
+    assert lease_left(away) == "1m00s old, 20s left, holder away"
 
 
 @pytest.mark.parametrize("what", ["explain", "show", "revoke"])

@@ -168,6 +168,7 @@ class Bench:
         priority: int = 1,
         max_wait: float = 600.0,
         modules: Mapping[str, str] | None = None,
+        token: str = "",
     ) -> str:
         """Ask for devices; returns the request's id."""
         self.asked += 1
@@ -185,6 +186,7 @@ class Bench:
                     max_wait_s=max_wait,
                     modules={} if modules is None else modules,
                 ),
+                token=token,
             )
         )
         return name

@@ -15,6 +15,7 @@ import numpy as np
 from loopwright.build.candidate import Built
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import FleetError
+from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.client.aio import AsyncFleet
 from loopwright.fleet.client.api import Fleet
 from loopwright.fleet.client.control import Control, ControlConfig
@@ -48,13 +49,14 @@ async def well(device: str, item: KernelCall, code: bytes) -> Result:
 class Lab:
     """Everything of a fleet but the network; use it in a `with`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, book: BookConfig = BookConfig()) -> None:  # noqa: B008  # frozen
         self.thread = LoopThread("lab")
         self.rows = MemoryRows()
         self.rng = np.random.default_rng(5)
         self.tracker: Tracker | None = None
         self.agents: dict[str, SimulatedAgent] = {}
         self._folder = folder
+        self._book = book
         self._runs: dict[str, asyncio.Task[None]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._links: list[Link] = []
@@ -78,7 +80,7 @@ class Lab:
 
     async def begin(self) -> None:
         """Start a tracker on what the last one left."""
-        config = TrackerConfig(sync_active_s=0.5, sync_idle_s=0.5)
+        config = TrackerConfig(sync_active_s=0.5, sync_idle_s=0.5, book=self._book)
         tracker = Tracker(MemoryStore(self.rows), config, rng=self.rng)
         await tracker.start()
         self.tracker = tracker

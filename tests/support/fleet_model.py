@@ -27,6 +27,8 @@ class ModelDevice:
     admin: Admin = Admin.ENABLED
     busy: bool = False  # reported busy, without a lease
     awaited: float = NEVER  # since when its session is expected to end
+    open: int = 0  # epoch of the session that it reported last
+    told_at: float = -NEVER
     top: int = 0
     reserved: int = 0
     # what is true of the device itself
@@ -66,6 +68,8 @@ class ModelLease:
     expires: float
     ttl: float
     opened: bool = False
+    away: float = NEVER  # since when the connection of its holder is gone
+    gone: float = NEVER  # since when its session is gone too
 
 
 @dataclass
@@ -165,6 +169,7 @@ class Model:
             times.append(lease.expires)
             if not lease.opened:
                 times.append(lease.granted + config.open_s)
+            times.append(lease.gone + config.holder_s)
         times += [request.give_up for request in self.waiting.values()]
         for agent in self.agents.values():
             if agent.registered:
@@ -188,6 +193,8 @@ class Model:
                 heard = self.agents[device.agent].heard
                 if heard + 1.5 * config.sync_s >= self.now:
                     reason = EndReason.OPEN_TIMEOUT
+            if reason is None and self.lost(lease):
+                reason = EndReason.CLIENT_LOST
             if reason is not None:
                 ended.add((lease.id, reason))
                 self.end(lease)
@@ -210,7 +217,26 @@ class Model:
             gone |= {(request, Refusal.UNSATISFIABLE) for request in self.hopeless()}
         return ended, gone
 
+    def lost(self, lease: ModelLease) -> bool:
+        """Neither its holder nor its session are there, for a while, as its device has said."""
+        over = self.now >= lease.gone + self.config.holder_s
+        return over and self.devices[lease.device].told_at >= lease.gone
+
     # --- what happens ---
+
+    def look(self, lease: ModelLease) -> None:
+        """See since when neither its holder nor its session are there."""
+        device = self.devices[lease.device]
+        if lease.away == NEVER or not device.synced or device.open == lease.epoch:
+            lease.gone = NEVER
+        elif lease.gone == NEVER:
+            lease.gone = self.now
+
+    def back(self, lease: ModelLease) -> None:
+        """The holder of a lease says something about it."""
+        for other in self.leases.values():
+            if other.request == lease.request:
+                other.away = other.gone = NEVER
 
     def end(self, lease: ModelLease) -> None:
         device = self.devices[lease.device]
@@ -235,20 +261,28 @@ class Model:
             device.cleaning = False
         return ended
 
-    def told(self, device: ModelDevice, occupancy: Occupancy) -> None:
-        """A report of the device came."""
+    def told(self, device: ModelDevice, occupancy: Occupancy) -> set[tuple[str, EndReason]]:
+        """A report of the device came; what ends by it."""
         device.synced = True
         device.health = device.well
         lease = self.lease_on(device)
         at_work = occupancy is not Occupancy.IDLE
+        ended: set[tuple[str, EndReason]] = set()
+        device.open, device.told_at = device.session, self.now
         if lease is not None:
             device.busy = False
             if lease.epoch in (device.session, device.last):
                 lease.opened = True
-        elif at_work:
+            self.look(lease)
+            if not self.lost(lease):
+                return set()
+            self.end(lease)
+            ended = {(lease.id, EndReason.CLIENT_LOST)}
+        if at_work:
             device.busy = True
             if device.awaited != NEVER:
                 device.awaited = NEVER  # it is heard of: no grace, it must say that it is clean
         else:
             device.busy = False
             device.awaited = NEVER
+        return ended

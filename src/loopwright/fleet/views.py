@@ -43,7 +43,8 @@ class DeviceView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
 class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease, or a request that waits (state `queued`). Times are seconds from now.
 
-    A lease is there until its device is clean; from its end on it has a `reason`.
+    A lease is there until its device is clean; from its end on it has a `reason`. For `away_s` it
+    was without the connection of its holder, 0 while that is there.
     """
 
     id: str
@@ -61,6 +62,7 @@ class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     age_s: float = 0.0
     ttl_s: float = 0.0
     expires_s: float = 0.0
+    away_s: float = 0.0
     count: int = 1
     waited_s: float = 0.0
     gives_up_s: float = 0.0

@@ -114,6 +114,25 @@ def test_the_reason_of_an_order_is_told(standing: Standing) -> None:
     assert ended.reason is EndReason.PREEMPTED
 
 
+def test_a_lease_that_is_to_be_yielded_ends_as_preempted_at_its_deadline(
+    standing: Standing,
+) -> None:
+    standing.order(order(5, ttl_ms=1000, why="preempted"), 100.0, OPEN_S)
+    ended = standing.tick(101.0)
+
+    assert ended is not None
+    assert ended.reason is EndReason.PREEMPTED
+
+
+def test_one_that_is_renewed_after_all_ends_as_expired(standing: Standing) -> None:
+    standing.order(order(5, ttl_ms=1000, why="preempted"), 100.0, OPEN_S)
+    standing.order(order(5, ttl_ms=1000), 100.5, OPEN_S)
+    ended = standing.tick(101.5)
+
+    assert ended is not None
+    assert ended.reason is EndReason.EXPIRED
+
+
 def test_epochs_never_go_back(standing: Standing) -> None:
     seen = [standing.last_epoch]
     for epoch, fence in ((3, 0), (0, 9), (7, 2), (12, 11), (0, 1)):

@@ -333,6 +333,51 @@ class TestYielding:
         bench.report("a/0", last=1)
         assert bench.granted == [urgent]
 
+    @pytest.mark.parametrize("says", [EndReason.EXPIRED, EndReason.PREEMPTED])
+    def test_who_stops_when_its_time_to_yield_is_up_was_preempted(
+        self, bench: Bench, says: EndReason
+    ) -> None:
+        given = bench.use(priority=0)
+        urgent = bench.want(priority=3)
+        bench.renew(given)
+        bench.tell(GiveBack(given.lease, given.epoch, "c", "t", says))
+        assert bench.ended == [(given.lease, EndReason.PREEMPTED)]
+        assert bench.explain(given.lease).startswith(
+            f"ended: preempted, to urgent request {urgent}"
+        )
+
+    def test_who_yields_has_released(self, bench: Bench) -> None:
+        given = bench.use(priority=0)
+        urgent = bench.want(priority=3)
+        bench.renew(given)
+        bench.give_back(given)
+        assert bench.explain(given.lease).startswith(
+            f"ended: released, yielded to urgent request {urgent}"
+        )
+
+    def test_nobody_was_preempted_who_was_not_asked(self, bench: Bench) -> None:
+        given = bench.use(priority=0)
+        bench.tell(GiveBack(given.lease, given.epoch, "c", "t", EndReason.PREEMPTED))
+        assert bench.ended == [(given.lease, EndReason.RELEASED)]
+
+    def test_its_device_knows_why_its_time_will_be_up(self, bench: Bench) -> None:
+        given = bench.use(priority=0)
+        bench.want(priority=3)
+        opened = (given.device, Occupancy.ACTIVE)
+        bench.report(*opened, epoch=given.epoch)
+        assert bench.order("a/0").why == ""
+        bench.renew(given)
+        bench.report(*opened, epoch=given.epoch)
+        order = bench.order("a/0")
+        assert (order.ttl_s, order.why) == (10.0, "preempted")
+
+    def test_a_lease_that_runs_out_before_its_time_to_yield_expired(self, bench: Bench) -> None:
+        given = bench.use(priority=0, ttl=4.0)
+        bench.want(priority=3)
+        bench.renew(given)
+        bench.wait(5.0)
+        assert bench.ended == [(given.lease, EndReason.EXPIRED)]
+
     def test_an_equal_or_higher_class_is_not_asked(self, bench: Bench) -> None:
         given = bench.use(priority=2)
         bench.want(priority=2)

@@ -43,6 +43,7 @@ from loopwright.fleet.book.events import (
     StoreUp,
     Synced,
     Tick,
+    TokenOver,
 )
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Verdict
@@ -261,7 +262,7 @@ class BookMachine(RuleBasedStateMachine):
                     last_epoch=device.last,
                 )
             )
-            model.told(device, occupancy)
+            ended |= model.told(device, occupancy)
         self.tell(Synced(agent, str(one.incarnation), one.seq, tuple(reports)), ended)
 
     @rule(agent=st.sampled_from(AGENTS))
@@ -375,6 +376,7 @@ class BookMachine(RuleBasedStateMachine):
             asked=LeaseRequest(
                 selector=selector, count=count, ttl_s=ttl, priority=priority, max_wait_s=max_wait
             ),
+            token=f"token-{client}",
         )
         effects = self.tell(event)
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
@@ -413,7 +415,9 @@ class BookMachine(RuleBasedStateMachine):
             client=lease.client,
             tenant=lease.tenant,
             asked=LeaseRequest(selector="", count=1, ttl_s=lease.ttl),
+            token=f"token-{lease.client}",
         )
+        self.model.back(lease)
         assert any(isinstance(e, TellGranted) for e in self.tell(event))
 
     def _event(self, request: ModelRequest) -> Requested:
@@ -427,6 +431,7 @@ class BookMachine(RuleBasedStateMachine):
                 ttl_s=request.ttl,
                 priority=request.priority,
             ),
+            token=f"token-{request.client}",
         )
 
     @precondition(lambda self: self.model.waiting)
@@ -444,20 +449,69 @@ class BookMachine(RuleBasedStateMachine):
         waiting = self.model.waiting
         for request in [r for r in waiting.values() if r.client == client]:
             del waiting[request.id]
+        for lease in self.model.leases.values():
+            if lease.client == client:
+                lease.away = self.model.now
+                self.model.look(lease)
         self.tell(ClientDown(client))
+
+    @precondition(lambda self: self.model.leases)
+    @rule(
+        data=st.data(),
+        fate=st.lists(st.sampled_from(["opens", "closes", "reports", "is back", "waits"])),
+    )
+    def holder_goes_away(self, data: st.DataObject, fate: list[str]) -> None:
+        """Its connection is gone; its session comes and goes, and perhaps it is back in time."""
+        lease = self._lease(data)
+        device = self.model.devices[lease.device]
+        self.report(device.agent)
+        self.client_dies(lease.client)
+        for step in fate:
+            if lease.id not in self.model.leases:
+                return
+            if step == "opens":
+                device.session = device.last = max(device.last, lease.epoch)
+                device.cleaning = False
+            elif step == "closes":
+                device.session = 0
+            elif step == "is back":
+                self._renew(lease)
+            elif step == "waits":
+                self.wait(1.5)
+            if step != "waits":
+                self.report(device.agent)
+
+    @rule(client=st.sampled_from(["c", "d"]))
+    def token_is_revoked(self, client: str) -> None:
+        model = self.model
+        waited = {name for name, one in model.waiting.items() if one.client == client}
+        for name in waited:
+            del model.waiting[name]
+        held = [lease for lease in model.leases.values() if lease.client == client]
+        for lease in held:
+            model.end(lease)
+        event = TokenOver(f"token-{client}", "revoked")
+        effects = self.tell(event, {(lease.id, EndReason.REVOKED) for lease in held})
+        refused = {(e.request, e.code) for e in effects if isinstance(e, TellRefused)}
+        assert refused == {(name, Refusal.CANCELLED) for name in waited}
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data(), mine=st.booleans())
     def renew(self, data: st.DataObject, *, mine: bool) -> None:
         lease = self._lease(data)
-        tenant = lease.tenant if mine else "thief"
-        effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, tenant))
-        verdicts = [e.verdict for e in effects if isinstance(e, TellRenewed)]
         if mine:
-            lease.expires = max(lease.expires, self.model.now + lease.ttl)
-            assert verdicts in ([Verdict.OK], [Verdict.YIELD_PLEASE])
-        else:
-            assert verdicts == [Verdict.GONE]
+            self._renew(lease)
+            return
+        effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, "thief"))
+        assert [e.verdict for e in effects if isinstance(e, TellRenewed)] == [Verdict.GONE]
+
+    def _renew(self, lease: ModelLease) -> None:
+        token = f"token-{lease.client}"
+        effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, lease.tenant, token))
+        verdicts = [e.verdict for e in effects if isinstance(e, TellRenewed)]
+        self.model.back(lease)
+        lease.expires = max(lease.expires, self.model.now + lease.ttl)
+        assert verdicts in ([Verdict.OK], [Verdict.YIELD_PLEASE])
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data(), mine=st.booleans(), times=st.integers(1, 2))
@@ -472,11 +526,13 @@ class BookMachine(RuleBasedStateMachine):
             ended = set()
 
     @precondition(lambda self: self.model.leases)
-    @rule(data=st.data())
-    def revoke(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), drain=st.booleans())
+    def revoke(self, data: st.DataObject, *, drain: bool) -> None:
         lease = self._lease(data)
         self.model.end(lease)
-        self.tell(Revoked(lease.id, "op", "x"), {(lease.id, EndReason.REVOKED)})
+        if drain:
+            self.model.devices[lease.device].admin = Admin.DRAIN
+        self.tell(Revoked(lease.id, "op", "x", drain), {(lease.id, EndReason.REVOKED)})
 
     def _lease(self, data: st.DataObject) -> ModelLease:
         return data.draw(st.sampled_from(list(self.model.leases.values())))
@@ -519,6 +575,10 @@ class BookMachine(RuleBasedStateMachine):
             assert view.grantable is model.grantable(device), (view, device)
             lease = model.lease_on(device)
             assert view.lease == (lease.id if lease else "")
+            if lease is not None:
+                told = self.book.lease(lease.id)
+                assert told is not None
+                assert (told.away_s > 0.0) is (lease.away < model.now)
             assert bool(view.kept) is (not view.grantable and not view.lease) or model.read_only
 
 

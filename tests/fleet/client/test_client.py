@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import math
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,16 @@ from loopwright.errors import (
     UnknownNameError,
 )
 from loopwright.fleet.agent.options import SessionLimits
+from loopwright.fleet.book.config import BookConfig
 from loopwright.fleet.client import control
-from loopwright.fleet.client.api import connect, credential
+from loopwright.fleet.client.api import Fleet, connect, credential
 from loopwright.fleet.client.pending import failure_of
 from loopwright.fleet.client.session import Blob, DeviceSession, SessionConfig
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.security.handshake import Anonymous, ByToken
 from loopwright.fleet.sim.devices import Crash, timed
-from loopwright.fleet.wire.messages import Acquire, Result
-from loopwright.fleet.words import EndReason
+from loopwright.fleet.wire.messages import Acquire, Renewed, Result
+from loopwright.fleet.words import EndReason, Priority
 from loopwright.kernel_call import KernelCall
 from loopwright.measure.pipeline import Run
 from loopwright.outcome import Failed, MeasurePlan, Timed
@@ -151,6 +153,61 @@ def test_a_lease_that_cannot_be_renewed_is_given_up_before_its_time(lab: Lab) ->
         lease.check()
     assert caught.value.exit_code == 5
     assert lease.aio[0].reason is EndReason.EXPIRED
+
+
+def test_a_lease_is_renewed_at_once_when_the_tracker_is_back_with_its_client(lab: Lab) -> None:
+    fleet, tracker = lab.client(), lab.tracker
+    lease = fleet.lease(ttl=3600.0)  # its next renewal would be in 20 minutes
+    assert tracker is not None
+    lab.run(_hang_up(fleet))
+    wait_until(lab, lambda: tracker.book.counts.renewed == 1)
+    (view,) = tracker.book.leases(tracker.clock())
+
+    assert view.away_s == 0.0
+    lease.check()
+
+
+async def _hang_up(fleet: Fleet) -> None:
+    link = fleet.aio.control._link
+    assert link is not None
+    link.abort("reset")
+
+
+def test_who_does_not_yield_in_time_is_told_that_it_was_preempted(tmp_path: Path) -> None:
+    with Lab(tmp_path, BookConfig(yield_s=1.0)) as lab:
+        lab.agent("a", behave)
+        held, urgent = lab.client(), lab.client()
+        lease = held.lease(ttl=3.0, priority=Priority.BATCH)
+        session = lease.session()
+        wish = LeaseRequest(priority=int(Priority.URGENT), max_wait_s=30.0)
+        waiting = lab.thread.start(urgent.aio.acquire(wish))
+        (other,) = waiting.result(WAIT_S)
+        wait_until(lab, lambda: not lease.aio[0].alive and session.aio.over is not None)
+
+        assert lease.wanted_back
+        assert lease.aio[0].reason is EndReason.PREEMPTED
+        with pytest.raises(DeviceLostError, match=r"is over, preempted: .*urgent request"):
+            lease.check()
+        with pytest.raises(DeviceLostError, match="preempted"):
+            list(session.run_batch([run("good")]))
+        assert other.alive
+        assert held.explain(lease.id).text.startswith("ended: preempted, to urgent request r")
+        ends = [event for event in held.events() if event.subject == lease.id]
+        assert [" preempted " in event.detail for event in ends] == [True]
+
+
+def test_a_session_that_ends_at_its_time_to_yield_was_preempted(lab: Lab) -> None:
+    """An agent of before knows only that the time is up."""
+    lease = lab.client().lease(ttl=30.0).aio[0]
+    told = Renewed(lease.id, "yield-please", 10_000, "urgent request r9 waits for this device")
+
+    async def end() -> None:
+        lease._renewed(told, time.monotonic())
+        lease.session_ended(EndReason.EXPIRED, "the lease was not renewed in time")
+
+    lab.run(end())
+    assert lease.reason is EndReason.PREEMPTED
+    assert "r9" in lease.detail
 
 
 def test_a_revoked_lease_ends_its_session(lab: Lab) -> None:

@@ -65,18 +65,19 @@ def test_an_agent_that_is_stopped_is_lost_and_its_work_goes_elsewhere(
 def test_a_client_that_is_killed_frees_its_device_at_once_and_goes_on_when_it_is_back(
     site: Site, records: Book
 ) -> None:
-    tuner = site.tuner("board=one", records, TRIALS, ttl_s=TTL_S)
+    tuner = site.tuner("board=one", records, TRIALS, ttl_s=3600.0)
     records.wait_for(SOME)
     site.kill(tuner)
     kept = records.read()
     lease = leases_of(kept)[-1]
     until(lambda: not sessions_of(site.agents["one"]), "the end of its session")
-    assert site.ended([lease]) == ["expired"]
+    assert site.ended([lease]) == ["client-lost"]
+    until(lambda: site.device("one").grantable, "the device")
     with site.client() as fleet, Tuning(fleet, "board=one", records, TRIALS):
         pass
     found = records.check(TRIALS)
     assert found[: len(kept)] == kept
-    assert site.ended(leases_of(found)[-2:]) == ["expired", "released"]
+    assert site.ended(leases_of(found)[-2:]) == ["client-lost", "released"]
 
 
 def test_a_client_that_slept_past_its_ttl_has_lost_its_session_and_takes_nothing_from_others(

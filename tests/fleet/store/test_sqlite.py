@@ -57,6 +57,33 @@ def test_a_file_that_others_could_read_is_closed_to_them(path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
+def test_a_file_of_before_gets_the_columns_that_came_since(path: Path) -> None:
+    with closing(SqlTrackerStore(url_of(path))) as store:
+        store.begin()
+        store.commit(ChangeBatch([leased(1)]))
+    with closing(sqlite3.connect(path)) as raw:
+        raw.execute("ALTER TABLE leases DROP COLUMN token")
+        raw.commit()
+    with closing(SqlTrackerStore(url_of(path))) as store:
+        store.begin()
+        assert store.load().leases == (leased(1).row,)
+        token = replace(leased(1).row, token="t1")
+        store.commit(ChangeBatch([SaveLease(replace(token, lease="l2"))]))
+        assert {row.token for row in store.load().leases} == {"", "t1"}
+
+
+def test_a_tracker_of_before_can_write_into_a_file_of_now(path: Path) -> None:
+    SqlTrackerStore(url_of(path)).close()
+    with closing(sqlite3.connect(path)) as raw:
+        names = "lease, request, device, agent, incarnation, epoch, client, tenant, selector, "
+        names += "ttl_s, priority, tags"
+        values = ("l", "r", "a/0", "a", "1", 1, "c", "t", "", 30.0, 1, "{}")
+        raw.execute(f"INSERT INTO leases ({names}) VALUES ({','.join('?' * 12)})", values)
+        raw.commit()
+    with closing(SqlTrackerStore(url_of(path))) as store:
+        assert [row.token for row in store.load().leases] == [""]
+
+
 def leased(number: int) -> SaveLease:
     name = f"l1.{number}"
     return SaveLease(

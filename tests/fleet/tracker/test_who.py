@@ -8,7 +8,7 @@ import os
 from typing import Any
 
 import pytest
-from fleet_tracker import QUICK, Client, Site, run, site, until
+from fleet_tracker import QUICK, Client, FakeAgent, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
@@ -19,12 +19,14 @@ from loopwright.fleet.wire.messages import (
     Acquire,
     Command,
     Error,
+    Grant,
     Hello,
     Message,
     Ping,
     Pong,
     Refused,
     Register,
+    Released,
     RunBatch,
     Sync,
     Welcome,
@@ -136,6 +138,68 @@ def test_revoking_a_token_closes_its_connections_at_once() -> None:
             return await refusal(here, ByToken(made["token"]))
 
     assert "revoked" in run(work())
+
+
+async def held_by_bob(here: Site, **how: str) -> tuple[FakeAgent, Client, Grant, str]:
+    """An agent whose device bob holds, with a token; the token's id."""
+    agent = await here.agent("pi", ("pi/cpu0",))
+    boss = await admin(here)
+    made = await boss.command("token.issue", name="bob", **how)
+    bob = await here.client(ByToken(made["token"]))
+    await here.free(1)
+    grant = await bob.acquire()
+    agent.serve_lease(grant)
+    await until(lambda: here.tracker.book.leases()[0].state == "active")
+    return agent, bob, grant, made["id"]
+
+
+@pytest.mark.parametrize("here_still", [True, False])
+def test_revoking_a_token_ends_what_is_held_with_it_at_once(here_still: bool) -> None:
+    async def work() -> None:
+        async with site() as here:
+            agent, bob, grant, token_id = await held_by_bob(here)
+            if not here_still:  # its session at the agent goes on, with its code
+                bob.link.close()
+                await until(lambda: len(here.tracker.clients) == 1)
+            done = await (await admin(here)).command("token.revoke", id=token_id)
+            assert done["leases"] == [grant.lease]
+            assert done["closed"] == here_still
+            order = await agent.told("pi/cpu0", lambda o: o.fence == grant.epoch)
+            assert (order.lease, order.why) == ("", "revoked")
+            if here_still:
+                assert (await bob.hear(Released)).reason == "revoked"
+                await bob.link.wait_closed()
+            await until(lambda: f"token {token_id} was revoked" in here.log.getvalue())
+            (end,) = here.lines("lease.end")
+            assert (end["lease"], end["reason"]) == (grant.lease, "revoked")
+
+    run(work())
+
+
+def test_a_token_that_expires_ends_what_is_held_with_it_though_its_client_is_away() -> None:
+    async def work() -> None:
+        async with site() as here:
+            agent, bob, grant, _ = await held_by_bob(here, ttl_s="0.5")
+            bob.link.close()
+            order = await agent.told("pi/cpu0", lambda o: o.fence == grant.epoch)
+            assert (order.lease, order.why) == ("", "revoked")
+
+    run(work())
+
+
+def test_nobody_is_listened_to_whose_token_is_being_revoked() -> None:
+    async def work() -> None:
+        async with site() as here:
+            *_, token_id = await held_by_bob(here)
+            session = next(s for s in here.tracker.clients.values() if s.token == token_id)
+            ending = asyncio.create_task(here.tracker.end_token(token_id, "revoked"))
+            await asyncio.sleep(0)
+            session.on_message(Acquire(request="r-more", selector=""), 0)
+            await ending
+            assert here.tracker.book.request("r-more") is None
+            assert [v.reason for v in here.tracker.book.leases()] in ([], ["revoked"])
+
+    run(work())
 
 
 def test_a_token_that_expires_closes_its_connections() -> None:

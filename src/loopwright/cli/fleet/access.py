@@ -101,11 +101,18 @@ def revoke_token(
     ca: CaOption = None,
     output: OutputOption = Output.TEXT,
 ) -> None:
-    """Revoke a token, and close the connections that were made with it."""
+    """Revoke a token: what is held with it ends at once, and its connections are closed."""
     from loopwright.cli.fleet.query import command
 
     made = command(where(context, fleet, token, ca), "token.revoke", id=name)
-    answer(output, made, lambda: f"{name}: revoked, {_row(made)['closed']} connections closed")
+    answer(output, made, lambda: _revoked(name, _row(made)))
+
+
+def _revoked(name: str, row: _Row) -> str:
+    """What a revocation has done; a tracker of before ends no leases."""
+    leases = row.get("leases")
+    ended = f", ended {_joined(leases)}" if leases else ""
+    return f"{name}: revoked, {row['closed']} connections closed{ended}"
 
 
 @joins.command("issue")

@@ -18,6 +18,14 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
+DrainOption = Annotated[
+    bool,
+    typer.Option(
+        "--drain",
+        help="Do not lend its device again before `device enable`: it is yours. Needs the role "
+        "operator.",
+    ),
+]
 IdArgument = Annotated[str, typer.Argument(help="A lease or request, as `lease ls` names it.")]
 
 
@@ -64,7 +72,7 @@ def show(
 ) -> None:
     """Show all that is known of a lease or a request that waits."""
     from loopwright.cli.fleet.query import the_lease
-    from loopwright.cli.fleet.text import fields, labels_text, lease_left
+    from loopwright.cli.fleet.text import duration, fields, labels_text, lease_left
 
     view = the_lease(where(context, fleet, token, ca), name)
     pairs = (
@@ -77,7 +85,7 @@ def show(
         ("count", str(view.count) if view.count > 1 else ""),
         ("time", lease_left(view)),
         ("tenant", f"{view.tenant}{', over its quota' if view.over_quota else ''}"),
-        ("client", view.client),
+        ("client", view.client + (f", away for {duration(view.away_s)}" if view.away_s else "")),
         ("priority", _priority(view.priority)),
         ("request", view.request),
         ("agent", view.agent),
@@ -135,7 +143,9 @@ def _explained(found: ExplanationView) -> str:
 def revoke(
     context: typer.Context,
     name: IdArgument,
+    *,
     reason: Annotated[str, typer.Option("--reason", help="Why: its holder is told.")] = "",
+    drain: DrainOption = False,
     fleet: FleetOption = None,
     token: TokenOption = None,
     ca: CaOption = None,
@@ -145,5 +155,14 @@ def revoke(
     from loopwright.cli.fleet.query import command
 
     place = where(context, fleet, token, ca)
-    done = command(place, "lease.revoke", lease=name, why=reason)
-    answer(output, done, lambda: f"{name}: revoked")
+    wanted = "yes" if drain else ""
+    done = command(place, "lease.revoke", lease=name, why=reason, drain=wanted)
+    answer(output, done, lambda: f"{name}: revoked{_drained(done)}")
+
+
+def _drained(done: object) -> str:
+    """What a revocation has done to the device."""
+    if not isinstance(done, dict) or not done.get("drained"):
+        return ""
+    device = done.get("device")
+    return f"; {device} is drained: `loopwright device enable {device}` lends it again"

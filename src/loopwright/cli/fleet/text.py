@@ -100,7 +100,8 @@ def lease_left(view: LeaseView) -> str:
     """How long a lease has before it must be renewed, or how long a request waits."""
     if view.state == "queued":
         return f"waits {duration(view.waited_s)}, gives up in {duration(view.gives_up_s)}"
-    return f"{duration(view.age_s)} old, {duration(view.expires_s)} left"
+    away = ", holder away" if view.away_s else ""
+    return f"{duration(view.age_s)} old, {duration(view.expires_s)} left{away}"
 
 
 def duration(seconds: float) -> str:

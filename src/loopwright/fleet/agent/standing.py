@@ -15,6 +15,11 @@ from loopwright.fleet.wire.messages import DeviceOrder
 from loopwright.fleet.words import Admin, EndReason
 
 NEVER = math.inf
+_OVERDUE = {
+    EndReason.EXPIRED: "the lease was not renewed in time",
+    EndReason.PREEMPTED: "a more urgent request has the device now",
+}
+"""Why the time of a lease is up -> the same for people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,7 @@ class Standing:
         self.reserved_until = NEVER
         self.admin = Admin.ENABLED
         self._expired = False
+        self._ends_as = EndReason.EXPIRED  # if nothing puts the deadline off
 
     @property
     def state(self) -> DeviceState:
@@ -65,6 +71,7 @@ class Standing:
         self.lease, self.epoch = ticket.lease, ticket.epoch
         self.last_epoch = ticket.epoch
         self.deadline = now + ticket.ttl_ms / 1000
+        self._ends_as = EndReason.EXPIRED
         self._expired = False
 
     def order(self, order: DeviceOrder, now: float, open_s: float) -> Ended | None:
@@ -81,6 +88,8 @@ class Standing:
             ended = Ended(EndReason.EXPIRED, f"lease {order.lease} has the device now")
         elif self.lease and self.epoch == order.epoch and self.lease == order.lease:
             self.deadline = now + order.ttl_ms / 1000
+            preempted = order.why == EndReason.PREEMPTED.value
+            self._ends_as = EndReason.PREEMPTED if preempted else EndReason.EXPIRED
             self._expired = self._expired and self.deadline <= now
         self.last_epoch = max(self.last_epoch, upto)
         if ended is not None:
@@ -108,7 +117,7 @@ class Standing:
             self.reserved, self.reserved_until = "", NEVER
         if self.lease and not self._expired and now >= self.deadline:
             self._expired = True
-            return Ended(EndReason.EXPIRED, "the lease was not renewed in time")
+            return Ended(self._ends_as, _OVERDUE[self._ends_as])
         return None
 
 

@@ -120,7 +120,7 @@ def _unclaim(state: BookState, device: DeviceRecord, why: str, *, live: bool, go
     device.boot = None
     device.synced = False
     device.busy = device.stuck = False
-    device.session = 0
+    device.session = device.open = 0
     device.health = Health.UNKNOWN
     device.probe = False
     device.ending_since = NEVER

@@ -66,6 +66,7 @@ _HANDLERS: dict[type[Event], _Handler] = {
     events.Renewal: leases.renewal,
     events.GiveBack: leases.give_back,
     events.ClientDown: requests.client_down,
+    events.TokenOver: requests.token_over,
     events.Revoked: requests.revoked,
     events.AdminSet: devices.admin_set,
     events.ProbeAsked: devices.probe_asked,
@@ -170,6 +171,12 @@ class LeaseBook:
         """A lease by its id."""
         lease = self._state.leases.get(name)
         return None if lease is None else lease_view(lease, self._state.now)
+
+    def held_with(self, token: str) -> tuple[str, ...]:
+        """The leases that are held with a token."""
+        leases = self._state.leases.values()
+        held = (one for one in leases if one.reason is None and one.request.token == token)
+        return tuple(lease.id for lease in held)
 
     def requests(self, now: float = 0.0) -> tuple[LeaseView, ...]:
         """The requests that wait, oldest first, as they are at `now`."""

@@ -35,6 +35,7 @@ class BookConfig:
 
     # Leases
     open_s: float = 10.0  # GRANTED to the session's OPEN
+    holder_s: float = 3.0  # for a holder to come back whose connection and session are gone
     grace_s: float = 5.0  # after the end of a session that nobody saw end
     cleaning_s: float = 15.0
     cleaning_fpga_s: float = 60.0  # devices with the label kind=fpga restore a bitstream

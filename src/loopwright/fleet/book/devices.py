@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loopwright.fleet.book import holders
 from loopwright.fleet.book.effects import SaveDevice
 from loopwright.fleet.book.events import AdminSet, DeviceRow, ProbeAsked, ReportedState
 from loopwright.fleet.book.leases import end, end_unknown
@@ -26,12 +27,39 @@ def report(state: BookState, device: DeviceRecord, told: ReportedState) -> None:
     _health(state, device, told)
     device.synced = True
     device.told_since = True
+    device.told_at = state.now
     device.session = told.epoch if at_work else 0
-    lease = device.lease
-    if lease is not None:
+    device.open = told.epoch if told.occupancy is Occupancy.ACTIVE else 0
+    if device.lease is not None:
         device.busy = False
-        _adopt(state, device, lease, told)
-    elif at_work:
+        _adopt(state, device, device.lease, told)
+    if device.lease is None:
+        _unleased(state, device, at_work=at_work)
+    refresh(state, device)
+
+
+def _adopt(state: BookState, device: DeviceRecord, lease: LeaseRecord, told: ReportedState) -> None:
+    """What a report says about the lease that the book has for the device.
+
+    Of a lease whose session is over nothing follows while its holder is there, not even when the
+    tracker was away meanwhile: it may open another, or is about to say that it gives it back.
+    """
+    top = max(told.epoch, told.last_epoch)
+    if top > lease.epoch:
+        detail = f"{device.name} serves epoch {top}, newer than {lease.epoch}"
+        end(state, lease, EndReason.DEVICE_LOST, detail)
+        return
+    if top == lease.epoch and lease.state is LeaseState.GRANTED:
+        lease.state = LeaseState.ACTIVE
+    if lease.request.away_since != NEVER:
+        holders.look(state, lease)
+        if holders.lost(state, lease):
+            end(state, lease, EndReason.CLIENT_LOST, holders.LOST)
+
+
+def _unleased(state: BookState, device: DeviceRecord, *, at_work: bool) -> None:
+    """A report of a device without a lease: it is clean, or has still something to end."""
+    if at_work:
         if not device.busy and device.releasing is None:
             device.ending_since = state.now
         device.busy = True
@@ -40,26 +68,6 @@ def report(state: BookState, device: DeviceRecord, told: ReportedState) -> None:
         device.busy = device.stuck = False
         device.ending_since = NEVER
         released(state, device)
-    refresh(state, device)
-
-
-def _adopt(state: BookState, device: DeviceRecord, lease: LeaseRecord, told: ReportedState) -> None:
-    """What a report says about the lease that the book has for the device.
-
-    Of a lease whose session is over nothing follows, not even when the tracker was away meanwhile:
-    its holder may open another, or is about to say that it gives it back.
-    """
-    top = max(told.epoch, told.last_epoch)
-    at_work = told.occupancy in _AT_WORK
-    if top > lease.epoch:
-        detail = f"{device.name} serves epoch {top}, newer than {lease.epoch}"
-        end(state, lease, EndReason.DEVICE_LOST, detail)
-        device.busy = at_work
-        if at_work:
-            device.ending_since = state.now
-            state.arm(device, state.now + cleaning_limit(state, device))
-    elif top == lease.epoch and lease.state is LeaseState.GRANTED:
-        lease.state = LeaseState.ACTIVE
 
 
 def _health(state: BookState, device: DeviceRecord, told: ReportedState) -> None:

@@ -109,6 +109,7 @@ class TellReleased(msgspec.Struct, frozen=True, gc=False):
 class DesiredState(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a device should do: serve `lease` with `epoch` (0: nobody), for `ttl_s` more seconds.
 
+    `why` is why the lease ended, or will when those are over; of a calm device, why it is so.
     `fence`: sessions of epochs up to and including it are over, and tickets with them are refused.
     A session of a higher epoch than this order knows of is newer than the order: leave it alone.
     """

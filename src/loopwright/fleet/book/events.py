@@ -73,6 +73,7 @@ class Requested(msgspec.Struct, frozen=True, gc=False):
     client: str
     tenant: str
     asked: LeaseRequest
+    token: str = ""  # id of what its client came with
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False):
@@ -89,6 +90,7 @@ class Renewal(msgspec.Struct, frozen=True, gc=False):
     epoch: int
     client: str
     tenant: str
+    token: str = ""
 
 
 class GiveBack(msgspec.Struct, frozen=True, gc=False):
@@ -102,17 +104,27 @@ class GiveBack(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClientDown(msgspec.Struct, frozen=True, gc=False):
-    """The connection of a client is gone: what it waits for ends, its leases live out their ttl."""
+    """The connection of a client is gone: what it waits for ends, and so do its leases when their
+    sessions are gone too and it does not come back.
+    """
 
     client: str
 
 
+class TokenOver(msgspec.Struct, frozen=True, gc=False):
+    """A token is no longer good: what was asked for and is held with it ends at once."""
+
+    token: str
+    why: str
+
+
 class Revoked(msgspec.Struct, frozen=True, gc=False):
-    """An operator takes a lease away."""
+    """An operator takes a lease away; with `drain` its device is not lent again."""
 
     lease: str
     by: str
     why: str
+    drain: bool = False
 
 
 class AdminSet(msgspec.Struct, frozen=True, gc=False):
@@ -167,6 +179,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ttl_s: float
     priority: int
     tags: Mapping[str, str]
+    token: str = ""
 
 
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):
@@ -208,6 +221,7 @@ Event: TypeAlias = (
     | Renewal
     | GiveBack
     | ClientDown
+    | TokenOver
     | Revoked
     | AdminSet
     | ProbeAsked

@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from loopwright.fleet.book import queue
+from loopwright.fleet.book import holders, queue
 from loopwright.fleet.book.records import (
+    NEVER,
     DeviceRecord,
     LeaseRecord,
     RequestRecord,
@@ -66,8 +67,7 @@ def explain(state: BookState, subject: str) -> ExplanationView | None:
         names = ", ".join(f"{lease.id} on {lease.device.name}" for lease in request.leases)
         return ExplanationView(subject=subject, state=LeaseState.GRANTED, text=f"granted: {names}")
     if subject in state.ended:
-        reason, detail = state.ended[subject]
-        text = f"ended: {reason.value}{', ' + detail if detail else ''}"
+        text = _ended(state, subject)
         return ExplanationView(subject=subject, state=LeaseState.ENDED, text=text)
     if subject in state.over:
         word = state.over[subject][1]
@@ -123,16 +123,33 @@ def _values_of(state: BookState, key: str) -> str:
 def _of_lease(state: BookState, lease: LeaseRecord) -> ExplanationView:
     device, left = lease.device.name, lease.expires - state.now
     if lease.reason is not None:
-        text = f"ended: {lease.reason.value}; {device} is not clean yet"
+        text = f"{_ended(state, lease.id)}; {device} is not clean yet"
     elif lease.yield_for is not None:
         text = f"on {device}, asked to yield within {lease.yield_by - state.now:.0f} s"
     elif lease.state is LeaseState.GRANTED:
         text = f"on {device}, to be opened within {max(0.0, lease.open_by - state.now):.0f} s"
     else:
         text = f"on {device}, for {left:.0f} s unless renewed"
+    if lease.reason is None and lease.request.away_since != NEVER:
+        text += f"; {_away(state, lease)}"
     if lease.device.flapping:
         text += f"; {device} is flapping: two agents have it"
     return ExplanationView(subject=lease.id, state=lease.state, text=text, free_within_s=left)
+
+
+def _ended(state: BookState, lease: str) -> str:
+    reason, detail = state.ended[lease]
+    return f"ended: {reason.value}{', ' + detail if detail else ''}"
+
+
+def _away(state: BookState, lease: LeaseRecord) -> str:
+    """Where its holder is, whose connection is gone, and what becomes of the lease."""
+    away = f"holder away for {state.now - lease.request.away_since:.0f} s"
+    lost_at = holders.lost_at(state, lease)
+    if lost_at == NEVER:
+        there = lease.device.open == lease.epoch
+        return f"{away}, {'its session goes on' if there else 'its device has not reported since'}"
+    return f"{away}, lost in {max(0.0, lost_at - state.now):.0f} s unless it comes back"
 
 
 def _of_waiting(state: BookState, request: RequestRecord) -> ExplanationView:

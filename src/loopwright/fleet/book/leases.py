@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopwright.fleet.book import queue
+from loopwright.fleet.book import holders, queue
 from loopwright.fleet.book.effects import (
     EndLease,
     GrantedLease,
@@ -45,7 +45,6 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
             device=device,
             boot=boot,
             epoch=device.top,
-            client=request.client,
             granted_at=now,
             expires=now + request.asked.ttl_s,
             open_by=now + config.open_s,
@@ -135,7 +134,7 @@ def end(state: BookState, lease: LeaseRecord, reason: EndReason, detail: str = "
             detail=detail,
         )
     )
-    state.out.append(TellReleased(lease.client, lease.id, reason))
+    state.out.append(TellReleased(request.client, lease.id, reason))
     state.totals.ended[reason] += 1
     state.disarm(lease)
     state.remember(lease.id, reason, detail)
@@ -198,7 +197,7 @@ def end_unknown(state: BookState, device: DeviceRecord, lease: str, epoch: int) 
 
 def forget_request(state: BookState, request: RequestRecord, what: str) -> None:
     """A request is over; what came of it is remembered for a while."""
-    del state.requests[request.id]
+    holders.drop(state, request)
     over = state.over
     over[request.id] = (request.tenant.name, what)
     if len(over) > state.config.remembered:
@@ -206,34 +205,40 @@ def forget_request(state: BookState, request: RequestRecord, what: str) -> None:
 
 
 def lease_due(state: BookState, lease: LeaseRecord) -> None:
-    """A lease's time has come: to be opened, to be yielded, or to end."""
-    now, config = state.now, state.config
-    if now >= lease.expires:
-        end(state, lease, EndReason.EXPIRED, f"not renewed for {lease.request.asked.ttl_s:g} s")
+    """A lease's time has come: to be opened, to be yielded, to be lost, or to end."""
+    over = _over(state, lease)
+    if over is not None:
+        reason, detail = over
+        end(state, lease, reason, detail)
         return
-    if now >= lease.yield_by:
-        claimant = lease.yield_for
-        if claimant is not None:
-            end(
-                state,
-                lease,
-                EndReason.PREEMPTED,
-                f"for {_class_of(claimant)} request {claimant.id}",
-            )
-            return
-        lease.yield_by = NEVER
+    now = state.now
+    soon = now + state.config.sync_s / 2  # it may be open: ask again when its device is heard of
     due = min(lease.expires, lease.yield_by)
-    if lease.state is LeaseState.GRANTED:
-        if now >= lease.open_by:
-            heard = lease.device.boot.heard if lease.device.boot is not None else -NEVER
-            if heard + 1.5 * config.sync_s >= now:
-                detail = f"no session within {config.open_s:g} s of the grant"
-                end(state, lease, EndReason.OPEN_TIMEOUT, detail)
-                return
-            due = min(due, now + config.sync_s / 2)  # it may be open: ask again when heard of
-        else:
-            due = min(due, lease.open_by)
+    for at in (_open_by(lease), holders.lost_at(state, lease)):
+        due = min(due, at if at > now else soon)
     state.arm(lease, due)
+
+
+def _over(state: BookState, lease: LeaseRecord) -> tuple[EndReason, str] | None:
+    """Why a lease ends now by time alone, if it does."""
+    now, config = state.now, state.config
+    claimant = lease.yield_for
+    if claimant is not None and lease.yield_by <= min(now, lease.expires):
+        return EndReason.PREEMPTED, _to(claimant)
+    if now >= lease.expires:
+        return EndReason.EXPIRED, f"not renewed for {lease.request.asked.ttl_s:g} s"
+    if now >= _open_by(lease):
+        heard = lease.device.boot.heard if lease.device.boot is not None else -NEVER
+        if heard + 1.5 * config.sync_s >= now:
+            return EndReason.OPEN_TIMEOUT, f"no session within {config.open_s:g} s of the grant"
+    if holders.lost(state, lease):
+        return EndReason.CLIENT_LOST, holders.LOST
+    return None
+
+
+def _open_by(lease: LeaseRecord) -> float:
+    """When a lease must have been opened; NEVER once it was."""
+    return lease.open_by if lease.state is LeaseState.GRANTED else NEVER
 
 
 def renewal(state: BookState, event: Renewal) -> None:
@@ -249,8 +254,7 @@ def renewal(state: BookState, event: Renewal) -> None:
         _gone(state, event, f"lease {event.lease} with epoch {event.epoch} is not yours")
         return
     now = state.now
-    lease.client = event.client
-    request.client = event.client
+    holders.hold(state, request, event.client, event.token)
     lease.expires = max(lease.expires, now + request.asked.ttl_s)
     use = now - lease.charged_at
     if use > 0:
@@ -335,6 +339,10 @@ def _class_of(request: RequestRecord) -> str:
     return Priority(request.asked.priority).name.lower()
 
 
+def _to(claimant: RequestRecord) -> str:
+    return f"to {_class_of(claimant)} request {claimant.id}"
+
+
 def give_back(state: BookState, event: GiveBack) -> None:
     """A client releases; once more is harmless."""
     lease = state.leases.get(event.lease)
@@ -348,6 +356,21 @@ def give_back(state: BookState, event: GiveBack) -> None:
         detail = f"lease {event.lease} with epoch {event.epoch} is not yours"
         state.out.append(TellRefused(event.client, event.lease, Refusal.BAD_REQUEST, detail))
         return
-    lease.client = event.client
-    detail = "" if event.reason is EndReason.RELEASED else "as its holder says"
-    end(state, lease, event.reason, detail)
+    holders.hold(state, lease.request, event.client, lease.request.token)
+    reason, detail = _why_given_back(lease, event.reason)
+    end(state, lease, reason, detail)
+
+
+def _why_given_back(lease: LeaseRecord, said: EndReason) -> tuple[EndReason, str]:
+    """Why a lease ends that its holder gives back, for the reason that it says.
+
+    One whose time ran out after it was asked to yield was preempted, and no other was.
+    """
+    claimant = lease.yield_for
+    if claimant is not None and said is EndReason.RELEASED:
+        return said, f"yielded {_to(claimant)}"
+    if claimant is not None and said in (EndReason.EXPIRED, EndReason.PREEMPTED):
+        return EndReason.PREEMPTED, _to(claimant)
+    if said in (EndReason.RELEASED, EndReason.PREEMPTED):
+        return EndReason.RELEASED, ""
+    return said, "as its holder says"

@@ -60,6 +60,8 @@ class DeviceRecord:
     busy: bool = False  # reported a session or cleaning that no lease accounts for
     stuck: bool = False  # did not get clean in time
     session: int = 0  # epoch of the session it reported last
+    open: int = 0  # the same while that is open, not only being cleaned up after
+    told_at: float = -NEVER  # when it reported last
     lease: LeaseRecord | None = None
     releasing: LeaseRecord | None = None
     over: str = ""  # the lease that ended on it last
@@ -88,7 +90,6 @@ class LeaseRecord:
     device: DeviceRecord
     boot: Boot
     epoch: int
-    client: str
     granted_at: float
     expires: float
     open_by: float
@@ -97,18 +98,25 @@ class LeaseRecord:
     charged_at: float = 0.0
     yield_by: float = NEVER
     yield_for: RequestRecord | None = None
+    gone_since: float = NEVER  # when it had neither its holder nor a session any more
     timer: float = NEVER
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
 class RequestRecord:
-    """A request for devices: it waits in `line`, or has `leases`, or is over."""
+    """A request for devices: it waits in `line`, or has `leases`, or is over.
+
+    `client` is the connection of its holder, `token` what that came with.
+    """
 
     id: str
     client: str
     tenant: Tenant
     asked: LeaseRequest
     match: Match | None
+    token: str = ""
+    away_since: float = NEVER  # when the connection of its holder was gone
+    away_until: float = -NEVER  # so long at least it may take to come back
     seq: int = 0
     since: float = 0.0
     give_up: float = NEVER
@@ -197,10 +205,11 @@ def row_of(lease: LeaseRecord) -> LeaseRow:
         agent=boot.agent,
         incarnation=boot.incarnation,
         epoch=lease.epoch,
-        client=lease.client,
+        client=request.client,
         tenant=request.tenant.name,
         selector=request.asked.selector,
         ttl_s=request.asked.ttl_s,
         priority=request.asked.priority,
         tags=request.asked.tags,
+        token=request.token,
     )

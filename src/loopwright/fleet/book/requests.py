@@ -7,14 +7,22 @@ import math
 import msgspec
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.book import queue
+from loopwright.fleet.book import holders, queue
+from loopwright.fleet.book.devices import admin_set
 from loopwright.fleet.book.effects import TellQueued, TellRefused, TellReleased
-from loopwright.fleet.book.events import Cancelled, ClientDown, Requested, Revoked
+from loopwright.fleet.book.events import (
+    AdminSet,
+    Cancelled,
+    ClientDown,
+    Requested,
+    Revoked,
+    TokenOver,
+)
 from loopwright.fleet.book.explain import refusal_of, waiting_why
 from loopwright.fleet.book.leases import choose, end, forget_request, grant, tell_granted
 from loopwright.fleet.book.records import NEVER, Match, RequestRecord
 from loopwright.fleet.book.state import BookState
-from loopwright.fleet.words import EndReason, Refusal
+from loopwright.fleet.words import Admin, EndReason, Refusal
 
 _MAX_NAME = 128
 _MAX_ENTRIES = 64
@@ -48,6 +56,7 @@ def requested(state: BookState, event: Requested) -> None:
         tenant=tenant,
         asked=msgspec.structs.replace(event.asked, selector=match.selector.text),
         match=match,
+        token=event.token,
         seq=state.number(),
         since=state.now,
         give_up=state.now + event.asked.max_wait_s,
@@ -69,7 +78,7 @@ def _serve(state: BookState, request: RequestRecord, match: Match) -> None:
     if not queue.blocked(tenant, count) and len(match.free) >= count:
         usable = queue.usable(state, match, request)
         if len(usable) >= count:
-            state.requests[request.id] = request
+            holders.take(state, request)
             grant(state, request, choose(state, match, request))
             return
     if len(match.devices) < count and not state.settling:
@@ -83,7 +92,7 @@ def _serve(state: BookState, request: RequestRecord, match: Match) -> None:
         detail = f"{len(state.waiting)} requests wait, the queue is full"
         _turn_away(state, request, Refusal.QUEUE_FULL, detail, config.retry_after_s)
     else:
-        state.requests[request.id] = request
+        holders.take(state, request)
         _enqueue(state, request, match)
 
 
@@ -91,7 +100,6 @@ def _enqueue(state: BookState, request: RequestRecord, match: Match) -> None:
     state.index.used(match)
     match.waiting[request] = None
     state.waiting[request] = None
-    state.by_client.setdefault(request.client, {})[request] = None
     request.tenant.queued += 1
     if request.asked.priority > 0:
         match.pressing.setdefault(request.asked.priority, {})[request] = None
@@ -111,7 +119,6 @@ def _dequeue(state: BookState, request: RequestRecord) -> None:
     queue.leave(request)
     state.disarm(request)
     del state.waiting[request]
-    _forget_client(state, request)
     request.tenant.queued -= 1
     match = request.match
     if match is not None:
@@ -127,13 +134,6 @@ def _dequeue(state: BookState, request: RequestRecord) -> None:
         queue.elect(state)
 
 
-def _forget_client(state: BookState, request: RequestRecord) -> None:
-    mine = state.by_client[request.client]
-    del mine[request]
-    if not mine:
-        del state.by_client[request.client]
-
-
 def _again(state: BookState, request: RequestRecord, event: Requested) -> None:
     """The same request came once more: from a client that connected again, or as a copy."""
     if request.tenant.name != event.tenant:
@@ -141,17 +141,11 @@ def _again(state: BookState, request: RequestRecord, event: Requested) -> None:
         detail = f"request id {event.request} is in use; take another"
         _refuse(state, event, Refusal.BAD_REQUEST, detail)
         return
+    holders.hold(state, request, event.client, event.token)
     if request in state.waiting:
-        if request.client != event.client:
-            _forget_client(state, request)
-            request.client = event.client
-            state.by_client.setdefault(event.client, {})[request] = None
         _tell_queued(state, request)
-        return
-    request.client = event.client
-    for lease in request.leases:
-        lease.client = event.client
-    tell_granted(state, request)
+    else:
+        tell_granted(state, request)
 
 
 def _refuse(
@@ -213,17 +207,31 @@ def cancel(state: BookState, request: RequestRecord, code: Refusal, detail: str)
 
 
 def client_down(state: BookState, event: ClientDown) -> None:
-    """A client's connection is gone: what it waits for ends; its leases live out their ttl."""
+    """A client's connection is gone: what it waits for ends, and it is away from its leases."""
     for request in list(state.by_client.get(event.client, ())):
-        _dequeue(state, request)
-        del state.requests[request.id]  # it may be asked for again after connecting again
-        state.note("request-ended", request.id, EndReason.CLIENT_LOST.value)
+        if request in state.waiting:
+            _dequeue(state, request)
+            holders.drop(state, request)  # it may be asked for again after connecting again
+            state.note("request-ended", request.id, EndReason.CLIENT_LOST.value)
+        else:
+            holders.leave(state, request, state.config.holder_s)
+
+
+def token_over(state: BookState, event: TokenOver) -> None:
+    """A token is no longer good: what was asked for and is held with it ends."""
+    for request in [one for one in state.requests.values() if one.token == event.token]:
+        if request in state.waiting:
+            cancel(state, request, Refusal.CANCELLED, event.why)
+        for lease in list(request.leases):
+            end(state, lease, EndReason.REVOKED, event.why)
 
 
 def revoked(state: BookState, event: Revoked) -> None:
     """An operator takes a lease away, or ends a request that waits."""
     lease = state.leases.get(event.lease)
     if lease is not None and lease.reason is None:
+        if event.drain:
+            admin_set(state, AdminSet(lease.device.name, Admin.DRAIN, event.by, event.why))
         end(state, lease, EndReason.REVOKED, f"by {event.by}: {event.why}")
         return
     request = state.requests.get(event.lease)

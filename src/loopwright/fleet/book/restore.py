@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from loopwright.fleet.book import holders
 from loopwright.fleet.book.agents import new_boot
 from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
@@ -91,17 +92,18 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
                 selector=row.selector, ttl_s=row.ttl_s, priority=row.priority, tags=row.tags
             ),
             match=None,
+            token=row.token,
             seq=state.number(),
             since=now,
         )
-        state.requests[row.request] = request
+        holders.take(state, request)
+        holders.leave(state, request, config.settle_s)
     lease = LeaseRecord(
         id=row.lease,
         request=request,
         device=device,
         boot=boot,
         epoch=row.epoch,
-        client=row.client,
         granted_at=now,
         expires=now + row.ttl_s,
         open_by=now + max(config.open_s, config.settle_s),

@@ -57,12 +57,14 @@ def order_of(state: BookState, device: DeviceRecord) -> DesiredState:
     lease = device.lease
     if lease is not None:
         left = max(0.0, min(lease.expires, lease.yield_by) - state.now)
+        yields = lease.yield_for is not None and lease.yield_by <= lease.expires
         return DesiredState(
             device=device.name,
             lease=lease.id,
             epoch=lease.epoch,
             ttl_s=left,
             admin=device.admin,
+            why=EndReason.PREEMPTED.value if yields else "",
             fence=lease.epoch - 1,
         )
     calm = device.calm

@@ -61,7 +61,7 @@ class BookState:
         default_factory=dict
     )  # waiting or with living leases
     waiting: dict[RequestRecord, None] = field(default_factory=dict)
-    by_client: dict[str, dict[RequestRecord, None]] = field(default_factory=dict)  # those that wait
+    by_client: dict[str, dict[RequestRecord, None]] = field(default_factory=dict)  # its holder's
     tenants: dict[str, Tenant] = field(default_factory=dict)
     tenant_of: dict[int, Tenant] = field(default_factory=dict)
     tenants_limit: int = _TENANTS  # with so many, those who have nothing are forgotten

@@ -99,7 +99,7 @@ def lease_view(lease: LeaseRecord, now: float) -> LeaseView:
     return LeaseView(
         id=lease.id,
         state=lease.state,
-        client=lease.client,
+        client=request.client,
         tenant=request.tenant.name,
         selector=request.asked.selector,
         priority=request.asked.priority,
@@ -112,6 +112,7 @@ def lease_view(lease: LeaseRecord, now: float) -> LeaseView:
         age_s=now - lease.granted_at,
         ttl_s=request.asked.ttl_s,
         expires_s=lease.expires - now,
+        away_s=max(0.0, now - request.away_since),
     )
 
 

@@ -61,7 +61,17 @@ from loopwright.fleet.words import EndReason, ErrorCode
 
 _T = TypeVar("_T")
 Connect: TypeAlias = Callable[[], Awaitable[Link]]
-OnEnded: TypeAlias = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedLease:
+    """What the holder of a lease is told: that it is over and why; that the tracker is back.
+
+    A tracker that lost the connection takes the holder for away until it renews.
+    """
+
+    on_ended: Callable[[str], None]
+    on_back: Callable[[], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +111,7 @@ class Control:
         self._config = config
         self._link: Link | None = None
         self._pending = Pending()
-        self._watched: dict[str, OnEnded] = {}
+        self._watched: dict[str, WatchedLease] = {}
         self._numbers = 0
         self._all_released = asyncio.Event()
         self._keeper: asyncio.Task[None] | None = None
@@ -248,9 +258,9 @@ class Control:
             self._pending.releases[lease] = message = Release(lease, epoch, said)
             self._send(message)
 
-    def watch(self, lease: str, on_ended: OnEnded) -> None:
-        """Call `on_ended(reason)` when the tracker says that a lease is over."""
-        self._watched[lease] = on_ended
+    def watch(self, lease: str, watched: WatchedLease) -> None:
+        """Tell `watched` what becomes of a lease, until it is released."""
+        self._watched[lease] = watched
 
     # --- questions ---
 
@@ -338,6 +348,8 @@ class Control:
         pending = self._pending
         for renewal in pending.renewals.values():
             self._send_renewal(renewal)
+        for watched in tuple(self._watched.values()):
+            watched.on_back()
         for release in pending.releases.values():
             self._send(release)
         for request in pending.requests.values():
@@ -407,7 +419,7 @@ class Control:
             self._all_released.set()
         told = self._watched.pop(lease, None)
         if told is not None:
-            told(reason)
+            told.on_ended(reason)
 
     def _error(self, message: Error) -> None:
         proto = PROTOCOL if self.welcome is None else self.welcome.proto

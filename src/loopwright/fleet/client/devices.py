@@ -49,7 +49,13 @@ _TRIES = 2
 _REFUSALS = 3  # leases in a row that no device would open, before that is an error
 _UNSURE = 4096  # results of a lease that no canary vouched for: so many are remembered
 _TAKEN_AWAY = frozenset(
-    {EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED, EndReason.CANCELLED}
+    {
+        EndReason.REVOKED,
+        EndReason.PREEMPTED,
+        EndReason.EXPIRED,
+        EndReason.CLIENT_LOST,
+        EndReason.CANCELLED,
+    }
 )
 """Ends of a lease for which nothing that ran on the device is to blame."""
 _SLOWED = frozenset({RunStatus.OK, RunStatus.TIMEOUT})

@@ -7,15 +7,17 @@ the client stops by itself before the device does. Only a monotonic clock is use
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from loopwright.errors import DeviceLostError, FleetError
-from loopwright.fleet.client.control import Control
+from loopwright.fleet.client.control import Control, WatchedLease
 from loopwright.fleet.wire.messages import DeviceInfo, Grant, Renewed
 from loopwright.fleet.words import EndReason, Verdict
 
 RENEWALS = 3  # a ttl
 SAFE_SHARE = 0.8
+_YIELD_STEP_S = 0.5
 _FINAL = (EndReason.REVOKED, EndReason.PREEMPTED, EndReason.EXPIRED)
 
 
@@ -30,6 +32,8 @@ class HeldLease:
         self.wanted_back = asyncio.Event()  # a more urgent request waits: end at the next edge
         self._control = control
         self._clock = clock
+        self._yields_to = ""  # the more urgent request, in words
+        self._due = asyncio.Event()  # to be renewed at once
         self._good_until = clock() + SAFE_SHARE * grant.ttl_ms / 1000
         self._keeper: asyncio.Task[None] | None = None
         self._on_end: list[Callable[[], None]] = []
@@ -55,7 +59,7 @@ class HeldLease:
 
     def begin(self) -> None:
         """Renew from now on."""
-        self._control.watch(self.id, self._released)
+        self._control.watch(self.id, WatchedLease(self._released, self._due.set))
         self._keeper = asyncio.create_task(self._keep())
 
     def on_end(self, call: Callable[[], None]) -> None:
@@ -96,12 +100,17 @@ class HeldLease:
         period = self.grant.ttl_ms / 1000 / RENEWALS
         next_at = self._clock() + period
         while True:
-            await asyncio.sleep(max(0.0, next_at - self._clock()))
-            next_at = self._clock() + period
+            await self._until_due(min(next_at, self._good_until))
+            if self._yields_to and self.left_s() == 0.0:
+                self._give_up(EndReason.PREEMPTED, self._yields_to)
+                return
             try:
                 async with asyncio.timeout(self.left_s()):
                     answer, sent_at = await self._control.renew(self.id, self.grant.epoch)
             except TimeoutError:
+                if self._yields_to:
+                    self._give_up(EndReason.PREEMPTED, self._yields_to)
+                    return
                 away = "" if self._control.connected else ", which is away"
                 self._give_up(EndReason.EXPIRED, f"the tracker{away}, did not renew it in time")
                 return
@@ -110,14 +119,28 @@ class HeldLease:
                 return
             if not self._renewed(answer, sent_at):
                 return
+            next_at = self._clock() + (self._yield_step() if self._yields_to else period)
+
+    def _yield_step(self) -> float:
+        """How long until it asks again whether it is still to yield."""
+        return max(_YIELD_STEP_S, self.left_s() / RENEWALS)
+
+    async def _until_due(self, at: float) -> None:
+        """Wait until `at`, or until it is to be renewed at once."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, at - self._clock())):
+                await self._due.wait()
+        self._due.clear()
 
     def _renewed(self, answer: Renewed, sent_at: float) -> bool:
         if answer.verdict == Verdict.GONE.value:
             reason = _reason(answer.reason) if answer.reason else EndReason.EXPIRED
             self._end(reason, answer.why)
             return False
+        self._yields_to = ""
         if answer.verdict == Verdict.YIELD_PLEASE.value:
             self.wanted_back.set()
+            self._yields_to = answer.why or "a more urgent request waits for it"
         self._good_until = sent_at + SAFE_SHARE * answer.ttl_ms / 1000
         return True
 
@@ -135,8 +158,11 @@ class HeldLease:
         """A session is over, for the reason that its device gave, if it gave any.
 
         Where the device takes no other session of this lease, the lease is over too, whether or
-        not the tracker, which may be away, has said so.
+        not the tracker, which may be away, has said so. A device that knows no more than that its
+        time is up ends the session of a lease that was to be yielded as expired.
         """
+        if reason is EndReason.EXPIRED and self._yields_to:
+            reason, detail = EndReason.PREEMPTED, self._yields_to
         if reason in _FINAL and not self.ended.is_set():
             self._give_up(reason, detail)
             if self._keeper is not None:

@@ -2,8 +2,10 @@
 
 The rules: no two live sessions on a device; epochs of a device grow strictly, over restarts of
 everything; each lease ends once, with a reason; a device is not granted while it is leased, nor
-before it reported to this tracker; after each event no free device and no request that it could
-serve stand side by side; and once all faults are healed, each device is free again.
+before it reported to this tracker; no lease is lost with its holder while its device says that its
+session is open, or right after its holder renewed it; nothing outlives its token; after each event
+no free device and no request that it could serve stand side by side; and once all faults are
+healed, each device is free again.
 """
 
 from __future__ import annotations
@@ -20,11 +22,19 @@ from loopwright.fleet.book.effects import (
     TellGranted,
     TellRefused,
 )
-from loopwright.fleet.book.events import Event, LeaseRow, Requested, Restored, Synced
+from loopwright.fleet.book.events import (
+    Event,
+    LeaseRow,
+    Renewal,
+    Requested,
+    Restored,
+    Synced,
+    TokenOver,
+)
 from loopwright.fleet.book.standing import grantable
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.selector import parse
-from loopwright.fleet.words import Admin, Refusal
+from loopwright.fleet.words import Admin, EndReason, Occupancy, Refusal
 
 _MAX_KEPT = 20
 
@@ -51,6 +61,8 @@ class FleetChecker:
     told: dict[tuple[str, int], str] = field(default_factory=dict)  # (device, epoch) -> lease
     reported: set[tuple[str, str]] = field(default_factory=set)  # device, incarnation
     met: set[str] = field(default_factory=set)  # leases that devices reported to this tracker
+    open: dict[str, int] = field(default_factory=dict)  # device -> session that it reported last
+    renewed: dict[str, float] = field(default_factory=dict)  # lease -> when
     now: float = 0.0
 
     def wrong(self, what: str) -> None:
@@ -63,6 +75,7 @@ class FleetChecker:
     def restarted(self, kept: Restored) -> None:
         """Another tracker begins, with what was kept."""
         self.reported.clear()
+        self.open.clear()
         self.met.clear()
         self.leased = {row.device: row.lease for row in kept.leases}
         # An end that was not durable is in no log: what is still known of such a lease ends again.
@@ -76,8 +89,15 @@ class FleetChecker:
                 self.reported.add((report.device, event.incarnation))
                 device = state.devices.get(report.device)
                 owned = device is not None and device.boot is boot
-                if report.lease and owned and boot is not None and boot.seq == event.seq:
-                    self.met.add(report.lease)
+                if owned and boot is not None and boot.seq == event.seq:
+                    active = report.occupancy is Occupancy.ACTIVE
+                    self.open[report.device] = report.epoch if active else 0
+                    if report.lease:
+                        self.met.add(report.lease)
+        elif isinstance(event, Renewal):
+            self.renewed[event.lease] = self.now
+        elif isinstance(event, TokenOver):
+            self._not_held(state, event.token)
         for effect in effects:
             if isinstance(effect, SaveLease):
                 self._saved(effect.row)
@@ -98,7 +118,15 @@ class FleetChecker:
         if row.lease in self.ended:
             self.wrong(f"lease {row.lease} begins after its end")
 
+    def _not_held(self, state: BookState, token: str) -> None:
+        self.checks += 1
+        for request in state.requests.values():
+            if request.token == token:
+                self.wrong(f"request {request.id} outlives its token {token}")
+
     def _ended(self, effect: EndLease) -> None:
+        if effect.reason is EndReason.CLIENT_LOST:
+            self._lost(effect)
         if effect.lease in self.ended:
             self.wrong(
                 f"lease {effect.lease} ended as {effect.reason.value} "
@@ -107,6 +135,13 @@ class FleetChecker:
         self.ended[effect.lease] = effect.reason.value
         if self.leased.get(effect.device) == effect.lease:
             del self.leased[effect.device]
+
+    def _lost(self, effect: EndLease) -> None:
+        self.checks += 1
+        if self.open.get(effect.device) == effect.epoch:
+            self.wrong(f"lease {effect.lease} is lost while its session is open")
+        if self.now - self.renewed.get(effect.lease, -1e9) < 1.0:
+            self.wrong(f"lease {effect.lease} is lost right after its holder renewed it")
 
     def no_lost_wakeup(self, state: BookState) -> None:
         """No request waits for devices that are there."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from msgspec.structs import replace as replace_fields
+
 from loopwright.fleet.book.effects import (
     Effect,
     GrantedLease,
@@ -40,6 +42,8 @@ class SimClient:
         self.name = f"c{number}"
         self.tenant = f"t{number % 3}"
         self.life = 0
+        self.links = 0
+        self.tokens = 0
         self.alive = False
         self.connected = True
         self.paused_until = 0.0
@@ -52,8 +56,13 @@ class SimClient:
 
     @property
     def id(self) -> str:
-        """Its name to the tracker, another for each process."""
-        return f"{self.name}.{self.life}"
+        """Its name to the tracker, another for each connection of each process."""
+        return f"{self.name}.{self.life}.{self.links}"
+
+    @property
+    def token(self) -> str:
+        """The id of the token that it comes with."""
+        return f"{self.name}-{self.tokens}"
 
     def start(self) -> None:
         """A new process."""
@@ -75,6 +84,13 @@ class SimClient:
         self.world.deliver(ClientDown(self.id))
         self.world.after(down_s, self.start)
 
+    def break_link(self) -> None:
+        """Its connection with the tracker is reset; it comes back by itself."""
+        if self.alive and self.connected:
+            self.world.deliver(ClientDown(self.id))
+            self.connected = False
+            self.links += 1
+
     def pause(self, length_s: float) -> None:
         """SIGSTOP and, later, SIGCONT."""
         self.paused_until = self.world.now + length_s
@@ -90,6 +106,8 @@ class SimClient:
         if not self.connected and world.up:
             self.connected = True
             self.asked_at = -1e9
+            for held in self.held.values():
+                held.sent_at = -1e9  # to be renewed now: that says that it is back
         for held in list(self.held.values()):
             self._keep(held)
         if self.old and world.draw() < 0.05:
@@ -105,7 +123,7 @@ class SimClient:
         self.asks += 1
         count = 1 if draw() < 0.85 else 2
         self.want = Requested(
-            request=f"{self.id}.{self.asks}",
+            request=f"{self.name}.{self.life}.r{self.asks}",
             client=self.id,
             tenant=self.tenant,
             asked=LeaseRequest(
@@ -115,6 +133,7 @@ class SimClient:
                 priority=draw.below(4),
                 max_wait_s=20.0 + 200.0 * draw(),
             ),
+            token=self.token,
         )
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)
@@ -126,7 +145,7 @@ class SimClient:
             self.want = None
         elif world.now > self.asked_at + 4.0 and self.connected:
             self.asked_at = world.now
-            world.to_tracker(want)
+            world.to_tracker(replace_fields(want, client=self.id, token=self.token))
 
     def _keep(self, held: Held) -> None:
         """Use, renew, give back or give up a lease."""
@@ -144,7 +163,8 @@ class SimClient:
                 world.send(self._knock, held, self.life)
             if self.connected and world.now >= held.sent_at + world.config.ttl_s / 3:
                 held.sent_at = world.now
-                world.to_tracker(Renewal(given.lease, given.epoch, self.id, self.tenant))
+                who = (self.id, self.tenant, self.token)
+                world.to_tracker(Renewal(given.lease, given.epoch, *who))
 
     def _knock(self, held: Held, life: int) -> None:
         if life == self.life and self.alive:

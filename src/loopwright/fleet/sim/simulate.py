@@ -2,7 +2,7 @@
 
 Faults are random: messages lost, doubled, late; agents, clients and the tracker killed, paused,
 cut off, connections reset; the newest rows of the store lost, or the store full; devices slow to
-clean; operators that drain, quarantine, revoke and probe.
+clean; operators that drain, quarantine, revoke leases and tokens, and probe.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from loopwright.fleet.book.book import LeaseBook
 from loopwright.fleet.book.config import BookConfig, TenantConfig
-from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked
+from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked, TokenOver
 from loopwright.fleet.sim.agent import SimAgent
 from loopwright.fleet.sim.client import SimClient
 from loopwright.fleet.sim.world import SimConfig, World
@@ -120,6 +120,8 @@ class _Faults:
             self.reset_agent,
             self.kill_client,
             self.pause_client,
+            self.reset_client,
+            self.revoke_token,
             self.kill_session,
             self.set_admin,
             self.revoke,
@@ -204,6 +206,16 @@ class _Faults:
         """SIGSTOP of a client."""
         self._client().pause(self._length())
 
+    def reset_client(self) -> None:
+        """A client's connection with the tracker is reset."""
+        self._client().break_link()
+
+    def revoke_token(self) -> None:
+        """The token of a client is revoked; it gets another."""
+        client = self._client()
+        self.world.deliver(TokenOver(client.token, "by chance"))
+        client.tokens += 1
+
     def kill_session(self) -> None:
         """A session's process dies; its lease may open another."""
         agent = self._agent()
@@ -224,7 +236,8 @@ class _Faults:
         held = [lease for client in self.clients for lease in client.held]
         if held:
             lease = held[self.world.draw.below(len(held))]
-            self.world.deliver(Revoked(lease, "sim", "by chance"))
+            drain = self.world.draw() < 0.2
+            self.world.deliver(Revoked(lease, "sim", "by chance", drain))
 
     def probe(self) -> None:
         """An operator wants a device probed."""

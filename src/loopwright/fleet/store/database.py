@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.schema import CreateTable
+from sqlalchemy.schema import CreateColumn, CreateTable
 
 from loopwright.errors import ConfigError
 from loopwright.fleet.store import tables
@@ -129,6 +129,7 @@ def create_tables(engine: sa.Engine) -> None:
     with engine.begin() as connection:
         for table in tables.metadata.sorted_tables:
             connection.execute(CreateTable(table, if_not_exists=True))
+            _add_columns(connection, table)
         connection.execute(
             insert,
             [
@@ -139,6 +140,15 @@ def create_tables(engine: sa.Engine) -> None:
                 {"name": "tidied", "value": "0"},
             ],
         )
+
+
+def _add_columns(connection: sa.Connection, table: sa.Table) -> None:
+    """Add the columns of `table` that came after the database was made."""
+    there = {column["name"] for column in sa.inspect(connection).get_columns(table.name)}
+    for column in table.c:
+        if column.name not in there:
+            made = CreateColumn(column).compile(dialect=connection.dialect)
+            connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {made}")
 
 
 def upsert(dialect: str, table: sa.Table) -> Any:  # noqa: ANN401  # the dialects' Inserts share no base

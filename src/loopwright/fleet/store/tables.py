@@ -1,4 +1,7 @@
-"""The tables of the tracker's store, and rows to and from them: one schema for all databases."""
+"""The tables of the tracker's store, and rows to and from them: one schema for all databases.
+
+A column that came later has a default, so that trackers that do not know it can write too.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,7 @@ leases = sa.Table(
         sa.Column("ttl_s", sa.Float(53), nullable=False),
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("tags", sa.Text, nullable=False),
+        sa.Column("token", sa.Text, nullable=False, server_default=""),
     ),
     sqlite_with_rowid=False,
 )
@@ -125,6 +129,7 @@ def of_lease(row: LeaseRow) -> Values:
         row.ttl_s,
         row.priority,
         _text(row.tags),
+        row.token,
     )
 
 
@@ -187,6 +192,7 @@ def lease(row: sa.Row[Any]) -> LeaseRow:
         ttl_s=row.ttl_s,
         priority=row.priority,
         tags=_mapping(row.tags),
+        token=row.token,
     )
 
 

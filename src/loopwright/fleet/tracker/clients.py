@@ -49,7 +49,12 @@ from loopwright.fleet.words import EndReason, ErrorCode, Refusal, Role
 
 _HOLDERS = {
     reason.value: reason
-    for reason in (EndReason.EXPIRED, EndReason.DEVICE_LOST, EndReason.CLIENT_LOST)
+    for reason in (
+        EndReason.EXPIRED,
+        EndReason.PREEMPTED,
+        EndReason.DEVICE_LOST,
+        EndReason.CLIENT_LOST,
+    )
 }
 """What a holder may say of the end of its lease, besides that it gives it back."""
 
@@ -92,6 +97,7 @@ class ClientSession:
         self._proto = came.proto
         self.link = link
         self.owed = False  # whether a release of it waits until others are served
+        self.over = False  # its token is no longer good: it is not listened to
         self._tracker = tracker
         self._scope = str(SelectorTerm(POOL, Operator.IN, tuple(sorted(who.scopes))))
         config = tracker.config
@@ -110,6 +116,8 @@ class ClientSession:
 
     def on_message(self, message: Incoming, _: int) -> None:
         """A message of the client."""
+        if self.over:
+            return
         wait = self._allowance.take()
         if self.owed:
             self._tracker.catch_up()  # what it says is heard in its order
@@ -142,13 +150,15 @@ class ClientSession:
         if self.who.scopes:
             scoped = ", ".join(filter(None, (self._scope, asked.selector.strip())))
             asked = msgspec.structs.replace(asked, selector=scoped)
-        self._tracker.happened(Requested(message.request, self.id, self.who.tenant, asked))
+        who = self.who
+        self._tracker.happened(Requested(message.request, self.id, who.tenant, asked, self.token))
 
     def _renew(self, message: Renew) -> None:
         if self.who.role < Role.USER:
             self._no("renew leases", message.lease)
             return
-        self._tracker.happened(Renewal(message.lease, message.epoch, self.id, self.who.tenant))
+        tenant, token = self.who.tenant, self.token
+        self._tracker.happened(Renewal(message.lease, message.epoch, self.id, tenant, token))
 
     def _release(self, message: Release) -> None:
         if self.who.role < Role.USER:

@@ -57,6 +57,14 @@ class _Rule:
     logged: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class TokenEnd:
+    """What ended with a token: so many connections, and these leases."""
+
+    connections: int
+    leases: tuple[str, ...]
+
+
 class CommandsHost(Protocol):
     """What commands change."""
 
@@ -80,8 +88,11 @@ class CommandsHost(Protocol):
         """How many devices an agent that is connected has; None for one that is not."""
         ...
 
-    def close_clients(self, token: str, why: str) -> int:
-        """Close all connections that came with a token; says how many."""
+    async def end_token(self, token: str, why: str) -> TokenEnd:
+        """End what is held with a token, and close all connections that came with it.
+
+        Raises: StoreError when the ends could not be saved.
+        """
         ...
 
     def close_agent(self, name: str, why: str) -> None:
@@ -105,7 +116,7 @@ class Commands:
             ),
             "device.retire": _Rule(operator, device, ("why",), self._admin(Admin.RETIRED)),
             "device.probe": _Rule(operator, device, (), self._probe),
-            "lease.revoke": _Rule(Role.USER, ("lease",), ("why",), self._revoke_lease),
+            "lease.revoke": _Rule(Role.USER, ("lease",), ("why", "drain"), self._revoke_lease),
             "token.issue": _Rule(
                 admin, ("name",), ("tenant", "role", "scopes", *ttl), self._issue_token
             ),
@@ -179,13 +190,20 @@ class Commands:
         found = book.lease(name) or book.request(name)
         if found is None:
             raise UnknownNameError(f"no lease or request {name!r} lives; see `lease ls`")
+        drain = arguments.get("drain", "no")
+        if drain not in ("yes", "no"):
+            raise ConfigError(f"drain {drain!r} is neither yes nor no")
+        if drain == "yes":
+            require_role(who, Role.OPERATOR, "to drain a device")
+            if not found.device:
+                raise ConfigError(f"{name} waits for a device and has none that could be drained")
         if found.tenant != who.tenant:
             require_role(who, Role.OPERATOR, f"to revoke a lease of {found.tenant}")
-            if who.scopes and found.device:
-                self._need_device(who, found.device)
-        self._tracker.happened(Revoked(name, who.name, why))
+        if who.scopes and found.device and (drain == "yes" or found.tenant != who.tenant):
+            self._need_device(who, found.device)
+        self._tracker.happened(Revoked(name, who.name, why, drain == "yes"))
         await self._tracker.saved()
-        return {"lease": name}
+        return {"lease": name, "device": found.device, "drained": drain == "yes"}
 
     def _need_device(self, who: Principal, name: str) -> None:
         """Check that there is such a device and `who` may change it."""
@@ -231,8 +249,8 @@ class Commands:
         name = arguments["id"]
         if not await self._tracker.directory.revoke_token(name):
             raise UnknownNameError(f"no token has the id {name!r}; see `token ls`")
-        closed = self._tracker.close_clients(name, f"token {name} was revoked")
-        return {"id": name, "closed": closed}
+        end = await self._tracker.end_token(name, f"token {name} was revoked")
+        return {"id": name, "closed": end.connections, "leases": list(end.leases)}
 
     async def _issue_code(self, _: Principal, arguments: Arguments) -> Made:
         agent = arguments.get("agent", "")

@@ -28,15 +28,22 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
     TellSuperseded,
 )
-from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick
+from loopwright.fleet.book.events import AgentDown, Event, Restored, Tick, TokenOver
 from loopwright.fleet.security.handshake import Facts, welcome
 from loopwright.fleet.security.tickets import Ticket, seal, session_key
-from loopwright.fleet.store.rows import ENDED, AuditEvent, Change, StoreFencedError, TrackerStore
+from loopwright.fleet.store.rows import (
+    ENDED,
+    AuditEvent,
+    Change,
+    StoreError,
+    StoreFencedError,
+    TrackerStore,
+)
 from loopwright.fleet.tracker import ends
 from loopwright.fleet.tracker.agents import AgentSession
 from loopwright.fleet.tracker.asks import Asks
 from loopwright.fleet.tracker.clients import ClientSession
-from loopwright.fleet.tracker.commands import Commands
+from loopwright.fleet.tracker.commands import Commands, TokenEnd
 from loopwright.fleet.tracker.commit import CommitHooks, Committer, Tell
 from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.directory import AccessDirectory
@@ -88,7 +95,8 @@ class Tracker:
         self.infos = Infos(self._owner)
         self.agents: dict[str, AgentSession] = {}
         self.clients: dict[str, ClientSession] = {}
-        self._expiries: dict[str, asyncio.TimerHandle] = {}  # of clients' tokens
+        self._expiries: dict[str, asyncio.TimerHandle] = {}  # of tokens that are or were used
+        self._ending: set[asyncio.Task[None]] = set()  # those that have expired just now
         self.link_tally = Tally()
         self.fenced: StoreFencedError | None = None
         self.asks = Asks(self)
@@ -140,12 +148,15 @@ class Tracker:
         self.audit("tracker.start", self.config.name, "", f"epoch {epoch}")
         agents = tuple(row.name for row in kept.agents if not row.revoked)
         self.happened(Restored(kept.leases, kept.devices, agents, ends.read(kept.ended)))
+        for token in dict.fromkeys(row.token for row in kept.leases):
+            self._watch_token(token)
 
     async def stop(self) -> None:
         """Save what is unsaved, close all connections, release the store."""
         self.audit("tracker.stop", self.config.name)
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, *self._expiries.values()):
+            if timer is not None:
+                timer.cancel()
         try:
             async with asyncio.timeout(self.config.commit_s):
                 await self.committer.idle()
@@ -195,7 +206,7 @@ class Tracker:
             number = f"{self.epoch}.{self._connections}"
             session = ClientSession(self, link, came, number)
             self.clients[session.id] = session
-            self._expect_expiry(session)
+            self._watch_token(session.token)
         self.log.write(
             "connected",
             role=came.hello.role,
@@ -384,9 +395,6 @@ class Tracker:
         """The connection of a client is gone."""
         self.log.write("client.left", client=session.id, detail=why)
         del self.clients[session.id]
-        expiry = self._expiries.pop(session.id, None)
-        if expiry is not None:
-            expiry.cancel()
         session.gone()
 
     def slow_down(self, link: Link, wait_s: float) -> None:
@@ -414,21 +422,50 @@ class Tracker:
         if self._refusals.take() == 0.0:
             self.audit("refused", who, who, str(error))
 
-    def close_clients(self, token: str, why: str) -> int:
-        """Close all connections that came with a token; says how many."""
+    async def end_token(self, token: str, why: str) -> TokenEnd:
+        """End what is held with a token, and close all connections that came with it.
+
+        Their clients are told first what became of their leases, and not listened to any more.
+        Raises: StoreError when the ends could not be saved.
+        """
         found = [client for client in self.clients.values() if client.token == token]
         for client in found:
-            client.link.close(why)
-        return len(found)
+            client.over = True
+        held = self.book.held_with(token)
+        self.happened(TokenOver(token, why))
+        try:
+            await self.saved()
+        finally:
+            for client in found:
+                client.link.close(why)
+        return TokenEnd(len(found), held)
 
-    def _expect_expiry(self, client: ClientSession) -> None:
-        """Close the connection of `client` when its token expires, however clocks are set."""
-        row = self.directory.tokens.get(client.token)
-        if row is not None and row.expires_at is not None:
+    def _watch_token(self, token: str) -> None:
+        """End `token` when it expires, however clocks are set, whether or not its client is here.
+
+        Of one that was revoked a lease can be left whose end was lost with the power.
+        """
+        if not token or token in self._expiries:
+            return
+        row = self.directory.tokens.get(token)
+        if row is None or row.revoked:
+            self.happened(TokenOver(token, f"token {token} was revoked"))
+        elif row.expires_at is not None:
             left_s = max(0.0, row.expires_at - self.wall())
-            self._expiries[client.id] = asyncio.get_running_loop().call_later(
-                left_s, client.link.close, f"token {client.token} has expired"
-            )
+            loop = asyncio.get_running_loop()
+            self._expiries[token] = loop.call_later(left_s, self._token_expired, token)
+
+    def _token_expired(self, token: str) -> None:
+        del self._expiries[token]
+        ending = asyncio.get_running_loop().create_task(self._end_expired(token))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
+
+    async def _end_expired(self, token: str) -> None:
+        try:
+            await self.end_token(token, f"token {token} has expired")
+        except StoreError as error:
+            self.log.write("store.unsaved", detail=str(error))
 
     def devices_of(self, agent: str) -> int | None:
         """How many devices an agent that is connected has; None for one that is not."""
