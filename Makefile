@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check --quiet install
 
-.PHONY: demo test hunt fuzz ray check onnx-backend clean
+.PHONY: demo test hunt fuzz mutate ray check onnx-backend clean
 
 # Optimizes ResNet-18 for a little under three minutes, runs it, and shows it beside onnxruntime.
 demo: $(VENV)/.demo
@@ -26,6 +26,11 @@ hunt: $(VENV)/.dev
 # What reads bytes of strangers, on inputs that no run saw before.
 fuzz: $(VENV)/.dev
 	$(PY) tools/fuzz_frames.py --seconds 30 --seed $$$$
+
+# Whether the tests notice small changes of the core files; FILES="ir/linear.py ..." for some of them.
+mutate: $(VENV)/.dev
+	$(PIP) cosmic-ray
+	$(PY) tools/mutate.py $(FILES)
 
 # Builders on a Ray cluster: its wheel is large, so that the other targets go without.
 ray: $(VENV)/.dev

@@ -28,4 +28,4 @@ def presets_to_run(*names: str) -> list[object]:
 
 
 def _why(preset: str) -> str:
-    return f"this machine is no {preset}" + f"; {aarch64.NEEDED}" * (preset == aarch64.PRESET)
+    return f"this machine is not {preset}" + f"; {aarch64.NEEDED}" * (preset == aarch64.PRESET)
