@@ -31,6 +31,25 @@ ClientCaOption = Annotated[
         "token, as DIR/ca.crt.",
     ),
 ]
+TenantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME:QUOTA",
+        help="What one may hold, as ci:max_leases=4,max_queued=100,weight=2; again for others; "
+        "* is all that are not named. Goes before --config.",
+    ),
+]
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        metavar="NAME:LIMITS",
+        help="What one may ask for, as user:max_class=interactive,max_ttl_s=600,"
+        "max_lease_s=7200, again for others; --tenant takes the same. The lower counts. "
+        "[user:max_class=normal]",
+    ),
+]
 
 
 @app.command("serve")
@@ -72,25 +91,8 @@ def serve(
             "[role.user].",
         ),
     ] = None,
-    tenant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--tenant",
-            metavar="NAME:QUOTA",
-            help="What one may hold, as ci:max_leases=4,max_queued=100,weight=2; again for others; "
-            "* is all that are not named. Goes before --config.",
-        ),
-    ] = None,
-    role: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--role",
-            metavar="NAME:LIMITS",
-            help="What one may ask for, as user:max_class=interactive,max_ttl_s=600,"
-            "max_lease_s=7200, again for others; --tenant takes the same. The lower counts. "
-            "[user:max_class=normal]",
-        ),
-    ] = None,
+    tenant: TenantOption = None,
+    role: RoleOption = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Write JSON lines to this file; - for stderr.")
     ] = None,
