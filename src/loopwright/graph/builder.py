@@ -136,7 +136,9 @@ class GraphBuilder:
         try:
             return evaluate_node(node, arrays)
         except (ShapeError, ValueError) as error:
-            raise ShapeError(f"{self._label}: node {node.name!r} ({node.op}): {error}") from error
+            whole = all(a.size for a in arrays if a is not None)
+            kind = ShapeError if whole else UnsupportedError
+            raise kind(f"{self._label}: node {node.name!r} ({node.op}): {error}") from error
 
     def _fresh(self, hint: str) -> str:
         name = _unused(hint, self._taken, self._tried)
