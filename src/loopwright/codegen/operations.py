@@ -83,10 +83,24 @@ class Operations(ABC):
         if op in COMPARISONS:
             return self.plain(f"fcmp {_FCMP[op]}", lhs, rhs, BOOL)
         if op is Op.MIN or op is Op.MAX:
-            return self.intrinsic("minnum" if op is Op.MIN else "maxnum", lhs, rhs)
+            return self.extremum(op, lhs, rhs)
         if op is Op.FLOORDIV or op is Op.FLOORMOD:
             return self._float_floor(op, lhs, rhs)
         return self.round(self.plain(_FLOAT[op], lhs, rhs, lhs.dtype))
+
+    def extremum(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
+        """The smaller or larger of two floats, NaN where one is.
+
+        A comparison and a choice are one instruction of x86, which gives the second operand where
+        one is NaN: a literal stands first, and the first of two variables is tested besides.
+        """
+        if rhs.const is not None and not math.isnan(rhs.const):
+            lhs, rhs = rhs, lhs
+        test = "fcmp olt" if op is Op.MIN else "fcmp ogt"
+        best = self.select(self.plain(test, lhs, rhs, BOOL), lhs, rhs)
+        if lhs.const is not None and not math.isnan(lhs.const):
+            return best
+        return self.select(self.plain("fcmp une", lhs, lhs, BOOL), lhs, best)
 
     def _identity(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue | None:
         """The result when one side is a literal 0, 1 or -1 that makes it trivial."""
