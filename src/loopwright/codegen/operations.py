@@ -91,16 +91,16 @@ class Operations(ABC):
     def extremum(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
         """The smaller or larger of two floats, NaN where one is.
 
-        A comparison and a choice are one instruction of x86, which gives the second operand where
-        one is NaN: a literal stands first, and the first of two variables is tested besides.
+        A comparison and a choice are one instruction of x86, which gives its second operand where
+        one is NaN. So a literal stands first; of two variables that is the right one, which is
+        tested besides: in a reduction it is not the one that the next step waits for.
         """
-        if rhs.const is not None and not math.isnan(rhs.const):
-            lhs, rhs = rhs, lhs
+        first, second = (lhs, rhs) if lhs.const is not None else (rhs, lhs)
         test = "fcmp olt" if op is Op.MIN else "fcmp ogt"
-        best = self.select(self.plain(test, lhs, rhs, BOOL), lhs, rhs)
-        if lhs.const is not None and not math.isnan(lhs.const):
+        best = self.select(self.plain(test, first, second, BOOL), first, second)
+        if first.const is not None and not math.isnan(first.const):
             return best
-        return self.select(self.plain("fcmp une", lhs, lhs, BOOL), lhs, best)
+        return self.select(self.plain("fcmp une", first, first, BOOL), first, best)
 
     def _identity(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue | None:
         """The result when one side is a literal 0, 1 or -1 that makes it trivial."""
