@@ -112,9 +112,10 @@ class ProcessDriver:
         reply, worker = await self._ask(runs.request_of(item, code, self._spec.cores), limit_s)
         result = runs.result_of(item, reply, self._clock() - start)
         suspect = reply.kind == FailureKind.WORKER_LOST.value  # the sandbox is not what it was
+        tier = runs.tier_in_force(reply)
         if reply.output and result.status == RunStatus.OK.value:
-            return ItemOutcome(result, memoryview(worker.output(reply.output)), suspect)
-        return ItemOutcome(result, suspect=suspect)
+            return ItemOutcome(result, memoryview(worker.output(reply.output)), suspect, tier)
+        return ItemOutcome(result, suspect=suspect, tier=tier)
 
     async def _ask(self, request: RunRequest, limit_s: float) -> tuple[RunReply, Worker]:
         """The answer to a request, and who answered. Raises: WorkerLost, DriverError."""
