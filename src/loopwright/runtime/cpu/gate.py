@@ -46,7 +46,7 @@ class _Pass(ctypes.Structure):
     )
 
 
-class Gate:
+class ThreadGate:
     """Holds `threads` threads until `open`. It must live as long as they do.
 
     `entry` is the address of the function that they begin with.

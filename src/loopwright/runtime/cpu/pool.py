@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.runtime.cpu import native_ir as layout
-from loopwright.runtime.cpu.gate import Gate
+from loopwright.runtime.cpu.gate import ThreadGate
 from loopwright.runtime.cpu.native import Native
 
 STACK_BYTES = 2 << 20
@@ -54,7 +54,7 @@ class ThreadPool:
         self._pid = os.getpid()
         self._memory = _pool_memory(threads, spin)
         self._address = _aligned(self._memory) if threads > 1 else 0
-        self._gate = Gate(threads - 1) if held and threads > 1 else None
+        self._gate = ThreadGate(threads - 1) if held and threads > 1 else None
         handles = _start(code, self._address, threads, self._gate) if threads > 1 else []
         if cores is not None:
             _pin(handles, cores)
@@ -124,7 +124,7 @@ def _aligned(memory: ctypes.Array[ctypes.c_char]) -> int:
     return -(-ctypes.addressof(memory) // 64) * 64
 
 
-def _start(code: Native, pool: int, threads: int, gate: Gate | None) -> list[int]:
+def _start(code: Native, pool: int, threads: int, gate: ThreadGate | None) -> list[int]:
     """Handles of the started workers 1..threads-1, which wait behind the `gate` if there is one.
 
     Raises: EnvironmentFailure if the system refuses a thread; those already started are ended,
