@@ -19,7 +19,6 @@ USED_ELSEWHERE = {
     "KnownTarget": "readers: the union that a new kind of target joins",
     "Results": "an annotation in a string",
     "SOURCE": "an enum: the form of text that a device compiles",
-    "URGENT": "an enum: requests name it by number",
     "__class__": "Python: the root module's own class",
     "_hold": "memory that must live as long as its owner",
     "burst_gflops": "the benchmark's JSON",

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from loopwright.errors import QueueTimeoutError
-from loopwright.fleet.client.api import connect
+from loopwright.errors import AuthError, QueueTimeoutError
+from loopwright.fleet.client.api import Priority, connect
 
 if TYPE_CHECKING:
     from conftest import Run
@@ -242,6 +242,7 @@ def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(
 ) -> None:
     (tmp_path / "fleet.toml").write_text("[tenants.ci]\nmax_leases = 1\nmax_queued = 1\n")
     options = ("--config", "fleet.toml", "--tenant", "ci:weight=2", "--token-file", "token")
+    options += ("--tenant", "ci:max_ttl_s=60", "--role", "user:max_lease_s=7200")
     _, url = processes.tracker(*options)
     monkeypatch.setenv("LOOPWRIGHT_TRACKER", url)
     monkeypatch.setenv("LOOPWRIGHT_TOKEN", "@token")
@@ -251,10 +252,16 @@ def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(
     with connect(url, token=run("token", "issue", "ci").out.strip()) as fleet:
         with fleet.lease(), pytest.raises(QueueTimeoutError, match="ci holds 1 of the 1 it may"):
             fleet.lease(max_wait=0.2)
-        with fleet.lease():
-            assert (
-                "tenant ci  1 of 1 leases, 0 of 1 waiting, weight 2" in run("tracker", "status").out
-            )
+        with pytest.raises(AuthError, match="above 60 s, the most that tenant ci may ask for"):
+            fleet.lease(ttl=61.0)
+        with pytest.raises(AuthError, match="above normal, the most that role user may ask for"):
+            fleet.lease(priority=Priority.URGENT)
+        with fleet.lease() as lease:
+            text = run("tracker", "status").out
+            quota = "tenant ci  1 of 1 leases, 0 of 1 waiting, weight 2, ttl up to 1m00s"
+            assert quota in text
+            assert "limits     user: class up to normal, leases held up to 2h00m" in text
+            assert "ends      in 2h00m at the latest" in run("lease", "show", lease.id).out
             told = json.loads(run("tracker", "status", "-o", "json").out)["tenants"]["ci"]
             assert told == {
                 "leases": 1,
@@ -262,6 +269,7 @@ def test_a_tenant_holds_and_waits_for_no_more_than_its_quota(
                 "queued": 0,
                 "max_queued": 1,
                 "weight": 2.0,
+                "max_ttl_s": 60.0,
             }
 
 

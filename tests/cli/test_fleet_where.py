@@ -97,6 +97,7 @@ def test_the_status_is_text_or_json(run: Run, fleet: Town) -> None:
     text = run("tracker", "status", "--fleet", fleet.url).out
     assert "devices  1, 1 free\n" in text
     assert "store    writable\n" in text
+    assert "limits   user: class up to normal\n" in text
     found = json.loads(run("tracker", "status", "--fleet", fleet.url, "-o", "json").out)
     assert (found["fleet"], found["free"]) == (fleet.url, 1)
 

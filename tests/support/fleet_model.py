@@ -9,11 +9,32 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from loopwright.fleet.book.config import BookConfig
+from loopwright.fleet.book.config import BookConfig, LeaseLimits, TenantConfig
 from loopwright.fleet.selector import parse
-from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    Health,
+    LinkState,
+    Occupancy,
+    Priority,
+    Refusal,
+    Role,
+)
 
 NEVER = float("inf")
+CONFIG = BookConfig(
+    epoch_block=4,
+    max_queued=6,
+    overdue_s=1e6,  # nothing is held for gangs
+    age_s=20.0,
+    yield_s=1e6,  # nobody is made to yield
+    tenants={
+        "poor": TenantConfig(max_live=1, max_queued=2),
+        "brief": TenantConfig(limits=LeaseLimits(max_class=Priority.BATCH, max_lease_s=25.0)),
+    },
+    roles={Role.USER: LeaseLimits(max_class=Priority.INTERACTIVE, max_ttl_s=15, max_lease_s=50.0)},
+)
 
 
 @dataclass
@@ -67,6 +88,7 @@ class ModelLease:
     granted: float
     expires: float
     ttl: float
+    ends: float = NEVER  # even if it is renewed
     opened: bool = False
     away: float = NEVER  # since when the connection of its holder is gone
     gone: float = NEVER  # since when its session is gone too
@@ -84,6 +106,7 @@ class ModelRequest:
     since: float
     give_up: float
     seq: int
+    role: Role = Role.ADMIN
 
 
 @dataclass
@@ -153,6 +176,17 @@ class Model:
         free = [device for device in self.fitting(request) if self.grantable(device)]
         limit = self.config.of_tenant(request.tenant).max_live
         return len(free) >= request.count and self.held_by(request.tenant) + request.count <= limit
+
+    def allowed(self, request: ModelRequest) -> bool:
+        """Whether its role and its tenant may ask for that."""
+        user, brief = request.role is Role.USER, request.tenant == "brief"
+        highest = 0 if brief else 2 if user else 3
+        return request.priority <= highest and not (user and request.ttl > 15.0)
+
+    def lease_time(self, request: ModelRequest) -> float:
+        """How long its leases may be held."""
+        of_role = 50.0 if request.role is Role.USER else NEVER
+        return min(of_role, 25.0 if request.tenant == "brief" else NEVER)
 
     def rank(self, request: ModelRequest) -> int:
         waited = self.now - request.since

@@ -44,7 +44,8 @@ class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A lease, or a request that waits (state `queued`). Times are seconds from now.
 
     A lease is there until its device is clean; from its end on it has a `reason`. For `away_s` it
-    was without the connection of its holder, 0 while that is there.
+    was without the connection of its holder, 0 while that is there; in `ends_s` it ends even if it
+    is renewed.
     """
 
     id: str
@@ -63,6 +64,7 @@ class LeaseView(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     ttl_s: float = 0.0
     expires_s: float = 0.0
     away_s: float = 0.0
+    ends_s: float | None = None
     count: int = 1
     waited_s: float = 0.0
     gives_up_s: float = 0.0

@@ -86,6 +86,7 @@ class Refusal(enum.Enum):
     READ_ONLY = "read-only"  # the store cannot be written: no new grants
     CANCELLED = "cancelled"
     BAD_REQUEST = "bad-request"
+    FORBIDDEN = "forbidden"  # above what its role or its tenant may ask for
 
 
 class Verdict(enum.Enum):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fleet_model import NEVER, Model, ModelAgent, ModelDevice, ModelLease, ModelRequest
+from fleet_model import CONFIG, NEVER, Model, ModelAgent, ModelDevice, ModelLease, ModelRequest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,7 +14,6 @@ from hypothesis.stateful import (
 )
 
 from loopwright.fleet.book.book import LeaseBook
-from loopwright.fleet.book.config import BookConfig, TenantConfig
 from loopwright.fleet.book.effects import (
     Effect,
     EndLease,
@@ -46,16 +45,17 @@ from loopwright.fleet.book.events import (
     TokenOver,
 )
 from loopwright.fleet.request import LeaseRequest
-from loopwright.fleet.words import Admin, EndReason, Health, LinkState, Occupancy, Refusal, Verdict
-
-CONFIG = BookConfig(
-    epoch_block=4,
-    max_queued=6,
-    overdue_s=1e6,  # nothing is held for gangs
-    age_s=20.0,
-    yield_s=1e6,  # nobody is made to yield
-    tenants={"poor": TenantConfig(max_live=1, max_queued=2)},
+from loopwright.fleet.words import (
+    Admin,
+    EndReason,
+    Health,
+    LinkState,
+    Occupancy,
+    Refusal,
+    Role,
+    Verdict,
 )
+
 AGENTS = ("a", "b")
 SELECTORS = ("", "board=x", "board=y", "board!=x", "name=a/0", "board in (x,y)")
 REASONS = frozenset(EndReason)
@@ -139,8 +139,9 @@ class BookMachine(RuleBasedStateMachine):
                 request.tenant,
                 request.client,
                 model.now,
-                model.now + request.ttl,
+                model.now + min(request.ttl, model.lease_time(request)),
                 request.ttl,
+                model.now + model.lease_time(request),
             )
 
     def _goes_first(self, request: ModelRequest, device: ModelDevice) -> None:
@@ -280,21 +281,21 @@ class BookMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data())
     def open(self, data: st.DataObject) -> None:
-        lease = self._lease(data)
+        self._open(self._lease(data))
+
+    def _open(self, lease: ModelLease) -> ModelDevice:
         device = self.model.devices[lease.device]
         if lease.epoch > device.last:
             device.session = device.last = lease.epoch
             device.cleaning = False
+        return device
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data(), done=st.booleans())
     def use(self, data: st.DataObject, *, done: bool) -> None:
         """A lease is opened and its agent says so; with `done` it is given back after that."""
         lease = self._lease(data)
-        device = self.model.devices[lease.device]
-        if lease.epoch > device.last:
-            device.session = device.last = lease.epoch
-            device.cleaning = False
+        device = self._open(lease)
         self.report(device.agent)
         if done and lease.id in self.model.leases:
             self.model.end(lease)
@@ -334,7 +335,8 @@ class BookMachine(RuleBasedStateMachine):
 
     @rule(
         client=st.sampled_from(["c", "d"]),
-        tenant=st.sampled_from(["rich", "poor"]),
+        tenant=st.sampled_from(["rich", "poor", "brief"]),
+        role=st.sampled_from([Role.USER, Role.ADMIN]),
         selector=st.sampled_from(SELECTORS),
         count=st.sampled_from([1, 1, 1, 2, 3]),
         ttl=st.sampled_from([4.0, 15.0, 60.0]),
@@ -345,6 +347,7 @@ class BookMachine(RuleBasedStateMachine):
         self,
         client: str,
         tenant: str,
+        role: Role,
         selector: str,
         count: int,
         ttl: float,
@@ -365,26 +368,20 @@ class BookMachine(RuleBasedStateMachine):
             model.now,
             model.now + max_wait,
             model.asked,
+            role,
         )
         expected = self._refusal(request)
         if expected is None:
             model.waiting[name] = request
-        event = Requested(
-            request=name,
-            client=client,
-            tenant=tenant,
-            asked=LeaseRequest(
-                selector=selector, count=count, ttl_s=ttl, priority=priority, max_wait_s=max_wait
-            ),
-            token=f"token-{client}",
-        )
-        effects = self.tell(event)
+        effects = self.tell(self._event(request))
         refused = [e.code for e in effects if isinstance(e, TellRefused)]
         assert refused == ([] if expected is None else [expected])
 
     def _refusal(self, request: ModelRequest) -> Refusal | None:
         model = self.model
         kind = CONFIG.of_tenant(request.tenant)
+        if not model.allowed(request):
+            return Refusal.FORBIDDEN
         if model.read_only:
             return Refusal.READ_ONLY
         if request.count > kind.max_live:
@@ -430,8 +427,10 @@ class BookMachine(RuleBasedStateMachine):
                 count=request.count,
                 ttl_s=request.ttl,
                 priority=request.priority,
+                max_wait_s=request.give_up - request.since,
             ),
             token=f"token-{request.client}",
+            role=request.role,
         )
 
     @precondition(lambda self: self.model.waiting)
@@ -510,8 +509,11 @@ class BookMachine(RuleBasedStateMachine):
         effects = self.tell(Renewal(lease.id, lease.epoch, lease.client, lease.tenant, token))
         verdicts = [e.verdict for e in effects if isinstance(e, TellRenewed)]
         self.model.back(lease)
-        lease.expires = max(lease.expires, self.model.now + lease.ttl)
-        assert verdicts in ([Verdict.OK], [Verdict.YIELD_PLEASE])
+        lease.expires = min(max(lease.expires, self.model.now + lease.ttl), lease.ends)
+        (verdict,) = verdicts
+        assert verdict is Verdict.YIELD_PLEASE or (
+            verdict is Verdict.OK and lease.expires < lease.ends
+        )
 
     @precondition(lambda self: self.model.leases)
     @rule(data=st.data(), mine=st.booleans(), times=st.integers(1, 2))

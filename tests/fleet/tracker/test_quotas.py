@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.book.config import BookConfig, TenantConfig
-from loopwright.fleet.tracker.quotas import with_quotas
+from loopwright.fleet.book.config import BookConfig, LeaseLimits, TenantConfig
+from loopwright.fleet.tracker.quotas import shown, with_quotas
+from loopwright.fleet.words import Priority, Role
 
 FILE = """
 [tenant]
@@ -49,6 +50,39 @@ def test_options_go_before_the_file_and_add_up(file: Path) -> None:
 
 def test_without_either_nothing_changes() -> None:
     assert with_quotas(BookConfig(), None, ()) == BookConfig()
+
+
+def test_roles_and_tenants_have_limits(tmp_path: Path) -> None:
+    path = tmp_path / "fleet.toml"
+    path.write_text(
+        '[role.user]\nmax_class = "interactive"\nmax_ttl_s = 600\n'
+        "[tenants.ci]\nmax_lease_s = 7200.0\n"
+    )
+    options, roles = ("ci:max_class=batch",), ("user:max_ttl_s=90", "operator:max_lease_s=60")
+    made = with_quotas(BookConfig(), path, options, roles)
+    assert made.limits(Role.USER, "ci") == (
+        LeaseLimits(max_class=Priority.INTERACTIVE, max_ttl_s=90.0),
+        LeaseLimits(max_class=Priority.BATCH, max_lease_s=7200.0),
+    )
+    assert made.limits(Role.OPERATOR, "x") == (LeaseLimits(max_lease_s=60.0), LeaseLimits())
+    assert shown(made.roles[Role.USER]) == {"max_class": "interactive", "max_ttl_s": 90.0}
+    assert shown(made.roles[Role.OPERATOR]) == {"max_lease_s": 60.0}
+
+
+@pytest.mark.parametrize(
+    ("role", "words"),
+    [
+        ("boss:max_class=batch", "--role: no role 'boss'; there are viewer, user, operator, admin"),
+        ("user:weight=2", "no 'weight'; there are max_class, max_ttl_s, max_lease_s"),
+        ("user:max_class=high", "'high' is not one of batch, normal, interactive, urgent"),
+        ("user:max_ttl_s=0", "max_ttl_s 0.0 is not a number above 0"),
+        ("user:max_lease_s=long", "write user:max_class=interactive"),
+        ("user", "write user:max_class=interactive"),
+    ],
+)
+def test_an_option_that_is_no_limit_of_a_role_is_refused(role: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        with_quotas(BookConfig(), None, (), (role,))
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import pytest
 from fleet_tracker import QUICK, Client, FakeAgent, Site, run, site, until
 
 from loopwright.errors import AuthError, FleetError
+from loopwright.fleet.client.pending import refusal_of
 from loopwright.fleet.security.handshake import Anonymous, ByCode, ByKey, ByToken, Credential, greet
 from loopwright.fleet.wire.link import LinkClosed, dial, pair
 from loopwright.fleet.wire.listener import ListenLimits
@@ -24,9 +25,12 @@ from loopwright.fleet.wire.messages import (
     Message,
     Ping,
     Pong,
+    Queued,
     Refused,
     Register,
     Released,
+    Renew,
+    Renewed,
     RunBatch,
     Sync,
     Welcome,
@@ -183,6 +187,28 @@ def test_a_token_that_expires_ends_what_is_held_with_it_though_its_client_is_awa
             bob.link.close()
             order = await agent.told("pi/cpu0", lambda o: o.fence == grant.epoch)
             assert (order.lease, order.why) == ("", "revoked")
+
+    run(work())
+
+
+def test_a_user_takes_no_device_from_another_by_its_class() -> None:
+    async def work() -> None:
+        async with site() as here:
+            _, bob, grant, _ = await held_by_bob(here)
+            eve = await here.client(ByToken(await token(here, "eve")))
+            eve.link.send(Acquire(request="r-eve", selector="", priority=3))
+            refused = await eve.hear(Refused)
+            assert (refused.code, refused.retry_after_ms) == ("forbidden", 0)
+            assert "class urgent is above normal, the most that role user" in refused.detail
+            assert isinstance(refusal_of(refused, Acquire(request="r", selector="")), AuthError)
+            bob.link.send(Renew(grant.lease, grant.epoch))
+            assert (await bob.hear(Renewed)).verdict == "ok"
+            op = await here.client(ByToken(await token(here, "op", "operator")))
+            op.link.send(Acquire(request="r-op", selector="", priority=3))
+            await op.hear(Queued)
+            bob.link.send(Renew(grant.lease, grant.epoch))
+            told = await bob.hear(Renewed)
+            assert (told.verdict, told.reason) == ("yield-please", "preempted")
 
     run(work())
 

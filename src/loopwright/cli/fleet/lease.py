@@ -84,6 +84,7 @@ def show(
         ("selector", view.selector or "any"),
         ("count", str(view.count) if view.count > 1 else ""),
         ("time", lease_left(view)),
+        ("ends", "" if view.ends_s is None else f"in {duration(view.ends_s)} at the latest"),
         ("tenant", f"{view.tenant}{', over its quota' if view.over_quota else ''}"),
         ("client", view.client + (f", away for {duration(view.away_s)}" if view.away_s else "")),
         ("priority", _priority(view.priority)),

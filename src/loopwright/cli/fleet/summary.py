@@ -38,6 +38,7 @@ def status_pairs(url: str, status: Figures) -> list[tuple[str, str]]:
         ("agents", f"{count(status, 'agents')} connected"),
         ("devices", devices_line(status)),
         ("leases", leases_line(status)),
+        ("limits", roles_line(status.get("roles"))),
         *((f"tenant {name}", tenant_line(found)) for name, found in _tables(status.get("tenants"))),
         ("ended", counts_line(status.get("ended"))),
         ("refused", counts_line(status.get("refused"))),
@@ -80,11 +81,29 @@ def leases_line(status: Figures) -> str:
 
 def tenant_line(found: Figures) -> str:
     """What a tenant holds and waits for, and what it may."""
-    weight = _number(found.get("weight"))
+    weight, limits = _number(found.get("weight")), limits_line(found)
     return (
         f"{count(found, 'leases')} of {count(found, 'max_leases')} leases, "
         f"{count(found, 'queued')} of {count(found, 'max_queued')} waiting, weight {weight:g}"
+        + (f", {limits}" if limits else "")
     )
+
+
+def roles_line(found: object) -> str:
+    """What those of each role may ask for at most, where there is a limit."""
+    lines = ((name, limits_line(limits)) for name, limits in _tables(found))
+    return "; ".join(f"{name}: {line}" for name, line in lines if line)
+
+
+def limits_line(found: Figures) -> str:
+    """What requests may ask for at most: class, ttl, and how long a lease may be held."""
+    parts = []
+    if found.get("max_class"):
+        parts.append(f"class up to {found['max_class']}")
+    for name, words in (("max_ttl_s", "ttl up to"), ("max_lease_s", "leases held up to")):
+        if found.get(name):
+            parts.append(f"{words} {duration(_number(found[name]))}")
+    return ", ".join(parts)
 
 
 def _tables(found: object) -> list[tuple[str, Figures]]:

@@ -31,6 +31,25 @@ ClientCaOption = Annotated[
         "token, as DIR/ca.crt.",
     ),
 ]
+TenantOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME:QUOTA",
+        help="What one may hold, as ci:max_leases=4,max_queued=100,weight=2; again for others; "
+        "* is all that are not named. Goes before --config.",
+    ),
+]
+RoleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--role",
+        metavar="NAME:LIMITS",
+        help="What one may ask for, as user:max_class=interactive,max_ttl_s=600,"
+        "max_lease_s=7200, again for others; --tenant takes the same. The lower counts. "
+        "[user:max_class=normal]",
+    ),
+]
 
 
 @app.command("serve")
@@ -66,17 +85,14 @@ def serve(
     ] = None,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="Quotas of tenants, as TOML: [tenant], [tenants.NAME]."),
-    ] = None,
-    tenant: Annotated[
-        list[str] | None,
         typer.Option(
-            "--tenant",
-            metavar="NAME:QUOTA",
-            help="What one may hold, as ci:max_leases=4,max_queued=100,weight=2; again for others; "
-            "* is all that are not named. Goes before --config.",
+            "--config",
+            help="Quotas of tenants and limits of roles, as TOML: [tenant], [tenants.NAME], "
+            "[role.user].",
         ),
     ] = None,
+    tenant: TenantOption = None,
+    role: RoleOption = None,
     log: Annotated[
         Path | None, typer.Option("--log", help="Write JSON lines to this file; - for stderr.")
     ] = None,
@@ -89,19 +105,19 @@ def serve(
     from loopwright.fleet.tracker.serve import ServeOptions
 
     at = tuple(listen) if listen else (_own(context),)
-    made = _config(config, tenant or ())
+    made = _config(config, tenant or (), role or ())
     options = ServeOptions(
         listen=at, store=store, config=made, ca=tls_dir, client_ca=client_ca, token_file=token_file
     )
     _run(options, http, log)
 
 
-def _config(file: Path | None, tenants: Sequence[str]) -> TrackerConfig:
+def _config(file: Path | None, tenants: Sequence[str], roles: Sequence[str]) -> TrackerConfig:
     from loopwright.fleet.book.config import BookConfig
     from loopwright.fleet.tracker.config import TrackerConfig
     from loopwright.fleet.tracker.quotas import with_quotas
 
-    return TrackerConfig(book=with_quotas(BookConfig(), file, tenants))
+    return TrackerConfig(book=with_quotas(BookConfig(), file, tenants, roles))
 
 
 def _own(context: typer.Context) -> str:

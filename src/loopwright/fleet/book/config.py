@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+from loopwright.fleet.words import Priority, Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeaseLimits:
+    """What a request may ask for, and for how long its leases may be held, renewed or not."""
+
+    max_class: Priority = Priority.URGENT
+    max_ttl_s: float = math.inf
+    max_lease_s: float = math.inf
+
+
+_NO_LIMITS = LeaseLimits()
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,6 +28,12 @@ class TenantConfig:
     weight: float = 1.0
     max_live: int = 1_000_000
     max_queued: int = 20_000
+    limits: LeaseLimits = _NO_LIMITS
+
+
+def _roles() -> Mapping[Role, LeaseLimits]:
+    """By default nobody takes a device from others by a class that operators are for."""
+    return {Role.USER: LeaseLimits(max_class=Priority.NORMAL)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +87,12 @@ class BookConfig:
 
     tenant: TenantConfig = TenantConfig()
     tenants: Mapping[str, TenantConfig] = field(default_factory=dict)
+    roles: Mapping[Role, LeaseLimits] = field(default_factory=_roles)
 
     def of_tenant(self, name: str) -> TenantConfig:
         """The share of a tenant."""
         return self.tenants.get(name, self.tenant)
+
+    def limits(self, role: Role, tenant: str) -> tuple[LeaseLimits, LeaseLimits]:
+        """The limits that hold for a request: those of the role, those of the tenant."""
+        return self.roles.get(role, _NO_LIMITS), self.of_tenant(tenant).limits

@@ -88,7 +88,9 @@ class TellRefused(msgspec.Struct, frozen=True, gc=False):
 
 
 class TellRenewed(msgspec.Struct, frozen=True, gc=False, kw_only=True):
-    """Answer a renewal; `reason` is why a lease that is gone ended, where that is known."""
+    """Answer a renewal; `reason` is why a lease that is gone ended, where that is known, or why one
+    that is to be yielded will end.
+    """
 
     client: str
     lease: str

@@ -11,7 +11,7 @@ from typing import TypeAlias
 import msgspec
 
 from loopwright.fleet.request import LeaseRequest
-from loopwright.fleet.words import Admin, EndReason, Health, Occupancy
+from loopwright.fleet.words import Admin, EndReason, Health, Occupancy, Role
 
 
 class DeviceSpec(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +74,7 @@ class Requested(msgspec.Struct, frozen=True, gc=False):
     tenant: str
     asked: LeaseRequest
     token: str = ""  # id of what its client came with
+    role: Role = Role.ADMIN
 
 
 class Cancelled(msgspec.Struct, frozen=True, gc=False):
@@ -180,6 +181,7 @@ class LeaseRow(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     priority: int
     tags: Mapping[str, str]
     token: str = ""
+    role: Role = Role.ADMIN
 
 
 class DeviceRow(msgspec.Struct, frozen=True, gc=False):

@@ -14,6 +14,7 @@ from loopwright.fleet.book.effects import (
     TellRenewed,
 )
 from loopwright.fleet.book.events import GiveBack, Renewal
+from loopwright.fleet.book.limits import lease_time, lease_time_over, runs_out
 from loopwright.fleet.book.records import (
     NEVER,
     DeviceRecord,
@@ -39,6 +40,7 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
             continue
         state.index.set_free(device, free=False)
         device.top += 1
+        ends_at = now + lease_time(state, request)
         lease = LeaseRecord(
             id=_new_id(state),
             request=request,
@@ -46,8 +48,9 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
             boot=boot,
             epoch=device.top,
             granted_at=now,
-            expires=now + request.asked.ttl_s,
+            expires=min(now + request.asked.ttl_s, ends_at),
             open_by=now + config.open_s,
+            ends_at=ends_at,
             charged_at=now + 1.0,
         )
         device.lease = lease
@@ -225,6 +228,8 @@ def _over(state: BookState, lease: LeaseRecord) -> tuple[EndReason, str] | None:
     claimant = lease.yield_for
     if claimant is not None and lease.yield_by <= min(now, lease.expires):
         return EndReason.PREEMPTED, _to(claimant)
+    if now >= lease.expires and runs_out(lease):
+        return EndReason.EXPIRED, lease_time_over(state, lease)
     if now >= lease.expires:
         return EndReason.EXPIRED, f"not renewed for {lease.request.asked.ttl_s:g} s"
     if now >= _open_by(lease):
@@ -255,7 +260,7 @@ def renewal(state: BookState, event: Renewal) -> None:
         return
     now = state.now
     holders.hold(state, request, event.client, event.token)
-    lease.expires = max(lease.expires, now + request.asked.ttl_s)
+    lease.expires = min(max(lease.expires, now + request.asked.ttl_s), lease.ends_at)
     use = now - lease.charged_at
     if use > 0:
         queue.charge(state, request.tenant, use)
@@ -263,20 +268,29 @@ def renewal(state: BookState, event: Renewal) -> None:
     state.totals.renewed += 1
     if request.asked.ttl_s < 3 * state.config.sync_s:
         state.tell(lease.device)  # answers to reports come too rarely to keep the session alive
+    state.out.append(_answer(state, lease))
+
+
+def _answer(state: BookState, lease: LeaseRecord) -> TellRenewed:
+    """What its holder is told: go on, or give it back, within what time and why."""
     claimant = _claimant(state, lease)
-    if claimant is None:
-        lease.yield_by = NEVER
-        verdict = TellRenewed(
-            client=event.client, lease=lease.id, verdict=Verdict.OK, ttl_s=request.asked.ttl_s
-        )
-    else:
-        state.totals.yields += 1
+    reason, why = None, ""
+    if claimant is not None:
+        reason = EndReason.PREEMPTED
         why = f"{_class_of(claimant)} request {claimant.id} waits for this device"
-        left = max(0.0, min(lease.expires, lease.yield_by) - now)
-        verdict = TellRenewed(
-            client=event.client, lease=lease.id, verdict=Verdict.YIELD_PLEASE, ttl_s=left, why=why
-        )
-    state.out.append(verdict)
+    else:
+        lease.yield_by = NEVER
+        if runs_out(lease):
+            reason, why = EndReason.EXPIRED, lease_time_over(state, lease)
+    state.totals.yields += claimant is not None
+    return TellRenewed(
+        client=lease.request.client,
+        lease=lease.id,
+        verdict=Verdict.OK if reason is None else Verdict.YIELD_PLEASE,
+        ttl_s=max(0.0, min(lease.expires, lease.yield_by) - state.now),
+        why=why,
+        reason=reason,
+    )
 
 
 def _gone(
@@ -357,11 +371,11 @@ def give_back(state: BookState, event: GiveBack) -> None:
         state.out.append(TellRefused(event.client, event.lease, Refusal.BAD_REQUEST, detail))
         return
     holders.hold(state, lease.request, event.client, lease.request.token)
-    reason, detail = _why_given_back(lease, event.reason)
+    reason, detail = _why_given_back(state, lease, event.reason)
     end(state, lease, reason, detail)
 
 
-def _why_given_back(lease: LeaseRecord, said: EndReason) -> tuple[EndReason, str]:
+def _why_given_back(state: BookState, lease: LeaseRecord, said: EndReason) -> tuple[EndReason, str]:
     """Why a lease ends that its holder gives back, for the reason that it says.
 
     One whose time ran out after it was asked to yield was preempted, and no other was.
@@ -373,4 +387,6 @@ def _why_given_back(lease: LeaseRecord, said: EndReason) -> tuple[EndReason, str
         return EndReason.PREEMPTED, _to(claimant)
     if said in (EndReason.RELEASED, EndReason.PREEMPTED):
         return EndReason.RELEASED, ""
+    if said is EndReason.EXPIRED and runs_out(lease):
+        return said, lease_time_over(state, lease)
     return said, "as its holder says"

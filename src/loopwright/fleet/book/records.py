@@ -15,7 +15,7 @@ from loopwright.fleet.book.effects import DesiredState
 from loopwright.fleet.book.events import DeviceSpec, LeaseRow
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.selector import Selector
-from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy
+from loopwright.fleet.words import Admin, EndReason, Health, LeaseState, LinkState, Occupancy, Role
 
 NEVER = math.inf
 
@@ -93,6 +93,7 @@ class LeaseRecord:
     granted_at: float
     expires: float
     open_by: float
+    ends_at: float  # even if it is renewed
     state: LeaseState = LeaseState.GRANTED
     reason: EndReason | None = None
     charged_at: float = 0.0
@@ -115,6 +116,7 @@ class RequestRecord:
     asked: LeaseRequest
     match: Match | None
     token: str = ""
+    role: Role = Role.ADMIN
     away_since: float = NEVER  # when the connection of its holder was gone
     away_until: float = -NEVER  # so long at least it may take to come back
     seq: int = 0
@@ -212,4 +214,5 @@ def row_of(lease: LeaseRecord) -> LeaseRow:
         priority=request.asked.priority,
         tags=request.asked.tags,
         token=request.token,
+        role=request.role,
     )

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from loopwright.errors import ConfigError
-from loopwright.fleet.book import holders, queue
+from loopwright.fleet.book import holders, limits, queue
 from loopwright.fleet.book.devices import admin_set
 from loopwright.fleet.book.effects import TellQueued, TellRefused, TellReleased
 from loopwright.fleet.book.events import (
@@ -42,6 +42,10 @@ def requested(state: BookState, event: Requested) -> None:
     if wrong:
         _refuse(state, event, Refusal.BAD_REQUEST, wrong)
         return
+    too_much = limits.above(state, event)
+    if too_much:
+        _refuse(state, event, Refusal.FORBIDDEN, too_much)
+        return
     try:
         match = state.index.match(event.asked.selector, state.config.idle_selectors)
     except ConfigError as error:
@@ -57,6 +61,7 @@ def requested(state: BookState, event: Requested) -> None:
         asked=msgspec.structs.replace(event.asked, selector=match.selector.text),
         match=match,
         token=event.token,
+        role=event.role,
         seq=state.number(),
         since=state.now,
         give_up=state.now + event.asked.max_wait_s,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from loopwright.fleet.book import holders
+from loopwright.fleet.book import holders, limits
 from loopwright.fleet.book.agents import new_boot
 from loopwright.fleet.book.effects import EndLease
 from loopwright.fleet.book.events import LeaseRow, Restored
@@ -93,11 +93,13 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
             ),
             match=None,
             token=row.token,
+            role=row.role,
             seq=state.number(),
             since=now,
         )
         holders.take(state, request)
         holders.leave(state, request, config.settle_s)
+    ends_at = now + limits.lease_time(state, request)
     lease = LeaseRecord(
         id=row.lease,
         request=request,
@@ -105,8 +107,9 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
         boot=boot,
         epoch=row.epoch,
         granted_at=now,
-        expires=now + row.ttl_s,
+        expires=min(now + row.ttl_s, ends_at),
         open_by=now + max(config.open_s, config.settle_s),
+        ends_at=ends_at,
         charged_at=now,
     )
     device.lease = lease

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loopwright.fleet.book import queue
+from loopwright.fleet.book.config import LeaseLimits
 from loopwright.fleet.book.explain import kept_because
 from loopwright.fleet.book.records import (
+    NEVER,
     DeviceRecord,
     LeaseRecord,
     RequestRecord,
@@ -39,6 +41,7 @@ class TenantView:
     queued: int
     max_queued: int
     weight: float
+    limits: LeaseLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +116,7 @@ def lease_view(lease: LeaseRecord, now: float) -> LeaseView:
         ttl_s=request.asked.ttl_s,
         expires_s=lease.expires - now,
         away_s=max(0.0, now - request.away_since),
+        ends_s=None if lease.ends_at == NEVER else lease.ends_at - now,
     )
 
 
@@ -148,6 +152,7 @@ def tenant_views(state: BookState, most: int) -> tuple[TenantView, ...]:
                 queued=queued,
                 max_queued=may.max_queued,
                 weight=may.weight,
+                limits=may.limits,
             )
         )
     views.sort(key=lambda view: (-view.leases - view.queued, view.name))

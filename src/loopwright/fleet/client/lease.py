@@ -32,7 +32,8 @@ class HeldLease:
         self.wanted_back = asyncio.Event()  # a more urgent request waits: end at the next edge
         self._control = control
         self._clock = clock
-        self._yields_to = ""  # the more urgent request, in words
+        self._yields_to = ""  # why it is to be given back soon, in words
+        self._yields_as = EndReason.PREEMPTED  # how it ends if it is not
         self._due = asyncio.Event()  # to be renewed at once
         self._good_until = clock() + SAFE_SHARE * grant.ttl_ms / 1000
         self._keeper: asyncio.Task[None] | None = None
@@ -102,14 +103,14 @@ class HeldLease:
         while True:
             await self._until_due(min(next_at, self._good_until))
             if self._yields_to and self.left_s() == 0.0:
-                self._give_up(EndReason.PREEMPTED, self._yields_to)
+                self._give_up(self._yields_as, self._yields_to)
                 return
             try:
                 async with asyncio.timeout(self.left_s()):
                     answer, sent_at = await self._control.renew(self.id, self.grant.epoch)
             except TimeoutError:
                 if self._yields_to:
-                    self._give_up(EndReason.PREEMPTED, self._yields_to)
+                    self._give_up(self._yields_as, self._yields_to)
                     return
                 away = "" if self._control.connected else ", which is away"
                 self._give_up(EndReason.EXPIRED, f"the tracker{away}, did not renew it in time")
@@ -141,6 +142,7 @@ class HeldLease:
         if answer.verdict == Verdict.YIELD_PLEASE.value:
             self.wanted_back.set()
             self._yields_to = answer.why or "a more urgent request waits for it"
+            self._yields_as = _reason(answer.reason) if answer.reason else EndReason.PREEMPTED
         self._good_until = sent_at + SAFE_SHARE * answer.ttl_ms / 1000
         return True
 
@@ -162,7 +164,7 @@ class HeldLease:
         time is up ends the session of a lease that was to be yielded as expired.
         """
         if reason is EndReason.EXPIRED and self._yields_to:
-            reason, detail = EndReason.PREEMPTED, self._yields_to
+            reason, detail = self._yields_as, self._yields_to
         if reason in _FINAL and not self.ended.is_set():
             self._give_up(reason, detail)
             if self._keeper is not None:

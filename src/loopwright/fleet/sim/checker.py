@@ -3,9 +3,9 @@
 The rules: no two live sessions on a device; epochs of a device grow strictly, over restarts of
 everything; each lease ends once, with a reason; a device is not granted while it is leased, nor
 before it reported to this tracker; no lease is lost with its holder while its device says that its
-session is open, or right after its holder renewed it; nothing outlives its token; after each event
-no free device and no request that it could serve stand side by side; and once all faults are
-healed, each device is free again.
+session is open, or right after its holder renewed it; nothing outlives its token, or is above the
+limits of its role and tenant; after each event no free device and no request that it could serve
+stand side by side; and once all faults are healed, each device is free again.
 """
 
 from __future__ import annotations
@@ -101,6 +101,7 @@ class FleetChecker:
         for effect in effects:
             if isinstance(effect, SaveLease):
                 self._saved(effect.row)
+                self._allowed(state, effect.row)
             elif isinstance(effect, EndLease):
                 self._ended(effect)
 
@@ -117,6 +118,11 @@ class FleetChecker:
             self.wrong(f"{device}: granted before it reported to this tracker")
         if row.lease in self.ended:
             self.wrong(f"lease {row.lease} begins after its end")
+
+    def _allowed(self, state: BookState, row: LeaseRow) -> None:
+        for limits in state.config.limits(row.role, row.tenant):
+            if row.priority > limits.max_class or row.ttl_s > limits.max_ttl_s:
+                self.wrong(f"lease {row.lease} is above the limits of {row.role} and {row.tenant}")
 
     def _not_held(self, state: BookState, token: str) -> None:
         self.checks += 1
@@ -203,6 +209,8 @@ class FleetChecker:
                 if lease is not None and state.leases.get(lease.id) is not lease:
                     self.wrong(f"{device.name}: has lease {lease.id}, which is not known")
         for lease in state.leases.values():
+            if lease.reason is None and lease.ends_at < min(self.now, lease.expires) - 1.0:
+                self.wrong(f"lease {lease.id} is held for longer than allowed")
             if lease not in (lease.device.lease, lease.device.releasing):
                 self.wrong(f"lease {lease.id} is on no device")
         for tenant in state.tenants.values():

@@ -18,7 +18,7 @@ from loopwright.fleet.book.effects import (
 from loopwright.fleet.book.events import Cancelled, ClientDown, GiveBack, Renewal, Requested
 from loopwright.fleet.request import LeaseRequest
 from loopwright.fleet.sim.world import World, WorldDevice
-from loopwright.fleet.words import Refusal, Verdict
+from loopwright.fleet.words import Refusal, Role, Verdict
 
 _SELECTORS = ("", "board=rpi4", "board in (zynq,a100)", "board!=rpi4", "host=a0", "board")
 
@@ -41,6 +41,7 @@ class SimClient:
         self.world = world
         self.name = f"c{number}"
         self.tenant = f"t{number % 3}"
+        self.role = Role.USER if number % 2 else Role.OPERATOR
         self.life = 0
         self.links = 0
         self.tokens = 0
@@ -134,6 +135,7 @@ class SimClient:
                 max_wait_s=20.0 + 200.0 * draw(),
             ),
             token=self.token,
+            role=self.role,
         )
         self.asked_at = self.world.now
         self.world.to_tracker(self.want)

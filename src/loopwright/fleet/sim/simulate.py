@@ -7,16 +7,17 @@ clean; operators that drain, quarantine, revoke leases and tokens, and probe.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from loopwright.fleet.book.book import LeaseBook
-from loopwright.fleet.book.config import BookConfig, TenantConfig
+from loopwright.fleet.book.config import BookConfig, LeaseLimits, TenantConfig
 from loopwright.fleet.book.events import AdminSet, ProbeAsked, Revoked, TokenOver
 from loopwright.fleet.sim.agent import SimAgent
 from loopwright.fleet.sim.client import SimClient
 from loopwright.fleet.sim.world import SimConfig, World
-from loopwright.fleet.words import Admin, EndReason, Health
+from loopwright.fleet.words import Admin, EndReason, Health, Priority, Role
 
 _HEAL_S = 400.0
 
@@ -81,9 +82,10 @@ def simulate(
 
 
 def variant(seed: int) -> SimConfig:
-    """A fleet of a size and luck that differ from seed to seed, with some tenants held short."""
+    """A fleet whose size and luck differ from seed to seed, some tenants and roles held short."""
     few = TenantConfig(max_live=2)
     weights = {"t0": TenantConfig(weight=2.0), "t1": few if seed % 2 else TenantConfig()}
+    brief = LeaseLimits(max_class=Priority.NORMAL, max_lease_s=10.0 if seed % 3 else math.inf)
     base = SimConfig()
     return SimConfig(
         agents=2 + seed % 3,
@@ -95,7 +97,9 @@ def variant(seed: int) -> SimConfig:
         fault_rate=(0.05, 0.15, 0.4)[(seed // 5) % 3],
         hold_s=(0.5, 4.0, 15.0)[(seed // 7) % 3],
         fences=bool(seed % 2),
-        book=replace(base.book, tenants=weights, age_s=10.0, overdue_s=40.0),
+        book=replace(
+            base.book, tenants=weights, roles={Role.USER: brief}, age_s=10.0, overdue_s=40.0
+        ),
     )
 
 

@@ -58,6 +58,7 @@ leases = sa.Table(
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("tags", sa.Text, nullable=False),
         sa.Column("token", sa.Text, nullable=False, server_default=""),
+        sa.Column("role", sa.Integer, nullable=False, server_default=str(int(Role.ADMIN))),
     ),
     sqlite_with_rowid=False,
 )
@@ -130,6 +131,7 @@ def of_lease(row: LeaseRow) -> Values:
         row.priority,
         _text(row.tags),
         row.token,
+        int(row.role),
     )
 
 
@@ -193,6 +195,7 @@ def lease(row: sa.Row[Any]) -> LeaseRow:
         priority=row.priority,
         tags=_mapping(row.tags),
         token=row.token,
+        role=Role(row.role),
     )
 
 

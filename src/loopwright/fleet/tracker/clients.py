@@ -150,8 +150,9 @@ class ClientSession:
         if self.who.scopes:
             scoped = ", ".join(filter(None, (self._scope, asked.selector.strip())))
             asked = msgspec.structs.replace(asked, selector=scoped)
-        who = self.who
-        self._tracker.happened(Requested(message.request, self.id, who.tenant, asked, self.token))
+        who, request = self.who, message.request
+        event = Requested(request, self.id, who.tenant, asked, self.token, who.role)
+        self._tracker.happened(event)
 
     def _renew(self, message: Renew) -> None:
         if self.who.role < Role.USER:

@@ -49,6 +49,7 @@ from loopwright.fleet.tracker.config import TrackerConfig
 from loopwright.fleet.tracker.directory import AccessDirectory
 from loopwright.fleet.tracker.infos import Infos
 from loopwright.fleet.tracker.log import JsonLog
+from loopwright.fleet.tracker.quotas import shown
 from loopwright.fleet.tracker.sessions import Allowance
 from loopwright.fleet.wire.faults import Denied, Tally
 from loopwright.fleet.wire.link import Link, LinkClosed
@@ -522,8 +523,12 @@ class Tracker:
                     "queued": view.queued,
                     "max_queued": view.max_queued,
                     "weight": view.weight,
+                    **shown(view.limits),
                 }
                 for view in self.book.tenants(_TENANTS)
+            },
+            "roles": {
+                role.name.lower(): shown(limits) for role, limits in self.book.config.roles.items()
             },
             "devices": counts.devices,
             "free": counts.free,

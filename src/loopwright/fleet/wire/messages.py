@@ -319,13 +319,17 @@ class Renew(Message, frozen=True):
 
 
 class Renewed(Message, frozen=True):
-    """`verdict` is a `words.Verdict`; with YIELD_PLEASE, give it back within `ttl_ms`."""
+    """`verdict` is a `words.Verdict`; with YIELD_PLEASE, give it back within `ttl_ms`.
+
+    `reason` is the `words.EndReason` of a lease that is GONE, if that is remembered, or of one that
+    is to be yielded, if it is not in time.
+    """
 
     lease: Name
     verdict: Word
     ttl_ms: Milliseconds
     why: Text = ""
-    reason: Word = ""  # with GONE: its `words.EndReason`, if that is remembered
+    reason: Word = ""
 
 
 class Release(Message, frozen=True):
