@@ -1,6 +1,6 @@
 """An agent and a client of it in a process of some user: what becomes of hostile kernels there.
 
-    python hostile_agent.py CACHE_DIR TIER own|brought
+    python hostile_agent.py CACHE_DIR TIER THREADS own|brought
 
 Reads requests and writes answers, one JSON object per line. Other tests of the agent have it in
 their own process; this one may belong to another user than the tests.
@@ -52,9 +52,9 @@ class Came(msgspec.Struct):
     ns: tuple[float, ...] = ()
 
 
-async def _serve(folder: Path, tier: Tier, *, brought: bool) -> None:
+async def _serve(folder: Path, tier: Tier, threads: int, *, brought: bool) -> None:
     loop = asyncio.get_running_loop()
-    async with running(options(folder, tier=tier)) as agent:
+    async with running(options(folder, tier=tier), threads=threads) as agent:
         client = await connect(agent, ticket(agent, 1, ttl_ms=3_600_000))
         if brought:  # the same functions, but not the host's own
             await _place(client, runtime_object(folder) + b"\0")
@@ -149,7 +149,9 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def hostile_agent(user: int, tier: Tier, *, brought: bool) -> Iterator[HostileAgent]:
+def hostile_agent(
+    user: int, tier: Tier, *, brought: bool, threads: int = 1
+) -> Iterator[HostileAgent]:
     """An agent of `user` in a process of its own, with a session of its only device."""
     python = python_of(user)
     assert python is not None
@@ -159,7 +161,14 @@ def hostile_agent(user: int, tier: Tier, *, brought: bool) -> Iterator[HostileAg
         Path(name).chmod(0o755)
         os.chown(folder, user, -1)
         process = subprocess.Popen(
-            [python, __file__, str(folder), str(int(tier)), "brought" if brought else "own"],
+            [
+                python,
+                __file__,
+                str(folder),
+                str(int(tier)),
+                str(threads),
+                "brought" if brought else "own",
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -180,4 +189,6 @@ def hostile_agent(user: int, tier: Tier, *, brought: bool) -> Iterator[HostileAg
 
 
 if __name__ == "__main__":
-    asyncio.run(_serve(Path(sys.argv[1]), Tier(int(sys.argv[2])), brought=sys.argv[3] == "brought"))
+    _folder, _tier, _threads, _whose = sys.argv[1:]
+    _brought = _whose == "brought"
+    asyncio.run(_serve(Path(_folder), Tier(int(_tier)), int(_threads), brought=_brought))
