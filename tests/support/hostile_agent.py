@@ -79,7 +79,7 @@ async def _answer(client: Client, wanted: Wanted) -> Came:
     )
     client.link.send(RunBatch((run,)))
     result, output = await client.result()
-    told = float(np.frombuffer(output, np.float32)[0]) if output else -1.0
+    told = float(np.nan_to_num(np.frombuffer(output, np.float32)[0])) if output else -1.0
     return Came(result.status, result.tier, result.detail, told, result.ns)
 
 

@@ -19,15 +19,13 @@ import ctypes
 import os
 import resource
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
-
-import numpy as np
 
 from loopwright.sandbox import cgroup, landlock, privileges
 from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, CagePlan, Layer, missing
 from loopwright.sandbox.libc import LIBC, write_file
+from loopwright.sandbox.libraries import SYSTEM, libraries
 
 _NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
@@ -35,8 +33,6 @@ _MS_RECURSIVE, _MS_PRIVATE = 0x4000, 0x40000
 _FOLDER_BYTES = 16 << 20
 _OPEN_FILES = 64
 _MOST_DESCRIPTORS = 65536
-SYSTEM = ("/usr/lib", "/lib", "/lib64", "/usr/lib64")
-"""Folders of the system's libraries."""
 _OOM_FIRST = "1000"
 _CAPABILITY_VERSION = 0x20080522
 
@@ -292,11 +288,3 @@ def _limit() -> None:
     ):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (value, value))
-
-
-def libraries() -> tuple[str, ...]:
-    """Folders of libraries besides the system's: Python's, those beside NumPy, this package."""
-    python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
-    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages are installed
-    package = str(Path(__file__).resolve().parents[1])
-    return (*sorted(python), package)

@@ -35,10 +35,10 @@ class ProcessDriver:
         self._options = context.options
         self._clock = context.clock
         self._rng = context.rng
-        self.keeper = self._new_keeper(bare=True)
+        self.keeper = self._new_keeper()
 
-    def _new_keeper(self, *, bare: bool) -> Keeper:
-        """What keeps the warden of a host that has a native runtime, unless it is `bare`."""
+    def _new_keeper(self, runtime_file: str = "") -> Keeper:
+        """What keeps the warden, of a host that has its native runtime in a file if it has one."""
         spec, options = self._spec, self._options
         warden = WardenOptions(
             spec.name,
@@ -47,7 +47,8 @@ class ProcessDriver:
             tier=options.tier,
             uid=spec.uid,
             memory=options.limits.memory + _OVERHEAD_BYTES,
-            bare=bare,
+            bare=not runtime_file,
+            runtime_file=runtime_file,
             slack_s=options.timers.warden_s,
         )
         return Keeper(warden, options.timers.restart_s, self._rng)

@@ -24,10 +24,9 @@ import msgspec
 from loopwright.errors import EnvironmentFailure
 from loopwright.fleet.agent.driver import DriverError
 from loopwright.fleet.words import Tier
-from loopwright.runtime.cpu.native import runtime_path
 from loopwright.sandbox import cgroup
-from loopwright.sandbox.confine import SYSTEM, libraries
 from loopwright.sandbox.layers import BUBBLE, USUAL, CagePlan
+from loopwright.sandbox.libraries import SYSTEM, libraries
 from loopwright.sandbox.orders import (
     MAX_PACKET,
     PATIENT_S,
@@ -187,8 +186,8 @@ class Worker:
 class WardenOptions:
     """How a warden is started. `uid` is who candidates are, where this process is the superuser;
     `memory` bytes is what everything in a session may hold together; a `bare` host has no native
-    runtime that sessions could begin with. It is given up when it does not answer for `slack_s`
-    longer than the kill ladder takes.
+    runtime that sessions could begin with, others keep it in `runtime_file`. A warden is given up
+    when it does not answer for `slack_s` longer than the kill ladder takes.
     """
 
     name: str
@@ -198,6 +197,7 @@ class WardenOptions:
     uid: int = 0
     memory: int = 1 << 40
     bare: bool = False
+    runtime_file: str = ""
     slack_s: float = 5.0
 
 
@@ -323,8 +323,8 @@ class WardenHandle:
         yield from (path for path in sys.path if Path(path).is_absolute())
         yield str(Path(__file__).resolve().parents[3])  # where this package is
         yield _empty_folder(self._options.cache_dir)
-        if not self._options.bare:  # not the folder: it may hold the agent's key
-            yield str(runtime_path(self._options.cache_dir))
+        if self._options.runtime_file:  # not its folder: that may hold the agent's key
+            yield self._options.runtime_file
 
     async def begin(self, deadline: float) -> Worker:
         """A new measuring process, killed at `deadline` of the monotonic clock unless extended.
