@@ -250,15 +250,13 @@ def _function(function: Callable[[Expr], Expr]) -> Element:
     return _float(lambda x, _: function(x))
 
 
-def _with_input(kind: str, number: str, channels: str = "") -> tuple[EpilogueForm, ...]:
-    """The forms of an operator of two operands: a residual, a number, and maybe a channel's."""
-    found = [
+def _with_input(kind: str, number: str, channels: str) -> tuple[EpilogueForm, ...]:
+    """The forms of an operator of two operands: a residual, a number, and one for each channel."""
+    return (
         EpilogueForm(kind, StepOperand.TENSOR, input="residual"),
         EpilogueForm(number, StepOperand.NUMBER, numbers=(("value", 0.0),)),
-    ]
-    if channels:
-        found.append(EpilogueForm(channels, StepOperand.CHANNELS, input=channels))
-    return tuple(found)
+        EpilogueForm(channels, StepOperand.CHANNELS, input=channels),
+    )
 
 
 _GELU = (
@@ -266,7 +264,7 @@ _GELU = (
     EpilogueForm("gelu_tanh", fixed=(("approximate", "tanh"),)),
 )
 
-_ADD, _MUL = _with_input("add", "addc"), _with_input("mul", "mulc", "scale")
+_ADD, _MUL = _with_input("add", "addc", "shift"), _with_input("mul", "mulc", "scale")
 _PRELU = (EpilogueForm("prelu", StepOperand.CHANNELS, input="slope"),)
 
 OPS: tuple[OpDef, ...] = (
