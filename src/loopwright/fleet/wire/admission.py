@@ -58,8 +58,7 @@ class Admission(Generic[G]):
         self._served_of: Counter[str] = Counter()
 
     def __len__(self) -> int:
-        groups = (self._silent, self._crowded, self._waiting, self._served)
-        return sum(map(len, groups))
+        return len(self._silent) + len(self._crowded) + len(self._waiting) + len(self._served)
 
     @property
     def guests(self) -> tuple[G, ...]:
