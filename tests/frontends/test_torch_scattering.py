@@ -91,3 +91,14 @@ def test_the_largest() -> None:
     agree(lambda x: (x.topk(3), x.topk(2, 0, largest=False)), x)
     x[0, 1], x[1, 2], x[2, 0] = math.nan, math.inf, -math.inf
     agree(lambda x: (x.topk(3), x.sort(), x.sort(descending=True)), x)
+
+
+def test_bits_of_integers() -> None:
+    a, b = torch.randint(-9, 9, (2, 4, 5))
+    agree(lambda a, b: (a & b, a | b, a ^ b, ~a, a & 6, torch.logical_and(a, b)), a, b)
+    agree(lambda a, b: (a & b, a | b, a ^ b, ~a), a > 0, b > 0)
+
+
+def test_inverse_functions() -> None:
+    x = torch.linspace(-1, 1, 9)
+    agree(lambda x: (x.asin(), x.acos(), x.atan(), x.asinh(), (x + 2).acosh(), x.atanh()), x)

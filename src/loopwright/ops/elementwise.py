@@ -15,6 +15,7 @@ from loopwright.errors import ShapeError
 from loopwright.ir import dtype as dt
 from loopwright.ir.bounds import dtype_range
 from loopwright.ir.expr import Binary, Call, Expr, Fn, Op, binary, cast, const
+from loopwright.ops import inverse
 from loopwright.ops.attributes import NodeAttrs, integer, number, text
 from loopwright.ops.opdef import (
     Channels,
@@ -169,6 +170,26 @@ def _logical(op: Op) -> Pair:
     return function
 
 
+def _bitwise_and(a: Expr, b: Expr, _: NodeAttrs) -> Expr:
+    """Of each bit the product; the one of the sign is on in what is less than 0."""
+    if a.dtype != b.dtype or not a.dtype.is_int:
+        raise ShapeError(f"the inputs are {a.dtype} and {b.dtype}, not integers of one dtype")
+    signed = a.dtype.kind is dt.DTypeKind.INT
+    total: Expr = const(0, a.dtype)
+    for n in range(a.dtype.bits - signed):
+        both = te.all(*(_bit(v, n).equal(1) for v in (a, b)))
+        total = total + te.if_then_else(both, const(1 << n, a.dtype), const(0, a.dtype))
+    if not signed:
+        return total
+    lowest = const(-(1 << (a.dtype.bits - 1)), a.dtype)
+    both = te.all(a < 0, b < 0)
+    return total + te.if_then_else(both, lowest, const(0, a.dtype))
+
+
+def _bit(value: Expr, n: int) -> Expr:
+    return (value // (1 << n) if n else value) % 2
+
+
 def _row(
     name: str,
     function: Element,
@@ -270,6 +291,12 @@ OPS: tuple[OpDef, ...] = (
     _row("round", _function(te.round), "Round", "round"),
     _row("sin", _function(te.sin), "Sin", "sin"),
     _row("cos", _function(te.cos), "Cos", "cos"),
+    _row("asin", _function(inverse.asin), "Asin", "asin"),
+    _row("acos", _function(inverse.acos), "Acos", "acos"),
+    _row("atan", _function(inverse.atan), "Atan", "atan"),
+    _row("asinh", _function(inverse.asinh), "Asinh", "asinh"),
+    _row("acosh", _function(inverse.acosh), "Acosh", "acosh"),
+    _row("atanh", _function(inverse.atanh), "Atanh", "atanh"),
     _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), "Tan", "tan"),
     _row("tanh", _function(te.tanh), "Tanh", "tanh", fuses=True),
     _row("erf", _function(te.erf), "Erf", "erf", fuses=True),
@@ -315,6 +342,7 @@ OPS: tuple[OpDef, ...] = (
     _row("and", _pair(_logical(Op.AND)), "And", "logical_and", inputs=2),
     _row("or", _pair(_logical(Op.OR)), "Or", "logical_or", inputs=2),
     _row("xor", _pair(_logical(Op.NE)), "Xor", "logical_xor", inputs=2),
+    _row("bitwise_and", _pair(_bitwise_and), "BitwiseAnd", "bitwise_and", inputs=2),
     _row("pow", _pair(_pow), "Pow", "pow", inputs=2),
     _row("mod", _pair(_mod), "Mod", "remainder", inputs=2, fmod=0),
     _row("prelu", _pair(_prelu), "PRelu", "prelu", inputs=2, epilogues=_PRELU),

@@ -148,13 +148,15 @@ def _without_rule(nodes: Sequence[onnx.NodeProto]) -> dict[tuple[str, str], list
     """The operators that have no rule, by domain and name, with the nodes that use them."""
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
     for place, node in enumerate(nodes):
-        if not _has_rule(node):
+        if _rule(node) is None:
             found[node.domain, node.op_type].append(_node_name(node, place))
     return dict(found)
 
 
-def _has_rule(node: onnx.NodeProto) -> bool:
-    return node.domain in _DOMAINS and node.op_type in RULES
+def _rule(node: onnx.NodeProto) -> Rule | None:
+    if node.domain == "com.microsoft":
+        return elementwise.MICROSOFT_RULES.get(node.op_type)
+    return RULES.get(node.op_type) if node.domain in _DOMAINS else None
 
 
 def has_body(op: str, opset: int) -> bool:
@@ -294,9 +296,10 @@ class _Importer:
             hint=next((o for o in node.output if o), name),
             bodies={a.name: self._body(a.g, names) for a in node.attribute if a.HasField("g")},
         )
-        if not _has_rule(node):
+        rule = _rule(node)
+        if rule is None:
             raise call.refuse("the operator is not supported; export the model without it")
-        return RULES[node.op_type](call)
+        return rule(call)
 
     def _body(self, graph: onnx.GraphProto, outer: MutableMapping[str, str]) -> Body:
         """`graph`, an attribute of a node, as a function of values to values."""
