@@ -80,7 +80,9 @@ def test_an_operator_is_called_in_onnx_as_its_row_says(name: str) -> None:
     assert OPS[name].onnx in RULES
 
 
-NOT_IN_TORCH = {"softsign", "lrn", "reduce_l1", "reduce_sum_square", "reduce_log_sum"}
+NOT_IN_TORCH = {
+    *("softsign", "lrn", "reduce_l1", "reduce_sum_square", "reduce_log_sum", "weighted_resize"),
+}
 
 
 @pytest.mark.parametrize("name", OPS)

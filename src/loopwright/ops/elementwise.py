@@ -1,10 +1,9 @@
 """Operators on single elements of tensors, which are broadcast as in NumPy.
 
-Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike. It is
-ONNX's, but for NaN in relu, clip, min and max: minimum and maximum are those of `ir.expr`, which of
-a NaN and a number take the number. A value used twice is one node, which code generation computes
-once. What stands in an epilogue selects constants where it can: a load then never depends on a
-condition.
+Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike: ONNX's,
+in which nothing but a comparison loses a NaN. A value used twice is one node, which code generation
+computes once. What stands in an epilogue selects constants where it can: a load then never depends
+on a condition.
 """
 
 from __future__ import annotations
@@ -42,11 +41,6 @@ def trunc(x: Expr) -> Expr:
     return te.if_then_else(x < 0, te.ceil(x), te.floor(x))
 
 
-def _zero(x: Expr) -> Expr:
-    """0, or NaN where `x` is one: what a maximum or sum with it does not lose."""
-    return te.if_then_else(x.equal(x), const(0.0, x.dtype), const(math.nan, x.dtype))
-
-
 def _abs(x: Expr) -> Expr:
     return x if x.dtype.kind is dt.DTypeKind.UINT else te.abs(x)
 
@@ -74,7 +68,7 @@ def _prelu(x: Expr, slope: Expr, _: NodeAttrs) -> Expr:
 
 def _elu(x: Expr, attrs: NodeAttrs) -> Expr:
     below = te.exp(te.minimum(x, 0.0)) - 1.0
-    return te.maximum(x, _zero(x)) + below * number(attrs, "alpha")
+    return te.maximum(x, 0.0) + below * number(attrs, "alpha")
 
 
 def _selu(x: Expr, attrs: NodeAttrs) -> Expr:
@@ -91,8 +85,7 @@ def _bounded(x: Expr) -> Expr:
 
 
 def _hard_sigmoid(x: Expr, attrs: NodeAttrs) -> Expr:
-    line = x * number(attrs, "alpha") + number(attrs, "beta")
-    return _bounded(line) + _zero(line)
+    return _bounded(x * number(attrs, "alpha") + number(attrs, "beta"))
 
 
 def _hard_swish(x: Expr) -> Expr:

@@ -9,14 +9,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loopwright.fleet.wire.admission import Admission, AdmissionLimits
+from loopwright.fleet.wire.faults import Fault
 
-LIMITS = AdmissionLimits(total=4, per_host=2, waiting=5, silent_s=3.0, served_s=3.0, waiting_s=10.0)
+LIMITS = AdmissionLimits(
+    total=4,
+    per_host=2,
+    crowded=3,
+    waiting=5,
+    speak_s=0.5,
+    silent_s=3.0,
+    served_s=3.0,
+    waiting_s=10.0,
+)
 HOSTS = ("a", "b", "c", "")
 
 
 @dataclass(eq=False)
 class One:
     host: str
+    came: float = 0.0
     deadline: float = 0.0
 
 
@@ -41,7 +52,8 @@ def test_a_host_with_its_share_waits_and_keeps_no_other_waiting() -> None:
     admission: Admission[One] = Admission(LIMITS)
     first, second, third, other = spoken(admission, "a", "a", "a", "b")
     assert served(admission) == [first, second, other]
-    assert admission.waits(third)
+    assert third in admission.guests
+    assert not admission.silent(third)
     admission.left(other)
     assert served(admission) == []
     admission.left(first)
@@ -60,14 +72,26 @@ def test_newcomers_take_the_place_of_the_silent_and_of_nobody_else() -> None:
     admission: Admission[One] = Admission(LIMITS)
     spoken(admission, "a", "a", "b", "b")
     served(admission)
-    silent = [One(host) for host in ("a", "a", "c", "")]
-    for guest in silent:
-        assert admission.crowded_by(guest.host) is None
-        admission.came(guest, 0.0)
-    assert admission.crowded_by("a") is silent[0]
-    assert admission.crowded_by("b") is silent[0]  # there are four: the oldest goes
-    admission.left(silent[0])
-    assert admission.crowded_by("a") is None
+    silent = [One(host) for host in ("a", "a", "a", "c", "", "")]
+    for at, guest in enumerate(silent):
+        admission.came(guest, at / 10)
+    # The third of one host, and the fifth of all: the oldest of them has time for its first bytes.
+    assert [guest.deadline for guest in silent] == [0.5, 0.6, 3.2, 3.3, 3.4, 3.5]
+    assert admission.overdue(0.5) == silent[:1]
+    assert admission.fault_of(silent[0]) is Fault.PER_HOST
+    assert admission.fault_of(silent[1]) is Fault.EVICTED
+    assert admission.spoke(silent[0], 0.5)  # it was in time
+    assert admission.overdue(1.0) == silent[1:2]
+    assert all(admission.silent(guest) for guest in silent[1:])
+
+
+def test_of_very_many_silent_ones_the_oldest_goes_at_once() -> None:
+    admission: Admission[One] = Admission(LIMITS)
+    guests = [One("") for _ in range(4 + 3 + 2)]
+    for at, guest in enumerate(guests):
+        admission.came(guest, at / 100)
+    assert admission.overdue(0.08) == guests[:1]
+    assert admission.oldest_silent() is guests[0]
 
 
 def test_who_finds_no_room_to_wait_is_told_at_once() -> None:
@@ -109,9 +133,6 @@ def test_whatever_happens_nobody_waits_who_could_be_served_and_nobody_is_put_out
     now, at_work, waiting, silent = 0.0, [], [], []  # type: ignore[var-annotated]
     for what, host, number in steps:
         if what == "comes":
-            while (crowded := admission.crowded_by(host)) is not None:
-                silent.remove(crowded)  # one that had said nothing
-                admission.left(crowded)
             silent.append(One(host))
             admission.came(silent[-1], now)
         elif what == "speaks" and silent:
@@ -121,11 +142,14 @@ def test_whatever_happens_nobody_waits_who_could_be_served_and_nobody_is_put_out
         elif what == "leaves" and at_work:
             admission.left(at_work.pop(number % len(at_work)))
         elif what == "time":
-            now += number
-            for late in admission.overdue(now):
-                assert late.deadline <= now
-                next(group for group in (silent, waiting, at_work) if late in group).remove(late)
-                admission.left(late)
+            now += number / 4
+        for late in admission.overdue(now):
+            group = next(group for group in (silent, waiting, at_work) if late in group)
+            assert late.deadline <= now
+            if group is silent:  # nobody is put out before it could speak, but for very many
+                assert now >= late.came + LIMITS.speak_s or len(silent) > LIMITS.crowded
+            group.remove(late)
+            admission.left(late)
         for guest in served(admission, now):
             waiting.remove(guest)
             at_work.append(guest)
@@ -138,4 +162,4 @@ def test_whatever_happens_nobody_waits_who_could_be_served_and_nobody_is_put_out
         assert set(admission.guests) == {*silent, *waiting, *at_work}
         deadlines = [guest.deadline for guest in admission.guests]
         assert admission.due == min(deadlines, default=None)
-        assert len(silent) <= LIMITS.total
+        assert len(silent) <= LIMITS.total + LIMITS.crowded + 1

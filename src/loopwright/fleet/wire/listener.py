@@ -1,9 +1,9 @@
 """Accepts connections and keeps those that say nothing from being in the way of others.
 
 A connection is half-open until its handler calls `Link.established`. Until it says something it is
-a descriptor and nothing more: who connects has to speak first. At most `ListenLimits.half_open` are
-silent: a newcomer takes the place of the oldest, so that any number of them delays nobody. Of those
-that have spoken as many are served at once, TLS handshakes included, and never put out for others,
+a descriptor and nothing more: who connects has to speak first. Newcomers take the place of those
+that are silent for long, so that any number of them delays nobody. Of those that have spoken
+`ListenLimits.half_open` are served at once, TLS handshakes included, and never put out for others,
 who wait (`admission`). So a burst from one host is served in its turn, not refused.
 """
 
@@ -41,6 +41,8 @@ class ListenLimits:
     handshake_s: float = 3.0
     half_open: int = 64
     half_open_per_host: int = 16
+    speak_s: float = 0.5  # so long nobody takes the place of one that has just come
+    crowded: int = 512  # but of so many more that are silent, the oldest goes at once
     waiting: int = 1024  # to be served
     waiting_s: float = 10.0
     connections: int = 20_000
@@ -53,6 +55,7 @@ class _Guest:
 
     host: str
     sock: socket.socket
+    came: float = 0.0
     deadline: float = 0.0
     link: Link | None = None
     task: asyncio.Task[None] | None = None
@@ -86,7 +89,9 @@ class Listener:
             AdmissionLimits(
                 total=limits.half_open,
                 per_host=limits.half_open_per_host,
+                crowded=limits.crowded,
                 waiting=limits.waiting,
+                speak_s=limits.speak_s,
                 silent_s=limits.handshake_s,
                 served_s=limits.handshake_s,
                 waiting_s=limits.waiting_s,
@@ -156,7 +161,7 @@ class Listener:
         for guest in self._guests.guests:
             self._leave(guest)
             self._throw_out(guest, "the listener closes")
-        self._wait_for_first()
+        self._arm()
         links = tuple(self._links)
         for link in links:
             link.close("the listener closes")
@@ -199,15 +204,9 @@ class Listener:
             return
         near = host == "unix" or is_loopback(host)
         guest = _Guest("" if near else host, sock)
-        while (silent := self._guests.crowded_by(guest.host)) is not None:
-            if _has_spoken(silent.sock):  # it is only that nobody looked yet
-                self._speaks(silent)
-            else:
-                same = silent.host == guest.host != ""
-                self._evict(silent, Fault.PER_HOST if same else Fault.EVICTED)
         self._guests.came(guest, self._loop.time())
         self._loop.add_reader(sock.fileno(), self._speaks, guest)
-        self._wait_for_first()
+        self._put_out_overdue()
 
     def _speaks(self, guest: _Guest) -> None:
         """The first bytes of a guest are there, or its end."""
@@ -224,7 +223,7 @@ class Listener:
             guest.task = self._loop.create_task(self._serve(guest))
             self._tasks.add(guest.task)
             guest.task.add_done_callback(self._tasks.discard)
-        self._wait_for_first()
+        self._arm()
 
     def _evict(self, guest: _Guest, fault: Fault) -> None:
         self.tally.count(fault)
@@ -243,7 +242,18 @@ class Listener:
             guest.sock.close()
         guest.task.cancel()
 
-    def _wait_for_first(self) -> None:
+    def _put_out_overdue(self) -> None:
+        now = self._loop.time()
+        for guest in self._guests.overdue(now):
+            if guest.deadline > now:  # another made room for it
+                continue
+            if self._guests.silent(guest) and _has_spoken(guest.sock):
+                self._speaks(guest)  # it is only that nobody looked yet
+            else:
+                self._evict(guest, self._guests.fault_of(guest))
+        self._arm()
+
+    def _arm(self) -> None:
         """One timer is enough for all: it is never later than the first deadline."""
         due = self._guests.due
         if self._timer is not None and (due is None or due < self._timer.when()):
@@ -254,10 +264,7 @@ class Listener:
 
     def _too_late(self) -> None:
         self._timer = None
-        for guest in self._guests.overdue(self._loop.time()):
-            late = Fault.TOO_MANY if self._guests.waits(guest) else Fault.HANDSHAKE_TIMEOUT
-            self._evict(guest, late)
-        self._wait_for_first()
+        self._put_out_overdue()
 
     def _leave(self, guest: _Guest) -> None:
         self._guests.left(guest)

@@ -62,8 +62,6 @@ RULES: Mapping[str, Rule] = {
 OLDEST_OPSET = 7
 """The oldest version of the operators that is read."""
 _DOMAINS = ("", "ai.onnx")
-_MAY_BE_INFINITE = frozenset({"Add", "Where", "Max", "Min", "Clip", "Expand", "Pad", "Identity"})
-"""What reads infinities on purpose: masks of attention are added, bounds are compared."""
 
 
 def import_onnx_model(
@@ -235,19 +233,12 @@ class _Importer:
 
     def _weights(self) -> None:
         """Make constants of the initializers that something reads."""
-        readers: defaultdict[str, set[str]] = defaultdict(set)
-        for node in self.graph.node:
-            for name in node.input:
-                readers[name].add(node.op_type)
         if self.graph.sparse_initializer:
             raise UnsupportedError(f"{self.label}: sparse weights are not supported")
         for tensor in self.graph.initializer:
             if tensor.name in self.read:
                 array = self._array(tensor)
-                infinite = readers[tensor.name] <= _MAY_BE_INFINITE
-                _refuse_non_numbers(
-                    array, f"{self.label}: weight {tensor.name!r}", infinite=infinite
-                )
+                _refuse_nan(array, f"{self.label}: weight {tensor.name!r}")
                 self.names[tensor.name] = self.builder.named_constant(tensor.name, array)
 
     def _array(self, tensor: onnx.TensorProto) -> Array:
@@ -354,17 +345,17 @@ def _attributes(node: onnx.NodeProto) -> Mapping[str, OnnxAttr]:
     return found
 
 
-def _refuse_non_numbers(array: Array, what: str, *, infinite: bool) -> None:
-    """Check that every element is finite, or not NaN where `infinite` is set."""
+def _refuse_nan(array: Array, what: str) -> None:
+    """Check that no element is NaN; infinities are values like others."""
     if array.dtype.kind != "f" or not array.size:
         return
     with np.errstate(all="ignore"):
         if np.isfinite(np.add.reduce(array.reshape(-1), dtype=np.float64)):
             return
-    wrong = np.isnan(array) if infinite else ~np.isfinite(array)
+    wrong = np.isnan(array)
     if wrong.any():
         place = [int(i) for i in np.argwhere(wrong)[0]]
         raise ModelError(
-            f"{what} is {array[tuple(place)]} at {place}, and {np.count_nonzero(wrong)} of its "
-            f"{array.size} elements are not finite numbers; train or export the model again"
+            f"{what} is NaN at {place}, and {np.count_nonzero(wrong)} of its "
+            f"{array.size} elements are not numbers; train or export the model again"
         )

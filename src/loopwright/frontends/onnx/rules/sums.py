@@ -1,4 +1,4 @@
-"""ONNX operators that are products with a matrix or of two tensors: Einsum, CumSum."""
+"""ONNX operators that are sums, or sums of products: Einsum, CumSum."""
 
 from __future__ import annotations
 
@@ -112,27 +112,9 @@ def _grouped(
 
 
 def _cumsum(call: OnnxCall) -> tuple[str]:
-    """A product with a triangle of ones, along the axis."""
-    rank = call.rank()
-    (axis,) = call.normal(call.known(1, "the axis"), rank)
-    extent = call.shape()[axis]
-    ones = np.triu(np.ones((extent, extent)), call.integer("exclusive", 0))
-    matrix = ones.T if call.integer("reverse", 0) else ones
-    perm = list(range(rank))
-    perm[axis], perm[-1] = perm[-1], perm[axis]
-    turned = call.transpose(call.x(), perm)
-    if rank == 1:
-        turned = call.reshape(turned, (1, extent))
-    weights = call.constant(matrix.astype(call.dtype().numpy))
-    return (
-        call.transpose(
-            call.reshape(
-                call.emit("matmul", turned, weights),
-                call.shape_of(turned) if rank > 1 else (extent,),
-            ),
-            perm,
-        ),
-    )
+    (axis,) = call.normal(call.known(1, "the axis"), call.rank())
+    flags = {name: call.integer(name, 0) for name in ("exclusive", "reverse")}
+    return (call.emit("cumsum", call.x(), axis=axis, **flags),)
 
 
 RULES: Mapping[str, Rule] = {"CumSum": _cumsum, "Einsum": _einsum}
