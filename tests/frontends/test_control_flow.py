@@ -2,63 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
+from onnxruntime_oracle import assert_as_onnxruntime, graph_of, model, node, value
 
 from loopwright.errors import ModelError, UnsupportedError
 from loopwright.frontends.onnx.importer import import_onnx_model
 from loopwright.frontends.onnx.rules import control
-from loopwright.graph.evaluate import evaluate
-from loopwright.graph.ir import verify
 from loopwright.layout import Array
 
-node = helper.make_node
 FLOAT, INT, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
-
-
-def value(
-    name: str, shape: Sequence[int | str] | None = None, kind: int = FLOAT
-) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, kind, shape)
-
-
-def body(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    **weights: Array,
-) -> onnx.GraphProto:
-    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    return helper.make_graph(nodes, "body", inputs, outputs, constants)
-
-
-def model(
-    nodes: Sequence[onnx.NodeProto],
-    inputs: Sequence[onnx.ValueInfoProto],
-    outputs: Sequence[onnx.ValueInfoProto],
-    **weights: Array,
-) -> onnx.ModelProto:
-    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
-    graph = helper.make_graph(nodes, "g", inputs, outputs, constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def assert_as_onnxruntime(made: onnx.ModelProto, given: Mapping[str, Array]) -> None:
-    session = onnxruntime.InferenceSession(
-        made.SerializeToString(), providers=["CPUExecutionProvider"]
-    )
-    graph = import_onnx_model(made)
-    verify(graph)
-    for found, wanted in zip(evaluate(graph, given), session.run(None, given), strict=True):
-        assert found.dtype == wanted.dtype
-        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
 
 
 def floats(*shape: int) -> Array:
@@ -67,8 +26,8 @@ def floats(*shape: int) -> Array:
 
 def branches(condition: Sequence[onnx.NodeProto], **weights: Array) -> onnx.ModelProto:
     """`x + w` if the value `c` is true, else `x * w`, of a `w` that each branch has of its own."""
-    then = body([node("Add", ["x", "w"], ["a"])], [], [value("a")], w=floats(4))
-    other = body([node("Mul", ["x", "w"], ["a"])], [], [value("a")], w=floats(4) + 1)
+    then = graph_of([node("Add", ["x", "w"], ["a"])], [], [value("a")], w=floats(4))
+    other = graph_of([node("Mul", ["x", "w"], ["a"])], [], [value("a")], w=floats(4) + 1)
     chosen = node("If", ["c"], ["y"], name="pick", then_branch=then, else_branch=other)
     return model([*condition, chosen], [value("x", (3, 4))], [value("y")], **weights)
 
@@ -96,8 +55,8 @@ def test_a_condition_on_values_is_refused_with_the_way_round() -> None:
 
 
 def test_an_unsupported_operator_matters_in_the_branch_that_is_taken_alone() -> None:
-    then = body([node("Det", ["x"], ["a"], name="odd")], [], [value("a")])
-    other = body([node("ReduceSum", ["x"], ["a"], keepdims=0)], [], [value("a")])
+    then = graph_of([node("Det", ["x"], ["a"], name="odd")], [], [value("a")])
+    other = graph_of([node("ReduceSum", ["x"], ["a"], keepdims=0)], [], [value("a")])
     for truth in (True, False):
         chosen = node("If", ["c"], ["y"], then_branch=then, else_branch=other)
         made = model([chosen], [value("x", (3, 3))], [value("y")], c=np.array(truth))
@@ -119,7 +78,7 @@ def counting(limit: int | None, until: int | None, *, scans: bool = True) -> onn
         node("Less", ["i", "until"], ["go_on"]),
         node("Identity", ["t"], ["each"]),
     ]
-    step = body(
+    step = graph_of(
         inner,
         [value("i", (), INT), value("go", (), BOOL), value("h", (2, 3))],
         [value("go_on", (), BOOL), value("h_out"), *([value("each")] if scans else [])],
@@ -168,7 +127,7 @@ def test_a_count_that_is_an_input_is_refused() -> None:
 def test_scans_go_along_any_axis_both_ways(
     axis: int, directions: tuple[int, int, int], out_axis: int
 ) -> None:
-    step = body(
+    step = graph_of(
         [node("Add", ["h", "a"], ["t"]), node("Mul", ["t", "b"], ["u"]),
          node("Tanh", ["u"], ["h_out"]), node("Sub", ["t", "b"], ["each"])],
         [value("h", (2,)), value("a", (2,)), value("b", (2,))],

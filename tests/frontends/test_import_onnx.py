@@ -322,24 +322,6 @@ BAD: Mapping[str, tuple[Callable[[], onnx.ModelProto], type[LoopwrightError], st
         ModelError,
         r"the axis 4 is not there|axis",
     ),
-    "sequences of different lengths": (
-        _one(
-            "RNN",
-            "w",
-            "r",
-            "",
-            "l",
-            shape=(3, 2, 2),
-            hidden_size=2,
-            weights={
-                "w": np.ones((1, 2, 2), np.float32),
-                "r": np.ones((1, 2, 2), np.float32),
-                "l": np.array([3, 2], np.int32),
-            },
-        ),
-        UnsupportedError,
-        r"sequences of different lengths \(3, 2\)",
-    ),
     "indices of a pool": (
         lambda: model(
             [node("MaxPool", ["x"], ["y", "i"], name="n", kernel_shape=[2, 2])],

@@ -9,6 +9,7 @@ their own process; this one may belong to another user than the tests.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import subprocess
 import sys
@@ -22,12 +23,14 @@ from typing import IO, Any
 import msgspec
 import numpy as np
 from agents import Client, connect, item, options, running, ticket
+from fleet_tracker import site
 
 from loopwright.fleet.wire.messages import Configure, Configured, RunBatch
 from loopwright.fleet.words import RUNTIME, Tier
 from loopwright.runtime.cpu.native import runtime_object
 
 NOBODY = 65534
+SOCKET_NAME = "tracker.sock"
 _TESTS = Path(__file__).resolve().parents[1]
 
 
@@ -40,27 +43,52 @@ class Wanted(msgspec.Struct):
     memory: int = 256 << 20
     runtime: bytes = b""
     threads: int = 1
+    knock: bytes = b""  # sent to the tracker's socket by this process itself, unconfined
 
 
 class Came(msgspec.Struct):
-    """What came of it; `told` is the first element of the output where there is one."""
+    """What came of it; `told` is the first element of the output where there is one. `tokens` are
+    the roles of those that a tracker of the same user, on the socket SOCKET_NAME, has issued.
+    """
 
     status: str = ""
     tier: int = -1
     detail: str = ""
     told: float = -1.0
     ns: tuple[float, ...] = ()
+    tokens: tuple[str, ...] = ()
 
 
 async def _serve(folder: Path, tier: Tier, threads: int, *, brought: bool) -> None:
     loop = asyncio.get_running_loop()
-    async with running(options(folder, tier=tier), threads=threads) as agent:
+    async with (
+        site(address=f"unix://{folder}/{SOCKET_NAME}") as here,
+        running(options(folder, tier=tier), threads=threads) as agent,
+    ):
         client = await connect(agent, ticket(agent, 1, ttl_ms=3_600_000))
         if brought:  # the same functions, but not the host's own
             await _place(client, runtime_object(folder) + b"\0")
         _say(Came("ready", client.opened.tier))
         while line := await loop.run_in_executor(None, sys.stdin.readline):
-            _say(await _answer(client, msgspec.json.decode(line, type=Wanted)))
+            wanted = msgspec.json.decode(line, type=Wanted)
+            if wanted.knock:
+                await _knock(folder / SOCKET_NAME, wanted.knock)
+            came = await _answer(client, wanted)
+            rows = here.tracker.directory.tokens.values()
+            came.tokens = tuple(str(row.principal.role.name) for row in rows)
+            _say(came)
+
+
+async def _knock(path: Path, content: bytes) -> None:
+    """Send bytes to a socket, and wait for two answers."""
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(content)
+    await writer.drain()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(1.0):
+            await reader.read(1 << 16)
+            await reader.read(1 << 16)
+    writer.close()
 
 
 async def _answer(client: Client, wanted: Wanted) -> Came:

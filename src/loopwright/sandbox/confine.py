@@ -22,9 +22,10 @@ import struct
 from collections.abc import Callable
 from pathlib import Path
 
+from loopwright.runtime.libc import LIBC
 from loopwright.sandbox import cgroup, landlock, privileges
+from loopwright.sandbox.kernel_files import write_file
 from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, CagePlan, Layer, missing
-from loopwright.sandbox.libc import LIBC, write_file
 from loopwright.sandbox.libraries import SYSTEM, libraries
 
 _NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000

@@ -26,6 +26,7 @@ from loopwright.errors import EnvironmentFailure, LoopwrightError
 from loopwright.kernel_call import CPU, Clock, KernelCall, WireParam
 from loopwright.layout import Layout, Part
 from loopwright.outcome import FailureKind, FailureStage
+from loopwright.runtime.cpu import gate
 from loopwright.runtime.cpu.native import Native, linked_runtime
 from loopwright.runtime.device import OpenDevice
 from loopwright.runtime.devices import opener
@@ -104,6 +105,8 @@ class Server:
         self._area = child.Area()
         self._printed = os.memfd_create("printed")
         self._null = os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(LoopwrightError):  # said when a candidate needs it
+            gate.mapped()  # once and not in each child
 
     def serve(self) -> None:
         """Answer requests until the client goes away."""

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import measure_kernels as kernels
 import pytest
-from hostile_agent import HostileAgent, hostile_agent
+from hostile_agent import NOBODY, SOCKET_NAME, HostileAgent, hostile_agent, python_of
 from hostile_runtime import PLACES, Argument, Calls, attacking
 
 from loopwright.fleet.agent import wardens
+from loopwright.fleet.wire.codec import to_frame
+from loopwright.fleet.wire.messages import PROTOCOL, PROTOCOL_MIN, Command, Hello
 from loopwright.fleet.words import RunStatus, Tier
 from loopwright.runtime.cpu.native import object_code
 
@@ -175,6 +177,44 @@ def _in_python(calls: Calls) -> str:
 
 def _shown(argument: Argument) -> str:
     return f"r[{argument[1:]}]" if isinstance(argument, str) else repr(argument)
+
+
+def _issue() -> bytes:
+    """What the owner of a tracker sends to be issued an admin token."""
+    hello = Hello(
+        role="client",
+        proto_min=PROTOCOL_MIN,
+        proto_max=PROTOCOL,
+        software="mallory",
+        auth="none",
+    )
+    issue = Command(1, "token.issue", {"name": "mallory", "role": "admin"})
+    return to_frame(hello).encode() + to_frame(issue).encode()
+
+
+@pytest.mark.parametrize("tier", TIERS, ids=lambda tier: f"T{int(tier)}")
+@pytest.mark.parametrize("place", ["lw_watch", "lw_repeat"])
+def test_no_runtime_issues_itself_a_token_of_the_agents_user(
+    code: bytes, machine_dir: Path, place: str, tier: Tier
+) -> None:
+    user = os.getuid() or NOBODY
+    if python_of(user) is None:
+        pytest.skip("there is no Python that an ordinary user may run with these modules")
+    with hostile_agent(user, tier, brought=False) as agent:
+        near = struct.pack("<H", _UNIX) + os.fsencode(agent.folder / SOCKET_NAME) + b"\0"
+        calls: Calls = [
+            (_SOCKET, [_UNIX, _STREAM, 0]),
+            (_CONNECT, ["%0", near, len(near)]),
+            (_WRITE, ["%0", _issue(), len(_issue())]),
+        ]
+        runtime = object_code(attacking(place, calls), machine_dir)
+        came = agent.ask(code=code, entry="double", runtime=runtime)
+        after = agent.ask()
+        known = agent.ask(knock=_issue())  # from a process that nothing confines
+
+    assert came.status == RunStatus.SANDBOX_VIOLATION.value, came
+    assert (came.tier, came.tokens, after.tokens) == (tier, (), ())
+    assert known.tokens == ("ADMIN",)
 
 
 @pytest.mark.parametrize(

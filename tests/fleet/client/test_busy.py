@@ -53,7 +53,7 @@ class TestPatience:
         async def attempt() -> str:
             raise BusyError("tls://lab:1")
 
-        said = r"tls://lab:1 is busy: it hung up before it let this one in \(\d+ tries in 1[01] s\)"
+        said = r"tls://lab:1 is busy, .*: it hung up .* \(\d+ tries in 1[01] s\)"
         with pytest.raises(BusyError, match=said) as caught:
             run(patiently(attempt, Patience(0.0, 0.0, 10.0), lambda: next(times), lambda: 0.0))
         assert caught.value.retryable
@@ -82,7 +82,7 @@ def test_a_client_says_that_the_tracker_is_busy_which_hangs_up_on_it() -> None:
             return ours
 
         control = Control(hang_up, Anonymous(), time.monotonic, lambda: 0.5, QUICK)
-        with pytest.raises(BusyError, match="is busy: it hung up before it let this one in"):
+        with pytest.raises(BusyError, match=r"is busy.*: it hung up before it let this one in"):
             await control.start()
         assert len(calls) > 2
 

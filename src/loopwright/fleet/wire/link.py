@@ -39,6 +39,13 @@ OnMessage: TypeAlias = Callable[[Incoming, int], None]
 OnClosed: TypeAlias = Callable[[str], None]
 
 
+_OTHERWISE = {
+    "tcp": ", or speaks TLS alone (tls://)",
+    "tls": ", or takes no TLS of this version",
+}
+"""What else it may mean that the other side hangs up at once, by the scheme of its address."""
+
+
 class BusyError(FleetError):
     """The other side hung up before it had let this one in, as servers do that have too much to do.
 
@@ -46,9 +53,9 @@ class BusyError(FleetError):
     """
 
     def __init__(self, address: str, tried: str = "") -> None:
-        tls = ", or speaks TLS alone (tls://)" if address.startswith("tcp:") else ""
+        other = _OTHERWISE.get(address.partition(":")[0], "")
         more = f" ({tried})" if tried else ""
-        said = f"{address} is busy{tls}: it hung up before it let this one in{more}"
+        said = f"{address} is busy{other}: it hung up before it let this one in{more}"
         super().__init__(said, retryable=True)
         self.address = address
 

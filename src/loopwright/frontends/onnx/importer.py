@@ -35,6 +35,7 @@ from loopwright.frontends.onnx.rules import (
     recurrent,
     reducing,
     resizing,
+    scattering,
     sums,
 )
 from loopwright.frontends.onnx.rules.call import Body, OnnxAttr, OnnxCall, Rule
@@ -56,6 +57,7 @@ RULES: Mapping[str, Rule] = {
     **recurrent.RULES,
     **reducing.RULES,
     **resizing.RULES,
+    **scattering.RULES,
     **sums.RULES,
 }
 """The rule of each ONNX operator, by its name in the default domain."""

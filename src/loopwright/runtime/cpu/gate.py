@@ -13,10 +13,12 @@ has nothing else to make it with: called with the address of a `_Pass` it does
 from __future__ import annotations
 
 import ctypes
+import functools
 import platform
 
 from loopwright.errors import EnvironmentFailure, UnsupportedError
-from loopwright.runtime.object.link import map_code
+from loopwright.runtime.libc import LIBC
+from loopwright.runtime.object.link import Linked, map_code
 
 # push rbx; mov rbx, rdi; mov rdi, [rbx]; call [rbx+8]
 # mov rdi, [rbx+16]; mov rax, [rbx+24]; pop rbx; jmp rax
@@ -35,6 +37,18 @@ CODE = {"x86_64": _X86_64, "aarch64": _AARCH64, "arm64": _AARCH64}
 _BARRIER_BYTES = 64  # more than sizeof(pthread_barrier_t) anywhere
 
 
+@functools.cache
+def mapped() -> tuple[Linked, int]:
+    """The code of gates in this process, and its address. Forked children have it too.
+
+    Raises: UnsupportedError on a machine that it is not written for; EnvironmentFailure.
+    """
+    code = CODE.get(platform.machine())
+    if code is None:
+        raise UnsupportedError(f"no gate for threads on {platform.machine()}")
+    return map_code(code)
+
+
 class _Pass(ctypes.Structure):
     """What a thread is given on its way."""
 
@@ -50,28 +64,24 @@ class ThreadGate:
     """Holds `threads` threads until `open`. It must live as long as they do.
 
     `entry` is the address of the function that they begin with.
-    Raises: UnsupportedError on a machine that it is not written for; EnvironmentFailure.
+    Raises: as `mapped`.
     """
 
     def __init__(self, threads: int) -> None:
-        code = CODE.get(platform.machine())
-        if code is None:
-            raise UnsupportedError(f"no gate for threads on {platform.machine()}")
-        self._libc = ctypes.CDLL(None)
-        self._code, self.entry = map_code(code)
+        self._code, self.entry = mapped()
         self._barrier = ctypes.create_string_buffer(_BARRIER_BYTES)
         self._passes: list[_Pass] = []
         everybody = ctypes.c_uint(threads + 1)
-        if self._libc.pthread_barrier_init(self._barrier, None, everybody):
+        if LIBC.pthread_barrier_init(self._barrier, None, everybody):
             raise EnvironmentFailure(f"no barrier for {threads} threads", retryable=True)
 
     def admit(self, function: int, argument: int) -> int:
         """The argument of a thread that is to go on to `function(argument)`."""
-        wait = ctypes.cast(self._libc.pthread_barrier_wait, ctypes.c_void_p).value
+        wait = ctypes.cast(LIBC.pthread_barrier_wait, ctypes.c_void_p).value
         made = _Pass(ctypes.addressof(self._barrier), wait, argument, function)
         self._passes.append(made)
         return ctypes.addressof(made)
 
     def open(self) -> None:
         """Wait until all threads have come, and let them go."""
-        self._libc.pthread_barrier_wait(self._barrier)
+        LIBC.pthread_barrier_wait(self._barrier)

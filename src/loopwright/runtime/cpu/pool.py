@@ -17,6 +17,7 @@ from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.runtime.cpu import native_ir as layout
 from loopwright.runtime.cpu.gate import ThreadGate
 from loopwright.runtime.cpu.native import Native
+from loopwright.runtime.libc import LIBC
 
 STACK_BYTES = 2 << 20
 SPIN = 2000  # pauses before a worker sleeps: 50 to 150 us, so that regions in a row find it awake
@@ -133,10 +134,9 @@ def _start(code: Native, pool: int, threads: int, gate: ThreadGate | None) -> li
     Raises: EnvironmentFailure if the system refuses a thread; those already started are ended,
         unless they wait behind a gate.
     """
-    libc = ctypes.CDLL(None)
     attributes = ctypes.create_string_buffer(_ATTRIBUTES_BYTES)
-    libc.pthread_attr_init(attributes)
-    libc.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK_BYTES))
+    LIBC.pthread_attr_init(attributes)
+    LIBC.pthread_attr_setstacksize(attributes, ctypes.c_size_t(STACK_BYTES))
     handles: list[int] = []
     for thread in range(1, threads):
         handle = ctypes.c_ulong()
@@ -144,7 +144,7 @@ def _start(code: Native, pool: int, threads: int, gate: ThreadGate | None) -> li
         if gate is not None:
             slot, entry = gate.admit(entry, slot), gate.entry
         begin, argument = ctypes.c_void_p(entry), ctypes.c_void_p(slot)
-        error = libc.pthread_create(ctypes.byref(handle), attributes, begin, argument)
+        error = LIBC.pthread_create(ctypes.byref(handle), attributes, begin, argument)
         if error:
             if gate is None:
                 _end(code, pool, handles)
@@ -153,20 +153,18 @@ def _start(code: Native, pool: int, threads: int, gate: ThreadGate | None) -> li
                 retryable=True,
             )
         handles.append(handle.value)
-    libc.pthread_attr_destroy(attributes)
+    LIBC.pthread_attr_destroy(attributes)
     return handles
 
 
 def _pin(handles: Sequence[int], cores: Sequence[int]) -> None:
     """Pin thread i + 1 to cores[i + 1], as far as the system lets us."""
-    libc = ctypes.CDLL(None)
     for handle, core in zip(handles, cores[1:], strict=False):
         mask = (1 << core).to_bytes(core // 64 * 8 + 8, "little")
-        libc.pthread_setaffinity_np(ctypes.c_ulong(handle), ctypes.c_size_t(len(mask)), mask)
+        LIBC.pthread_setaffinity_np(ctypes.c_ulong(handle), ctypes.c_size_t(len(mask)), mask)
 
 
 def _end(code: Native, pool: int, handles: list[int]) -> None:
-    libc = ctypes.CDLL(None)
     ctypes.CFUNCTYPE(None, ctypes.c_void_p)(code.stop)(pool)
     for handle in handles:
-        libc.pthread_join(ctypes.c_ulong(handle), None)
+        LIBC.pthread_join(ctypes.c_ulong(handle), None)

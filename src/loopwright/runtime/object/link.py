@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 
 from loopwright.errors import EnvironmentFailure
+from loopwright.runtime.libc import LIBC
 from loopwright.runtime.object import elf
 from loopwright.runtime.object.elf import AARCH64, X86_64, Object, Symbol
 from loopwright.runtime.object.image import EXECUTE, READ, Image
@@ -106,8 +107,7 @@ def _protect(image: Image, base: int) -> None:
 
 
 def _set_protection(address: int, size: int, protection: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection):
+    if LIBC.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection):
         raise EnvironmentFailure(f"cannot protect {size} bytes of code: {_last_error()}")
 
 
