@@ -78,7 +78,8 @@ class Model:
         self._run = _Run(self._code[driver.ENTRY])
         self._timed = _TimedRun(self._code[driver.TIMED_ENTRY])
         self._constants = _aligned_bytes(sections.get(CONSTANTS, b""))
-        self._pool = ThreadPool(self.threads, natives(self._code) if own else native())
+        runtime = natives(self._code) if own else native()
+        self._pool = ThreadPool(self.threads, runtime, yields=True)
         self._local = threading.local()
 
     @property

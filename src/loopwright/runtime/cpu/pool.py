@@ -36,7 +36,8 @@ class ThreadPool:
     With `cores`, worker i is pinned to cores[i]; the caller is thread 0 and pins itself.
     A forked child has no workers: there, and after `close`, `address` is 0 and everything runs
     serially. A pool that is `held` runs no instruction of `code` until `release`, and none to end
-    its threads: they end with the process.
+    its threads: they end with the process. One that `yields` runs serially for a while after its
+    caller had to wait for a worker that something else keeps from its core.
     """
 
     def __init__(
@@ -47,13 +48,14 @@ class ThreadPool:
         cores: Sequence[int] | None = None,
         spin: int = SPIN,
         held: bool = False,
+        yields: bool = False,
     ) -> None:
         if not 1 <= threads <= _MAX_THREADS:
             raise ConfigError(f"a pool of {threads} threads: use 1 to {_MAX_THREADS}")
         self.threads = threads
         self._native = code
         self._pid = os.getpid()
-        self._memory = _pool_memory(threads, spin)
+        self._memory = _pool_memory(threads, spin, layout.LAST_SERIAL if yields else 0)
         self._address = _aligned(self._memory) if threads > 1 else 0
         self._gate = ThreadGate(threads - 1) if held and threads > 1 else None
         handles = _start(code, self._address, threads, self._gate) if threads > 1 else []
@@ -109,15 +111,16 @@ class _Workers:
             _end(self.code, self.pool, self.handles)
 
 
-def _pool_memory(threads: int, spin: int) -> ctypes.Array[ctypes.c_char]:
+def _pool_memory(threads: int, spin: int, most_serial: int) -> ctypes.Array[ctypes.c_char]:
     memory = ctypes.create_string_buffer(layout.SLOTS + threads * layout.SLOT_BYTES + 64)
     base = _aligned(memory)
     ctypes.c_int64.from_address(base + layout.THREADS).value = threads
     ctypes.c_int64.from_address(base + layout.SPIN).value = spin
+    ctypes.c_int64.from_address(base + layout.MOST_SERIAL).value = most_serial
     for thread in range(threads):
         slot = base + layout.SLOTS + thread * layout.SLOT_BYTES
         ctypes.c_int64.from_address(slot).value = base
-        ctypes.c_int64.from_address(slot + 8).value = thread
+        ctypes.c_int32.from_address(slot + 8).value = thread
     return memory
 
 

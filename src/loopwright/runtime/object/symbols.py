@@ -25,7 +25,8 @@ KERNEL_SYMBOLS = frozenset(
     + _COMPILER.split()
 )
 """What kernels may use: pure functions of libm, copying, and the helpers of compilers."""
-RUNTIME_SYMBOLS = KERNEL_SYMBOLS | {"syscall", "mmap", "munmap"}
-"""What a native runtime may use: it waits on futexes, and looks whether there is memory left."""
-MODEL_SYMBOLS = RUNTIME_SYMBOLS | {"clock_gettime"}
+RUNTIME_SYMBOLS = KERNEL_SYMBOLS | {"syscall", "mmap", "munmap", "clock_gettime"}
+"""What a native runtime may use: it waits on futexes, notices a caller that waits long, and looks
+whether there is memory left."""
+MODEL_SYMBOLS = RUNTIME_SYMBOLS
 """What a whole model may use: it brings its runtime, and reads the clock between its kernels."""
