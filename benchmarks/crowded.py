@@ -21,6 +21,7 @@ from contextlib import contextmanager
 import numpy as np
 
 import loopwright as lw
+from harness import until_we_end
 from loopwright.runtime.cpu.model import Model
 
 GOAL = 1.1
@@ -31,7 +32,8 @@ TURN_S = 0.3
 @contextmanager
 def neighbours(count: int) -> Iterator[None]:
     """Processes that spin."""
-    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    command = until_we_end(sys.executable, "-c", "while True: pass")
+    started = [subprocess.Popen(command) for _ in range(count)]
     try:
         yield
     finally:

@@ -27,7 +27,7 @@ from pathlib import Path
 import harness
 from fleet_part import Part, Row, run_alone
 from fleet_roles import real_fleet, tracker_process
-from harness import Figure, figure
+from harness import Figure, figure, until_we_end
 from hostile_kernels import N, hostile
 from loopwright.codegen.artifact import Artifact, Param
 from loopwright.errors import InternalError
@@ -127,7 +127,7 @@ def hold(address: str, token: str, folder: Path) -> None:
 def _holder(address: str, token: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, __file__, "hold", address, token, str(folder)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        until_we_end(*command), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as made:
         try:
             if made.stdout is None or made.stdout.readline() != "held\n":

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import until_we_end
 from loopwright.errors import FleetError, InternalError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
@@ -217,7 +218,7 @@ async def run_clients(
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """This file as a process, killed at the end."""
-    command = [sys.executable, str(Path(__file__)), *arguments]
+    command = until_we_end(sys.executable, str(Path(__file__)), *arguments)
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield started
@@ -281,7 +282,7 @@ def tracker_process(folder: Path, words: Sequence[str], scheme: str) -> Iterator
     serve += ["--store", f"sqlite:///{folder / 't.db'}", "--token-file", str(folder / "admin")]
     log = folder / "tracker.log"
     with log.open("wb") as file:
-        started = subprocess.Popen([sys.executable, "-m", *serve], stderr=file)
+        started = subprocess.Popen(until_we_end(sys.executable, "-m", *serve), stderr=file)
     try:
         yield socket, _wait_for(log, rf"listens on ({scheme}://\S+)")
     finally:
@@ -322,7 +323,8 @@ def _agent(folder: Path, fleet: Fleet, address: str, core: int) -> subprocess.Po
     words += ["--name", f"core{core}", "--device", f"cpu0={core}"]
     words += ["--cache-dir", str(folder / f"core{core}")]
     with (folder / f"core{core}.log").open("wb") as said:
-        return subprocess.Popen([sys.executable, "-m", *words], stdout=said, stderr=said)
+        command = until_we_end(sys.executable, "-m", *words)
+        return subprocess.Popen(command, stdout=said, stderr=said)
 
 
 def _wait_for(log: Path, pattern: str) -> str:

@@ -47,7 +47,7 @@ KEY = b"k" * 32
 DEVICE = "here/cpu0"
 CHUNK = 1 << 20
 N = 1000
-WAIT_S = 30.0
+WAIT_S = 120.0
 T = TypeVar("T")
 
 
