@@ -95,9 +95,10 @@ def fuse(graph: Graph) -> Fused:
     """
     groups = _groups(graph)
     constants = dict(graph.constants)
+    composer = _Composer(graph)
     steps: list[Step] = []
     for members in groups:
-        step = _step(graph, members, constants)
+        step = _step(graph, members, constants, composer)
         if isinstance(step, ViewStep) and step.source in constants:
             shape = graph.values[step.output].shape
             constants[step.output] = constants[step.source].reshape(shape)
@@ -113,7 +114,9 @@ def _value(array: Array) -> Value:
     return Value(array.shape, dt.parse(array.dtype.name))
 
 
-def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) -> Step:
+def _step(
+    graph: Graph, members: Sequence[Node], constants: dict[str, Array], composer: _Composer
+) -> Step:
     first, last = members[0], members[-1]
     if len(members) == 1 and first.op == "reshape":
         return ViewStep(first.name, first.inputs[0], first.outputs[0])
@@ -130,7 +133,7 @@ def _step(graph: Graph, members: Sequence[Node], constants: dict[str, Array]) ->
             keeps_channels=True,
             has_constant_weight=found.inputs[1] in constants,
         )
-    made = _composed(graph, members)
+    made = composer.kernel(members)
     if len(members) == 1 and first.op == "concat":
         axis = first.attrs["axis"]
         if isinstance(axis, int):
@@ -233,47 +236,102 @@ MAX_MEMBERS = 24
 # workloads
 
 
-def _composed(graph: Graph, members: Sequence[Node]) -> FusedKernel:
-    """The kernel of nodes that are not a known operator, by their definitions."""
-    tensors: dict[str, Tensor] = {}
-    inputs: dict[str, Tensor] = {}
-    for place, node in enumerate(members):
-        operands: list[Tensor | None] = []
-        for name in node.inputs:
-            if name and name not in tensors:
-                inputs[name] = tensors[name] = operand(graph.values[name], f"a{len(inputs)}")
-            operands.append(tensors[name] if name else None)
-        made = define(node.op, node.attrs, operands, f"t{place}")
-        tensors.update(zip(node.outputs, made, strict=True))
-    inside = {name for node in members for name in node.outputs}
-    readers = graph.readers
-    names = {node.name for node in members}
-    outputs = [
-        name
-        for node in members
-        for name in node.outputs
-        if name in graph.outputs or any(r.name not in names for r in readers.get(name, ()))
-    ]
-    if not outputs:
-        outputs = [members[-1].outputs[0]]
-    used = {name: t for name, t in inputs.items() if name not in inside}
-    results = [tensors[name] for name in outputs]
-    made_of = workload(
-        results,
-        [*used.values(), *results],
-        name=_label(members),
-        constants=[t.name for name, t in used.items() if name in graph.constants],
-    )
-    return FusedKernel(
-        members[-1].name,
-        tuple(node.name for node in members),
-        operator="fused",
-        attrs=(("ops", "+".join(node.op for node in members)),),
-        workload=made_of,
-        inputs=tuple(used),
-        outputs=tuple(outputs),
-        keeps_channels=all(_keeps_channels(graph, node) for node in members),
-    )
+@dataclass(frozen=True, slots=True)
+class _Operand:
+    """What a member reads: the output of a member before it, or a value from outside.
+
+    `place` counts outputs and outer values alike, in the order in which they are met.
+    """
+
+    place: int
+    outer: Value | None = None
+    is_constant: bool = False
+
+
+_Form: TypeAlias = tuple[object, ...]
+"""What makes kernels alike: their operators, attributes, operands and which values are results."""
+
+
+class _Composer:
+    """Kernels of nodes that are not a known operator, by their definitions.
+
+    Those that are alike share one workload: a recurrent layer is the same few in each step.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self._graph = graph
+        self._readers = graph.readers
+        self._outputs = frozenset(graph.outputs)
+        self._known: dict[_Form, Workload] = {}
+
+    def kernel(self, members: Sequence[Node]) -> FusedKernel:
+        """The kernel of `members`."""
+        graph = self._graph
+        places: dict[str, int] = {}
+        operands: list[tuple[_Operand | None, ...]] = []
+        inside: set[str] = set()
+        for node in members:
+            operands.append(tuple(self._operand(name, places, inside) for name in node.inputs))
+            for name in node.outputs:
+                places.setdefault(name, len(places))
+                inside.add(name)
+        results = self._results(members)
+        form = (
+            tuple((n.op, tuple(sorted(n.attrs.items())), len(n.outputs)) for n in members),
+            tuple(operands),
+            tuple(places[name] for name in results),
+        )
+        used = [name for name in places if name not in inside]
+        if form not in self._known:
+            self._known[form] = self._workload(members, used, results)
+        return FusedKernel(
+            members[-1].name,
+            tuple(node.name for node in members),
+            operator="fused",
+            attrs=(("ops", "+".join(node.op for node in members)),),
+            workload=self._known[form],
+            inputs=tuple(used),
+            outputs=tuple(results),
+            keeps_channels=all(_keeps_channels(graph, node) for node in members),
+        )
+
+    def _operand(self, name: str, places: dict[str, int], inside: set[str]) -> _Operand | None:
+        if not name:
+            return None
+        place = places.setdefault(name, len(places))
+        if name in inside:
+            return _Operand(place)
+        return _Operand(place, self._graph.values[name], name in self._graph.constants)
+
+    def _results(self, members: Sequence[Node]) -> list[str]:
+        """The values that others read, or the model's user; the last one where nobody does."""
+        names = {node.name for node in members}
+        found = [
+            name
+            for node in members
+            for name in node.outputs
+            if name in self._outputs
+            or any(reader.name not in names for reader in self._readers.get(name, ()))
+        ]
+        return found or [members[-1].outputs[0]]
+
+    def _workload(
+        self, members: Sequence[Node], used: Sequence[str], results: Sequence[str]
+    ) -> Workload:
+        graph = self._graph
+        inputs = {name: operand(graph.values[name], f"a{n}") for n, name in enumerate(used)}
+        tensors: dict[str, Tensor] = dict(inputs)
+        for place, node in enumerate(members):
+            operands = [tensors[name] if name else None for name in node.inputs]
+            made = define(node.op, node.attrs, operands, f"t{place}")
+            tensors.update(zip(node.outputs, made, strict=True))
+        outputs = [tensors[name] for name in results]
+        return workload(
+            outputs,
+            [*inputs.values(), *outputs],
+            name=_label(members),
+            constants=[t.name for name, t in inputs.items() if name in graph.constants],
+        )
 
 
 def _label(members: Sequence[Node]) -> str:

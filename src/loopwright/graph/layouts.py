@@ -143,6 +143,7 @@ class _Placer:
     stored: dict[str, StoredValue] = field(default_factory=dict)
     layouts: dict[str, Layout] = field(default_factory=dict)  # how a value was made
     claimed: set[str] = field(default_factory=set)  # whose memory is an output's
+    scheduled: dict[int, tuple[Chosen, Mapping[str, Layout]]] = field(default_factory=dict)
 
     def put(self, name: str, layout: Layout) -> str:
         """The key of the value `name` made in `layout`."""
@@ -164,7 +165,7 @@ class _Placer:
     def kernel(self, kernel: FusedKernel, axis: int | None) -> None:
         """Compute a kernel; its inputs are brought into the layouts it wants."""
         chosen = self.choose(kernel, given_layouts(self.fused, kernel, axis, self.layouts))
-        wanted, made = argument_layouts(self.fused, kernel, chosen)
+        wanted, made = argument_layouts(self.fused, kernel, chosen, self.layouts_of(chosen))
         inputs, constants = [], set()
         for place_, (name, layout) in enumerate(zip(kernel.inputs, wanted, strict=True)):
             if self.is_constant(name):
@@ -184,6 +185,12 @@ class _Placer:
                 join_axis=axis,
             )
         )
+
+    def layouts_of(self, chosen: Chosen) -> Mapping[str, Layout]:
+        """The layouts of its arguments; found once, for kernels that are alike share a choice."""
+        if id(chosen) not in self.scheduled:
+            self.scheduled[id(chosen)] = chosen, chosen.layouts()
+        return self.scheduled[id(chosen)][1]
 
     def row_major(self, name: str) -> str:
         """The key of a value in row-major order."""
@@ -265,13 +272,13 @@ def _join_blocked(kernel: FusedKernel, block: Layout, found: dict[str, Layout]) 
 
 
 def argument_layouts(
-    fused: Fused, kernel: FusedKernel, chosen: Chosen
+    fused: Fused, kernel: FusedKernel, chosen: Chosen, layouts: Mapping[str, Layout]
 ) -> tuple[tuple[Layout, ...], tuple[Layout, ...]]:
     """The layouts of the values that a kernel reads, and of those that it makes.
 
-    An argument of another shape than the value's is the value in row-major order.
+    `layouts` are those of the arguments of what was `chosen`. An argument of another shape than the
+    value's is the value in row-major order.
     """
-    layouts = chosen.layouts()
 
     def of(name: str, tensor: Tensor) -> Layout:
         shape = fused.values[name].shape

@@ -157,7 +157,7 @@ class _Search:
         """The state behind a kernel, its inputs in the layouts that it wants."""
         key = (kernel.name, number, given)
         if key not in self._arguments:
-            self._arguments[key] = argument_layouts(self.fused, kernel, way)
+            self._arguments[key] = argument_layouts(self.fused, kernel, way, way.layouts())
         wanted, made = self._arguments[key]
         for name, layout in zip(kernel.inputs, wanted, strict=True):
             if name not in self.fused.constants:
