@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import fleet_busy
+import fleet_crowd
 import fleet_hostile
 import fleet_load
 import fleet_sandbox
@@ -37,6 +38,7 @@ PARTS: dict[str, Callable[[bool], Part]] = {
     "load": fleet_load.measure,
     "sandbox": fleet_sandbox.measure,
     "busy": fleet_busy.measure,
+    "crowd": fleet_crowd.measure,
     "tune": fleet_tune.measure,
 }
 ABSENT = (

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from harness import until_we_end
 from loopwright.errors import FleetError, InternalError
 from loopwright.fleet.client.api import Fleet, connect
 from loopwright.fleet.security.handshake import Anonymous, ByKey, Credential, greet
@@ -217,7 +218,7 @@ async def run_clients(
 @contextlib.contextmanager
 def process(*arguments: str) -> Iterator[subprocess.Popen[str]]:
     """This file as a process, killed at the end."""
-    command = [sys.executable, str(Path(__file__)), *arguments]
+    command = until_we_end(sys.executable, str(Path(__file__)), *arguments)
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield started
@@ -270,41 +271,60 @@ def rss_mb(pid: int) -> float:
 
 
 @contextlib.contextmanager
+def tracker_process(folder: Path, words: Sequence[str], scheme: str) -> Iterator[tuple[str, str]]:
+    """A tracker that the command starts with the options `words`, and ended with the block.
+
+    Returns: its owner's socket, and its address of `scheme`.
+    """
+    folder.mkdir(exist_ok=True)
+    socket = f"unix://{folder / 't.sock'}"
+    serve = ["loopwright.cli.main", "tracker", "serve", *words, "--listen", socket]
+    serve += ["--store", f"sqlite:///{folder / 't.db'}", "--token-file", str(folder / "admin")]
+    log = folder / "tracker.log"
+    with log.open("wb") as file:
+        started = subprocess.Popen(until_we_end(sys.executable, "-m", *serve), stderr=file)
+    try:
+        yield socket, _wait_for(log, rf"listens on ({scheme}://\S+)")
+    finally:
+        started.terminate()
+        started.wait(_START_S)
+
+
+@contextlib.contextmanager
 def real_fleet(folder: Path, cores: Sequence[int]) -> Iterator[tuple[Fleet, str]]:
     """A tracker and an agent for each of `cores`, as processes that the commands start.
 
     Everything but this client's own connection with the tracker is TCP on loopback.
     Returns: the fleet, and the tracker's TCP address.
     """
-    socket = f"unix://{folder / 't.sock'}"
-    serve = ["loopwright.cli.main", "tracker", "serve", "--listen", "tcp://127.0.0.1:0"]
-    serve += ["--listen", socket, "--store", f"sqlite:///{folder / 't.db'}"]
-    serve += ["--token-file", str(folder / "admin")]
-    log = folder / "tracker.log"
-    with log.open("wb") as file:
-        started = [subprocess.Popen([sys.executable, "-m", *serve], stderr=file)]
-    try:
-        address = _wait_for(log, r"listens on (tcp://\S+)")
-        with connect(socket) as fleet:
-            for core in cores:
-                made = fleet.command("join.issue", agent=f"core{core}")
-                code = str(made["code"]) if isinstance(made, dict) else ""
-                words = ["loopwright.fleet.agent", "--tracker", address, "--join", code]
-                words += ["--name", f"core{core}", "--device", f"cpu0={core}"]
-                words += ["--cache-dir", str(folder / f"core{core}")]
-                with (folder / f"core{core}.log").open("wb") as said:
-                    command = [sys.executable, "-m", *words]
-                    started.append(subprocess.Popen(command, stdout=said, stderr=said))
-            deadline = time.monotonic() + _START_S
-            while sum(device.grantable for device in fleet.devices()) < len(cores):
-                if time.monotonic() > deadline:
-                    raise InternalError("the agents do not come up")
-                time.sleep(0.05)
-            yield fleet, address
-    finally:
-        for one in reversed(started):
-            one.terminate()
-            one.wait(_START_S)
+    started: list[subprocess.Popen[bytes]] = []
+    listen = ("--listen", "tcp://127.0.0.1:0")
+    with tracker_process(folder, listen, "tcp") as (socket, address):
+        try:
+            with connect(socket) as fleet:
+                started.extend(_agent(folder, fleet, address, core) for core in cores)
+                deadline = time.monotonic() + _START_S
+                while sum(device.grantable for device in fleet.devices()) < len(cores):
+                    if time.monotonic() > deadline:
+                        raise InternalError("the agents do not come up")
+                    time.sleep(0.05)
+                yield fleet, address
+        finally:
+            for one in reversed(started):
+                one.terminate()
+                one.wait(_START_S)
+
+
+def _agent(folder: Path, fleet: Fleet, address: str, core: int) -> subprocess.Popen[bytes]:
+    """An agent's process with one device, `core`."""
+    made = fleet.command("join.issue", agent=f"core{core}")
+    code = str(made["code"]) if isinstance(made, dict) else ""
+    words = ["loopwright.fleet.agent", "--tracker", address, "--join", code]
+    words += ["--name", f"core{core}", "--device", f"cpu0={core}"]
+    words += ["--cache-dir", str(folder / f"core{core}")]
+    with (folder / f"core{core}.log").open("wb") as said:
+        command = until_we_end(sys.executable, "-m", *words)
+        return subprocess.Popen(command, stdout=said, stderr=said)
 
 
 def _wait_for(log: Path, pattern: str) -> str:

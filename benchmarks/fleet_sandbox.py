@@ -80,7 +80,7 @@ def requests(cache_dir: Path, core: int) -> dict[str, RunRequest]:
     )
     chain, total = runtime_object(cache_dir), object_code(_SUM, cache_dir)
     return {
-        "integer chain": RunRequest(_call(chain, CANARY, (), 0), chain, (core,)),
+        "integer chain": RunRequest(_call(chain, CANARY, (), 0), chain, (core,), of_runtime=True),
         "sum over 16 MiB": RunRequest(_call(total, "sum", params, 1), total, (core,)),
     }
 

@@ -26,7 +26,7 @@ import msgspec
 import harness
 from fleet_part import Part, Row, run_alone
 from fleet_roles import real_fleet
-from harness import figure
+from harness import figure, until_we_end
 from loopwright.errors import InternalError
 from loopwright.fleet.client.api import Fleet
 from loopwright.outcome import cores_for
@@ -97,7 +97,7 @@ class Host:
         words += ["--cache-dir", str(self.folder / "agent"), *options]
         command = [sys.executable, "-m", *module, *words]
         with self._log.open("ab") as log:
-            made = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log)
+            made = subprocess.Popen(until_we_end(*command), stdout=subprocess.PIPE, stderr=log)
         with made:
             try:
                 yield made

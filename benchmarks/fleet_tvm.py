@@ -28,6 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from harness import until_we_end
+
 MAGIC = 0x2F271  # of the tracker's protocol
 UPDATE_INFO, PUT, REQUEST = 5, 3, 4
 LIMIT_S = 5.0
@@ -104,7 +106,7 @@ def free_port() -> int:
 def running(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
     """A module of tvm as a process; it and what it started are gone afterwards."""
     process = subprocess.Popen(
-        [sys.executable, "-m", *arguments],
+        until_we_end(sys.executable, "-m", *arguments),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -83,6 +83,17 @@ class Report(Generic[RowT]):
     rows: tuple[RowT, ...]
 
 
+_UNTIL_PARENT_ENDS = (
+    "import ctypes, os, sys; ctypes.CDLL(None).prctl(1, 15, 0, 0, 0); "
+    "os.getppid() == int(sys.argv[1]) or sys.exit(1); os.execvp(sys.argv[2], sys.argv[2:])"
+)
+
+
+def until_we_end(*command: str) -> list[str]:
+    """`command`, which Linux ends by SIGTERM when this process ends, killed or not."""
+    return [sys.executable, "-c", _UNTIL_PARENT_ENDS, str(os.getpid()), *command]
+
+
 def figure(
     name: str,
     value: float,

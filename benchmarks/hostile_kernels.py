@@ -1,9 +1,9 @@
 """Kernels that do what a candidate must not, in LLVM text, and what should come of each.
 
 All have the ABI of `codegen.artifact` with an input x and an output y of N floats, and 256 bytes
-of workspace. `HOSTILE` are kinds of misbehaviour; `probes` are single system calls that would
-lead out of a sandbox, whose result a kernel leaves in y[0] (-1 when it failed). Numbers of system
-calls are those of x86-64.
+of workspace. `hostile` has kinds of misbehaviour; `probes` are single system calls that would
+lead out of a sandbox, whose result a kernel leaves in y[0] (below 0 when it failed). Numbers of
+system calls are those of x86-64; they are made by instructions of the kernels' own.
 """
 
 from __future__ import annotations
@@ -16,16 +16,13 @@ from loopwright.fleet.words import RunStatus
 
 N = 1000
 _HEAD = """
-declare i64 @syscall(i64, ...)
-declare void @abort()
-declare void @exit(i32)
-declare void @_exit(i32)
-declare i32 @pause()
-declare void @longjmp(ptr, i32)
-declare ptr @malloc(i64)
-declare i32 @pthread_create(ptr, ptr, ptr, ptr)
 declare void @llvm.trap()
-@words = private constant [17 x i8] c"so much to say..\\0A"
+define internal i64 @raw(i64 %n, i64 %a, i64 %b, i64 %c, i64 %d, i64 %e, i64 %f) {
+  %r = call i64 asm sideeffect "syscall",
+    "={rax},{rax},{rdi},{rsi},{rdx},{r10},{r8},{r9},~{rcx},~{r11},~{memory}"
+    (i64 %n, i64 %a, i64 %b, i64 %c, i64 %d, i64 %e, i64 %f)
+  ret i64 %r
+}
 define i64 @deep(i64 %n) noinline {
   %big = alloca [4096 x i8]
   store volatile i8 1, ptr %big
@@ -35,9 +32,6 @@ define i64 @deep(i64 %n) noinline {
   %w = zext i8 %v to i64
   %s = add i64 %r, %w
   ret i64 %s
-}
-define ptr @idle(ptr %nothing) {
-  ret ptr null
 }
 """
 _DOUBLE = f"""
@@ -58,7 +52,9 @@ Argument: TypeAlias = int | str
 """A number, or a text that a pointer to is passed."""
 
 _CRASH, _KILLED = RunStatus.CRASH, RunStatus.SANDBOX_VIOLATION
-_SIGKILL, _SIGQUIT, _SIGSTOP = 9, 3, 19
+_SIGKILL, _SIGQUIT, _SIGSTOP, _SIGABRT = 9, 3, 19, 6
+_PAUSE, _CLONE, _EXIT, _EXIT_GROUP = 34, 56, 60, 231
+_AS_THREAD = 0x50F00  # CLONE_VM and what else a thread shares
 _KILL, _GETPID, _WRITE, _CLOSE, _DUP, _SOCKET, _SETSID, _FORK = 62, 39, 1, 3, 32, 41, 112, 57
 _OPENAT, _HERE, _MMAP, _UNLINK, _SETITIMER, _CLOCK_SETTIME = 257, -100, 9, 87, 38, 227
 _EXECUTABLE = 7  # read, write, execute
@@ -106,8 +102,9 @@ class _Text:
             if isinstance(argument, int) or argument.startswith("%"):
                 operands.append(f"i64 {argument}")
             else:
-                operands.append(self.pointer(argument))
-        return f"  %{result} = call i64 (i64, ...) @syscall({', '.join(operands)})\n"
+                operands.append(f"i64 ptrtoint ({self.pointer(argument)} to i64)")
+        operands += ["i64 0"] * (7 - len(operands))
+        return f"  %{result} = call i64 @raw({', '.join(operands)})\n"
 
 
 def _loop(label: str, count: int, inner: str) -> str:
@@ -131,31 +128,20 @@ def _kinds(t: _Text) -> list[Hostile]:
     exec_page = t.call("m", _MMAP, 0, 4096, _EXECUTABLE, _ANONYMOUS, -1, 0) + (
         "  %q = inttoptr i64 %m to ptr\n  store volatile i8 -61, ptr %q\n  call void %q()\n"
     )
-    jump = (
-        "  %buffer = alloca [512 x i8]\n"
-        "  call void @llvm.memset.p0.i64(ptr %buffer, i8 65, i64 512, i1 false)\n"
-        "  call void @longjmp(ptr %buffer, i32 1)\n"
-    )
-    flood = (
-        "  %w1 = call i64 (i64, ...) @syscall(i64 1, i64 1, ptr @words, i64 17)\n"
-        "  %w2 = call i64 (i64, ...) @syscall(i64 1, i64 2, ptr @words, i64 17)\n"
-    )
+    jump = '  call void asm sideeffect "xorl %esp, %esp; ret", "~{memory}"()\n'  # as longjmp may
+    words = "so much to say..\n"
+    flood = t.call("w1", _WRITE, 1, words, 17) + t.call("w2", _WRITE, 2, words, 17)
     return [
         Hostile("segv", "  store volatile i32 1, ptr null\n", _CRASH),
         Hostile("wild_jump", "  call void inttoptr (i64 4096 to ptr)()\n", _CRASH),
         Hostile("trap", "  call void @llvm.trap()\n", _CRASH),
-        Hostile("abort", "  call void @abort()\n", _CRASH),
-        Hostile("exit", "  call void @exit(i32 0)\n", _CRASH),
-        Hostile("quick_exit", "  call void @_exit(i32 0)\n", _CRASH),
+        Hostile("abort", me + t.call("sent", _KILL, "%me", _SIGABRT), _CRASH),
+        Hostile("exit", t.call("never", _EXIT_GROUP, 0), _CRASH),
+        Hostile("quick_exit", t.call("never", _EXIT, 0), _CRASH),
         Hostile("loop", _loop("spin", _INFINITE, '  call void asm sideeffect "", ""()\n'), timeout),
-        Hostile("sleep", "  %p = call i32 @pause()\n", timeout),
+        Hostile("sleep", t.call("p", _PAUSE), timeout),
         Hostile("fork_bomb", _loop("bomb", _INFINITE, t.call("p", _FORK)), _KILLED),
-        Hostile(
-            "thread_bomb",
-            "  %t = alloca i64\n"
-            "  %p = call i32 @pthread_create(ptr %t, ptr null, ptr @idle, ptr null)\n",
-            _KILLED,
-        ),
+        Hostile("thread_bomb", t.call("p", _CLONE, _AS_THREAD, 0, 0, 0, 0), _KILLED),
         Hostile("memory", _loop("eat", _INFINITE, touch), oom),
         Hostile("stack", "  %d = call i64 @deep(i64 1)\n", _CRASH),
         Hostile("descriptors", _loop("leak", 100_000, t.call("d", _DUP, 1)), ok),
@@ -205,13 +191,12 @@ def hostile() -> tuple[str, tuple[Hostile, ...]]:
     kinds = tuple(_kinds(text))
     functions = [_function(kind.entry, kind.body) for kind in kinds]
     functions.append(_function("k_double", ""))
-    memset = "declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)\n"
-    return "\n".join([_HEAD, memset, *text.constants, *functions]), kinds
+    return "\n".join([_HEAD, *text.constants, *functions]), kinds
 
 
 CONSTRUCTOR = (
-    "declare void @abort()\n"
-    "define internal void @early() {\n  call void @abort()\n  ret void\n}\n"
+    "declare void @llvm.trap()\n"
+    "define internal void @early() {\n  call void @llvm.trap()\n  ret void\n}\n"
     "@llvm.global_ctors = appending global [1 x { i32, ptr, ptr }] "
     "[{ i32, ptr, ptr } { i32 65535, ptr @early, ptr null }]\n" + _function("k_double", "")
 )

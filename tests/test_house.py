@@ -23,6 +23,7 @@ USED_ELSEWHERE = {
     "_hold": "memory that must live as long as its owner",
     "burst_gflops": "the benchmark's JSON",
     "enable_profiling": "onnxruntime",
+    "runtime_path": "a script of `fleet.agent.describe`, which is text",
     "free_after_crash": "the benchmark: a value of a row, by position",
     "frozen_is_free": "the benchmark: a value of a row, by position",
     "free_within_s": "JSON of the fleet's answers",

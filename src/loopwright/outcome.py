@@ -40,6 +40,7 @@ class FailureKind(enum.Enum):
     CRASH = "crash"
     OUT_OF_BOUNDS = "out-of-bounds"
     WRONG_OUTPUT = "wrong-output"
+    IMPOSSIBLE_TIME = "impossible-time"  # less than any such processor takes
     WORKER_LOST = "worker-lost"  # the measuring process itself died
     DEVICE_LOST = "device-lost"
     REVOKED = "revoked"  # the lease on the device was taken away

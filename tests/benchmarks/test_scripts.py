@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -96,3 +98,26 @@ def test_what_models_cannot_do_is_said_before_anything_is_made(
     assert done.returncode == 2
     assert words in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+KILLED = """
+import subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from harness import until_we_end
+started = subprocess.Popen(until_we_end("sleep", "1000"))
+print(started.pid, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_what_a_benchmark_started_ends_with_it(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", KILLED, str(BENCHMARKS)]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        child = os.pidfd_open(int(parent.stdout.readline()))
+        parent.kill()
+    ended, _, _ = select.select([child], [], [], 120)
+    os.close(child)
+    assert ended == [child]

@@ -71,8 +71,7 @@ BAD: Mapping[str, tuple[Callable[[], bytes], str]] = {
         lambda: model(shape=("batch", 3)),
         "dimension 0 of input 'x' is dynamic ('batch'); fix the shape, as with --input-shape x:1x3",
     ),
-    "a NaN": (lambda: with_weight(np.nan), "weight 'w' is nan at [1, 2]"),
-    "an infinity": (lambda: with_weight(-np.inf), "weight 'w' is -inf at [1, 2]"),
+    "a NaN": (lambda: with_weight(np.nan), "weight 'w' is NaN at [1, 2]"),
 }
 
 
@@ -82,7 +81,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(
     run: Run, tmp_path: Path, what: str, command: str
 ) -> None:
     made, words = BAD[what]
-    if command == "tasks" and what in ("a NaN", "an infinity"):
+    if command == "tasks" and what == "a NaN":
         pytest.skip("weights are not looked at")
     (tmp_path / "net.onnx").write_bytes(made())
     more = ("--time-budget", "0") if command == "optimize" else ()

@@ -258,3 +258,14 @@ def test_a_convolution_may_have_a_weight_that_is_computed() -> None:
     graph = sketch.graph(y, sketch.node("conv", x, w, pads=(1, 1, 1, 1)))
     with lw.compile(graph) as model:
         assert wrong(graph, model) < 1e-5
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1), (2, 3)])
+def test_an_output_may_be_a_constant_of_any_size(shape: tuple[int, ...]) -> None:
+    sketch = Sketch()
+    constant = sketch.weight(*shape)
+    graph = sketch.graph(constant, sketch.node("relu", sketch.input(2)))
+    with lw.compile(graph) as model:
+        found = model.run(example(graph))[constant]
+    np.testing.assert_array_equal(found, sketch.constants[constant])
+    assert found.shape == shape

@@ -147,6 +147,20 @@ def test_what_is_not_supported_runs_in_pytorch_with_one_warning(interpreter: Int
     )
 
 
+def test_a_fault_while_compiling_is_told_and_left_to_pytorch() -> None:
+    def broken(graph: Graph) -> Callable[[Sequence[Array]], Sequence[Array]]:
+        raise KeyError(graph.outputs[0])
+
+    module, x = nn.Linear(3, 2).eval(), torch.randn(2, 3)
+    torch.compiler.reset()
+    with of_torch() as seen:
+        fast = torch.compile(module, backend=lambda gm, xs: backend(gm, xs, compiler=broken))
+        assert close(fast(x), module(x))
+        assert close(fast(x + 1), module(x + 1))
+    (said,) = ours(seen)
+    assert "PyTorch runs this graph itself: a fault of loopwright, to be reported: KeyError" in said
+
+
 def test_gradients_are_left_to_pytorch(interpreter: Interpreter) -> None:
     module, x = nn.Linear(3, 1), torch.randn(2, 3)
     with of_torch() as seen, torch.enable_grad():
@@ -211,3 +225,17 @@ def test_native_code_of_a_module() -> None:
         found = model(x.numpy())
     with torch.no_grad():
         np.testing.assert_allclose(found, module(x).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_a_constant_for_each_channel_after_an_activation_by_torch_compile() -> None:
+    layers = (nn.Conv2d(3, 8, 3), nn.ReLU(), nn.BatchNorm2d(8), nn.Tanh(), nn.Conv2d(8, 8, 1))
+    module = nn.Sequential(*layers, nn.ReLU(), nn.BatchNorm2d(8)).eval()
+    with torch.no_grad():
+        for norm in (module[2], module[6]):
+            norm.bias.uniform_(-1, 1)
+    x = torch.randn(1, 3, 8, 8)
+    torch.compiler.reset()
+    with of_torch() as seen:
+        found = torch.compile(module, backend=backend, options={"threads": 1})(x)
+        assert close(found, module(x))
+    assert ours(seen) == []

@@ -84,10 +84,11 @@ def test_far_from_zero_nothing_overflows(text: str) -> None:
 def test_inputs_come_in_the_order_of_the_steps(
     operator: str, shapes: dict[str, object], channel: int
 ) -> None:
-    steps = "scale,add,prelu,mul,scale,relu,prelu,addc(1)"
+    steps = "scale,add,prelu,mul,scale,relu,prelu,shift,addc(1),shift"
     task = build(operator, **shapes, bias=True, relu=True, epilogue=steps)
     plain = build(operator, **shapes)
     names = ["bias", "scale", "residual", "slope", "residual1", "scale1", "slope1"]
+    names += ["shift", "shift1"]
     assert [t.name for t in task.inputs[2:]] == names
     assert task.constants - {"weight", "B"} == {n for n in names if n[:3] != "res"}
     rng = np.random.default_rng(1)
@@ -95,12 +96,12 @@ def test_inputs_come_in_the_order_of_the_steps(
     (x,) = evaluate(plain, arrays[:2])
     along = [1] * x.ndim
     along[channel] = -1
-    bias, scale, residual, slope, other, scale1, _ = (
+    bias, scale, residual, slope, other, scale1, _, shift, shift1 = (
         a.reshape(along) if a.ndim == 1 else a for a in arrays[2:]
     )
     x = (x + bias) * scale + residual
     x = np.where(x > 0, x, x * slope) * other * scale1
-    wanted = np.maximum(x, 0) + 1
+    wanted = np.maximum(np.maximum(x, 0) + shift + 1 + shift1, 0)
     assert compare(task, wanted, evaluate(task, arrays)[0]) is None
 
 
@@ -136,7 +137,7 @@ def test_text_and_steps_agree() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("rleu", "unknown step 'rleu'; the steps are add, mul"),
+        ("rleu", "unknown step 'rleu'; the steps are add, shift, mul"),
         ("relu,", "cannot read ''"),
         ("relu add", "cannot read 'relu add'"),
         ("clip(0,6", r"cannot read 'clip\(0,6'"),

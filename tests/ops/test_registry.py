@@ -5,7 +5,7 @@ import pytest
 
 from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.frontends.onnx.importer import RULES
-from loopwright.frontends.torch.rules import folds, layers, moves, pointwise
+from loopwright.frontends.torch.rules import folds, layers, moves, pointwise, scattering
 from loopwright.ops.epilogue import parse, step, text_of
 from loopwright.ops.opdef import EpilogueForm, OpKind, StepOperand
 from loopwright.ops.registry import FORMS, OPS, define, op_def
@@ -80,14 +80,15 @@ def test_an_operator_is_called_in_onnx_as_its_row_says(name: str) -> None:
     assert OPS[name].onnx in RULES
 
 
-NOT_IN_TORCH = {"softsign", "lrn", "reduce_l1", "reduce_sum_square", "reduce_log_sum"}
+NOT_IN_TORCH = {
+    *("softsign", "lrn", "reduce_l1", "reduce_sum_square", "reduce_log_sum", "weighted_resize"),
+}
 
 
 @pytest.mark.parametrize("name", OPS)
 def test_an_operator_is_called_in_torch_as_its_row_says(name: str) -> None:
-    translated = {
-        n.split(".")[1] for family in (folds, layers, moves, pointwise) for n in family.TABLE
-    }
+    families = (folds, layers, moves, pointwise, scattering)
+    translated = {n.split(".")[1] for family in families for n in family.TABLE}
     torch = OPS[name].torch
     assert torch in translated if torch else name in NOT_IN_TORCH
 

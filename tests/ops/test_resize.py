@@ -24,21 +24,40 @@ COORDINATES = [
 NEAREST = ["floor", "ceil", "round_prefer_floor", "round_prefer_ceil"]
 
 
+NAMES = {
+    "mode": "mode",
+    "coordinate": "coordinate_transformation_mode",
+    "nearest": "nearest_mode",
+}
+
+
 def resized(x: Array, scales: tuple[float, ...], attrs: dict[str, str]) -> Array:
-    """What ONNX makes of `x`, in float64 so that only the places matter."""
-    names = {
-        "mode": "mode",
-        "coordinate": "coordinate_transformation_mode",
-        "nearest": "nearest_mode",
-    }
-    operands = [x, None, np.array(scales, np.float32)]
-    return reference("Resize", operands, opset=19, **{names[n]: v for n, v in attrs.items()})
+    """What ONNX makes of `x`, in float64 so that only the places matter.
+
+    With corners aligned, what onnxruntime and PyTorch make of it: the last element lies on the
+    last one. The reference of ONNX takes extent * scale for the extent, a whole number or not.
+    """
+    said = {NAMES[name]: value for name, value in attrs.items()}
+    if attrs.get("coordinate") == "align_corners":
+        return onnxruntime_says(x, sizes_of(x, scales), said)
+    return reference("Resize", [x, None, np.array(scales, np.float32)], opset=19, **said)
+
+
+def onnxruntime_says(x: Array, sizes: tuple[int, ...], said: dict[str, str]) -> Array:
+    """What onnxruntime makes of `x`, dimensions of extent 1 put before it."""
+    before = (1,) * (4 - x.ndim)
+    operands = [x.reshape(*before, *x.shape), None, None, np.array((*before, *sizes), np.int64)]
+    return reference("Resize", operands, opset=19, runtime=True, **said).reshape(sizes)
 
 
 def node_attrs(x: Array, scales: tuple[float, ...], attrs: dict[str, str]) -> dict[str, NodeAttr]:
     rounded = tuple(float(np.float32(s)) for s in scales)
-    sizes = tuple(int(n * s) for n, s in zip(x.shape, rounded, strict=True))
-    return {"sizes": sizes, "scales": rounded, **attrs}
+    return {"sizes": sizes_of(x, scales), "scales": rounded, **attrs}
+
+
+def sizes_of(x: Array, scales: tuple[float, ...]) -> tuple[int, ...]:
+    """The extents of `x` times `scales`, rounded down."""
+    return tuple(int(n * float(np.float32(s))) for n, s in zip(x.shape, scales, strict=True))
 
 
 @pytest.mark.parametrize("scale", [2.0, 3.0, 0.5, 1.5, 0.6, 2.3, 1 / 3])

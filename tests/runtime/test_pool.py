@@ -88,6 +88,49 @@ def test_workers_that_slept_wake_up(native_code: Native, linked: Linked) -> None
     assert tally.seen == [20] * 4
 
 
+def test_the_caller_runs_what_no_worker_began(native_code: Native, linked: Linked) -> None:
+    pid = os.fork()
+    if pid == 0:  # in a process of its own, as threads of a pool that is held end with theirs
+        tally = Tally(9)
+        pool = ThreadPool(3, native_code, held=True)
+        for _ in range(50):
+            pool.run(linked["count"], tally.address, 9)
+        os._exit(0 if (tally.seen, tally.by_thread[:3]) == ([50] * 9, [150] * 3) else 1)
+    _, status = os.waitpid(pid, 0)
+
+    assert status == 0
+
+
+def test_regions_after_a_stall_run_serially(native_code: Native, linked: Linked) -> None:
+    body = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)
+    with ThreadPool(2, native_code, yields=True) as pool:
+        waiting = ctypes.c_int32.from_address(pool.address + native_ir.WAITING)
+        serial = ctypes.c_int64.from_address(pool.address + native_ir.SERIAL)
+        begun, start = threading.Event(), time.perf_counter()
+
+        def late(_closure: int, _begin: int, _end: int, thread: int) -> None:
+            """The worker's chunk lasts until the caller has waited longer than it worked."""
+            if thread == 0:
+                begun.wait()
+                return
+            begun.set()
+            while not waiting.value:
+                pass
+            asleep = time.perf_counter()
+            while time.perf_counter() - asleep < asleep - start + 1e-3:
+                pass
+
+        native_late = body(late)
+        pool.run(ctypes.cast(native_late, ctypes.c_void_p).value or 0, 0, 2)
+        assert serial.value == native_ir.FIRST_SERIAL
+        tally = Tally(4)
+        for _ in range(native_ir.FIRST_SERIAL):
+            pool.run(linked["count"], tally.address, 4)
+        assert tally.by_thread[:2] == [4 * native_ir.FIRST_SERIAL, 0]
+        pool.run(linked["count"], tally.address, 4)
+        assert tally.by_thread[1] == 2
+
+
 def test_idle_workers_sleep(native_code: Native, linked: Linked) -> None:
     tally = Tally(4)
     others = thread_ids()

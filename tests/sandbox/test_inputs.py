@@ -13,11 +13,11 @@ from loopwright.ir import dtype as dtypes
 from loopwright.sandbox.inputs import STORAGE, generate
 
 NAMES = sorted(STORAGE)
-RANGES = {"bool": (0, 1), "uint8": (0, 8), "int": (-4, 4), "float": (-1, 1)}
+RANGES = {"bool": (0, 1), "uint": (0, 8), "int": (-4, 4), "float": (-1, 1)}
 
 
 def limits(name: str) -> tuple[int, int]:
-    return next(RANGES[key] for key in ("bool", "uint8", "int", "float") if key in name)
+    return next(RANGES[key] for key in ("bool", "uint", "int", "float") if key in name)
 
 
 def test_every_dtype_has_data_of_its_size() -> None:

@@ -47,7 +47,7 @@ KEY = b"k" * 32
 DEVICE = "here/cpu0"
 CHUNK = 1 << 20
 N = 1000
-WAIT_S = 30.0
+WAIT_S = 120.0
 T = TypeVar("T")
 
 
@@ -65,9 +65,11 @@ def options(cache_dir: Path, **changes: object) -> AgentOptions:
 
 
 @asynccontextmanager
-async def running(made: AgentOptions, uploads: Path | None = None) -> AsyncIterator[Agent]:
+async def running(
+    made: AgentOptions, uploads: Path | None = None, threads: int = 1
+) -> AsyncIterator[Agent]:
     """An agent whose device is ready; uploads are kept in `uploads`, if that is given."""
-    specs = [DeviceOptions(DEVICE, cores_for(1))]
+    specs = [DeviceOptions(DEVICE, cores_for(threads))]
     limits = made.limits
     blobs = None if uploads is None else BlobCache(uploads, limits.blobs, limits.blob)
     rng = secrets.SystemRandom()

@@ -36,7 +36,7 @@ from loopwright.space.config import Config
 from loopwright.target.host import host
 from loopwright.templates.task import Task
 
-WAIT_S = 30.0
+WAIT_S = 120.0
 CLASS = "a-board-4c-00000000"
 
 

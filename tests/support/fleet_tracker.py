@@ -352,8 +352,9 @@ async def site(
     clock: Callable[[], float] | None = None,
     limits: ListenLimits = ListenLimits(),  # noqa: B008  # frozen
     seed: int = 5,
+    address: str = "tcp://127.0.0.1:0",
 ) -> AsyncIterator[Site]:
-    """A tracker on `store`, or in memory, that listens on loopback."""
+    """A tracker on `store`, or in memory, that listens on loopback or at `address`."""
     kept = MemoryRows() if rows is None else rows
     wall, log = Wall(), io.StringIO()
     clocks = Clocks(wall=wall) if clock is None else Clocks(clock, wall)
@@ -365,7 +366,7 @@ async def site(
         log=JsonLog(log, wall),
     )
     await tracker.start()
-    listener = Listener("tcp://127.0.0.1:0", tracker.serve, limits=limits, tally=tracker.link_tally)
+    listener = Listener(address, tracker.serve, limits=limits, tally=tracker.link_tally)
     async with listener:
         try:
             yield Site(tracker, listener, log, wall, kept)

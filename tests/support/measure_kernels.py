@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import signal
 import time
 
@@ -26,23 +27,87 @@ from loopwright.templates.template import Configuration, Template
 
 N = 1000
 
-_DECLARATIONS = """
-declare void @abort()
-declare void @exit(i32)
-declare void @_exit(i32)
-declare i32 @fork()
-declare i32 @getppid()
-declare i32 @kill(i32, i32)
-declare i32 @close(i32)
-declare i64 @write(i32, ptr, i64)
-declare ptr @malloc(i64)
-declare ptr @mmap(ptr, i64, i32, i32, i32, i64)
-declare i32 @pause()
-declare i32 @unlink(ptr)
-declare i32 @setsid()
+# Kernels may not use the C library beyond what generated code needs: these make system calls.
+_CALL = {
+    "x86_64": (
+        'asm sideeffect "syscall", "={rax},{rax},{rdi},{rsi},{rdx},{r10},{r8},{r9},'
+        '~{rcx},~{r11},~{memory}"',
+        {"write": 1, "close": 3, "mmap": 9, "getpid": 39, "clone": 56, "kill": 62, "getppid": 110,
+         "exit_group": 231, "unlinkat": 263, "ppoll": 271},
+    ),
+    "aarch64": (
+        'asm sideeffect "svc #0", "={x0},{x8},{x0},{x1},{x2},{x3},{x4},{x5},~{memory}"',
+        {"write": 64, "close": 57, "mmap": 222, "getpid": 172, "clone": 220, "kill": 129,
+         "getppid": 173, "exit_group": 94, "unlinkat": 35, "ppoll": 73},
+    ),
+}[platform.machine()]  # fmt: skip
+
+
+def _system_call(name: str, *arguments: str) -> str:
+    """`call i64 ...` of a system call; arguments are values of type i64."""
+    padded = (str(_CALL[1][name]), *arguments, *["0"] * (6 - len(arguments)))
+    return f"call i64 {_CALL[0]}({', '.join(f'i64 {a}' for a in padded)})"
+
+
+_DECLARATIONS = f"""
 declare void @llvm.trap()
 @text = private constant [8 x i8] c"garbage\\0A"
 @path = private constant [16 x i8] c"/tmp/none-at-all"
+define internal void @abort() {{
+  %me = {_system_call("getpid")}
+  %sent = {_system_call("kill", "%me", "6")}
+  ret void
+}}
+define internal void @_exit(i32 %status) {{
+  %wide = zext i32 %status to i64
+  %never = {_system_call("exit_group", "%wide")}
+  ret void
+}}
+define internal void @exit(i32 %status) {{
+  call void @_exit(i32 %status)
+  ret void
+}}
+define internal i32 @fork() {{
+  %pid = {_system_call("clone", "17")}
+  %short = trunc i64 %pid to i32
+  ret i32 %short
+}}
+define internal i32 @getppid() {{
+  %pid = {_system_call("getppid")}
+  %short = trunc i64 %pid to i32
+  ret i32 %short
+}}
+define internal i32 @kill(i32 %pid, i32 %signal) {{
+  %wide = sext i32 %pid to i64
+  %number = sext i32 %signal to i64
+  %sent = {_system_call("kill", "%wide", "%number")}
+  ret i32 0
+}}
+define internal i32 @close(i32 %fd) {{
+  %wide = sext i32 %fd to i64
+  %closed = {_system_call("close", "%wide")}
+  ret i32 0
+}}
+define internal i64 @write(i32 %fd, ptr %data, i64 %count) {{
+  %wide = sext i32 %fd to i64
+  %at = ptrtoint ptr %data to i64
+  %written = {_system_call("write", "%wide", "%at", "%count")}
+  ret i64 %written
+}}
+define internal ptr @map(i64 %size) {{
+  %at = {_system_call("mmap", "0", "%size", "3", "34", "-1", "0")}
+  %memory = inttoptr i64 %at to ptr
+  ret ptr %memory
+}}
+define internal i32 @pause() {{
+  %never = {_system_call("ppoll")}
+  ret i32 0
+}}
+define internal i32 @unlink(ptr %path) {{
+  %at = ptrtoint ptr %path to i64
+  %gone = {_system_call("unlinkat", "-100", "%at")}
+  ret i32 0
+}}
 """
 
 _DOUBLE = """
@@ -84,13 +149,13 @@ BODIES = {
     "  %v = load volatile float, ptr %q\n",
     "into_input": "  store float 0.0, ptr %x\n",
     "past_workspace": "  %q = getelementptr i8, ptr %ws, i64 256\n  store i8 0, ptr %q\n",
-    "malloc": "  br label %loop\nloop:\n  %m = call ptr @malloc(i64 1048576)\n"
+    "malloc": "  br label %loop\nloop:\n  %m = call ptr @map(i64 1048576)\n"
     "  store volatile i8 1, ptr %m\n  br label %loop\n",
     "mmap_and_touch": "  br label %loop\nloop:\n"
-    "  %m = call ptr @mmap(ptr null, i64 67108864, i32 3, i32 34, i32 -1, i64 0)\n"
+    "  %m = call ptr @map(i64 67108864)\n"
     "  store volatile i8 1, ptr %m\n  br label %loop\n",
     "reserve_and_hang": "  br label %loop\nloop:\n"
-    "  %m = call ptr @mmap(ptr null, i64 67108864, i32 3, i32 34, i32 -1, i64 0)\n"
+    "  %m = call ptr @map(i64 67108864)\n"
     "  br label %loop\n",
     "recurse": "  %deep = call i64 @deep(i64 1)\n",
     "fork": "  %p = call i32 @fork()\n",
@@ -258,6 +323,7 @@ def compile_here(text: str) -> bytes:
     """The object of `text`, compiled in this process."""
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    llvm.initialize_native_asmparser()
     machine = llvm.Target.from_default_triple().create_target_machine(opt=2, reloc="pic")
     module = llvm.parse_assembly(text)
     module.verify()

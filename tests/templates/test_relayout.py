@@ -13,7 +13,7 @@ from loopwright.runtime.cpu.kernel import CpuDevice, Module, aligned_empty
 from loopwright.space.config import Config
 from loopwright.target.host import host
 from loopwright.templates.cpu import relayout
-from loopwright.templates.relayout import copy
+from loopwright.templates.relayout import copy, merged
 from loopwright.templates.task import Task, make
 
 CASES = {
@@ -119,3 +119,8 @@ def test_tasks_of_other_layouts_have_other_keys_and_pickle() -> None:
     assert len({task.key for task in tasks}) == len(tasks)
     again = pickle.loads(pickle.dumps(tasks[0]))
     assert again.key == tasks[0].key
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (1, 1, 1)])
+def test_a_single_element_keeps_a_dimension(shape: tuple[int, ...]) -> None:
+    assert merged(shape, Layout.plain(len(shape))) == ((1,), Layout.plain(1))

@@ -109,6 +109,7 @@ CASES = {
     "channels": conv((1, 12, 7, 7), 20, relu=True),
     "few": conv((1, 3, 6, 6), 5, bias=True, relu=True),
     "residual": conv((1, 16, 7, 9), 16, bias=True, epilogue="add,clip(0,6)"),
+    "shifts": conv((1, 8, 7, 6), 16, bias=True, epilogue="relu,scale,shift,tanh,shift,prelu"),
     "tiny": conv((1, 8, 1, 3), 8),
 }
 

@@ -83,10 +83,24 @@ class Operations(ABC):
         if op in COMPARISONS:
             return self.plain(f"fcmp {_FCMP[op]}", lhs, rhs, BOOL)
         if op is Op.MIN or op is Op.MAX:
-            return self.intrinsic("minnum" if op is Op.MIN else "maxnum", lhs, rhs)
+            return self.extremum(op, lhs, rhs)
         if op is Op.FLOORDIV or op is Op.FLOORMOD:
             return self._float_floor(op, lhs, rhs)
         return self.round(self.plain(_FLOAT[op], lhs, rhs, lhs.dtype))
+
+    def extremum(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
+        """The smaller or larger of two floats, NaN where one is.
+
+        A comparison and a choice are one instruction of x86, which gives its second operand where
+        one is NaN. So a literal stands first; of two variables that is the right one, which is
+        tested besides: in a reduction it is not the one that the next step waits for.
+        """
+        first, second = (lhs, rhs) if lhs.const is not None else (rhs, lhs)
+        test = "fcmp olt" if op is Op.MIN else "fcmp ogt"
+        best = self.select(self.plain(test, first, second, BOOL), first, second)
+        if first.const is not None and not math.isnan(first.const):
+            return best
+        return self.select(self.plain("fcmp une", first, first, BOOL), first, best)
 
     def _identity(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue | None:
         """The result when one side is a literal 0, 1 or -1 that makes it trivial."""

@@ -6,8 +6,9 @@
 
 It takes the options threads (as many as PyTorch has), records and target of `lw.compile`. A traced
 graph is compiled when it is first called, and again for each further set of shapes. Parameters and
-buffers are constants of it: when they change, it is compiled again. What is not supported runs as
-PyTorch would run it, with one warning that says why; so does a graph that takes part in a gradient.
+buffers are constants of it: when they change, it is compiled again. What is not supported, or fails
+to compile for whatever reason, runs as PyTorch would run it, with one warning that says why; so
+does a graph that takes part in a gradient.
 """
 
 from __future__ import annotations
@@ -125,12 +126,15 @@ class _Traced:
     def _compile(
         self, given: Sequence[torch.Tensor | int], state: tuple[tuple[int, int], ...]
     ) -> _Ready | None:
-        """The graph compiled for inputs like `given`, None when it is not supported."""
+        """The graph compiled for inputs like `given`, None when it cannot be, with a warning."""
         try:
             return _Ready(self.compiler(self._graph(given)), state)
         except LoopwrightError as error:
             _warn(str(error))
-            return None
+        except Exception as error:  # noqa: BLE001  # PyTorch's boundary: it can do without us
+            what = " ".join(str(error).split())
+            _warn(f"a fault of loopwright, to be reported: {type(error).__name__}: {what}")
+        return None
 
     def _graph(self, given: Sequence[torch.Tensor | int]) -> Graph:
         """The traced graph with its parameters as constants."""

@@ -27,6 +27,9 @@ C_TYPES = {
     "int32": "int32_t",
     "int64": "int64_t",
     "uint8": "uint8_t",
+    "uint16": "uint16_t",
+    "uint32": "uint32_t",
+    "uint64": "uint64_t",
     "bool": "uint8_t",
 }
 """What an element is in C; of 16-bit floats their bits, of a bool 0 or 1."""
@@ -116,6 +119,8 @@ def source(name: str, manifest: Manifest, target: CpuTarget) -> str:
         stack=str(STACK_BYTES),
         pool_threads=str(layout.THREADS),
         pool_spin=str(layout.SPIN),
+        pool_most_serial=str(layout.MOST_SERIAL),
+        most_serial=str(layout.LAST_SERIAL),
         pool_slots=str(layout.SLOTS),
         slot_bytes=str(layout.SLOT_BYTES),
         cpu=_cpu_check(target),
@@ -369,12 +374,13 @@ static int start_workers(@name@_model *model, int threads)
     pthread_attr_t attributes;
     *(int64_t *)(model->pool + @pool_threads@) = threads;
     *(int64_t *)(model->pool + @pool_spin@) = @spin@;
+    *(int64_t *)(model->pool + @pool_most_serial@) = @most_serial@;
     if (pthread_attr_init(&attributes)) return @NAME@_ERROR_MEMORY;
     pthread_attr_setstacksize(&attributes, @stack@);
     for (int n = 1; n < threads; n++) {
         char *slot = model->pool + @pool_slots@ + (size_t)n * @slot_bytes@;
         *(void **)slot = model->pool;
-        *(int64_t *)(slot + 8) = n;
+        *(int32_t *)(slot + 8) = n;
         if (pthread_create(model->workers + model->started, &attributes, lw_worker, slot)) break;
         model->started++;
     }

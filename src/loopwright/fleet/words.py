@@ -136,6 +136,7 @@ class RunStatus(enum.Enum):
     TIMEOUT = "timeout"
     OOM = "oom"
     SANDBOX_VIOLATION = "sandbox-violation"
+    IMPOSSIBLE_TIME = "impossible-time"
     DEVICE_LOST = "device-lost"
     REVOKED = "revoked"
     DRIFT = "drift"
@@ -152,6 +153,7 @@ CONCLUSIVE = frozenset(
         RunStatus.TIMEOUT,
         RunStatus.OOM,
         RunStatus.SANDBOX_VIOLATION,
+        RunStatus.IMPOSSIBLE_TIME,
     }
 )
 """Statuses that say something about the candidate; the others are retried elsewhere, once."""
@@ -160,6 +162,7 @@ STATUS_OF = {
     FailureKind.WRONG_OUTPUT: RunStatus.WRONG_OUTPUT,
     FailureKind.CRASH: RunStatus.CRASH,
     FailureKind.OUT_OF_BOUNDS: RunStatus.OUT_OF_BOUNDS,
+    FailureKind.IMPOSSIBLE_TIME: RunStatus.IMPOSSIBLE_TIME,
     FailureKind.RUN_TIMEOUT: RunStatus.TIMEOUT,
     FailureKind.RUN_MEMORY: RunStatus.OOM,
     FailureKind.DEVICE_LOST: RunStatus.DEVICE_LOST,
@@ -177,9 +180,9 @@ KIND_OF = {status: kind for kind, status in STATUS_OF.items()} | {
 class Tier(enum.IntEnum):
     """How a candidate was confined; each result says."""
 
-    T0 = 0  # not at all
+    T0 = 0  # against accidents at most
     T1 = 1  # no_new_privs, own session, rlimits, private folder, Landlock, seccomp, cgroup
-    T2 = 2  # bubblewrap as well: no network, read-only root
+    T2 = 2  # bubblewrap as well: no network, read-only root, nothing of /home, /run and /tmp
 
 
 class Role(enum.IntEnum):

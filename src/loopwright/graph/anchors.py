@@ -183,7 +183,7 @@ def _chained(
             made.attrs["bias"] = True
             made.values["bias"] = _flat(constants, extra)
         else:
-            made.steps.append(_RESIDUAL if each == _BIAS else each)
+            made.steps.append(each)
             if extra:
                 made.extras.append(extra)
     return made
@@ -225,8 +225,7 @@ def _reshaped(constants: dict[str, Array], name: str, shape: tuple[int, ...]) ->
 
 
 _BIAS = Epilogue("add", operand=StepOperand.CHANNELS)
-"""A constant for each channel that is added; only the first one, before all steps, is a bias."""
-_RESIDUAL = Epilogue("add", operand=StepOperand.TENSOR)
+"""A constant for each channel that is added; the first one, before all steps, is the bias."""
 
 
 def _step(graph: Graph, anchor: Node, node: Node, value: str) -> tuple[Epilogue, str] | None:
@@ -263,7 +262,7 @@ def _with_operand(
         return None if number is None else (number, "")
     if not _is_channels(anchor, constant.shape, shape):
         return None
-    channels = _BIAS if node.op == "add" else step(node.op, {}, StepOperand.CHANNELS)
+    channels = step(node.op, {}, StepOperand.CHANNELS)
     return None if channels is None else (channels, other)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 
 from loopwright.errors import ShapeError, UnsupportedError
@@ -31,6 +31,8 @@ class GraphBuilder:
         self._inputs: dict[str, Value] = {}
         self._taken = set(reserved)
         self._node_names: set[str] = set()
+        self._tried: dict[str, int] = {}
+        self._tried_nodes: dict[str, int] = {}
         self._recent: set[str] = set()
         self._settled = 0
 
@@ -134,23 +136,30 @@ class GraphBuilder:
         try:
             return evaluate_node(node, arrays)
         except (ShapeError, ValueError) as error:
-            raise ShapeError(f"{self._label}: node {node.name!r} ({node.op}): {error}") from error
+            whole = all(a.size for a in arrays if a is not None)
+            kind = ShapeError if whole else UnsupportedError
+            raise kind(f"{self._label}: node {node.name!r} ({node.op}): {error}") from error
 
     def _fresh(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self._taken:
-            count += 1
-            name = f"{hint}.{count}"
+        name = _unused(hint, self._taken, self._tried)
         self._taken.add(name)
         return name
 
     def _node_name(self, hint: str) -> str:
-        name, count = hint, 0
-        while name in self._node_names:
-            count += 1
-            name = f"{hint}.{count}"
+        name = _unused(hint, self._node_names, self._tried_nodes)
         self._node_names.add(name)
         return name
+
+
+def _unused(hint: str, taken: Set[str], tried: dict[str, int]) -> str:
+    """`hint`, or with the first number that is free; `tried` says up to which none is."""
+    if hint not in taken:
+        return hint
+    count = tried.get(hint, 0) + 1
+    while f"{hint}.{count}" in taken:
+        count += 1
+    tried[hint] = count
+    return f"{hint}.{count}"
 
 
 def _renamed(node: Node, old: str, new: str) -> Node:

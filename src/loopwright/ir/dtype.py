@@ -73,9 +73,12 @@ I16 = DType(DTypeKind.INT, 16)
 I32 = DType(DTypeKind.INT, 32)
 I64 = DType(DTypeKind.INT, 64)
 U8 = DType(DTypeKind.UINT, 8)
+U16 = DType(DTypeKind.UINT, 16)
+U32 = DType(DTypeKind.UINT, 32)
+U64 = DType(DTypeKind.UINT, 64)
 BOOL = DType(DTypeKind.BOOL, 8)
 
-ALL = (F16, F32, F64, BF16, I8, I16, I32, I64, U8, BOOL)
+ALL = (F16, F32, F64, BF16, I8, I16, I32, I64, U8, U16, U32, U64, BOOL)
 _BY_NAME = {t.name: t for t in ALL}
 
 

@@ -17,7 +17,7 @@ Meaning
   `a * b + c` into one rounding, and it takes a product with a literal 0 as 0 and drops a literal 0
   that is added, so that the zeros of a constant table cost nothing. The same holds for zeros that a
   Select gives for padding: an infinite factor times one of them makes no NaN.
-- MIN and MAX of floats return the other operand when one is NaN.
+- MIN and MAX of floats are NaN when one operand is. Of two zeros they give either.
 - Comparisons, AND and OR give bool.
 - `Select` evaluates like C's `?:`: a Load on the side that is not chosen is not performed, so it
   may be out of bounds (padding relies on that).

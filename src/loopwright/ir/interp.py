@@ -359,11 +359,11 @@ def _cast(text: str, old: DType, new: DType) -> str:
 
 
 def _fmin(a: float, b: float) -> float:
-    return a if a < b or b != b else b  # a NaN differs from itself
+    return a if a < b or a != a else b  # a NaN differs from itself
 
 
 def _fmax(a: float, b: float) -> float:
-    return a if a > b or b != b else b
+    return a if a > b or a != a else b
 
 
 def _truncdiv(a: int, b: int) -> int:

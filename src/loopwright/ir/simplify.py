@@ -378,7 +378,7 @@ def _folded_float(expr: Binary, left: Const, right: Const) -> Expr:
         return Const(bool(_INTEGERS[op](a, b)), BOOL)  # type: ignore[arg-type]  # same operators
     if op is Op.MIN or op is Op.MAX:
         if math.isnan(a) or math.isnan(b):
-            return right if math.isnan(a) else left
+            return left if math.isnan(a) else right
         return expr if a == b else (left if (a < b) is (op is Op.MIN) else right)
     if op not in _FLOATS:
         return expr

@@ -22,6 +22,7 @@ from loopwright.codegen.artifact import Artifact
 from loopwright.errors import ConfigError, EnvironmentFailure
 from loopwright.layout import Array
 from loopwright.measure.check import Checker
+from loopwright.measure.floor import too_fast
 from loopwright.measure.request import MeasureRequest
 from loopwright.outcome import Failed, MeasurePlan, Outcome, Timed
 
@@ -249,6 +250,10 @@ class Pipeline:
             self._finish(trial.future, result.outcome)
             return
         timed = replace(result.outcome, build_s=trial.build_s)
+        refused = too_fast(trial.request.task, timed, self.threads)
+        if refused is not None:
+            self._finish(trial.future, refused)
+            return
         if trial.request.check:
             self._checks.put(_Measured(trial, timed, result.outputs))
         else:

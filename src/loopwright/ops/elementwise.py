@@ -1,10 +1,9 @@
 """Operators on single elements of tensors, which are broadcast as in NumPy.
 
-Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike. It is
-ONNX's, but for NaN in relu, clip, min and max: minimum and maximum are those of `ir.expr`, which of
-a NaN and a number take the number. A value used twice is one node, which code generation computes
-once. What stands in an epilogue selects constants where it can: a load then never depends on a
-condition.
+Each has one meaning, `element`, for a node of a graph and for a step of an epilogue alike: ONNX's,
+in which nothing but a comparison loses a NaN. A value used twice is one node, which code generation
+computes once. What stands in an epilogue selects constants where it can: a load then never depends
+on a condition.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from loopwright.errors import ShapeError
 from loopwright.ir import dtype as dt
 from loopwright.ir.bounds import dtype_range
 from loopwright.ir.expr import Binary, Call, Expr, Fn, Op, binary, cast, const
+from loopwright.ops import inverse
 from loopwright.ops.attributes import NodeAttrs, integer, number, text
 from loopwright.ops.opdef import (
     Channels,
@@ -40,11 +40,6 @@ Pair = Callable[[Expr, Expr, NodeAttrs], Expr]
 def trunc(x: Expr) -> Expr:
     """A float rounded to zero."""
     return te.if_then_else(x < 0, te.ceil(x), te.floor(x))
-
-
-def _zero(x: Expr) -> Expr:
-    """0, or NaN where `x` is one: what a maximum or sum with it does not lose."""
-    return te.if_then_else(x.equal(x), const(0.0, x.dtype), const(math.nan, x.dtype))
 
 
 def _abs(x: Expr) -> Expr:
@@ -74,7 +69,7 @@ def _prelu(x: Expr, slope: Expr, _: NodeAttrs) -> Expr:
 
 def _elu(x: Expr, attrs: NodeAttrs) -> Expr:
     below = te.exp(te.minimum(x, 0.0)) - 1.0
-    return te.maximum(x, _zero(x)) + below * number(attrs, "alpha")
+    return te.maximum(x, 0.0) + below * number(attrs, "alpha")
 
 
 def _selu(x: Expr, attrs: NodeAttrs) -> Expr:
@@ -91,8 +86,7 @@ def _bounded(x: Expr) -> Expr:
 
 
 def _hard_sigmoid(x: Expr, attrs: NodeAttrs) -> Expr:
-    line = x * number(attrs, "alpha") + number(attrs, "beta")
-    return _bounded(line) + _zero(line)
+    return _bounded(x * number(attrs, "alpha") + number(attrs, "beta"))
 
 
 def _hard_swish(x: Expr) -> Expr:
@@ -176,6 +170,26 @@ def _logical(op: Op) -> Pair:
     return function
 
 
+def _bitwise_and(a: Expr, b: Expr, _: NodeAttrs) -> Expr:
+    """Of each bit the product; the one of the sign is on in what is less than 0."""
+    if a.dtype != b.dtype or not a.dtype.is_int:
+        raise ShapeError(f"the inputs are {a.dtype} and {b.dtype}, not integers of one dtype")
+    signed = a.dtype.kind is dt.DTypeKind.INT
+    total: Expr = const(0, a.dtype)
+    for n in range(a.dtype.bits - signed):
+        both = te.all(*(_bit(v, n).equal(1) for v in (a, b)))
+        total = total + te.if_then_else(both, const(1 << n, a.dtype), const(0, a.dtype))
+    if not signed:
+        return total
+    lowest = const(-(1 << (a.dtype.bits - 1)), a.dtype)
+    both = te.all(a < 0, b < 0)
+    return total + te.if_then_else(both, lowest, const(0, a.dtype))
+
+
+def _bit(value: Expr, n: int) -> Expr:
+    return (value // (1 << n) if n else value) % 2
+
+
 def _row(
     name: str,
     function: Element,
@@ -250,15 +264,13 @@ def _function(function: Callable[[Expr], Expr]) -> Element:
     return _float(lambda x, _: function(x))
 
 
-def _with_input(kind: str, number: str, channels: str = "") -> tuple[EpilogueForm, ...]:
-    """The forms of an operator of two operands: a residual, a number, and maybe a channel's."""
-    found = [
+def _with_input(kind: str, number: str, channels: str) -> tuple[EpilogueForm, ...]:
+    """The forms of an operator of two operands: a residual, a number, and one for each channel."""
+    return (
         EpilogueForm(kind, StepOperand.TENSOR, input="residual"),
         EpilogueForm(number, StepOperand.NUMBER, numbers=(("value", 0.0),)),
-    ]
-    if channels:
-        found.append(EpilogueForm(channels, StepOperand.CHANNELS, input=channels))
-    return tuple(found)
+        EpilogueForm(channels, StepOperand.CHANNELS, input=channels),
+    )
 
 
 _GELU = (
@@ -266,7 +278,7 @@ _GELU = (
     EpilogueForm("gelu_tanh", fixed=(("approximate", "tanh"),)),
 )
 
-_ADD, _MUL = _with_input("add", "addc"), _with_input("mul", "mulc", "scale")
+_ADD, _MUL = _with_input("add", "addc", "shift"), _with_input("mul", "mulc", "scale")
 _PRELU = (EpilogueForm("prelu", StepOperand.CHANNELS, input="slope"),)
 
 OPS: tuple[OpDef, ...] = (
@@ -279,6 +291,12 @@ OPS: tuple[OpDef, ...] = (
     _row("round", _function(te.round), "Round", "round"),
     _row("sin", _function(te.sin), "Sin", "sin"),
     _row("cos", _function(te.cos), "Cos", "cos"),
+    _row("asin", _function(inverse.asin), "Asin", "asin"),
+    _row("acos", _function(inverse.acos), "Acos", "acos"),
+    _row("atan", _function(inverse.atan), "Atan", "atan"),
+    _row("asinh", _function(inverse.asinh), "Asinh", "asinh"),
+    _row("acosh", _function(inverse.acosh), "Acosh", "acosh"),
+    _row("atanh", _function(inverse.atanh), "Atanh", "atanh"),
     _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), "Tan", "tan"),
     _row("tanh", _function(te.tanh), "Tanh", "tanh", fuses=True),
     _row("erf", _function(te.erf), "Erf", "erf", fuses=True),
@@ -324,6 +342,7 @@ OPS: tuple[OpDef, ...] = (
     _row("and", _pair(_logical(Op.AND)), "And", "logical_and", inputs=2),
     _row("or", _pair(_logical(Op.OR)), "Or", "logical_or", inputs=2),
     _row("xor", _pair(_logical(Op.NE)), "Xor", "logical_xor", inputs=2),
+    _row("bitwise_and", _pair(_bitwise_and), "BitwiseAnd", "bitwise_and", inputs=2),
     _row("pow", _pair(_pow), "Pow", "pow", inputs=2),
     _row("mod", _pair(_mod), "Mod", "remainder", inputs=2, fmod=0),
     _row("prelu", _pair(_prelu), "PRelu", "prelu", inputs=2, epilogues=_PRELU),

@@ -8,7 +8,7 @@ record files, on the command line and in the attributes that are given, the step
 `parse` reads it and `text_of` writes it; nothing else knows how steps are spelled. Steps are
 applied after the bias and before `relu`. Some read an input of their own, which the operator takes
 after its bias, in the order of the steps: of the output's shape (residual, residual1, ...), or a
-constant with one number a channel (scale, scale1, ...; slope, slope1, ...).
+constant with one number a channel (shift, scale and slope, then shift1, ...).
 
 All steps become one expression, so that the result is stored once.
 """

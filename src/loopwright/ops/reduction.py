@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from loopwright.errors import ShapeError
-from loopwright.ir.dtype import I64, DType, accumulator
-from loopwright.ir.expr import Combiner, Expr, ReduceAxis, const
+from loopwright.ir.dtype import BOOL, I64, DType, accumulator
+from loopwright.ir.expr import Binary, Combiner, Expr, Op, ReduceAxis, const
 from loopwright.ops.attributes import NodeAttrs, integer, integers
 from loopwright.ops.opdef import (
     Channels,
@@ -27,6 +27,8 @@ _AXES = frozenset({"axes", "keepdims"})
 _PLACE = frozenset({"axis", "keepdims", "select_last"})
 _HUGE = 3.0e38
 """Exponents are taken relative to a maximum within these bounds, so that infinite ones work."""
+_BLOCK = 64
+"""Elements that a prefix sum adds up anew for each one."""
 Element = Callable[[tuple[Expr, ...]], Expr]
 _REDUCTIONS = {
     Combiner.SUM: te.sum,
@@ -157,12 +159,60 @@ def _extremum_place(inputs: Inputs, attrs: NodeAttrs, prefix: str, combiner: Com
 
     def element(i: tuple[Expr, ...]) -> Expr:
         top = read(best, [const(0) if d == axis else v for d, v in enumerate(i)])
+        value = read(x, i)
+        hit = te.any(value.equal(top), Binary(Op.NE, value, value))  # of NaNs, too, the first
         missed = const(0 if last else extent - 1, I64)
-        return te.if_then_else(read(x, i).equal(top), i[axis], missed)
+        return te.if_then_else(hit, i[axis], missed)
 
     place = Combiner.MAX if last else Combiner.MIN
     keepdims = bool(integer(attrs, "keepdims", 1))
     return (folded(x.shape, (axis,), place, element, prefix, keepdims=keepdims),)
+
+
+def _cumsum(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+    """The sums of the elements up to each one along a dimension, or from it on in `reverse`."""
+    x = given(inputs)
+    axis = dimension(attrs, "axis", x.ndim, 0)
+    exclusive, reverse = (bool(integer(attrs, name, 0)) for name in ("exclusive", "reverse"))
+    found = _prefix_sums(x, axis, prefix, exclusive=exclusive, reverse=reverse)
+    if found.dtype == x.dtype:
+        return (found,)
+    return (compute(x.shape, lambda *i: read(found, i).astype(x.dtype), f"{prefix}.rounded"),)
+
+
+def _prefix_sums(x: Tensor, axis: int, name: str, *, exclusive: bool, reverse: bool) -> Tensor:
+    """The sum of the whole blocks before each element's, and of those in its block up to it.
+
+    Only what counts is added: an infinity further on changes nothing.
+    """
+    extent, kept = x.shape[axis], accumulator(x.dtype)
+    k = reduce_axis(min(extent, _BLOCK), "k")
+
+    def counted(i: tuple[Expr, ...], place: Expr, counts: Expr) -> Expr:
+        value = read(x, (*i[:axis], place, *i[axis + 1 :])).astype(kept)
+        within = te.all(place < extent, counts) if extent % _BLOCK else counts
+        return te.sum(te.if_then_else(within, value, const(0, kept)), axis=k)
+
+    def within_block(*i: Expr) -> Expr:
+        place = i[axis] // _BLOCK * _BLOCK + k.var if extent > _BLOCK else k.var
+        before, after = (i[axis], place) if reverse else (place, i[axis])
+        return counted(i, place, before < after if exclusive else before <= after)
+
+    if extent <= _BLOCK:
+        return compute(x.shape, within_block, name)
+    blocks = (*x.shape[:axis], -(-extent // _BLOCK), *x.shape[axis + 1 :])
+    totals = compute(
+        blocks,
+        lambda *i: counted(i, i[axis] * _BLOCK + k.var, const(1, BOOL)),
+        f"{name}.totals",
+    )
+    whole = _prefix_sums(totals, axis, f"{name}.whole", exclusive=True, reverse=reverse)
+    part = compute(x.shape, within_block, f"{name}.part")
+
+    def body(*i: Expr) -> Expr:
+        return read(part, i) + read(whole, (*i[:axis], i[axis] // _BLOCK, *i[axis + 1 :]))
+
+    return compute(x.shape, body, name)
 
 
 def _square(x: Expr) -> Expr:
@@ -217,5 +267,6 @@ OPS: tuple[OpDef, ...] = (
     _row("reduce_log_sum", _fold(_LOG), ("ReduceLogSum", "")),
     _row("reduce_log_sum_exp", _log_sum_exp, ("ReduceLogSumExp", "logsumexp")),
     _row("argmax", _place(_MAX), ("ArgMax", "argmax"), _PLACE),
+    _row("cumsum", _cumsum, ("CumSum", "cumsum"), frozenset({"axis", "exclusive", "reverse"})),
     _row("argmin", _place(Combiner.MIN), ("ArgMin", "argmin"), _PLACE),
 )

@@ -14,17 +14,25 @@ from loopwright.ops import (
     product,
     reduction,
     resize,
+    scatter,
 )
 from loopwright.ops.attributes import AttrValue, NodeAttrs, checked
 from loopwright.ops.opdef import Inputs, OpDef, Outputs, TaskForm
 from loopwright.te.tensor import Tensor
 from loopwright.te.workload import Workload
 
-OPS: Mapping[str, OpDef] = {
-    op.name: op
-    for family in (elementwise, convolution, product, pool, reduction, normalize, move, resize)
-    for op in family.OPS
-}
+_FAMILIES = (
+    elementwise,
+    convolution,
+    product,
+    pool,
+    reduction,
+    normalize,
+    move,
+    resize,
+    scatter,
+)
+OPS: Mapping[str, OpDef] = {op.name: op for family in _FAMILIES for op in family.OPS}
 FORMS: Mapping[str, TaskForm] = {form.name: form for op in OPS.values() for form in op.forms}
 """The contractions that can be asked for by name."""
 

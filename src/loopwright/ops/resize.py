@@ -1,4 +1,4 @@
-"""Resizing by nearest or linear interpolation, one dimension after another.
+"""Resizing by nearest or linear interpolation, or by weights, one dimension after another.
 
 Where an element lies in the source is a fraction (a * i + b) / c of small integers for nearly every
 model, so that places are integer arithmetic and tiles stay affine. Scales that are not such a
@@ -20,8 +20,9 @@ from loopwright.ir.dtype import F64, I64, accumulator
 from loopwright.ir.expr import Expr, const
 from loopwright.ops.attributes import NodeAttrs, integers, numbers, text
 from loopwright.ops.opdef import Channels, Inputs, OpDef, OpKind, Outputs, given, read
+from loopwright.ops.reduction import dimension
 from loopwright.te import functions as te
-from loopwright.te.tensor import Tensor, compute
+from loopwright.te.tensor import Tensor, compute, reduce_axis
 
 _LARGEST = 1 << 30
 """Of the integers of a fraction, so that products with an extent fit 62 bits."""
@@ -70,8 +71,7 @@ def _line(coordinate: str, extent: int, out: int, scale: float) -> _Line:
         case "asymmetric":
             return _Line(0.0, 1.0, scale, 0.0)
         case "align_corners":
-            line = _Line(0.0, extent - 1, width - 1, 0.0)
-            return line if width != 1 else _Line(0.0, 0.0, 1.0, 0.0)
+            return _Line(0.0, extent - 1, max(out - 1, 1), 0.0)
         case _:
             raise UnsupportedError(
                 f"resize coordinate {coordinate!r}: use half_pixel, pytorch_half_pixel, "
@@ -262,7 +262,42 @@ def _neighbours(axis: _Axis, i: Expr) -> tuple[tuple[Expr, Expr | None], ...]:
     return (below, 1.0 - share), (above, share)
 
 
+def _weighted(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
+    """Each element along a dimension from a few of its line, `places`, by their `weights`.
+
+    Both are [the new extent, how many]; a place of -1 counts nothing.
+    """
+    x, places, weights = (given(inputs, n) for n in range(3))
+    axis = dimension(attrs, "axis", x.ndim)
+    if places.ndim != 2 or places.shape != weights.shape or not places.dtype.is_int:
+        raise ShapeError(f"places {list(places.shape)} and weights {list(weights.shape)} differ")
+    out, count = places.shape
+    kept = accumulator(x.dtype)
+
+    def body(*i: Expr) -> Expr:
+        k = reduce_axis(count, "k")
+        place = read(places, (i[axis], k.var)).astype(I64)
+        inside = te.maximum(te.minimum(place, x.shape[axis] - 1), 0)
+        value = read(x, (*i[:axis], inside, *i[axis + 1 :])).astype(kept)
+        part = value * read(weights, (i[axis], k.var)).astype(kept)
+        return te.sum(te.if_then_else(place < 0, const(0, kept), part), axis=k)
+
+    total = compute((*x.shape[:axis], out, *x.shape[axis + 1 :]), body, f"{prefix}.sum")
+    return (compute(total.shape, lambda *i: read(total, i).astype(x.dtype), prefix),)
+
+
 OPS: tuple[OpDef, ...] = (
+    OpDef(
+        name="weighted_resize",
+        kind=OpKind.REDUCTION,
+        define=_weighted,
+        onnx="Resize",
+        torch="",
+        channels=Channels.MIXED,
+        least=3,
+        most=3,
+        attrs=frozenset({"axis"}),
+    ),
     OpDef(
         name="resize",
         kind=OpKind.MOVE,

@@ -28,12 +28,15 @@ from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.cpu.timing import timer
 from loopwright.runtime.device import CallTiming, KernelFault, OpenDevice, require_form
 from loopwright.runtime.object.link import link
+from loopwright.runtime.object.symbols import KERNEL_SYMBOLS, RUNTIME_SYMBOLS
 from loopwright.sandbox import privileges
 from loopwright.sandbox.confine import Cage, ConfinementError
 from loopwright.sandbox.guard import GuardedRegion
+from loopwright.sandbox.layers import NOTHING, Layer
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 AREA_BYTES = 64 << 10
+LAYERS_BYTES = 4
 _REPORT_BYTES = 32
 _STAGE_AT = 32
 _MESSAGE_AT = 64
@@ -131,12 +134,14 @@ class Job:
     """What a child is to do. Without a `cage` it is only protected against accidents.
 
     Object code is called by the child itself, with the `native` runtime; with `open_device` the
-    kernel runs on the device that this opens.
+    kernel runs on the device that this opens. `tell_layers` is a descriptor: what is in force is
+    written to it, and it is closed, before anything runs that a client sent.
     """
 
     request: RunRequest
     arena: Arena
     native: Native | None
+    tell_layers: int
     cage: Cage | None = None
     open_device: OpenDevice | None = None
 
@@ -172,28 +177,29 @@ def failure(stage: FailureStage, kind: FailureKind, detail: str) -> RunReply:
 
 
 def _measure(job: Job, area: Area) -> RunReply:
+    """Prepare, confine, and only then run what a client sent: candidate and native runtime.
+
+    Both are mapped and linked before, by code of ours, since memory cannot be made executable
+    afterwards; so are threads started, which wait at a gate.
+    """
     request, arena, call = job.request, job.arena, job.request.call
     if request.cores:
         os.sched_setaffinity(0, request.cores[:1])
     privileges.set_priority(_NICE)
     privileges.limit(memory=call.run_memory, cpu_s=call.run_timeout_s * call.threads)
-    if job.cage is not None:
-        job.cage.enter_candidate()
+    layers = NOTHING if job.cage is None else job.cage.enter_candidate()
     side = _ObjectCode(job) if job.open_device is None else _OnDevice(job, job.open_device)
-    stack = None
-    if job.native is not None:
-        probe = call.run_memory // _PROBE_SHARE
-        stack = privileges.report_faults(job.native, area.report, probe)
     for region in arena.written:
         region.view[:] = _POISON
         region.arm()
     side.fill()
-    privileges.forbid_processes()
-    if job.cage is None:
-        privileges.forbid_system_calls()
-    else:
-        job.cage.forbid_system_calls()
+    _confine(job, layers)
     area.reach(FailureStage.RUN)
+    side.release()
+    stack = None
+    if job.native is not None:
+        probe = call.run_memory // _PROBE_SHARE
+        stack = privileges.report_faults(job.native, area.report, probe)
     start = time.perf_counter()
     ns = times(side.time, call, side.clock)
     spent = time.perf_counter() - start
@@ -208,6 +214,17 @@ def _measure(job: Job, area: Area) -> RunReply:
     return RunReply(ns=ns, timed_s=spent, clock=side.clock.value)
 
 
+def _confine(job: Job, layers: Layer) -> None:
+    """Give up the last rights, and tell what is in force besides the session's own layers."""
+    privileges.forbid_processes()
+    if job.cage is None:
+        privileges.forbid_system_calls()
+    else:
+        layers |= job.cage.forbid_system_calls()
+    os.write(job.tell_layers, int(layers).to_bytes(LAYERS_BYTES, "little"))
+    os.close(job.tell_layers)
+
+
 class _ObjectCode:
     """Object code, called directly on the arena."""
 
@@ -219,8 +236,10 @@ class _ObjectCode:
             raise InternalError("object code without a native runtime")
         kernel = call.loadable(request.code)
         require_form(kernel, CPU, Form.OBJECT)
-        self._code = link(request.code, (call.entry,))
-        pool = ThreadPool(call.threads, job.native, cores=request.cores)
+        allowed = RUNTIME_SYMBOLS if request.of_runtime else KERNEL_SYMBOLS
+        self._code = link(request.code, (call.entry,), allowed)
+        pool = ThreadPool(call.threads, job.native, cores=request.cores, held=True)
+        self.release = pool.release
         addresses = [region.data for region in arena.arguments]
         entry = self._code[call.entry]
         self.time = timer(job.native, entry, addresses, arena.workspace.data, pool)
@@ -242,6 +261,9 @@ class _OnDevice:
         self._kernel = self._device.load(call.loadable(job.request.code))
         self._buffers = [self._device.alloc(region.nbytes) for region in job.arena.arguments]
         self.clock = self._device.clock
+
+    def release(self) -> None:
+        """Nothing to do: it started no threads."""
 
     def fill(self) -> None:
         """Copy all arguments in, outputs too: poison shows where the kernel wrote nothing."""

@@ -8,7 +8,8 @@
 
 Each layer is left out where the kernel or the user's rights do not allow it. A rehearsal finds out
 what is left: a process takes every step that a candidate takes and reports which ones worked; from
-then on a candidate for which a layer fails is not run.
+then on a candidate for which a layer fails is not run. A layer counts as in force when something
+that it forbids was tried and refused, for each candidate anew.
 """
 
 from __future__ import annotations
@@ -18,15 +19,14 @@ import ctypes
 import os
 import resource
 import struct
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
+from loopwright.runtime.libc import LIBC
 from loopwright.sandbox import cgroup, landlock, privileges
+from loopwright.sandbox.kernel_files import write_file
 from loopwright.sandbox.layers import ESSENTIAL, NOTHING, USUAL, CagePlan, Layer, missing
-from loopwright.sandbox.libc import LIBC, write_file
+from loopwright.sandbox.libraries import SYSTEM, libraries
 
 _NEW_MOUNTS, _NEW_USER, _NEW_PIDS = 0x00020000, 0x10000000, 0x20000000
 _MS_NOSUID, _MS_NODEV, _MS_NOEXEC = 2, 4, 8
@@ -34,7 +34,6 @@ _MS_RECURSIVE, _MS_PRIVATE = 0x4000, 0x40000
 _FOLDER_BYTES = 16 << 20
 _OPEN_FILES = 64
 _MOST_DESCRIPTORS = 65536
-_SYSTEM = ("/usr/lib", "/lib", "/lib64", "/usr/lib64")
 _OOM_FIRST = "1000"
 _CAPABILITY_VERSION = 0x20080522
 
@@ -54,7 +53,7 @@ class Cage:
         self._plan = plan
         # Now and not for each session: the kernel makes a joining process wait for all processors.
         self._grouped = cgroup.join(plan.doors) and plan.cgroup_limits
-        self._rules = landlock.rules(_readable())
+        self._rules = landlock.rules((*SYSTEM, *libraries()))
         self._own_processes = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._namespaces = os.geteuid() == 0 or _enter_user_namespace()
         self._returns = LIBC.setns(self._own_processes, _NEW_PIDS) == 0
@@ -66,9 +65,9 @@ class Cage:
         self.layers = NOTHING if found is None else found
 
     @property
-    def descriptor(self) -> int:
-        """The descriptor that a candidate must keep open until `enter_candidate`; 2 for none."""
-        return 2 if self._rules is None else self._rules
+    def descriptors(self) -> tuple[int, ...]:
+        """The descriptors that a candidate must keep open until `enter_candidate`."""
+        return () if self._rules is None else (self._rules,)
 
     def fork(self) -> int:
         """`os.fork`, but the child is the first of a new process namespace, where possible."""
@@ -108,17 +107,20 @@ class Cage:
         if self._plan.uid and os.geteuid() == 0 and self._become_nobody():
             layers |= Layer.USER
         _drop_capabilities()
-        if self._rules is not None and landlock.restrict(self._rules):
-            layers |= Layer.FILES | Layer.NO_NEW_PRIVILEGES
+        if self._rules is not None:
+            landlock.restrict(self._rules)
             os.close(self._rules)
+            if _is_refused(_open_root):
+                layers |= Layer.FILES
         self._check(layers, Layer.USER | Layer.FILES)
         return layers
 
     def forbid_system_calls(self) -> Layer:
         """The last step, once all threads are started."""
         layers = NOTHING
-        if privileges.forbid_system_calls():
-            layers = Layer.SYSTEM_CALLS | Layer.NO_NEW_PRIVILEGES
+        privileges.forbid_system_calls()
+        if _is_refused(_ask_session):
+            layers = Layer.SYSTEM_CALLS | Layer.NO_NEW_PRIVILEGES  # no filter without them
         self._check(layers, Layer.SYSTEM_CALLS)
         return layers
 
@@ -162,6 +164,9 @@ class Cage:
             layers |= Layer.NETWORK
         if os.statvfs("/").f_flag & os.ST_RDONLY:
             layers |= Layer.READ_ONLY_ROOT
+        folders = self._plan.outer_folders
+        if folders and not any(_is_same(*folder) for folder in folders):
+            layers |= Layer.OWN_FOLDERS
         return layers
 
     def _rehearse(self) -> Layer | None:
@@ -228,6 +233,34 @@ def _sees_itself() -> bool:
         return False
 
 
+def _is_same(path: str, device: int, number: int) -> bool:
+    """Whether `path` is that folder here too."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # both numbers are wanted
+    except OSError:
+        return False
+    return (found.st_dev, found.st_ino) == (device, number)
+
+
+def _is_refused(attempt: Callable[[], object]) -> bool:
+    """Whether a layer is in force: something that it forbids is tried, and fails for that."""
+    try:
+        attempt()
+    except PermissionError:
+        return True
+    return False
+
+
+def _open_root() -> None:
+    """Read the root folder, which no rule of `landlock` allows."""
+    os.close(os.open("/", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+
+
+def _ask_session() -> None:
+    """Make a harmless system call that `seccomp` does not know."""
+    os.getsid(0)
+
+
 def _enter_user_namespace() -> bool:
     """Become root in a user namespace, which may make other namespaces."""
     uid, gid = os.geteuid(), os.getegid()
@@ -256,11 +289,3 @@ def _limit() -> None:
     ):
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(kind, (value, value))
-
-
-def _readable() -> tuple[str, ...]:
-    """Folders of libraries: the system's, Python's, those beside NumPy, and this package."""
-    python = {str(Path(prefix) / "lib") for prefix in (sys.prefix, sys.base_prefix)}
-    python.add(str(Path(np.__file__).resolve().parents[1]))  # wherever packages are installed
-    package = str(Path(__file__).resolve().parents[1])
-    return (*_SYSTEM, *sorted(python), package)

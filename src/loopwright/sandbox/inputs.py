@@ -29,6 +29,9 @@ STORAGE: dict[str, np.dtype[np.generic]] = {
     "int32": np.dtype(np.int32),
     "int64": np.dtype(np.int64),
     "uint8": np.dtype(np.uint8),
+    "uint16": np.dtype(np.uint16),
+    "uint32": np.dtype(np.uint32),
+    "uint64": np.dtype(np.uint64),
     "bool": np.dtype(np.uint8),
 }
 """The NumPy dtype in which each dtype is stored here; view it as the real one where needed."""
@@ -46,8 +49,8 @@ def generate(dtype: str, shape: Sequence[int], seed: int, index: int) -> Array:
     kind = STORAGE[dtype]
     if dtype == "bool":
         flat: Array = rng.integers(0, 2, count, np.uint8)
-    elif dtype == "uint8":
-        flat = rng.integers(0, 9, count, np.uint8)
+    elif dtype.startswith("uint"):
+        flat = rng.integers(0, 9, count, np.uint8).astype(kind)
     elif kind.kind == "i":
         flat = rng.integers(-4, 5, count, np.int8).astype(kind)
     elif dtype == "float64":

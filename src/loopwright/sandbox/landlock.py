@@ -12,7 +12,7 @@ import os
 import struct
 from collections.abc import Sequence
 
-from loopwright.sandbox.libc import LIBC
+from loopwright.runtime.libc import LIBC
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # the same numbers on every architecture
 _ASK_VERSION = 1

@@ -18,12 +18,13 @@ class Layer(enum.IntFlag):
     CGROUP = 64
     NETWORK = 128  # around the warden: bubblewrap
     READ_ONLY_ROOT = 256  # the same
+    OWN_FOLDERS = 512  # the same: /home, /run, /tmp and the like are not the host's
 
 
 NOTHING = Layer(0)
 ESSENTIAL = Layer.NO_NEW_PRIVILEGES | Layer.SYSTEM_CALLS | Layer.FILES
 USUAL = ESSENTIAL | Layer.USER | Layer.PROCESSES | Layer.FOLDER | Layer.CGROUP
-BUBBLE = Layer.NETWORK | Layer.READ_ONLY_ROOT
+BUBBLE = Layer.NETWORK | Layer.READ_ONLY_ROOT | Layer.OWN_FOLDERS
 _WORDS = {
     Layer.NO_NEW_PRIVILEGES: "no_new_privs",
     Layer.SYSTEM_CALLS: "seccomp",
@@ -34,6 +35,7 @@ _WORDS = {
     Layer.CGROUP: "cgroup",
     Layer.NETWORK: "network namespace",
     Layer.READ_ONLY_ROOT: "read-only root",
+    Layer.OWN_FOLDERS: "own /home, /run and /tmp",
 }
 
 
@@ -53,6 +55,7 @@ def missing(layers: Layer, wanted: Layer) -> tuple[str, ...]:
 class CagePlan:
     """The wanted confinement. `uid` is the candidate's user where this process may choose (0: as
     now); `doors` are those of a `Cgroup`; `outer_network` is the network that it must not be in.
+    `outer_folders` are folders that it must not see: path, device and number of each.
     """
 
     folder: str
@@ -60,3 +63,4 @@ class CagePlan:
     doors: tuple[str, ...] = ()
     cgroup_limits: bool = False
     outer_network: int = 0
+    outer_folders: tuple[tuple[str, int, int], ...] = ()

@@ -15,8 +15,9 @@ import struct
 from collections.abc import Sequence
 
 from loopwright.runtime.cpu.native import Native
+from loopwright.runtime.libc import LIBC
 from loopwright.sandbox import seccomp
-from loopwright.sandbox.libc import LIBC, write_file
+from loopwright.sandbox.kernel_files import write_file
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36

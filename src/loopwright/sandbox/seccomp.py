@@ -18,7 +18,7 @@ import platform
 import struct
 from collections.abc import Sequence
 
-from loopwright.sandbox.libc import LIBC
+from loopwright.runtime.libc import LIBC
 
 _SET_MODE_FILTER = 1
 _TSYNC, _SPEC_ALLOW = 1, 4

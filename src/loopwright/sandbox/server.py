@@ -26,13 +26,14 @@ from loopwright.errors import EnvironmentFailure, LoopwrightError
 from loopwright.kernel_call import CPU, Clock, KernelCall, WireParam
 from loopwright.layout import Layout, Part
 from loopwright.outcome import FailureKind, FailureStage
-from loopwright.runtime.cpu.native import SYMBOLS, Native, natives
+from loopwright.runtime.cpu import gate
+from loopwright.runtime.cpu.native import Native, linked_runtime
 from loopwright.runtime.device import OpenDevice
 from loopwright.runtime.devices import opener
-from loopwright.runtime.object.link import link
 from loopwright.sandbox import child, inputs, privileges
 from loopwright.sandbox.confine import Cage
 from loopwright.sandbox.guard import GuardedRegion, Place, allocate
+from loopwright.sandbox.layers import NOTHING, Layer
 from loopwright.sandbox.wire import RunReply, RunRequest, ServerReady, receive, send
 
 _INPUT_CACHE_BYTES = 2 << 30
@@ -80,23 +81,32 @@ class InputCache:
 class Server:
     """Serves one client on `sock`; outputs go to the file `output_fd`.
 
-    Candidates are confined by `cage`, which this process has entered as a session. Without `code`
+    Candidates are confined by `cage`, which this process has entered as a session, with `layers` in
+    force. Without `code`
     the native runtime comes with the first request. Object code is called by the child itself; code
     for another kind of device runs on one that the child opens.
     """
 
     def __init__(
-        self, sock: socket.socket, output_fd: int, code: Native | None, cage: Cage | None = None
+        self,
+        sock: socket.socket,
+        output_fd: int,
+        code: Native | None,
+        cage: Cage | None = None,
+        layers: Layer = NOTHING,
     ) -> None:
         self._sock = sock
         self._output_fd = output_fd
         self._native = code
         self._cage = cage
+        self._layers = layers
         physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         self._inputs = InputCache(min(_INPUT_CACHE_BYTES, physical // _INPUT_CACHE_SHARE))
         self._area = child.Area()
         self._printed = os.memfd_create("printed")
         self._null = os.open(os.devnull, os.O_RDONLY)
+        with contextlib.suppress(LoopwrightError):  # said when a candidate needs it
+            gate.mapped()  # once and not in each child
 
     def serve(self) -> None:
         """Answer requests until the client goes away."""
@@ -123,7 +133,7 @@ class Server:
         if request.runtime:
             self._native = None
             try:
-                self._native = natives(link(request.runtime, SYMBOLS))  # runs no code of it
+                self._native = linked_runtime(request.runtime)
             except EnvironmentFailure as e:
                 why = f"the native runtime cannot be linked: {e}"
                 return child.failure(FailureStage.LOAD, FailureKind.WORKER_LOST, why)
@@ -148,7 +158,7 @@ class Server:
             return child.failure(FailureStage.LOAD, FailureKind.RUN_MEMORY, detail)
         arena = self._arena(run, sizes)
         try:
-            reply = self._run(child.Job(request, arena, self._native, self._cage, open_device))
+            reply = self._confined_run(request, arena, open_device)
             nbytes = 0 if arena.output is None or reply.kind else len(arena.output)
             return msgspec.structs.replace(reply, output=nbytes)
         finally:
@@ -173,6 +183,23 @@ class Server:
             output = mmap.mmap(self._output_fd, nbytes)
         return child.Arena(tuple(arguments), workspace, run.n_outputs, output)
 
+    def _confined_run(
+        self, request: RunRequest, arena: child.Arena, open_device: OpenDevice | None
+    ) -> RunReply:
+        """The reply of a child, with the layers that it told before it ran anything."""
+        told, tell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            job = child.Job(request, arena, self._native, tell, self._cage, open_device)
+            reply = self._run(job)
+            with contextlib.suppress(BlockingIOError):
+                bits = os.read(told, child.LAYERS_BYTES)
+                layers = self._layers | Layer(int.from_bytes(bits, "little"))
+                reply = msgspec.structs.replace(reply, layers=int(layers))
+            return reply
+        finally:
+            os.close(told)
+            os.close(tell)
+
     def _run(self, job: child.Job) -> RunReply:
         run = job.request.call
         token = os.urandom(child.TOKEN_BYTES)
@@ -181,7 +208,7 @@ class Server:
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_child(parent)
+            self._become_child(parent, job.tell_layers)
             child.main(job, self._area, token)
         in_time = self._wait(pid, run.run_timeout_s)
         virtual = 0 if in_time else _virtual_bytes(pid)
@@ -200,7 +227,7 @@ class Server:
             return child.failure(self._area.stage, FailureKind.RUN_TIMEOUT, detail)
         return self._explain(status, run, job.arena)
 
-    def _become_child(self, parent: int) -> None:
+    def _become_child(self, parent: int, tell_layers: int) -> None:
         """Detach from the server's session, descriptors and signals; output goes to a file."""
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -211,9 +238,11 @@ class Server:
         os.dup2(self._null, 0)
         os.dup2(self._printed, 1)
         os.dup2(self._printed, 2)
-        kept = 2 if self._cage is None else self._cage.descriptor
-        os.closerange(3, kept)
-        os.closerange(max(3, kept + 1), min(os.sysconf("SC_OPEN_MAX"), _MAX_DESCRIPTORS))
+        at = 3
+        for kept in sorted({tell_layers, *(() if self._cage is None else self._cage.descriptors)}):
+            os.closerange(at, kept)
+            at = kept + 1
+        os.closerange(at, min(os.sysconf("SC_OPEN_MAX"), _MAX_DESCRIPTORS))
 
     def _wait(self, pid: int, timeout_s: float) -> bool:
         """True when `pid` ended within `timeout_s`; ends this process if the client has gone."""

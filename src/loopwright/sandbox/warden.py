@@ -26,7 +26,7 @@ from loopwright.errors import EnvironmentFailure
 from loopwright.runtime.cpu.native import Native, native
 from loopwright.sandbox import privileges
 from loopwright.sandbox.confine import Cage
-from loopwright.sandbox.layers import Layer, missing, tier_of
+from loopwright.sandbox.layers import NOTHING, Layer, missing, tier_of
 from loopwright.sandbox.orders import (
     MAX_PACKET,
     PATIENT_S,
@@ -163,10 +163,9 @@ class Warden:
             self._control.close()
             for session in self._sessions.values():
                 os.close(session.watch)
-            if self._cage is not None:
-                self._cage.enter_session()
+            layers = NOTHING if self._cage is None else self._cage.enter_session()
             sock = socket.socket(fileno=sock_fd)
-            Server(sock, output_fd, self._native, self._cage).serve()
+            Server(sock, output_fd, self._native, self._cage, layers).serve()
         except (EOFError, BrokenPipeError, ConnectionResetError):
             status = 0  # the agent hung up
         except SystemExit as end:

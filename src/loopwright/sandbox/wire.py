@@ -24,13 +24,15 @@ class RunRequest(msgspec.Struct, frozen=True):
     """Make `call`, whose code is `code`, on `cores`.
 
     Requested outputs are left, one after the other, in the shared output file. A `runtime` is the
-    object code of a native runtime to use from this request on.
+    object code of a native runtime to use from this request on. `of_runtime`: the code is a native
+    runtime itself, whose canary is called, and may use what runtimes may.
     """
 
     call: KernelCall
     code: bytes
     cores: tuple[int, ...] = ()
     runtime: bytes = b""
+    of_runtime: bool = False
 
 
 class RunReply(msgspec.Struct, frozen=True):
@@ -38,7 +40,8 @@ class RunReply(msgspec.Struct, frozen=True):
 
     `run_s` is the wall time the server spent on it, `timed_s` the time the child says its calls
     took; `clock` is a `kernel_call.Clock`. A `violation` is a crash because the candidate did
-    something forbidden. `output` counts the bytes in the output file.
+    something forbidden. `output` counts the bytes in the output file. `layers` are those that were
+    in force (`layers.Layer`) when the first instruction of the code ran, None if none did.
     """
 
     ns: tuple[float, ...] = ()
@@ -50,6 +53,7 @@ class RunReply(msgspec.Struct, frozen=True):
     violation: bool = False
     output: int = 0
     clock: str = "host"
+    layers: int | None = None
 
 
 class ServerReady(msgspec.Struct, frozen=True):

@@ -356,8 +356,8 @@ _EXACT = frozenset({Fn.ABS, Fn.NEG, Fn.FLOOR, Fn.CEIL, Fn.ROUND})  # no rounding
 _FOLDS: Mapping[Combiner, Any] = {
     Combiner.SUM: np.add,
     Combiner.PROD: np.multiply,
-    Combiner.MIN: np.fmin,
-    Combiner.MAX: np.fmax,
+    Combiner.MIN: np.minimum,
+    Combiner.MAX: np.maximum,
 }
 _RULES: Mapping[Op, Callable[[Any, Any], Any]] = {
     Op.ADD: np.add,
@@ -366,8 +366,8 @@ _RULES: Mapping[Op, Callable[[Any, Any], Any]] = {
     Op.DIV: np.divide,
     Op.FLOORDIV: np.floor_divide,
     Op.FLOORMOD: np.mod,
-    Op.MIN: np.fmin,
-    Op.MAX: np.fmax,
+    Op.MIN: np.minimum,
+    Op.MAX: np.maximum,
     Op.LT: np.less,
     Op.LE: np.less_equal,
     Op.GT: np.greater,

@@ -84,10 +84,13 @@ def change_task(
 def merged(shape: Sequence[int], layout: Layout) -> tuple[tuple[int, ...], Layout]:
     """The same change of layout with as few dimensions as possible.
 
-    Dimensions that stay adjacent become one; dimensions of extent 1 are left out.
+    Dimensions that stay adjacent become one; dimensions of extent 1 are left out. One dimension is
+    kept for a single element.
     """
     blocked = {part.dim for part in layout.parts if part.extent}
     parts = [p for p in layout.parts if shape[p.dim] > 1 or p.dim in blocked]
+    if not parts:
+        return (1,), Layout.blocked(1, [0])
     order = [p.dim for p in parts]
     dims = sorted(set(order))
     groups: list[list[int]] = []

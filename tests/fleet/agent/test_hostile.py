@@ -118,7 +118,7 @@ def test_no_way_leads_out_of_the_sandbox(
 
     assert client.opened.tier == Tier.T1
     assert status in (RunStatus.OK.value, RunStatus.SANDBOX_VIOLATION.value)
-    assert told == -1, f"{name} succeeded"
+    assert told < 0, f"{name} succeeded"
     assert somebodys.read_text() == "precious"
     assert [path.name for path in somebodys.parent.iterdir()] == ["victim"]
 
@@ -148,7 +148,7 @@ def test_a_bubble_adds_to_what_confines(
             await client.doubles(hostile_code)
             for name in ("open_victim", "unlink_victim", "inet_socket", "kill_all"):
                 _, told = await probed(client, probe_code, name)
-                assert told == -1
+                assert told < 0
             await client.close()
 
     asyncio.run(scenario())

@@ -175,7 +175,7 @@ def test_the_second_version_of_groups_is_known(
 
 
 def test_a_bubble_binds_everything_to_be_read_and_only_some_to_be_written() -> None:
-    made = wardens.in_bubble(["python", "-c", "x"], ["/sys/fs/cgroup/x"])
+    made = wardens.in_bubble(["python", "-c", "x"], ["/usr"], ["/sys/fs/cgroup/x"])
 
     assert made[-4:] == ["--", "python", "-c", "x"]
     assert " ".join(made).count("--bind") == 1

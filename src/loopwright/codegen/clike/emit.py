@@ -88,7 +88,7 @@ class _Emitter:
         self._state = EmitState(self.prelude, Body(self._names))
         self._indices = ClikeIndices(self._state)
         arm = target.arch == "aarch64"
-        ops = ClikeOperations(self._state, fused=arm or "fma" in target.features, ieee_minimum=arm)
+        ops = ClikeOperations(self._state, fused=arm or "fma" in target.features)
         self._expressions = ClikeExpressions(self._state, self._indices, ops, storage)
         self._memory = self._expressions.memory
         self._params = {b: f"p{i}_{_identifier(b.name)}" for i, b in enumerate(kernel.params)}

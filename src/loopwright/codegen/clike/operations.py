@@ -58,10 +58,9 @@ class ClikeOperations(Operations):
     A bool is an int32 of 0 or 1, and in lanes a mask of 0 or -1.
     """
 
-    def __init__(self, state: EmitState, *, fused: bool, ieee_minimum: bool) -> None:
+    def __init__(self, state: EmitState, *, fused: bool) -> None:
         self._state = state
         self._has_fused = fused
-        self._ieee_minimum = ieee_minimum
 
     def kind(self, dtype: DType, lanes: int = 1) -> str:
         """The type of values of `dtype`."""
@@ -127,8 +126,6 @@ class ClikeOperations(Operations):
     def intrinsic(self, name: str, *args: CodeValue) -> CodeValue:
         """LLVM's intrinsic function `name` of values of one dtype; the result has that dtype."""
         lanes, dtype = max(a.lanes for a in args), args[0].dtype
-        if name in ("minnum", "maxnum"):
-            return self._extremum(name, args[0], args[1])
         if name in ("smin", "smax", "umin", "umax"):
             lhs, rhs = args
             predicate = name[0] + ("lt" if name.endswith("min") else "gt")
@@ -136,22 +133,6 @@ class ClikeOperations(Operations):
         if name == "fabs" and lanes > 1:
             return self._masked_sign(args[0])
         return self._call(_BUILTINS[name], dtype, lanes, *args)
-
-    def _extremum(self, name: str, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
-        """The smaller or larger number; where one is NaN, the other.
-
-        Of two zeros, the one that x86 gives where LLVM uses its instruction.
-        """
-        lanes = max(lhs.lanes, rhs.lanes)
-        if self._ieee_minimum:
-            return self._call("fmin" if name == "minnum" else "fmax", lhs.dtype, lanes, lhs, rhs)
-        test = "fcmp olt" if name == "minnum" else "fcmp ogt"
-        if rhs.const is not None and rhs.const == rhs.const:
-            return self.select(self.plain(test, lhs, rhs, BOOL), lhs, rhs)
-        best = self.select(self.plain(test, rhs, lhs, BOOL), rhs, lhs)
-        if lhs.const is not None and lhs.const == lhs.const:
-            return best
-        return self.select(self.plain("fcmp une", lhs, lhs, BOOL), rhs, best)
 
     def _masked_sign(self, value: CodeValue) -> CodeValue:
         """The absolute value of a vector of floats."""

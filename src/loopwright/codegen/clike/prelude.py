@@ -33,7 +33,8 @@ def literal_text(value: Number, dtype: DType) -> str:
         number = int(value)
         if number == -(1 << 63):
             return f"(-{-(number + 1)}L - 1)"
-        text = str(number) + ("L" if dtype.bits == 64 else "")
+        unsigned = dtype.kind is DTypeKind.UINT and dtype.bits >= 32
+        text = str(number) + "U" * unsigned + ("L" if dtype.bits == 64 else "")
         return f"({text})" if number < 0 else text
     suffix = "" if dtype == F64 else "f"
     if math.isnan(value):

@@ -17,7 +17,7 @@ from loopwright.codegen.operations import Operations
 from loopwright.codegen.values import CodeValue, Number
 from loopwright.errors import CodegenError
 from loopwright.ir.dtype import F16, F32, F64, I16, I32, DType
-from loopwright.ir.expr import Fn
+from loopwright.ir.expr import Fn, Op
 
 
 class LlvmOperations(Operations):
@@ -26,6 +26,7 @@ class LlvmOperations(Operations):
     def __init__(self, indices: Indices, features: frozenset[str], arch: str) -> None:
         self._indices = indices
         self._native_half = arch == "aarch64" or "f16c" in features
+        self._native_extremum = arch == "aarch64"
         self.declared: dict[str, str] = {}
         # By identity of the dtype (kept alive in the entry): hashing one costs more than the rest.
         self._fused: dict[tuple[int, int], tuple[str, str, DType]] = {}
@@ -74,6 +75,12 @@ class LlvmOperations(Operations):
         suffix = mangled(compute_type(first), lanes)
         wide = [(kind, self.widen(a, lanes)) for a in args]
         return CodeValue(self.call(f"llvm.{name}.{suffix}", kind, *wide), first, lanes)
+
+    def extremum(self, op: Op, lhs: CodeValue, rhs: CodeValue) -> CodeValue:
+        """The smaller or larger of two floats, NaN where one is; one instruction of AArch64."""
+        if self._native_extremum:
+            return self.intrinsic("minimum" if op is Op.MIN else "maximum", lhs, rhs)
+        return super().extremum(op, lhs, rhs)
 
     def choose(self, cond: CodeValue, yes: CodeValue, no: CodeValue) -> CodeValue:
         """`yes if cond else no`, by lane when `cond` has lanes."""

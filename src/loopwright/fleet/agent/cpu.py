@@ -46,7 +46,7 @@ class CpuDriver(ProcessDriver):
         cores = self._spec.cores
         machine = await describe.describe(self._options.cache_dir)
         self._own, self._canary = machine.runtime, machine.canary
-        self.keeper = self._new_keeper(bare=not self._own)
+        self.keeper = self._new_keeper(machine.runtime_file if self._own else "")
         return DriverFacts(
             self._spec.kind,
             machine.target_of(cores),

@@ -40,7 +40,7 @@ import msgspec
 from loopwright.target.host import host
 from loopwright.errors import EnvironmentFailure
 from loopwright.records.device import fingerprint
-from loopwright.runtime.cpu.native import runtime_object
+from loopwright.runtime.cpu.native import runtime_object, runtime_path
 from loopwright.runtime.cpu.native_ir import CANARY
 host = host()
 try:
@@ -51,7 +51,7 @@ except EnvironmentFailure:
     runtime = b""
 print(msgspec.json.encode({
     "target": str(host), "key": host.key, "arch": host.arch, "device": fingerprint(host),
-    "runtime": runtime, "canary": CANARY,
+    "runtime": runtime, "canary": CANARY, "runtime_file": str(runtime_path(Path(sys.argv[2]))),
 }).decode())
 """
 _ASK_DEVICE = """
@@ -93,8 +93,8 @@ class HostDevice(msgspec.Struct, frozen=True):
 
 class HostMachine(msgspec.Struct, frozen=True):
     """This machine: a target string, the key of that target, the fingerprint that records carry,
-    the object code of its native runtime, empty where that cannot be made, and the name of the
-    canary in runtimes.
+    the object code of its native runtime, empty where that cannot be made, the name of the canary
+    in runtimes, and the file that keeps the native runtime.
     """
 
     target: str
@@ -103,6 +103,7 @@ class HostMachine(msgspec.Struct, frozen=True):
     device: str
     runtime: bytes
     canary: str
+    runtime_file: str
 
     def target_of(self, cores: Sequence[int]) -> str:
         """The target string of a device that has `cores` of this machine."""

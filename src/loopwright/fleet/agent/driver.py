@@ -58,11 +58,13 @@ class ItemOutcome:
     """What came of an item; `output` is empty unless it was wanted.
 
     `suspect`: the result says that the device is not what it was, so that it is to be probed.
+    `tier`: how its code was confined when it ran; None if that is not known, or nothing ran.
     """
 
     result: Result
     output: memoryview = field(default_factory=lambda: memoryview(b""))  # it will be released
     suspect: bool = False
+    tier: Tier | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,10 +35,10 @@ class ProcessDriver:
         self._options = context.options
         self._clock = context.clock
         self._rng = context.rng
-        self.keeper = self._new_keeper(bare=True)
+        self.keeper = self._new_keeper()
 
-    def _new_keeper(self, *, bare: bool) -> Keeper:
-        """What keeps the warden of a host that has a native runtime, unless it is `bare`."""
+    def _new_keeper(self, runtime_file: str = "") -> Keeper:
+        """What keeps the warden, of a host that has its native runtime in a file if it has one."""
         spec, options = self._spec, self._options
         warden = WardenOptions(
             spec.name,
@@ -47,7 +47,8 @@ class ProcessDriver:
             tier=options.tier,
             uid=spec.uid,
             memory=options.limits.memory + _OVERHEAD_BYTES,
-            bare=bare,
+            bare=not runtime_file,
+            runtime_file=runtime_file,
             slack_s=options.timers.warden_s,
         )
         return Keeper(warden, options.timers.restart_s, self._rng)
@@ -112,9 +113,10 @@ class ProcessDriver:
         reply, worker = await self._ask(runs.request_of(item, code, self._spec.cores), limit_s)
         result = runs.result_of(item, reply, self._clock() - start)
         suspect = reply.kind == FailureKind.WORKER_LOST.value  # the sandbox is not what it was
+        tier = runs.tier_in_force(reply)
         if reply.output and result.status == RunStatus.OK.value:
-            return ItemOutcome(result, memoryview(worker.output(reply.output)), suspect)
-        return ItemOutcome(result, suspect=suspect)
+            return ItemOutcome(result, memoryview(worker.output(reply.output)), suspect, tier)
+        return ItemOutcome(result, suspect=suspect, tier=tier)
 
     async def _ask(self, request: RunRequest, limit_s: float) -> tuple[RunReply, Worker]:
         """The answer to a request, and who answered. Raises: WorkerLost, DriverError."""

@@ -128,12 +128,13 @@ class ItemRunner:
             result = msgspec.structs.replace(
                 result, status=RunStatus.DRIFT.value, detail=prober.detail
             )
+        tier = prober.tier if outcome.tier is None else outcome.tier
         if prober.unconfined and not result.detail:
-            without = f"tier {int(prober.tier)} without {', '.join(prober.unconfined)}"
+            without = f"tier {int(tier)} without {', '.join(prober.unconfined)}"
             result = msgspec.structs.replace(result, detail=without)
         told = msgspec.structs.replace(
             result,
-            tier=int(prober.tier),
+            tier=int(tier),
             temperature_c=prober.thermometer.celsius(),
             drift=prober.canary.drift,
             canary=prober.canary.runs,

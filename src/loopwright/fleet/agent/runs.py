@@ -8,12 +8,19 @@ from collections.abc import Sequence
 
 from loopwright.fleet.agent.options import SessionLimits
 from loopwright.fleet.wire.messages import Result
-from loopwright.fleet.words import STATUS_OF, RunStatus
-from loopwright.kernel_call import Clock, KernelCall
+from loopwright.fleet.words import KIND_OF, STATUS_OF, RunStatus, Tier
+from loopwright.kernel_call import CPU, Clock, KernelCall
 from loopwright.outcome import FailureKind, FailureStage
+from loopwright.sandbox import inputs
+from loopwright.sandbox.layers import Layer, tier_of
 from loopwright.sandbox.wire import RunReply, RunRequest
 
 MAX_REPEATS = 4096
+LEAST_CALL_NS = 0.2  # a call and a return: a cycle each at 10 GHz
+STORED_BYTES_A_NS = 1536.0
+"""Bytes a core can store in a nanosecond, at most: four times what two stores of 32 bytes a cycle
+at 6 GHz are, the most that processors do today, into their first cache.
+"""
 
 
 def excess(item: KernelCall, limits: SessionLimits, cores: Sequence[int]) -> str | None:
@@ -58,7 +65,7 @@ def canary_request(
         run_timeout_ms=round(run_timeout_s * 1000),
         run_memory=64 << 20,
     )
-    return RunRequest(call, runtime, tuple(cores[-1:]))
+    return RunRequest(call, runtime, tuple(cores[-1:]), of_runtime=True)
 
 
 def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
@@ -77,18 +84,44 @@ def result_of(item: KernelCall, reply: RunReply, wall_s: float) -> Result:
     why = implausible(reply, wall_s)
     if why is not None:
         return failed(item, RunStatus.INFRA, why)
+    why = impossible(item, reply)
+    if why is not None:
+        return failed(item, RunStatus.IMPOSSIBLE_TIME, why)
     return Result(id=item.id, status=RunStatus.OK.value, ns=reply.ns, run_s=reply.run_s)
 
 
 def failed(item: KernelCall, status: RunStatus, detail: str) -> Result:
     """The result of an item that the candidate is not to blame for."""
-    kind = FailureKind.CRASH if status is RunStatus.CRASH else FailureKind.WORKER_LOST
+    kind = KIND_OF[status]
     return Result(
         id=item.id,
         status=status.value,
         stage=FailureStage.RUN.value,
         kind=kind.value,
         detail=detail,
+    )
+
+
+def tier_in_force(reply: RunReply) -> Tier | None:
+    """How the code of a reply was confined when it ran; None if nothing of it ran."""
+    return None if reply.layers is None else Tier(tier_of(Layer(reply.layers)))
+
+
+def impossible(item: KernelCall, reply: RunReply) -> str | None:
+    """A sentence when no processor could write the outputs in the times told, or None.
+
+    What is timed shares its process with what tells the time, and may have written that itself.
+    """
+    if item.kind != CPU:
+        return None
+    outputs = item.params[len(item.params) - item.n_outputs :]
+    nbytes = sum(math.prod(p.shape) * inputs.STORAGE[p.dtype].itemsize for p in outputs)
+    least = max(LEAST_CALL_NS, nbytes / (STORED_BYTES_A_NS * item.threads))
+    if min(reply.ns) >= least:
+        return None
+    return (
+        f"a call in {min(reply.ns):.4g} ns is not possible: {nbytes} bytes of outputs take "
+        f"{least:.4g} ns at least"
     )
 
 

@@ -11,9 +11,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -25,6 +26,7 @@ from loopwright.fleet.agent.driver import DriverError
 from loopwright.fleet.words import Tier
 from loopwright.sandbox import cgroup
 from loopwright.sandbox.layers import BUBBLE, USUAL, CagePlan
+from loopwright.sandbox.libraries import SYSTEM, libraries
 from loopwright.sandbox.orders import (
     MAX_PACKET,
     PATIENT_S,
@@ -55,6 +57,9 @@ _LENGTH_BYTES = 4
 _PROCESSES = 512  # of a session, threads included
 _KEPT = ("CAP_SYS_ADMIN", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_NICE", "CAP_SETPCAP")
 """Capabilities in a bubble: what it takes to confine candidates further, in its own namespaces."""
+_HIDDEN = ("/home", "/run", "/tmp", "/root", "/var", "/etc")
+"""Folders of the host that a bubble has not, but for what it needs in them."""
+_SYSTEM = (*SYSTEM, "/usr", "/bin", "/lib32", "/etc/ld.so.cache", "/sys/devices/system/cpu")
 _TOLD = msgspec.msgpack.Decoder(Told)
 _REPLY = msgspec.msgpack.Decoder(RunReply)
 _ENCODER = msgspec.msgpack.Encoder()
@@ -181,8 +186,8 @@ class Worker:
 class WardenOptions:
     """How a warden is started. `uid` is who candidates are, where this process is the superuser;
     `memory` bytes is what everything in a session may hold together; a `bare` host has no native
-    runtime that sessions could begin with. It is given up when it does not answer for `slack_s`
-    longer than the kill ladder takes.
+    runtime that sessions could begin with, others keep it in `runtime_file`. A warden is given up
+    when it does not answer for `slack_s` longer than the kill ladder takes.
     """
 
     name: str
@@ -192,6 +197,7 @@ class WardenOptions:
     uid: int = 0
     memory: int = 1 << 40
     bare: bool = False
+    runtime_file: str = ""
     slack_s: float = 5.0
 
 
@@ -295,6 +301,7 @@ class WardenHandle:
                 () if group is None else group.doors,
                 group is not None and group.limits,
                 Path("/proc/self/ns/net").stat().st_ino,
+                _identities(_HIDDEN),
             )
         options = WardenSettings(
             0 if bubbled else os.getpid(),
@@ -307,7 +314,17 @@ class WardenHandle:
         plain = command(control, options)
         if not bubbled:
             return plain
-        return in_bubble(plain, () if group is None else map(str, group.folders))
+        writable = () if group is None else map(str, group.folders)
+        return in_bubble(plain, (*_SYSTEM, *self._needed()), writable)
+
+    def _needed(self) -> Iterator[str]:
+        """What a process needs besides the system: Python, its modules, two things of ours."""
+        yield from (sys.prefix, sys.base_prefix, *libraries())
+        yield from (path for path in sys.path if Path(path).is_absolute())
+        yield str(Path(__file__).resolve().parents[3])  # where this package is
+        yield _empty_folder(self._options.cache_dir)
+        if self._options.runtime_file:  # not its folder: that may hold the agent's key
+            yield self._options.runtime_file
 
     async def begin(self, deadline: float) -> Worker:
         """A new measuring process, killed at `deadline` of the monotonic clock unless extended.
@@ -509,17 +526,34 @@ def bubblewrap_is_there() -> bool:
     return shutil.which("bwrap") is not None
 
 
-def in_bubble(command: Sequence[str], writable: Iterable[str]) -> list[str]:
-    """`command` without a network and other processes in sight, where only `writable` can be
-    written.
+def in_bubble(
+    command: Sequence[str], readable: Iterable[str], writable: Iterable[str]
+) -> list[str]:
+    """`command` without a network and other processes in sight.
+
+    Of the host's files there are only those that are `readable`, and what is `writable`.
     """
-    options = ["--ro-bind", "/", "/", "--dev", "/dev", "--proc", "/proc"]
+    options: list[str] = []
+    for path in dict.fromkeys(readable):
+        options += ["--ro-bind-try", path, path]
+    options += ["--dev", "/dev", "--proc", "/proc"]
     for path in writable:
         options += ["--bind", path, path]
+    options += ["--remount-ro", "/"]
     options += [f"--unshare-{name}" for name in ("net", "ipc", "uts", "pid")]
     for capability in _KEPT:
         options += ["--cap-add", capability]
     return [shutil.which("bwrap") or "bwrap", *options, "--die-with-parent", "--", *command]
+
+
+def _identities(folders: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
+    """Path, device and number of those folders that there are."""
+    found = []
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            status = Path(folder).stat()
+            found.append((folder, status.st_dev, status.st_ino))
+    return tuple(found)
 
 
 def _ended(process: subprocess.Popen[bytes]) -> bool:

@@ -93,6 +93,18 @@ class BookConfig:
         """The share of a tenant."""
         return self.tenants.get(name, self.tenant)
 
+    def lowest(self, tenant: str) -> tuple[LeaseLimits, ...]:
+        """For each role, what those of it may ask for who are of a tenant."""
+        found = (self.limits(role, tenant) for role in Role)
+        return tuple(
+            LeaseLimits(
+                max_class=min(mine.max_class, its.max_class),
+                max_ttl_s=min(mine.max_ttl_s, its.max_ttl_s),
+                max_lease_s=min(mine.max_lease_s, its.max_lease_s),
+            )
+            for mine, its in found
+        )
+
     def limits(self, role: Role, tenant: str) -> tuple[LeaseLimits, LeaseLimits]:
         """The limits that hold for a request: those of the role, those of the tenant."""
         return self.roles.get(role, _NO_LIMITS), self.of_tenant(tenant).limits

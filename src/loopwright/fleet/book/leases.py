@@ -40,7 +40,7 @@ def grant(state: BookState, request: RequestRecord, devices: list[DeviceRecord])
             continue
         state.index.set_free(device, free=False)
         device.top += 1
-        ends_at = now + lease_time(state, request)
+        ends_at = now + lease_time(request)
         lease = LeaseRecord(
             id=_new_id(state),
             request=request,

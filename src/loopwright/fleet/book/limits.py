@@ -6,18 +6,20 @@ from collections.abc import Iterator
 
 from loopwright.fleet.book.config import LeaseLimits
 from loopwright.fleet.book.events import Requested
-from loopwright.fleet.book.records import NEVER, LeaseRecord, RequestRecord
+from loopwright.fleet.book.records import NEVER, LeaseRecord, RequestRecord, Tenant
 from loopwright.fleet.book.state import BookState
 from loopwright.fleet.words import Priority, Role
+
+
+def too_much(tenant: Tenant, event: Requested) -> bool:
+    """Whether a request is above a limit."""
+    most, asked = tenant.lowest[event.role], event.asked
+    return asked.priority > most.max_class or asked.ttl_s > most.max_ttl_s
 
 
 def above(state: BookState, event: Requested) -> str:
     """Which limit a request is above, in words that name it; empty if it is above none."""
     priority, ttl_s = event.asked.priority, event.asked.ttl_s
-    role, tenant = state.config.limits(event.role, event.tenant)
-    most_ttl_s = min(role.max_ttl_s, tenant.max_ttl_s)
-    if priority <= min(role.max_class, tenant.max_class) and ttl_s <= most_ttl_s:
-        return ""
     for most, limits in _named(state, event.role, event.tenant):
         if priority > limits.max_class:
             wanted, allowed = _class_name(priority), _class_name(limits.max_class)
@@ -28,10 +30,9 @@ def above(state: BookState, event: Requested) -> str:
     return ""
 
 
-def lease_time(state: BookState, request: RequestRecord) -> float:
+def lease_time(request: RequestRecord) -> float:
     """For how many seconds a lease of the request may be held."""
-    role, tenant = state.config.limits(request.role, request.tenant.name)
-    return min(role.max_lease_s, tenant.max_lease_s)
+    return request.tenant.lowest[request.role].max_lease_s
 
 
 def runs_out(lease: LeaseRecord) -> bool:
@@ -42,7 +43,7 @@ def runs_out(lease: LeaseRecord) -> bool:
 def lease_time_over(state: BookState, lease: LeaseRecord) -> str:
     """Why a lease ends whose lease time is over."""
     request = lease.request
-    time_s = lease_time(state, request)
+    time_s = lease_time(request)
     named = _named(state, request.role, request.tenant.name)
     most = next(most for most, limits in named if limits.max_lease_s == time_s)
     return f"held for {time_s:g} s, {most} (max_lease_s)"

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from loopwright.fleet.book.config import LeaseLimits
 from loopwright.fleet.book.effects import DesiredState
 from loopwright.fleet.book.events import DeviceSpec, LeaseRow
 from loopwright.fleet.request import LeaseRequest
@@ -137,6 +138,7 @@ class Tenant:
     weight: float
     max_live: int
     max_queued: int
+    lowest: tuple[LeaseLimits, ...]  # what may be asked for, by role
     number: int
     live: int = 0
     queued: int = 0

@@ -42,16 +42,15 @@ def requested(state: BookState, event: Requested) -> None:
     if wrong:
         _refuse(state, event, Refusal.BAD_REQUEST, wrong)
         return
-    too_much = limits.above(state, event)
-    if too_much:
-        _refuse(state, event, Refusal.FORBIDDEN, too_much)
+    tenant = state.tenant(event.tenant)
+    if limits.too_much(tenant, event):
+        _refuse(state, event, Refusal.FORBIDDEN, limits.above(state, event))
         return
     try:
         match = state.index.match(event.asked.selector, state.config.idle_selectors)
     except ConfigError as error:
         _refuse(state, event, Refusal.BAD_REQUEST, str(error))
         return
-    tenant = state.tenant(event.tenant)
     if tenant.queued == 0:
         tenant.passed = max(tenant.passed, state.vtime)
     request = RequestRecord(

@@ -99,7 +99,7 @@ def _lease(state: BookState, row: LeaseRow, device: DeviceRecord) -> None:
         )
         holders.take(state, request)
         holders.leave(state, request, config.settle_s)
-    ends_at = now + limits.lease_time(state, request)
+    ends_at = now + limits.lease_time(request)
     lease = LeaseRecord(
         id=row.lease,
         request=request,

@@ -158,6 +158,7 @@ class BookState:
                 weight=kind.weight,
                 max_live=kind.max_live,
                 max_queued=kind.max_queued,
+                lowest=self.config.lowest(name),
                 number=self.number(),
                 passed=self.vtime,
             )

@@ -20,6 +20,7 @@ from loopwright.errors import (
     FleetError,
     QueueTimeoutError,
 )
+from loopwright.fleet.client.patience import Patience, patiently
 from loopwright.fleet.client.pending import (
     OnQueued,
     Pending,
@@ -32,7 +33,7 @@ from loopwright.fleet.client.pending import (
 )
 from loopwright.fleet.security.handshake import Credential, greet
 from loopwright.fleet.wire.codec import Data, Incoming
-from loopwright.fleet.wire.link import Link, LinkClosed
+from loopwright.fleet.wire.link import BusyError, Link, LinkClosed
 from loopwright.fleet.wire.messages import (
     PROTOCOL,
     Acquire,
@@ -76,10 +77,13 @@ class WatchedLease:
 
 @dataclass(frozen=True, slots=True)
 class ControlConfig:
-    """Durations in seconds: between tries to connect, and how long an answer may take."""
+    """Durations in seconds: between tries to connect, how long to try at first where the tracker is
+    busy, and how long an answer may take.
+    """
 
     reconnect_s: float = 0.1
     reconnect_max_s: float = 2.0
+    busy_s: float = 10.0
     answer_s: float = 30.0
     release_s: float = 2.0  # how long closing waits for what was released
     late_s: float = 5.0  # beyond max_wait, for a tracker that is away
@@ -109,6 +113,7 @@ class Control:
         self._clock = clock
         self._chance = chance
         self._config = config
+        self._patience = Patience(config.reconnect_s, config.reconnect_max_s, config.busy_s)
         self._link: Link | None = None
         self._pending = Pending()
         self._watched: dict[str, WatchedLease] = {}
@@ -127,10 +132,13 @@ class Control:
     async def start(self) -> Welcome:
         """Connect, for the first time, and stay connected until `close`.
 
-        Raises: AuthError, FleetError, ConfigError when there is no tracker, or it refuses.
+        Raises: AuthError, FleetError, ConfigError when there is no tracker, or it refuses;
+            BusyError when it has no time for this one for longer than `busy_s`.
         """
         gone = asyncio.get_running_loop().create_future()
-        welcome = await self._connect_once(gone)
+        welcome = await patiently(
+            lambda: self._connect_once(gone), self._patience, self._clock, self._chance
+        )
         self._keeper = asyncio.create_task(self._keep(gone))
         return welcome
 
@@ -154,6 +162,8 @@ class Control:
         link = await self._connect()
         try:
             self.welcome = await greet(link, "client", self._credential)
+        except LinkClosed as error:
+            raise BusyError(link.peer.address) from error
         except BaseException:
             link.abort()
             raise
@@ -171,14 +181,13 @@ class Control:
 
     async def _keep(self, gone: asyncio.Future[str]) -> None:
         """Connect again whenever the connection is gone, until the tracker refuses."""
-        config = self._config
         while True:
             await gone
             self._fail_commands()
-            wait = config.reconnect_s
-            while self._link is None:
-                await asyncio.sleep(wait * (0.5 + self._chance()))
-                wait = min(2 * wait, config.reconnect_max_s)
+            for wait_s in self._patience.waits(self._chance):
+                if self._link is not None:
+                    break
+                await asyncio.sleep(wait_s)
                 gone = asyncio.get_running_loop().create_future()
                 try:
                     await self._connect_once(gone)

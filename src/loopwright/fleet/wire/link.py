@@ -39,6 +39,27 @@ OnMessage: TypeAlias = Callable[[Incoming, int], None]
 OnClosed: TypeAlias = Callable[[str], None]
 
 
+_OTHERWISE = {
+    "tcp": ", or speaks TLS alone (tls://)",
+    "tls": ", or takes no TLS of this version",
+}
+"""What else it may mean that the other side hangs up at once, by the scheme of its address."""
+
+
+class BusyError(FleetError):
+    """The other side hung up before it had let this one in, as servers do that have too much to do.
+
+    Nothing was lost: to try again in a moment helps.
+    """
+
+    def __init__(self, address: str, tried: str = "") -> None:
+        other = _OTHERWISE.get(address.partition(":")[0], "")
+        more = f" ({tried})" if tried else ""
+        said = f"{address} is busy{other}: it hung up before it let this one in{more}"
+        super().__init__(said, retryable=True)
+        self.address = address
+
+
 class LinkClosed(FleetError):  # noqa: N818  # it says what happened, not who erred
     """The connection is gone."""
 
@@ -421,7 +442,8 @@ async def dial(
     """A link to `address`: `tcp://host:port`, `tls://host:port` or `unix:///path`.
 
     Raises: ConfigError for an invalid address, or tls:// without a context; AuthError when
-        the other side's certificate is not good; FleetError when nobody is there.
+        the other side's certificate is not good, or it speaks no TLS; BusyError when it hangs up
+        in the midst of it; FleetError when nobody is there.
     """
     where = parse(address)
     loop = asyncio.get_running_loop()
@@ -442,8 +464,11 @@ async def dial(
         raise AuthError(f"{where}: TLS failed: {error}") from error
     except TimeoutError as error:
         raise FleetError(f"{where} did not answer within {timeout_s} s", retryable=True) from error
+    except (ConnectionResetError, ConnectionAbortedError, BrokenPipeError) as error:
+        raise BusyError(str(where)) from error
     except OSError as error:
-        raise FleetError(f"{where} cannot be reached: {_said(error)}", retryable=True) from error
+        said = error.strerror or str(error)
+        raise FleetError(f"{where} cannot be reached: {said}", retryable=True) from error
     return link
 
 
@@ -464,7 +489,3 @@ async def pair(limits: LinkLimits = LinkLimits()) -> tuple[Link, Link]:  # froze
         other.close()
         raise
     return first, second
-
-
-def _said(error: OSError) -> str:
-    return error.strerror or str(error) or "the connection was closed at once; is it TLS on both?"

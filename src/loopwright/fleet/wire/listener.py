@@ -1,9 +1,10 @@
 """Accepts connections and keeps those that say nothing from being in the way of others.
 
-A connection is half-open until its handler calls `Link.established`. There are at most
-`ListenLimits.half_open` of them: a newcomer takes the place of the oldest, so that any number of
-silent connections delays nobody. TLS handshakes count, as they happen before the handler. Until a
-connection says something it is a descriptor and nothing more: who connects has to speak first.
+A connection is half-open until its handler calls `Link.established`. Until it says something it is
+a descriptor and nothing more: who connects has to speak first. Newcomers take the place of those
+that are silent for long, so that any number of them delays nobody. Of those that have spoken
+`ListenLimits.half_open` are served at once, TLS handshakes included, and never put out for others,
+who wait (`admission`). So a burst from one host is served in its turn, not refused.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ import os
 import socket
 import ssl
 import stat
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from types import TracebackType
 
 from loopwright.errors import ConfigError, FleetError
 from loopwright.fleet.wire.address import Address, Scheme, parse
+from loopwright.fleet.wire.admission import Admission, AdmissionLimits
 from loopwright.fleet.wire.faults import Fault, Tally
 from loopwright.fleet.wire.link import Link, LinkHooks, LinkLimits
 from loopwright.serving.places import is_loopback
@@ -35,22 +36,27 @@ _REST_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class ListenLimits:
-    """How much room strangers have."""
+    """How much room strangers have. `half_open` are silent at most, and so many served at once."""
 
     handshake_s: float = 3.0
     half_open: int = 64
     half_open_per_host: int = 16
+    speak_s: float = 0.5  # so long nobody takes the place of one that has just come
+    crowded: int = 512  # but of so many more that are silent, the oldest goes at once
+    waiting: int = 1024  # to be served
+    waiting_s: float = 10.0
     connections: int = 20_000
     link: LinkLimits = field(default_factory=LinkLimits)
 
 
 @dataclass(eq=False, slots=True)
 class _Guest:
-    """A connection that is half-open."""
+    """A connection that is half-open. `host` is empty for this machine, which has no limit."""
 
     host: str
     sock: socket.socket
-    deadline: float
+    came: float = 0.0
+    deadline: float = 0.0
     link: Link | None = None
     task: asyncio.Task[None] | None = None
 
@@ -79,11 +85,23 @@ class Listener:
         self._tls = tls
         self._limits = limits
         self._sockets: list[socket.socket] = []
-        self._guests: OrderedDict[_Guest, None] = OrderedDict()
+        self._guests: Admission[_Guest] = Admission(
+            AdmissionLimits(
+                total=limits.half_open,
+                per_host=limits.half_open_per_host,
+                crowded=limits.crowded,
+                waiting=limits.waiting,
+                speak_s=limits.speak_s,
+                silent_s=limits.handshake_s,
+                served_s=limits.handshake_s,
+                waiting_s=limits.waiting_s,
+            )
+        )
         self._by_link: dict[Link, _Guest] = {}
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._timer: asyncio.TimerHandle | None = None  # of the guest that came first
+        self._timer: asyncio.TimerHandle | None = None  # of the guest that is overdue first
+        self._closing = False
         self._inode: tuple[int, int] | None = None
         self._hooks = LinkHooks(self._made, self._established, self._link_lost)
 
@@ -132,6 +150,7 @@ class Listener:
 
     async def close(self) -> None:
         """Stop listening and close every connection."""
+        self._closing = True
         sockets, self._sockets = self._sockets, []
         for sock in sockets:
             self._loop.remove_reader(sock.fileno())
@@ -139,10 +158,10 @@ class Listener:
         if self._inode is not None:
             _remove_socket(Path(self._asked.path), self._inode)
             self._inode = None
-        for guest in tuple(self._guests):
+        for guest in self._guests.guests:
+            self._leave(guest)
             self._throw_out(guest, "the listener closes")
-        self._guests.clear()
-        self._wait_for_first()
+        self._arm()
         links = tuple(self._links)
         for link in links:
             link.close("the listener closes")
@@ -167,8 +186,9 @@ class Listener:
 
     def _out_of_descriptors(self, listening: socket.socket) -> None:
         self.tally.count(Fault.NO_DESCRIPTORS)
-        if self._guests:
-            self._evict(next(iter(self._guests)), Fault.EVICTED)
+        silent = self._guests.oldest_silent()
+        if silent is not None:
+            self._evict(silent, Fault.EVICTED)
         self._loop.remove_reader(listening.fileno())
         self._loop.call_later(_REST_S, self._accept_again, listening)
 
@@ -182,24 +202,28 @@ class Listener:
             self.tally.count(Fault.TOO_MANY)
             sock.close()
             return
-        if host != "unix" and not is_loopback(host):
-            same = [guest for guest in self._guests if guest.host == host]
-            if len(same) >= self._limits.half_open_per_host:
-                self._evict(same[0], Fault.PER_HOST)
-        while len(self._guests) >= self._limits.half_open:
-            self._evict(next(iter(self._guests)), Fault.EVICTED)
-        guest = _Guest(host, sock, self._loop.time() + self._limits.handshake_s)
-        self._guests[guest] = None
+        near = host == "unix" or is_loopback(host)
+        guest = _Guest("" if near else host, sock)
+        self._guests.came(guest, self._loop.time())
         self._loop.add_reader(sock.fileno(), self._speaks, guest)
-        if self._timer is None:
-            self._wait_for_first()
+        self._put_out_overdue()
 
     def _speaks(self, guest: _Guest) -> None:
         """The first bytes of a guest are there, or its end."""
         self._loop.remove_reader(guest.sock.fileno())
-        guest.task = self._loop.create_task(self._serve(guest))
-        self._tasks.add(guest.task)
-        guest.task.add_done_callback(self._tasks.discard)
+        if not self._guests.spoke(guest, self._loop.time()):
+            self.tally.count(Fault.TOO_MANY)
+            guest.sock.close()
+            return
+        self._serve_next()
+
+    def _serve_next(self) -> None:
+        """Serve guests that wait, as far as there is room."""
+        while not self._closing and (guest := self._guests.next(self._loop.time())) is not None:
+            guest.task = self._loop.create_task(self._serve(guest))
+            self._tasks.add(guest.task)
+            guest.task.add_done_callback(self._tasks.discard)
+        self._arm()
 
     def _evict(self, guest: _Guest, fault: Fault) -> None:
         self.tally.count(fault)
@@ -209,7 +233,7 @@ class Listener:
     def _throw_out(self, guest: _Guest, why: str) -> None:
         """End a guest at once."""
         if guest.task is None:
-            self._loop.remove_reader(guest.sock.fileno())
+            self._loop.remove_reader(guest.sock.fileno())  # of one that waits there is none
             guest.sock.close()
             return
         if guest.link is not None:
@@ -218,26 +242,35 @@ class Listener:
             guest.sock.close()
         guest.task.cancel()
 
-    def _wait_for_first(self) -> None:
-        """One timer is enough: guests are in the order in which their deadlines come."""
-        if self._timer is not None:
+    def _put_out_overdue(self) -> None:
+        now = self._loop.time()
+        for guest in self._guests.overdue(now):
+            if guest.deadline > now:  # another made room for it
+                continue
+            if self._guests.silent(guest) and _has_spoken(guest.sock):
+                self._speaks(guest)  # it is only that nobody looked yet
+            else:
+                self._evict(guest, self._guests.fault_of(guest))
+        self._arm()
+
+    def _arm(self) -> None:
+        """One timer is enough for all: it is never later than the first deadline."""
+        due = self._guests.due
+        if self._timer is not None and (due is None or due < self._timer.when()):
             self._timer.cancel()
             self._timer = None
-        if self._guests:
-            due = next(iter(self._guests)).deadline
+        if due is not None and self._timer is None:
             self._timer = self._loop.call_at(due, self._too_late)
 
     def _too_late(self) -> None:
         self._timer = None
-        now = self._loop.time()
-        for guest in [guest for guest in self._guests if guest.deadline <= now]:
-            self._evict(guest, Fault.HANDSHAKE_TIMEOUT)
-        self._wait_for_first()
+        self._put_out_overdue()
 
     def _leave(self, guest: _Guest) -> None:
-        self._guests.pop(guest, None)
+        self._guests.left(guest)
         if guest.link is not None:
             self._by_link.pop(guest.link, None)
+        self._serve_next()
 
     # --- serving ---
 
@@ -289,6 +322,17 @@ class Listener:
     def _link_lost(self, link: Link) -> None:
         self._established(link)
         self._links.discard(link)
+
+
+def _has_spoken(sock: socket.socket) -> bool:
+    """Whether bytes of a connection are there, or its end."""
+    try:
+        sock.recv(1, socket.MSG_PEEK)
+    except BlockingIOError:
+        return False
+    except OSError:  # it was reset
+        return True
+    return True
 
 
 async def _bind_tcp(where: Address) -> list[socket.socket]:

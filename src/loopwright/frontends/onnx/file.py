@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, TypeAlias
@@ -58,6 +58,11 @@ def refuse_invalid(model: onnx.ModelProto, label: str) -> None:
     """
     onnx = import_onnx()
     copy = _without_weights(onnx, model)
+    for node in copy.graph.node:
+        if node.op_type == "GroupNormalization" and not node.domain:
+            # Of opsets 18 to 20 it is deprecated, and the checker refuses it; models have it.
+            node.op_type = "InstanceNormalization"
+            del node.attribute[:]
     for value in copy.graph.output:  # what outputs are is computed; the checker wants it said
         kind = value.type.tensor_type
         if not value.type.WhichOneof("value") or not kind.HasField("shape"):
@@ -107,11 +112,13 @@ def _without_weights(onnx: ModuleType, model: onnx.ModelProto) -> onnx.ModelProt
 
 
 def set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
-    """Write `shapes` into the inputs of `model`.
+    """Write `shapes` into the inputs of `model`; a name that dimensions share is given once.
 
-    Raises: ModelError for a shape that fits no input, and for an input that stays open.
+    Raises: ModelError for a shape that fits no input, for two extents of one name, and for an input
+        that stays open.
     """
     inputs = {value.name: value.type.tensor_type.shape for value in model.graph.input}
+    open_before = {name: [d.dim_param for d in shape.dim] for name, shape in inputs.items()}
     for name, wanted in shapes.items():
         if name not in inputs:
             known = ", ".join(list(inputs)[:4])
@@ -124,15 +131,50 @@ def set_shapes(model: onnx.ModelProto, label: str, shapes: Shapes) -> None:
         del inputs[name].dim[:]
         for extent in wanted:
             inputs[name].dim.add().dim_value = extent
+    _share_names(model, label, open_before)
+    weights = {tensor.name for tensor in model.graph.initializer}
     for value in model.graph.input:
-        for place, dim in enumerate(value.type.tensor_type.shape.dim):
-            if dim.dim_value < 1:
-                what = repr(dim.dim_param) if dim.dim_param else f"of extent {dim.dim_value}"
-                example = "x".join(str(d.dim_value or 1) for d in value.type.tensor_type.shape.dim)
+        if value.name not in weights:
+            _refuse_open(value, label)
+
+
+def _share_names(
+    model: onnx.ModelProto, label: str, open_before: Mapping[str, Sequence[str]]
+) -> None:
+    """Give a dimension that has a name the extent that this name has elsewhere.
+
+    Args:
+        open_before: for each input, the names of its dimensions before shapes were given.
+    """
+    extents: dict[str, tuple[int, str]] = {}
+    for value in model.graph.input:
+        for name, dim in zip(
+            open_before[value.name], value.type.tensor_type.shape.dim, strict=False
+        ):
+            if not name or not dim.HasField("dim_value"):
+                continue
+            extent, first = extents.setdefault(name, (dim.dim_value, value.name))
+            if extent != dim.dim_value:
                 raise ModelError(
-                    f"{label}: dimension {place} of input {value.name!r} is dynamic ({what}); "
-                    f"fix the shape, as with --input-shape {value.name}:{example}"
+                    f"{label}: the dimension {name!r} is {extent} in input {first!r} and "
+                    f"{dim.dim_value} in input {value.name!r}; give both the same extent"
                 )
+    for value in model.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param in extents and not dim.HasField("dim_value"):
+                dim.dim_value = extents[dim.dim_param][0]
+
+
+def _refuse_open(value: onnx.ValueInfoProto, label: str) -> None:
+    dims = value.type.tensor_type.shape.dim
+    for place, dim in enumerate(dims):
+        if dim.dim_value < 1:
+            what = repr(dim.dim_param) if dim.dim_param else f"of extent {dim.dim_value}"
+            example = "x".join(str(d.dim_value or 1) for d in dims)
+            raise ModelError(
+                f"{label}: dimension {place} of input {value.name!r} is dynamic ({what}); "
+                f"fix the shape, as with --input-shape {value.name}:{example}"
+            )
 
 
 def one_line(error: Exception) -> str:

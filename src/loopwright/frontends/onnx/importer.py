@@ -8,8 +8,8 @@ shapes becomes constants.
 from __future__ import annotations
 
 import importlib
-from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections import ChainMap, defaultdict
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -28,15 +28,17 @@ from loopwright.frontends.onnx.file import (
 from loopwright.frontends.onnx.rules import (
     constants,
     contracting,
+    control,
     elementwise,
     moving,
     quantized,
     recurrent,
     reducing,
     resizing,
+    scattering,
     sums,
 )
-from loopwright.frontends.onnx.rules.call import OnnxAttr, OnnxCall, Rule
+from loopwright.frontends.onnx.rules.call import Body, OnnxAttr, OnnxCall, Rule
 from loopwright.frontends.onnx.rules.elementwise import ONNX_DTYPES
 from loopwright.graph.builder import GraphBuilder
 from loopwright.graph.ir import Array, Graph, Value
@@ -48,20 +50,20 @@ if TYPE_CHECKING:
 RULES: Mapping[str, Rule] = {
     **constants.RULES,
     **contracting.RULES,
+    **control.RULES,
     **elementwise.RULES,
     **moving.RULES,
     **quantized.RULES,
     **recurrent.RULES,
     **reducing.RULES,
     **resizing.RULES,
+    **scattering.RULES,
     **sums.RULES,
 }
 """The rule of each ONNX operator, by its name in the default domain."""
 OLDEST_OPSET = 7
 """The oldest version of the operators that is read."""
 _DOMAINS = ("", "ai.onnx")
-_MAY_BE_INFINITE = frozenset({"Add", "Where", "Max", "Min", "Clip", "Expand", "Pad", "Identity"})
-"""What reads infinities on purpose: masks of attention are added, bounds are compared."""
 
 
 def import_onnx_model(
@@ -116,11 +118,13 @@ def _expanded(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     opset = _opset(model, label)
     if model.functions:
         model = _inliner().inline_local_functions(model)
-    without = _without_rule(model)
-    bodies = {op for domain, op in without if domain in _DOMAINS and has_body(op, opset)}
+    every = [node for graph in _graphs(model.graph) for node in graph.node]
+    bodies = {
+        op for domain, op in _without_rule(every) if domain in _DOMAINS and has_body(op, opset)
+    }
     if bodies:
         model = _with_bodies(model, bodies)
-        without = _without_rule(model)
+    without = _without_rule(model.graph.node)  # a branch that is not taken may have what it likes
     if without:
         shown = "; ".join(
             f"{domain + '.' if domain not in _DOMAINS else ''}{op} in {len(names)} node"
@@ -131,13 +135,28 @@ def _expanded(model: onnx.ModelProto, label: str) -> onnx.ModelProto:
     return model
 
 
-def _without_rule(model: onnx.ModelProto) -> dict[tuple[str, str], list[str]]:
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """`graph` and all that its nodes have as attributes."""
+    yield graph
+    for node in graph.node:
+        for attr in node.attribute:
+            if attr.HasField("g"):
+                yield from _graphs(attr.g)
+
+
+def _without_rule(nodes: Sequence[onnx.NodeProto]) -> dict[tuple[str, str], list[str]]:
     """The operators that have no rule, by domain and name, with the nodes that use them."""
     found: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
-    for place, node in enumerate(model.graph.node):
-        if node.domain not in _DOMAINS or node.op_type not in RULES:
+    for place, node in enumerate(nodes):
+        if _rule(node) is None:
             found[node.domain, node.op_type].append(_node_name(node, place))
     return dict(found)
+
+
+def _rule(node: onnx.NodeProto) -> Rule | None:
+    if node.domain == "com.microsoft":
+        return elementwise.MICROSOFT_RULES.get(node.op_type)
+    return RULES.get(node.op_type) if node.domain in _DOMAINS else None
 
 
 def has_body(op: str, opset: int) -> bool:
@@ -190,20 +209,27 @@ class _Importer:
         inputs = [value.name for value in self.graph.input]
         weights = [tensor.name for tensor in self.graph.initializer]
         self.builder = GraphBuilder(label, [*made, *inputs, *weights])
-        self.read = {name for node in self.graph.node for name in node.input}
-        self.read.update(value.name for value in self.graph.output)
+        self.read: set[str] = set()
+        for graph in _graphs(self.graph):
+            self.read.update(name for node in graph.node for name in node.input)
+            self.read.update(value.name for value in graph.output)
         self.names: dict[str, str] = {"": ""}
 
     def run(self, name: str) -> Graph:
         self._weights()
+        unread = {tensor.name for tensor in self.graph.initializer} - self.names.keys()
         for value in self.graph.input:
             if value.name in self.given:
                 array = self.given[value.name]
                 self.names[value.name] = self.builder.named_constant(value.name, array)
-            elif value.name not in self.names:
+            elif value.name not in self.names and value.name not in unread:
                 self.names[value.name] = self.builder.input(value.name, self._value(value))
         for place, node in enumerate(self.graph.node):
-            self._node(node, place)
+            self.builder.settle()
+            results = self._node(node, place, self.names)
+            for output, result in zip(node.output, results, strict=False):
+                if output and result:
+                    self.names[output] = self.builder.rename(result, output)
         outputs: list[str] = []
         for value in self.graph.output:
             outputs.append(self._output(value.name, outputs))
@@ -211,19 +237,12 @@ class _Importer:
 
     def _weights(self) -> None:
         """Make constants of the initializers that something reads."""
-        readers: defaultdict[str, set[str]] = defaultdict(set)
-        for node in self.graph.node:
-            for name in node.input:
-                readers[name].add(node.op_type)
         if self.graph.sparse_initializer:
             raise UnsupportedError(f"{self.label}: sparse weights are not supported")
         for tensor in self.graph.initializer:
             if tensor.name in self.read:
                 array = self._array(tensor)
-                infinite = readers[tensor.name] <= _MAY_BE_INFINITE
-                _refuse_non_numbers(
-                    array, f"{self.label}: weight {tensor.name!r}", infinite=infinite
-                )
+                _refuse_nan(array, f"{self.label}: weight {tensor.name!r}")
                 self.names[tensor.name] = self.builder.named_constant(tensor.name, array)
 
     def _array(self, tensor: onnx.TensorProto) -> Array:
@@ -254,9 +273,12 @@ class _Importer:
             tuple(d.dim_value for d in kind.shape.dim), dt.parse(ONNX_DTYPES[kind.elem_type])
         )
 
-    def _node(self, node: onnx.NodeProto, place: int) -> None:
+    def _node(
+        self, node: onnx.NodeProto, place: int, names: MutableMapping[str, str]
+    ) -> Sequence[str]:
+        """The values of a node's outputs; `names` has the value of each name that it sees."""
         name = _node_name(node, place)
-        missing = [i for i in node.input if i not in self.names]
+        missing = [i for i in node.input if i not in names]
         if missing:
             raise ModelError(
                 f"{self.label}: node {name!r} ({node.op_type}) reads {missing[0]!r}, which nothing "
@@ -268,16 +290,34 @@ class _Importer:
             op=node.op_type,
             name=name,
             opset=self.opset,
-            inputs=tuple(self.names[i] for i in node.input),
+            inputs=tuple(names[i] for i in node.input),
             attrs=_attributes(node),
             used=tuple(bool(o) and o in self.read for o in node.output),
             hint=next((o for o in node.output if o), name),
+            bodies={a.name: self._body(a.g, names) for a in node.attribute if a.HasField("g")},
         )
-        self.builder.settle()
-        results = RULES[node.op_type](call)
-        for output, result in zip(node.output, results, strict=False):
-            if output and result:
-                self.names[output] = self.builder.rename(result, output)
+        rule = _rule(node)
+        if rule is None:
+            raise call.refuse("the operator is not supported; export the model without it")
+        return rule(call)
+
+    def _body(self, graph: onnx.GraphProto, outer: MutableMapping[str, str]) -> Body:
+        """`graph`, an attribute of a node, as a function of values to values."""
+        constants: dict[str, str] = {}
+
+        def run(inputs: Sequence[str]) -> tuple[str, ...]:
+            if graph.initializer and not constants:
+                for tensor in graph.initializer:
+                    made = self.builder.constant(self._array(tensor), tensor.name)
+                    constants[tensor.name] = made
+            given = dict(zip((value.name for value in graph.input), inputs, strict=True))
+            names = ChainMap({**constants, **given}, outer)
+            for place, node in enumerate(graph.node):
+                results = self._node(node, place, names)
+                names.update((o, r) for o, r in zip(node.output, results, strict=False) if o)
+            return tuple(names[value.name] for value in graph.output)
+
+        return run
 
     def _output(self, name: str, others: Collection[str]) -> str:
         """The value `name`, made one if it is another value's, an input's or a constant's."""
@@ -310,17 +350,17 @@ def _attributes(node: onnx.NodeProto) -> Mapping[str, OnnxAttr]:
     return found
 
 
-def _refuse_non_numbers(array: Array, what: str, *, infinite: bool) -> None:
-    """Check that every element is finite, or not NaN where `infinite` is set."""
+def _refuse_nan(array: Array, what: str) -> None:
+    """Check that no element is NaN; infinities are values like others."""
     if array.dtype.kind != "f" or not array.size:
         return
     with np.errstate(all="ignore"):
         if np.isfinite(np.add.reduce(array.reshape(-1), dtype=np.float64)):
             return
-    wrong = np.isnan(array) if infinite else ~np.isfinite(array)
+    wrong = np.isnan(array)
     if wrong.any():
         place = [int(i) for i in np.argwhere(wrong)[0]]
         raise ModelError(
-            f"{what} is {array[tuple(place)]} at {place}, and {np.count_nonzero(wrong)} of its "
-            f"{array.size} elements are not finite numbers; train or export the model again"
+            f"{what} is NaN at {place}, and {np.count_nonzero(wrong)} of its "
+            f"{array.size} elements are not numbers; train or export the model again"
         )

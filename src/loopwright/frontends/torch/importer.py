@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import ml_dtypes
 
 from loopwright.errors import EnvironmentFailure, InternalError, ModelError, UnsupportedError
-from loopwright.frontends.torch.rules import folds, layers, moves, pointwise
+from loopwright.frontends.torch.rules import folds, layers, moves, pointwise, scattering
 from loopwright.frontends.torch.rules.call import Given, Handler, NodeMaker, Ref, TorchCall
 from loopwright.graph.ir import Array, Graph, Value, build
 from loopwright.ir import dtype as dt
@@ -34,6 +34,7 @@ HANDLERS: Mapping[str, Handler] = {
     **moves.TABLE,
     **folds.TABLE,
     **layers.TABLE,
+    **scattering.TABLE,
 }
 """The function that translates each ATen operator."""
 

@@ -29,6 +29,7 @@ from loopwright.runtime.cpu.native import SYMBOLS, native, natives
 from loopwright.runtime.cpu.pool import ThreadPool
 from loopwright.runtime.model_file import CallInfo, Manifest, Port
 from loopwright.runtime.object.link import Linked, link_all
+from loopwright.runtime.object.symbols import MODEL_SYMBOLS
 
 Array: TypeAlias = npt.NDArray[np.generic]
 Output: TypeAlias = npt.NDArray[Any]
@@ -72,11 +73,13 @@ class Model:
         objects = [bytes(data) for name, data in sections.items() if name != CONSTANTS]
         entries = (driver.ENTRY, driver.TIMED_ENTRY)
         own = RUNTIME in sections  # older files have none
-        self._code: Linked = link_all(objects, (*entries, *SYMBOLS) if own else entries)
+        wanted = (*entries, *SYMBOLS) if own else entries
+        self._code: Linked = link_all(objects, wanted, MODEL_SYMBOLS)
         self._run = _Run(self._code[driver.ENTRY])
         self._timed = _TimedRun(self._code[driver.TIMED_ENTRY])
         self._constants = _aligned_bytes(sections.get(CONSTANTS, b""))
-        self._pool = ThreadPool(self.threads, natives(self._code) if own else native())
+        runtime = natives(self._code) if own else native()
+        self._pool = ThreadPool(self.threads, runtime, yields=True)
         self._local = threading.local()
 
     @property

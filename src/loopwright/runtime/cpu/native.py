@@ -23,6 +23,7 @@ from loopwright import settings
 from loopwright.errors import EnvironmentFailure, UnsupportedError
 from loopwright.runtime.cpu import native_ir
 from loopwright.runtime.object.link import Linked, link
+from loopwright.runtime.object.symbols import RUNTIME_SYMBOLS
 
 SYMBOLS = (
     "lw_serial",
@@ -43,6 +44,7 @@ import sys
 import llvmlite.binding as llvm
 llvm.initialize_all_targets()
 llvm.initialize_all_asmprinters()
+llvm.initialize_native_asmparser()  # a module may have inline assembly
 triple = sys.argv[2]
 target = llvm.Target.from_triple(triple) if triple else llvm.Target.from_default_triple()
 machine = target.create_target_machine(
@@ -83,8 +85,15 @@ def native(cache_dir: Path | None = None) -> Native:
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
     """
-    code = link(runtime_object(cache_dir), SYMBOLS)
-    return natives(code)
+    return linked_runtime(runtime_object(cache_dir))
+
+
+def linked_runtime(code: bytes) -> Native:
+    """The native runtime whose object is `code`, mapped; none of its instructions runs.
+
+    Raises: EnvironmentFailure if it is broken, lacks a function, or needs what it may not use.
+    """
+    return natives(link(code, SYMBOLS, RUNTIME_SYMBOLS))
 
 
 def natives(code: Linked) -> Native:
@@ -98,14 +107,26 @@ def runtime_object(cache_dir: Path | None = None, arch: str = "") -> bytes:
     Raises: UnsupportedError on a machine it is not written for; EnvironmentFailure if it cannot
     be made.
     """
+    text, arch = _runtime_text(arch)
+    directory = default_cache_dir() if cache_dir is None else cache_dir
+    return object_code(text, directory, arch=arch)
+
+
+def runtime_path(cache_dir: Path) -> Path:
+    """Where `runtime_object` keeps what it makes for this machine. Raises: UnsupportedError."""
+    text, arch = _runtime_text("")
+    return _cached_at(text, cache_dir, (), arch)
+
+
+def _runtime_text(arch: str) -> tuple[str, str]:
+    """The module of the runtime for `arch`, and the name that it is compiled for: "" is here."""
     arch = arch or _machine()
     if arch not in native_ir.ARCHITECTURES or sys.platform != "linux":
         known = ", ".join(native_ir.ARCHITECTURES)
         raise UnsupportedError(
             f"no native runtime for {arch} on {sys.platform}; it is there for {known} on linux"
         )
-    directory = default_cache_dir() if cache_dir is None else cache_dir
-    return object_code(native_ir.text(arch), directory, arch="" if arch == _machine() else arch)
+    return native_ir.text(arch), "" if arch == _machine() else arch
 
 
 def _machine() -> str:
@@ -119,8 +140,7 @@ def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = (), arch: 
     that cannot be written only costs a compilation per process.
     Raises: EnvironmentFailure if the compilation fails.
     """
-    identity = f"{arch or platform.machine()} {','.join(features)}\n{ir}"
-    path = cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
+    path = _cached_at(ir, cache_dir, features, arch)
     kept = _read(path)
     if kept is not None:
         return kept
@@ -128,6 +148,11 @@ def object_code(ir: str, cache_dir: Path, features: tuple[str, ...] = (), arch: 
     with contextlib.suppress(OSError):
         _write(path, code)
     return code
+
+
+def _cached_at(ir: str, cache_dir: Path, features: tuple[str, ...], arch: str) -> Path:
+    identity = f"{arch or platform.machine()} {','.join(features)}\n{ir}"
+    return cache_dir / f"native-{hashlib.sha256(identity.encode()).hexdigest()[:24]}.o"
 
 
 def compile_ir(ir: str, features: tuple[str, ...] = (), arch: str = "") -> bytes:

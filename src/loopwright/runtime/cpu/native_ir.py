@@ -12,10 +12,17 @@ Written in IR because a machine that runs Loopwright needs no C compiler. Functi
     lw_canary(args, ws, parallel, pool)                a kernel that always takes the same cycles
 
 A pool is 64-byte aligned memory, one cache line for each word that threads write (byte offsets
-below), followed by one slot {pool, thread index} a worker. A region is one step of `generation`:
-the caller stores what to run, sets `pending`, steps `generation`, runs chunk 0 and waits until
-`pending` is 0. Workers spin on `generation`, then sleep on it (futex). A caller that finds `lock`
-taken runs serially.
+below), followed by one slot {pool, thread index, claimed} a thread, of 8, 4 and 4 bytes. A region
+is one step of `generation`: the caller stores what to run, sets `pending`, steps `generation`, runs
+chunk 0, then each chunk that its worker has not begun, and waits until `pending` is 0. Whoever
+moves `claimed` of a slot to this generation runs the chunk. Workers spin on `generation`, then
+sleep on it (futex). A caller that finds `lock` taken runs serially.
+
+Beside a busy process a worker can lose its core in the middle of a chunk, for milliseconds, and
+nobody can finish that chunk for it. A region that the caller waited for longer than it worked
+itself, and for `STALL_NS` at least, is a stall: the next regions run serially, twice as many after
+each further stall, up to what the pool has at `MOST_SERIAL` (0 where times are measured: regions
+run as they are meant to). `CALM` regions without a stall forget it.
 
 The canary is one chain of dependent integer operations in registers, so that nothing but the core's
 clock, and who shares it, changes how long it takes.
@@ -33,11 +40,16 @@ PARKED = 256
 STOP = 320
 THREADS = 328
 SPIN = 336
+MOST_SERIAL = 344
 BODY = 384
 CLOSURE = 392
 EXTENT = 400
+SERIAL = 408
+BACKOFF = 416
+SINCE_STALL = 424
 SLOTS = 448
 SLOT_BYTES = 16
+CLAIMED = 12
 
 _PAUSE = {
     "x86_64": ("declare void @llvm.x86.sse2.pause()", "call void @llvm.x86.sse2.pause()"),
@@ -49,6 +61,12 @@ _FUTEX_WAIT_PRIVATE = 128
 _FUTEX_WAKE_PRIVATE = 129
 CANARY = "lw_canary"
 CANARY_STEPS = 200_000  # of 4 cycles: a quarter of a millisecond at 3 GHz
+STALL_NS = 200_000
+"""A caller that waited less was not stalled: workers that slept take up to 100 us to wake."""
+FIRST_SERIAL, LAST_SERIAL = 64, 8192
+"""Regions that run serially after a first stall, and at the most: of a small model, 2 to 250 ms."""
+CALM = 1024
+_CLOCK_MONOTONIC = 1
 _CALLER_PATIENCE = 16  # a caller waits this many times longer than a worker before it sleeps
 
 
@@ -69,6 +87,16 @@ def text(arch: str) -> str:
         stop=STOP,
         threads=THREADS,
         spin=SPIN,
+        serial=SERIAL,
+        backoff=BACKOFF,
+        since_stall=SINCE_STALL,
+        slot_bytes=SLOT_BYTES,
+        claimed=SLOTS + CLAIMED,
+        stall_ns=STALL_NS,
+        first_serial=FIRST_SERIAL,
+        most_serial=MOST_SERIAL,
+        calm=CALM,
+        clock=_CLOCK_MONOTONIC,
         body=BODY,
         closure=CLOSURE,
         extent=EXTENT,
@@ -82,6 +110,7 @@ _TEMPLATE = """
 declare i64 @syscall(i64, ...)
 declare ptr @mmap(ptr, i64, i32, i32, i32, i64)
 declare i32 @munmap(ptr, i64)
+declare i32 @clock_gettime(i32, ptr)
 
 @report = internal global ptr null
 @probe = internal global i64 0
@@ -89,6 +118,33 @@ declare i32 @munmap(ptr, i64)
 define void @lw_serial(ptr %pool, ptr %body, ptr %closure, i64 %extent) {{
   call void %body(ptr %closure, i64 0, i64 %extent, i64 0)
   ret void
+}}
+
+define internal i64 @nanoseconds() {{
+  %time = alloca {{ i64, i64 }}, align 8
+  %failed = call i32 @clock_gettime(i32 {clock}, ptr %time)
+  %more.p = getelementptr i8, ptr %time, i64 8
+  %s = load i64, ptr %time
+  %ns = load i64, ptr %more.p
+  %scaled = mul i64 %s, 1000000000
+  %sum = add i64 %scaled, %ns
+  ret i64 %sum
+}}
+
+define internal i1 @claim(ptr %pool, i64 %thread, i32 %generation) {{
+  %place = mul i64 %thread, {slot_bytes}
+  %offset = add i64 %place, {claimed}
+  %claimed.p = getelementptr i8, ptr %pool, i64 %offset
+  %old = load atomic i32, ptr %claimed.p acquire, align 4
+  %behind = sub i32 %generation, %old
+  %open = icmp sgt i32 %behind, 0
+  br i1 %open, label %try, label %lost
+try:
+  %pair = cmpxchg ptr %claimed.p, i32 %old, i32 %generation seq_cst seq_cst
+  %won = extractvalue {{ i32, i1 }} %pair, 1
+  ret i1 %won
+lost:
+  ret i1 false
 }}
 
 define internal void @chunk(ptr %pool, i64 %thread) {{
@@ -127,7 +183,17 @@ try:
   %lock.p = getelementptr i8, ptr %pool, i64 {lock}
   %got = cmpxchg ptr %lock.p, i32 0, i32 1 acquire monotonic
   %free = extractvalue {{ i32, i1 }} %got, 1
-  br i1 %free, label %region, label %serial
+  br i1 %free, label %locked, label %serial
+locked:
+  %serial.p = getelementptr i8, ptr %pool, i64 {serial}
+  %left.serial = load i64, ptr %serial.p
+  %backs = icmp ne i64 %left.serial, 0
+  br i1 %backs, label %back, label %region
+back:
+  %left.less = sub i64 %left.serial, 1
+  store i64 %left.less, ptr %serial.p
+  store atomic i32 0, ptr %lock.p release, align 4
+  br label %serial
 serial:
   call void %body(ptr %closure, i64 0, i64 %extent, i64 0)
   ret void
@@ -145,12 +211,14 @@ region:
   %helpers = sub i32 %threads32, 1
   %spin = load i64, ptr %spin.p
   %patience = mul i64 %spin, {patience}
+  %started = call i64 @nanoseconds()
   store ptr %body, ptr %body.p
   store ptr %closure, ptr %closure.p
   store i64 %extent, ptr %extent.p
   store atomic i32 0, ptr %waiting.p monotonic, align 4
   store atomic i32 %helpers, ptr %pending.p monotonic, align 4
   %before = atomicrmw add ptr %pool, i32 1 seq_cst
+  %generation = add i32 %before, 1
   %asleep = load atomic i32, ptr %parked.p seq_cst, align 4
   %any = icmp ne i32 %asleep, 0
   br i1 %any, label %wake, label %work
@@ -159,12 +227,29 @@ wake:
   br label %work
 work:
   call void @chunk(ptr %pool, i64 0)
+  br label %others
+others:
+  %other = phi i64 [ 1, %work ], [ %other.next, %taken ]
+  %more = icmp ult i64 %other, %threads
+  br i1 %more, label %ask, label %worked
+ask:
+  %mine = call i1 @claim(ptr %pool, i64 %other, i32 %generation)
+  br i1 %mine, label %take, label %taken
+take:
+  call void @chunk(ptr %pool, i64 %other)
+  %fewer = atomicrmw sub ptr %pending.p, i32 1 seq_cst
+  br label %taken
+taken:
+  %other.next = add i64 %other, 1
+  br label %others
+worked:
+  %ended = call i64 @nanoseconds()
   br label %spinning
 spinning:
-  %i = phi i64 [ 0, %work ], [ %i.next, %again ]
+  %i = phi i64 [ 0, %worked ], [ %i.next, %again ]
   %left = load atomic i32, ptr %pending.p acquire, align 4
   %finished = icmp eq i32 %left, 0
-  br i1 %finished, label %leave, label %again
+  br i1 %finished, label %calm, label %again
 again:
   {pause}
   %i.next = add i64 %i, 1
@@ -176,21 +261,56 @@ announce:
 sleeping:
   %still = load atomic i32, ptr %pending.p seq_cst, align 4
   %over = icmp eq i32 %still, 0
-  br i1 %over, label %leave, label %sleep
+  br i1 %over, label %judge, label %sleep
 sleep:
   %still64 = zext i32 %still to i64
   %slept = call i64 (i64, ...)
     @syscall(i64 {futex}, ptr %pending.p, i64 {wait}, i64 %still64, ptr null)
   br label %sleeping
+judge:
+  %come = call i64 @nanoseconds()
+  %waited = sub i64 %come, %ended
+  %busy = sub i64 %ended, %started
+  %least = add i64 %busy, {stall_ns}
+  %stalled = icmp ugt i64 %waited, %least
+  br i1 %stalled, label %stall, label %calm
+stall:
+  %since.p = getelementptr i8, ptr %pool, i64 {since_stall}
+  %backoff.p = getelementptr i8, ptr %pool, i64 {backoff}
+  %backoff = load i64, ptr %backoff.p
+  %doubled = mul i64 %backoff, 2
+  %raised = call i64 @llvm.umax.i64(i64 %doubled, i64 {first_serial})
+  %most.p = getelementptr i8, ptr %pool, i64 {most_serial}
+  %most = load i64, ptr %most.p
+  %capped = call i64 @llvm.umin.i64(i64 %raised, i64 %most)
+  store i64 %capped, ptr %backoff.p
+  store i64 %capped, ptr %serial.p
+  store i64 0, ptr %since.p
+  br label %leave
+calm:
+  %calm.p = getelementptr i8, ptr %pool, i64 {since_stall}
+  %reset.p = getelementptr i8, ptr %pool, i64 {backoff}
+  %count = load i64, ptr %calm.p
+  %count.next = add i64 %count, 1
+  store i64 %count.next, ptr %calm.p
+  %quiet = icmp uge i64 %count.next, {calm}
+  br i1 %quiet, label %forget, label %leave
+forget:
+  store i64 0, ptr %reset.p
+  br label %leave
 leave:
   store atomic i32 0, ptr %lock.p release, align 4
   ret void
 }}
 
+declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.umin.i64(i64, i64)
+
 define ptr @lw_worker(ptr %slot) {{
   %pool = load ptr, ptr %slot
   %index.p = getelementptr i8, ptr %slot, i64 8
-  %index = load i64, ptr %index.p
+  %index32 = load i32, ptr %index.p
+  %index = zext i32 %index32 to i64
   %pending.p = getelementptr i8, ptr %pool, i64 {pending}
   %waiting.p = getelementptr i8, ptr %pool, i64 {waiting}
   %parked.p = getelementptr i8, ptr %pool, i64 {parked}
@@ -229,7 +349,10 @@ go:
   %now = load atomic i32, ptr %pool acquire, align 4
   %stop = load atomic i32, ptr %stop.p acquire, align 4
   %end = icmp ne i32 %stop, 0
-  br i1 %end, label %return, label %work
+  br i1 %end, label %return, label %ask
+ask:
+  %mine = call i1 @claim(ptr %pool, i64 %index, i32 %now)
+  br i1 %mine, label %work, label %arrive
 work:
   call void @chunk(ptr %pool, i64 %index)
   br label %arrive0

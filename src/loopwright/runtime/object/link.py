@@ -9,15 +9,19 @@ linked.
 from __future__ import annotations
 
 import ctypes
+import functools
 import mmap
 import os
 import platform
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 
 from loopwright.errors import EnvironmentFailure
+from loopwright.runtime.libc import LIBC
 from loopwright.runtime.object import elf
 from loopwright.runtime.object.elf import AARCH64, X86_64, Object, Symbol
-from loopwright.runtime.object.image import Image
+from loopwright.runtime.object.image import EXECUTE, READ, Image
+from loopwright.runtime.object.symbols import KERNEL_SYMBOLS
 
 _MACHINES = {"x86_64": X86_64, "amd64": X86_64, "aarch64": AARCH64, "arm64": AARCH64}
 _LIBRARIES = (
@@ -38,53 +42,78 @@ class Linked:
         return self._addresses[symbol]
 
 
-def link(code: bytes, symbols: Sequence[str]) -> Linked:
-    """The object `code` in memory with the addresses of `symbols`; it may use libc and libm.
+def link(code: bytes, symbols: Sequence[str], allowed: AbstractSet[str] = KERNEL_SYMBOLS) -> Linked:
+    """The object `code` in memory with the addresses of `symbols`.
 
+    It may use what is `allowed` of libc and libm, by name.
     Raises: EnvironmentFailure if the object is broken, or needs or lacks a symbol.
     """
-    return link_all([code], symbols)
+    return link_all([code], symbols, allowed)
 
 
-def link_all(objects: Sequence[bytes], symbols: Sequence[str]) -> Linked:
+def link_all(
+    objects: Sequence[bytes],
+    symbols: Sequence[str],
+    allowed: AbstractSet[str] = KERNEL_SYMBOLS,
+) -> Linked:
     """Objects that may refer to each other, in memory, with the addresses of `symbols`.
 
     Raises: EnvironmentFailure if an object is broken, or needs or lacks a symbol.
     """
     try:
-        return _map(Image([_of_this_machine(code) for code in objects]), symbols)
+        return _map(Image([_of_this_machine(code) for code in objects]), symbols, allowed)
     except EnvironmentFailure as error:
         raise EnvironmentFailure(
             f"cannot link {_size(objects)} for {', '.join(symbols)}: {error}"
         ) from error
 
 
-def _map(image: Image, symbols: Sequence[str]) -> Linked:
+def map_code(code: bytes) -> tuple[Linked, int]:
+    """Machine code that needs no linking in memory of this process, and its address.
+
+    Raises: EnvironmentFailure if the system does not let this process run it.
+    """
+    memory = mmap.mmap(-1, -(-len(code) // mmap.PAGESIZE) * mmap.PAGESIZE)
+    memory[: len(code)] = code
+    hold = ctypes.c_char.from_buffer(memory)
+    base = ctypes.addressof(hold)
+    _set_protection(base, len(memory), READ | EXECUTE)
+    if platform.machine() in ("aarch64", "arm64"):
+        _clear_cache(base, base + len(code))
+    return Linked(memory, hold, {}), base
+
+
+def _map(image: Image, symbols: Sequence[str], allowed: AbstractSet[str]) -> Linked:
     """`image` in memory of this process, each region with its protection."""
     image.require(symbols)
     memory = mmap.mmap(-1, image.size)
     hold = ctypes.c_char.from_buffer(memory)
     base = ctypes.addressof(hold)
     view = memoryview(memory)
-    image.write(view, base, _find)
+    image.write(view, base, functools.partial(_find, allowed=allowed))
     view.release()
     _protect(image, base)
     return Linked(memory, hold, {name: image.address(name, base) for name in symbols})
 
 
 def _protect(image: Image, base: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
     for region in image.regions:
         size = -(-region.size // mmap.PAGESIZE) * mmap.PAGESIZE
-        address = base + region.start
-        if size and libc.mprotect(
-            ctypes.c_void_p(address), ctypes.c_size_t(size), region.protection
-        ):
-            raise EnvironmentFailure(f"cannot protect {size} bytes of code: {_last_error()}")
+        if size:
+            _set_protection(base + region.start, size, region.protection)
     if image.machine == AARCH64:
-        end = ctypes.c_void_p(base + image.code.start + image.code.size)
-        clear = ctypes.CDLL("libgcc_s.so.1")["__clear_cache"]
-        clear(ctypes.c_void_p(base + image.code.start), end)
+        start = base + image.code.start
+        _clear_cache(start, start + image.code.size)
+
+
+def _set_protection(address: int, size: int, protection: int) -> None:
+    if LIBC.mprotect(ctypes.c_void_p(address), ctypes.c_size_t(size), protection):
+        raise EnvironmentFailure(f"cannot protect {size} bytes of code: {_last_error()}")
+
+
+def _clear_cache(start: int, end: int) -> None:
+    clear = ctypes.CDLL("libgcc_s.so.1")["__clear_cache"]
+    clear(ctypes.c_void_p(start), ctypes.c_void_p(end))
 
 
 def _of_this_machine(code: bytes) -> Object:
@@ -97,20 +126,22 @@ def _of_this_machine(code: bytes) -> Object:
     return found
 
 
-def _find(symbol: Symbol) -> int:
+def _find(symbol: Symbol, allowed: AbstractSet[str]) -> int:
     """The address of a symbol of the C library.
 
-    Raises: EnvironmentFailure when there is none, which a weak symbol allows.
+    Raises: EnvironmentFailure when there is none or it is not `allowed`; a weak one is then 0.
     """
-    for library in (None, *_LIBRARIES):
-        try:
-            function = ctypes.CDLL(library)[symbol.name]
-        except (OSError, AttributeError, ValueError):
-            continue
-        return ctypes.cast(function, ctypes.c_void_p).value or 0
+    if symbol.name in allowed:
+        for library in (None, *_LIBRARIES):
+            try:
+                function = ctypes.CDLL(library)[symbol.name]
+            except (OSError, AttributeError, ValueError):
+                continue
+            return ctypes.cast(function, ctypes.c_void_p).value or 0
     if symbol.binding == elf.WEAK:
         return 0
-    raise EnvironmentFailure(f"it needs the symbol {symbol.name}, which is not there")
+    why = "is not there" if symbol.name in allowed else "is not among those that such code may use"
+    raise EnvironmentFailure(f"it needs the symbol {symbol.name}, which {why}")
 
 
 def _last_error() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import numpy as np
@@ -15,6 +15,8 @@ from loopwright.ir.dtype import DType
 from loopwright.ops.attributes import NodeAttr
 
 OnnxAttr: TypeAlias = NodeAttr | tuple[str, ...] | Array
+Body: TypeAlias = Callable[[Sequence[str]], tuple[str, ...]]
+"""A graph within a node: emits it for the values of its inputs, gives those of its outputs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,7 @@ class OnnxCall:
     attrs: Mapping[str, OnnxAttr]
     used: tuple[bool, ...]
     hint: str
+    bodies: Mapping[str, Body] = field(default_factory=dict)
 
     # inputs
 
@@ -133,6 +136,12 @@ class OnnxCall:
             if not -rank <= axis < max(rank, 1):
                 raise self.wrong(f"the axis {axis} is not there: it has {rank} dimensions")
         return tuple(axis % max(rank, 1) for axis in axes)
+
+    def body(self, name: str) -> Body:
+        """The attribute `name`, a graph."""
+        if name not in self.bodies:
+            raise self.wrong(f"its attribute {name} is missing")
+        return self.bodies[name]
 
     # what is made of it
 

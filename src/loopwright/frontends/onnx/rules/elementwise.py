@@ -14,12 +14,15 @@ ONNX_DTYPES: Mapping[int, str] = {
     1: "float32",
     2: "uint8",
     3: "int8",
+    4: "uint16",
     5: "int16",
     6: "int32",
     7: "int64",
     9: "bool",
     10: "float16",
     11: "float64",
+    12: "uint32",
+    13: "uint64",
     16: "bfloat16",
 }
 """Element types by their number in ONNX, those that graphs have."""
@@ -148,10 +151,61 @@ def _hyperbolic(sign: str) -> Rule:
     return rule
 
 
+def _bitwise_or(call: OnnxCall) -> tuple[str]:
+    """What either has is their sum less what both have."""
+    total = call.emit("add", call.x(0), call.x(1))
+    return (call.emit("sub", total, call.emit("bitwise_and", call.x(0), call.x(1))),)
+
+
+def _bitwise_xor(call: OnnxCall) -> tuple[str]:
+    (either,) = _bitwise_or(call)
+    return (call.emit("sub", either, call.emit("bitwise_and", call.x(0), call.x(1))),)
+
+
+def _bitwise_not(call: OnnxCall) -> tuple[str]:
+    """All bits on, less `x`: -1 in two's complement."""
+    every = np.asarray(-1).astype(call.dtype().numpy)
+    return (call.emit("sub", call.constant(every), call.x()),)
+
+
+def _bit_shift(call: OnnxCall) -> tuple[str]:
+    """A product with a power of two or a quotient by it, for bits that are known."""
+    dtype = call.dtype()
+    bits = call.array(1, "the number of bits").astype(np.int64)
+    if call.rank(1) > call.rank() or dtype.kind is not dt.DTypeKind.UINT:
+        raise call.refuse(f"a shift of {dtype} in another shape is not supported; shift uint8")
+    within = (bits >= 0) & (bits < dtype.bits)
+    power = call.constant(np.where(within, 2 ** np.where(within, bits, 0), 1).astype(dtype.numpy))
+    op = "mul" if call.text("direction") == "LEFT" else "div"
+    shifted = call.emit(op, call.x(), power)
+    return (call.emit("where", call.constant(within), shifted, call.constant(0, dtype)),)
+
+
+def _with_bias(call: OnnxCall) -> str:
+    return call.emit("add", call.x(), call.x(1)) if call.has(1) else call.x()
+
+
+def _bias_gelu(call: OnnxCall) -> tuple[str]:
+    return (call.emit("gelu", _with_bias(call), approximate="none"),)
+
+
+def _fast_gelu(call: OnnxCall) -> tuple[str]:
+    return (call.emit("gelu", _with_bias(call), approximate="tanh"),)
+
+
+def _quick_gelu(call: OnnxCall) -> tuple[str]:
+    scaled = call.emit("mul", call.x(), call.constant(call.number("alpha", 1.702), call.dtype()))
+    return (call.emit("mul", call.x(), call.emit("sigmoid", scaled)),)
+
+
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 
 RULES: Mapping[str, Rule] = {
     **{row.onnx: _same(row.name) for row in OPS if not row.attrs},
+    "BitShift": _bit_shift,
+    "BitwiseNot": _bitwise_not,
+    "BitwiseOr": _bitwise_or,
+    "BitwiseXor": _bitwise_xor,
     "Cast": _cast,
     "CastLike": _cast_like,
     "Celu": _numbers("celu", alpha=1.0),
@@ -175,3 +229,10 @@ RULES: Mapping[str, Rule] = {
     "Swish": _swish,
     "ThresholdedRelu": _numbers("thresholded_relu", alpha=1.0),
 }
+MICROSOFT_RULES: Mapping[str, Rule] = {
+    "BiasGelu": _bias_gelu,
+    "FastGelu": _fast_gelu,
+    "Gelu": _bias_gelu,
+    "QuickGelu": _quick_gelu,
+}
+"""Operators of the domain com.microsoft, which onnxruntime adds."""

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from loopwright.frontends.onnx.rules.call import OnnxCall, Rule
-from loopwright.ir.dtype import I64
 
 
 def _reshape(call: OnnxCall) -> tuple[str]:
@@ -138,17 +137,17 @@ def _slice(call: OnnxCall) -> tuple[str]:
 
 def _gather(call: OnnxCall) -> tuple[str]:
     axis = call.axis(0, call.rank())
-    indices = _counted(call, call.x(1), call.shape()[axis])
+    indices = counted(call, call.x(1), call.shape()[axis])
     return (call.emit("gather", call.x(), indices, axis=axis),)
 
 
 def _gather_elements(call: OnnxCall) -> tuple[str]:
     axis = call.axis(0, call.rank())
-    indices = _counted(call, call.x(1), call.shape()[axis])
+    indices = counted(call, call.x(1), call.shape()[axis])
     return (call.emit("gather_elements", call.x(), indices, axis=axis),)
 
 
-def _counted(call: OnnxCall, indices: str, extent: int) -> str:
+def counted(call: OnnxCall, indices: str, extent: int) -> str:
     """Constant `indices` counted from the front, and checked; others stay as they are."""
     constant = call.builder.array(indices)
     if constant is None:
@@ -159,23 +158,6 @@ def _counted(call: OnnxCall, indices: str, extent: int) -> str:
     if not (known < 0).any():
         return indices
     return call.constant(np.where(known < 0, known + extent, known))
-
-
-def _gather_nd(call: OnnxCall) -> tuple[str]:
-    """Indices of several dimensions become one index into those dimensions, flattened."""
-    data, places = call.shape(0), call.shape(1)
-    if call.integer("batch_dims", 0):
-        raise call.refuse("batch_dims is not supported")
-    depth = places[-1]
-    counts = [math.prod(data[d + 1 : depth]) for d in range(depth)]
-    flat = call.reshape(call.x(), (math.prod(data[:depth]), *data[depth:]))
-    index = call.cast(call.x(1), I64)
-    negative = call.emit("less", index, call.constant(np.asarray(0, np.int64)))
-    extents = call.constant(np.asarray(data[:depth], np.int64))
-    index = call.emit("where", negative, call.emit("add", index, extents), index)
-    scaled = call.emit("mul", index, call.constant(np.asarray(counts, np.int64)))
-    single = call.emit("reduce_sum", scaled, axes=(len(places) - 1,), keepdims=0)
-    return (call.emit("gather", flat, single, axis=0),)
 
 
 def _pad(call: OnnxCall) -> tuple[str]:
@@ -253,7 +235,6 @@ RULES: Mapping[str, Rule] = {
     "Flatten": _flatten,
     "Gather": _gather,
     "GatherElements": _gather_elements,
-    "GatherND": _gather_nd,
     "Pad": _pad,
     "Reshape": _reshape,
     "Slice": _slice,

@@ -173,7 +173,6 @@ def _unrolled(call: OnnxCall, kind: _Kind) -> tuple[str, ...]:
     batch_first = call.integer("layout", 0) == 1
     data = call.transpose(call.x(), (1, 0, 2)) if batch_first else call.x()
     steps, batch, _ = call.shape_of(data)
-    _refuse_lengths(call, steps)
     found = [_direction(call, kind, n, steps) for n in range(call.shape(1)[0])]
     every, last = [], []
     for n, direction in enumerate(found):
@@ -199,11 +198,20 @@ def _joined(call: OnnxCall, parts: Sequence[str], axis: int) -> str:
     return parts[0] if len(parts) == 1 else call.emit("concat", *parts, axis=axis)
 
 
-def _refuse_lengths(call: OnnxCall, steps: int) -> None:
-    if call.has(4):
-        lengths = call.known(4, "the lengths of the sequences")
-        if any(length != steps for length in lengths):
-            raise call.refuse(f"sequences of different lengths {lengths} are not supported")
+def _lengths(call: OnnxCall, steps: int) -> str:
+    """The lengths of the sequences, [batch, 1]; "" when all have all steps."""
+    if not call.has(4):
+        return ""
+    known = call.builder.array(call.x(4))
+    if known is not None and (known == steps).all():
+        return ""
+    return call.reshape(call.x(4), (call.shape(4)[0], 1))
+
+
+def _masked(call: OnnxCall, lengths: str, step: int, new: str, old: str) -> str:
+    """`new` for sequences that have `step`, `old` for those that ended before it."""
+    there = call.emit("greater", lengths, call.constant(step, call.dtype_of(lengths)))
+    return call.emit("where", there, new, old)
 
 
 def _direction(call: OnnxCall, kind: _Kind, n: int, steps: int) -> _Direction:
@@ -270,7 +278,7 @@ def _run(d: _Direction, kind: _Kind, data: str, state: State) -> tuple[list[str]
     call = d.call
     steps, batch, width = call.shape_of(data)
     outputs = [""] * steps
-    if steps == 1 and not kind.splits_bias:
+    if steps == 1 and not kind.splits_bias and not _lengths(call, steps):
         weights = call.emit("concat", d.w, d.r, axis=1)
         bias = d.bias()
         now = call.reshape(data, (batch, width))
@@ -289,10 +297,15 @@ def _run(d: _Direction, kind: _Kind, data: str, state: State) -> tuple[list[str]
     def recur(h: str) -> str:
         return _gemm(call, h, d.r, d.rb if keep_bias else None)
 
+    lengths, zero = _lengths(call, steps), call.constant(0, call.dtype())
     for t in d.order:
         now = call.reshape(call.slice(moments, 0, t, 1), (batch, kind.gates * d.hidden))
-        state = kind.step(d, recur, now, state)
+        before, state = state, kind.step(d, recur, now, state)
         outputs[t] = state[0]
+        if lengths:
+            outputs[t] = _masked(call, lengths, t, state[0], zero)
+            pairs = zip(state, before, strict=True)
+            state = tuple(_masked(call, lengths, t, new, old) for new, old in pairs)
     return outputs, state
 
 

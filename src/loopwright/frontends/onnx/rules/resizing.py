@@ -1,8 +1,7 @@
 """ONNX's Resize and Upsample.
 
 Nearest and linear interpolation are the operator resize of graphs. What else there is (cubic,
-antialiased, of a crop) is a product with a constant matrix for each dimension: an element is a
-weighted sum of a few of its line.
+antialiased, of a crop) is a weighted sum of a few elements of a line for each dimension.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,25 +37,53 @@ class _Line:
 
 def _resize(call: OnnxCall) -> tuple[str]:
     shape, mode = call.shape(), call.text("mode", "nearest")
-    coordinate = call.text("coordinate_transformation_mode", "half_pixel")
     lines = _lines(call, shape)
-    sizes, scales = list(shape), [1.0] * len(shape)
-    for line in lines:
-        sizes[line.axis], scales[line.axis] = line.out, line.scale
+    if call.opset < 11:
+        return (_before_opset_11(call, lines, mode),)
+    coordinate = call.text("coordinate_transformation_mode", "half_pixel")
     shrinks = any(line.scale < 1 for line in lines) and call.integer("antialias", 0)
     plain = mode in ("nearest", "linear") and coordinate in _PLAIN and not shrinks
     if plain and (mode == "nearest" or not call.integer("exclude_outside", 0)):
-        made = call.emit(
-            "resize",
-            call.x(),
-            sizes=tuple(sizes),
-            scales=tuple(scales),
-            mode=mode,
-            coordinate=coordinate,
-            nearest=call.text("nearest_mode", "round_prefer_floor"),
-        )
-        return (made,)
-    return (_by_matrices(call, lines, coordinate),)
+        nearest = call.text("nearest_mode", "round_prefer_floor")
+        return (_emitted(call, call.x(), lines, mode, coordinate, nearest),)
+    return (_by_weights(call, lines, coordinate),)
+
+
+def _emitted(
+    call: OnnxCall,
+    value: str,
+    lines: Sequence[_Line],
+    mode: str,
+    coordinate: str,
+    nearest: str,
+) -> str:
+    """`value` with `lines` resized, by the operator resize."""
+    sizes = list(call.shape_of(value))
+    scales = [1.0] * len(sizes)
+    for line in lines:
+        sizes[line.axis], scales[line.axis] = line.out, line.scale
+    return call.emit(
+        "resize",
+        value,
+        sizes=tuple(sizes),
+        scales=tuple(scales),
+        mode=mode,
+        coordinate=coordinate,
+        nearest=nearest,
+    )
+
+
+def _before_opset_11(call: OnnxCall, lines: Sequence[_Line], mode: str) -> str:
+    """Resize-10, as onnxruntime has it: of the nearest, the one before, or after where it shrinks.
+
+    Where elements lie was not an attribute: at `i / scale`.
+    """
+    value = call.x()
+    for nearest, shrinks in (("floor", False), ("ceil", True)):
+        chosen = [line for line in lines if (line.scale < 1) is shrinks]
+        if chosen:
+            value = _emitted(call, value, chosen, mode, "asymmetric", nearest)
+    return value
 
 
 def _upsample(call: OnnxCall) -> tuple[str]:
@@ -87,11 +115,13 @@ def _lines(call: OnnxCall, shape: Sequence[int]) -> tuple[_Line, ...]:
     """The dimensions that are resized, from the scales or the sizes that are given."""
     axes = call.normal(call.integers("axes", tuple(range(len(shape)))), len(shape))
     extents = [shape[axis] for axis in axes]
-    given = [place for place in (2, 3) if call.has(place) and call.shape(place) != (0,)]
+    where_scales = 1 if call.opset < 11 else 2
+    choices = (where_scales, 3)
+    given = [place for place in choices if call.has(place) and call.shape(place) != (0,)]
     if len(given) != 1:
         raise call.wrong("either scales or sizes must be given")
-    if given[0] == 2:
-        scales = [float(s) for s in call.array(2, "the list of scales").reshape(-1)]
+    if given[0] == where_scales:
+        scales = [float(s) for s in call.array(where_scales, "the list of scales").reshape(-1)]
         sizes = [math.floor(n * s) for n, s in zip(extents, scales, strict=True)]
     else:
         sizes = list(call.known(3, "the list of sizes"))
@@ -110,22 +140,15 @@ def _lines(call: OnnxCall, shape: Sequence[int]) -> tuple[_Line, ...]:
     )
 
 
-def _by_matrices(call: OnnxCall, lines: Sequence[_Line], coordinate: str) -> str:
-    """Input 0 with each line multiplied by its matrix; elements outside of a crop are replaced."""
+def _by_weights(call: OnnxCall, lines: Sequence[_Line], coordinate: str) -> str:
+    """Input 0 with each line resized by weights; elements outside of a crop are replaced."""
     value, dtype, rank = call.x(), call.dtype(), call.rank()
     inside = np.ones((1,) * rank, np.bool_)
     for line in lines:
         places = _places(call, line, coordinate)
-        matrix = np.stack([_weights(call, line, place) for place in places])
-        weights = call.constant(matrix.astype(dtype.numpy))
-        if line.axis == rank - 1:
-            turned = call.transpose(weights, (1, 0))
-            value = call.emit("matmul", value, turned)
-        else:
-            perm = list(range(rank))
-            perm[line.axis], perm[rank - 2] = perm[rank - 2], perm[line.axis]
-            value = call.emit("matmul", weights, call.transpose(value, perm))
-            value = call.transpose(value, perm)
+        taps = _table([_taps(call, line, place) for place in places])
+        constants = [call.constant(taps[0]), call.constant(taps[1].astype(dtype.numpy))]
+        value = call.emit("weighted_resize", value, *constants, axis=line.axis)
         shape = [1] * rank
         shape[line.axis] = line.out
         within = (places >= 0) & (places <= line.extent - 1)
@@ -151,7 +174,7 @@ def _places(call: OnnxCall, line: _Line, coordinate: str) -> npt.NDArray[np.floa
         case "asymmetric":
             return i / line.scale
         case "align_corners":
-            return i * (line.extent - 1) / (width - 1) if width != 1 else np.zeros(line.out)
+            return i * (line.extent - 1) / max(line.out - 1, 1)
         case "tf_half_pixel_for_nn":
             return (i + 0.5) / line.scale
         case "tf_crop_and_resize":
@@ -163,13 +186,25 @@ def _places(call: OnnxCall, line: _Line, coordinate: str) -> npt.NDArray[np.floa
             raise call.refuse(f"the coordinate transformation {coordinate!r} is not supported")
 
 
-def _weights(call: OnnxCall, line: _Line, place: float) -> npt.NDArray[np.float64]:
-    """How much each element of the source is part of the one at `place`."""
+_Taps: TypeAlias = tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]
+"""Elements of a line, and how much each is part of a result."""
+
+
+def _table(taps: Sequence[_Taps]) -> _Taps:
+    """Lists of elements and their weights as tables with a row each, padded by elements -1."""
+    longest = max(len(near) for near, _ in taps)
+    places = np.full((len(taps), longest), -1, np.int64)
+    weights = np.zeros((len(taps), longest))
+    for row, (near, part) in enumerate(taps):
+        places[row, : len(near)], weights[row, : len(near)] = near, part
+    return places, weights
+
+
+def _taps(call: OnnxCall, line: _Line, place: float) -> _Taps:
+    """The elements of the source that the one at `place` is made of."""
     mode = call.text("mode", "nearest")
-    found = np.zeros(line.extent)
     if mode == "nearest":
-        found[min(max(_nearest(call, place), 0), line.extent - 1)] = 1
-        return found
+        return np.array([min(max(_nearest(call, place), 0), line.extent - 1)]), np.ones(1)
     if mode not in ("linear", "cubic"):
         raise call.refuse(f"the mode {mode!r} is not supported")
     stretch = min(line.scale, 1.0) if call.integer("antialias", 0) else 1.0
@@ -180,9 +215,9 @@ def _weights(call: OnnxCall, line: _Line, place: float) -> npt.NDArray[np.float6
     slope = call.number("cubic_coeff_a", -0.75)
     part = np.clip(1 - away, 0, 1) if mode == "linear" else _cubic(away, slope)
     if call.integer("exclude_outside", 0):
-        part = np.where((near >= 0) & (near < line.extent), part, 0)
-    np.add.at(found, np.clip(near, 0, line.extent - 1), part / part.sum())
-    return found
+        within = (near >= 0) & (near < line.extent)
+        near, part = near[within], part[within]
+    return np.clip(near, 0, line.extent - 1), part / part.sum()
 
 
 def _cubic(away: npt.NDArray[np.float64], a: float) -> npt.NDArray[np.float64]:

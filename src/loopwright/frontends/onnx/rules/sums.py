@@ -1,4 +1,4 @@
-"""ONNX operators that are products with a matrix or of two tensors: Einsum, CumSum."""
+"""ONNX operators that are sums, or sums of products: Einsum, CumSum."""
 
 from __future__ import annotations
 
@@ -112,27 +112,46 @@ def _grouped(
 
 
 def _cumsum(call: OnnxCall) -> tuple[str]:
-    """A product with a triangle of ones, along the axis."""
-    rank = call.rank()
-    (axis,) = call.normal(call.known(1, "the axis"), rank)
-    extent = call.shape()[axis]
-    ones = np.triu(np.ones((extent, extent)), call.integer("exclusive", 0))
-    matrix = ones.T if call.integer("reverse", 0) else ones
-    perm = list(range(rank))
-    perm[axis], perm[-1] = perm[-1], perm[axis]
-    turned = call.transpose(call.x(), perm)
-    if rank == 1:
-        turned = call.reshape(turned, (1, extent))
-    weights = call.constant(matrix.astype(call.dtype().numpy))
-    return (
-        call.transpose(
-            call.reshape(
-                call.emit("matmul", turned, weights),
-                call.shape_of(turned) if rank > 1 else (extent,),
-            ),
-            perm,
-        ),
-    )
+    (axis,) = call.normal(call.known(1, "the axis"), call.rank())
+    flags = {name: call.integer(name, 0) for name in ("exclusive", "reverse")}
+    return (call.emit("cumsum", call.x(), axis=axis, **flags),)
 
 
-RULES: Mapping[str, Rule] = {"CumSum": _cumsum, "Einsum": _einsum}
+def _dft(call: OnnxCall) -> tuple[str]:
+    """A product with the matrix of sines and cosines, for lengths that are known.
+
+    The last dimension holds real parts, or real and imaginary ones.
+    """
+    shape, rank = call.shape(), call.rank()
+    (axis,) = call.normal(_dft_axis(call), rank)
+    if axis == rank - 1 or shape[-1] not in (1, 2):
+        raise call.wrong(f"the shape {list(shape)} has no real or complex numbers along {axis}")
+    length = call.known(1, "the length")[0] if call.has(1) else shape[axis]
+    inverse, half = call.integer("inverse", 0), call.integer("onesided", 0)
+    if inverse and half:
+        raise call.refuse("an inverse that is one-sided is not supported; give both sides")
+    given = min(length, shape[axis])
+    count = length // 2 + 1 if half else length
+    angle = 2 * np.pi * (np.outer(np.arange(given), np.arange(count)) % length) / length
+    scale = 1 / length if inverse else 1.0
+    cosine, sine = np.cos(angle) * scale, np.sin(angle) * scale * (1 if inverse else -1)
+    parts = [[cosine, sine], [-sine, cosine]][: shape[-1]]
+    matrix = np.stack([np.stack(row, axis=-1) for row in parts], axis=1)
+    weights = call.constant(matrix.reshape(given * shape[-1], count * 2).astype(call.dtype().numpy))
+    others = [d for d in range(rank - 1) if d != axis]
+    perm = [*others, axis, rank - 1]
+    lines = call.transpose(call.slice(call.x(), axis, 0, given), perm)
+    outer = [shape[d] for d in others]
+    rows = call.reshape(lines, (math.prod(outer), given * shape[-1]))
+    found = call.reshape(call.emit("matmul", rows, weights), (*outer, count, 2))
+    return (call.transpose(found, [perm.index(d) for d in range(rank)]),)
+
+
+def _dft_axis(call: OnnxCall) -> tuple[int]:
+    """Before opset 20 an attribute, then an input."""
+    if call.opset < 20:
+        return (call.integer("axis", 1),)
+    return (call.known(2, "the axis")[0] if call.has(2) else -2,)
+
+
+RULES: Mapping[str, Rule] = {"CumSum": _cumsum, "DFT": _dft, "Einsum": _einsum}

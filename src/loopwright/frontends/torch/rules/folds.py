@@ -119,12 +119,20 @@ def _safe_softmax(make: NodeMaker, call: TorchCall) -> Ref:
     return make.node("where", [hidden, make.scalar(0.0, x.dtype), soft])
 
 
+def _cumsum(make: NodeMaker, call: TorchCall) -> Ref:
+    x = make.cast(call.ref("self"), call.dtype)
+    if x.rank == 0:
+        return x
+    return make.node("cumsum", [x], axis=call.axis("dim", x.rank))
+
+
 def _count_nonzero(make: NodeMaker, call: TorchCall) -> Ref:
     x = make.cast(make.cast(call.ref("self"), BOOL), I64)
     return fold(make, call, "reduce_sum", x, call.axes("dim", x.rank))
 
 
 TABLE: Mapping[str, Handler] = {
+    "aten.cumsum.default": _cumsum,
     "aten.mean.dim": _fold("reduce_mean"),
     "aten.mean.default": _fold("reduce_mean"),
     "aten.sum.dim_IntList": _fold("reduce_sum"),

@@ -239,17 +239,17 @@ def _index(make: NodeMaker, call: TorchCall) -> Ref:
     if places != list(range(places[0], places[0] + len(places))):
         raise call.refuse("by tensors with a slice between them")
     first, extents = places[0], [x.shape[place] for place in places]
-    flat = _positive(make, make.cast(found[0][1], I64), extents[0])
+    flat = positive(make, make.cast(found[0][1], I64), extents[0])
     for (_, ref), extent in zip(found[1:], extents[1:], strict=True):
         rows = make.node("mul", [flat, make.scalar(extent, I64)])
-        flat = make.node("add", [rows, _positive(make, make.cast(ref, I64), extent)])
+        flat = make.node("add", [rows, positive(make, make.cast(ref, I64), extent)])
     if len(places) > 1:
         after = x.shape[first + len(places) :]
         x = make.reshape(x, (*x.shape[:first], int(np.prod(extents)), *after))
     return make.node("gather", [x, flat], axis=first)
 
 
-def _positive(make: NodeMaker, indices: Ref, extent: int) -> Ref:
+def positive(make: NodeMaker, indices: Ref, extent: int) -> Ref:
     """Indices counted from the first element."""
     known = make.constants.get(indices.name)
     if known is not None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from loopwright.frontends.torch.rules.call import Handler, NodeMaker, Ref, TorchCall, common
 from loopwright.ir.dtype import BOOL
 from loopwright.ops.attributes import NodeAttr
 
-_UNARY = ("exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "tanh", "erf", "sigmoid", "silu")
+_UNARY = (
+    *("exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "tanh", "erf", "sigmoid", "silu"),
+    *("asin", "acos", "atan", "asinh", "acosh", "atanh"),
+)
 """Functions of one float that are called the same in both vocabularies."""
 
 
@@ -149,12 +152,22 @@ def _compare(op: str, *, negate: bool = False) -> Handler:
 
 def _logical(op: str) -> Handler:
     def handler(make: NodeMaker, call: TorchCall) -> Ref:
-        if not call.dtype.is_bool:
-            raise call.refuse(f"on {call.dtype}; only bools are supported")
         given = [n for n in ("self", "other") if n in call.given]
-        return make.node(op, [make.operand(call, n, BOOL) for n in given])
+        values = [make.operand(call, n, call.dtype) for n in given]
+        return make.node(op, values) if call.dtype.is_bool else _bitwise(make, op, values)
 
     return handler
+
+
+def _bitwise(make: NodeMaker, op: str, values: Sequence[Ref]) -> Ref:
+    """A bitwise operator on integers: what either has is their sum less what both have."""
+    if op == "not":
+        return make.node("sub", [make.scalar(-1, values[0].dtype), values[0]])
+    both = make.node("bitwise_and", values)
+    if op == "and":
+        return both
+    either = make.node("sub", [make.node("add", values), both])
+    return either if op == "or" else make.node("sub", [either, both])
 
 
 def _where(make: NodeMaker, call: TorchCall) -> Ref:

@@ -1,12 +1,8 @@
-"""The C library, loaded once: a forked child that loads it again pays for the pages it touches."""
+"""Files of the kernel."""
 
 from __future__ import annotations
 
-import ctypes
 import os
-
-LIBC = ctypes.CDLL(None, use_errno=True)
-"""Results of calls are ints; see `ctypes.get_errno` for why one is -1."""
 
 
 def write_file(path: str, text: str) -> bool:
