@@ -132,15 +132,15 @@ def schedule(s: Schedule, config: Configuration) -> None:
     lanes = config.integer("lanes")
     columns, inner = stage.split(x, lanes * config.integer("vectors"))
     vector, lane = stage.split(inner, lanes)
-    tile = [one, vector, lane]
+    in_registers = [one, vector, lane]
     if config.text("order") == "rows,oc":
         innermost = channels
-        stage.reorder(n, group, y, columns, channels, *tile)
+        stage.reorder(n, group, y, columns, channels, *in_registers)
     else:
         innermost = columns
-        stage.reorder(n, group, channels, y, columns, *tile)
+        stage.reorder(n, group, channels, y, columns, *in_registers)
     if role.output is role.conv:
-        _reduce(stage, role.conv, config, tile)
+        _reduce(stage, role.conv, config, in_registers)
     else:
         stage.unroll(one)
         stage.unroll(vector)
