@@ -18,6 +18,7 @@ SMALL = {
     "conv": ["--trials", "3", "--layers", "C11", "--peers", "", "--rounds", "1"],
     "matmul": ["--trials", "3", "--size", "64", "--peers", "", "--rounds", "1"],
     "models": ["--models", "dqn", "--compare", "", "--rounds", "1"],
+    "odd_convs": ["--only", "gw8-7", "--compare", "", "--rounds", "1"],
     "fleet": ["--quick", "--only", "simulation"],
 }
 
@@ -35,7 +36,9 @@ def test_each_benchmark_says_how_it_is_used(name: str, tmp_path: Path) -> None:
     assert "usage:" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["features", "throughput", "matmul", "models", "fleet"])
+@pytest.mark.parametrize(
+    "name", ["features", "throughput", "matmul", "models", "odd_convs", "fleet"]
+)
 def test_each_benchmark_prints_one_json_object(name: str, tmp_path: Path) -> None:
     keep = ["--records", f"sqlite:///{tmp_path}/r.db"] if name == "matmul" else []
     done = run(name, *SMALL[name], *keep, "-o", "json", folder=tmp_path)

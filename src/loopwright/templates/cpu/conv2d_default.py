@@ -139,7 +139,8 @@ def register_tile(role: ConvRoles, space: Space, target: CpuTarget) -> RegisterT
     for axis in role.conv.reduce_axis:
         steps *= axis.extent
     heights = sorted({value[2] for value in sizes_of(space, "rows")})
-    groups = sorted({tile for _, tile in channel_tiles(vectors)})
+    listed = {value[2] for value in sizes_of(space, "oc")}
+    groups = sorted({tile for _, tile in channel_tiles(vectors) if tile in listed})
     found: list[RegisterTile] = []
     room = target.registers - 2
     for columns, rows, group in itertools.product(sizes_of(space, "tile_w"), heights, groups):

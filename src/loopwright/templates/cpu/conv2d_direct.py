@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loopwright.sched.schedule import Loop, Schedule, Stage
+from loopwright.sched.schedule import Schedule, Stage
 from loopwright.space.config import Config
 from loopwright.space.constraints import BoolArray, Columns, Constraint
 from loopwright.space.knobs import ChoiceKnob, Knob, SplitKnob
@@ -37,6 +37,7 @@ from loopwright.templates.cpu.conv_loops import (
     least_accumulators,
     listed_channel_tiles,
     outer_loops,
+    place_pad,
     row_tiles,
     suits_blocking,
     tile_widths,
@@ -181,7 +182,7 @@ def schedule(s: Schedule, config: Configuration) -> None:
             inner_loops(s[role.conv], role.conv, config, lanes, [])
     s[role.output].parallel(loops.shared)
     if role.pad is not None:
-        _place_pad(s, role, config, loops.rows, data_lanes, vectorized=blocked)
+        place_pad(s, role, config, loops.rows, data_lanes, vectorized=blocked)
 
 
 def _sums_blocks(config: Configuration) -> bool:
@@ -210,39 +211,6 @@ def _blocked_sum(stage: Stage, conv: Tensor, config: Configuration, lanes: int) 
     stage.vectorize(ol)
     if config.flag("unroll_kw"):
         stage.unroll(c)
-
-
-def _place_pad(
-    s: Schedule,
-    role: ConvRoles,
-    config: Configuration,
-    rows_loop: Loop,
-    lanes: int,
-    *,
-    vectorized: bool,
-) -> None:
-    """The padded copy of the data: all of it ahead, the rows a block of rows reads, or none."""
-    if role.pad is None:
-        return
-    stage = s[role.pad]
-    if config.text("pad") == "skip":
-        stage.compute_inline()
-        return
-    _, channel, _, width = role.pad.axis
-    at_root = config.text("pad") == "root"
-    if not at_root:
-        stage.compute_at(role.output, rows_loop)
-    if vectorized:
-        s.set_layout(role.pad, [0, 1, 2, 3, (1, lanes)])
-        co, ci = stage.split(channel, lanes)
-        loops = [loop for loop in stage.loops if loop.name not in (co.name, ci.name)]
-        stage.reorder(loops[0], co, *loops[1:], ci)
-        stage.vectorize(ci)
-    else:
-        _, wi = stage.split(width, lanes)
-        stage.vectorize(wi)
-    if at_root:
-        stage.parallel(stage.fuse(*stage.loops[:2]))
 
 
 def default(workload: Workload, target: CpuTarget) -> Config:

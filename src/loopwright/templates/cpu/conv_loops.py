@@ -149,3 +149,36 @@ def inner_loops(
     stage.unroll(ii)
     if config.flag("unroll_kw"):
         stage.unroll(c)
+
+
+def place_pad(
+    s: Schedule,
+    role: ConvRoles,
+    config: Configuration,
+    rows_loop: Loop,
+    lanes: int,
+    *,
+    vectorized: bool,
+) -> None:
+    """The padded copy of the data: all of it ahead, the rows a block of rows reads, or none."""
+    if role.pad is None:
+        return
+    stage = s[role.pad]
+    if config.text("pad") == "skip":
+        stage.compute_inline()
+        return
+    _, channel, _, width = role.pad.axis
+    at_root = config.text("pad") == "root"
+    if not at_root:
+        stage.compute_at(role.output, rows_loop)
+    if vectorized:
+        s.set_layout(role.pad, [0, 1, 2, 3, (1, lanes)])
+        co, ci = stage.split(channel, lanes)
+        loops = [loop for loop in stage.loops if loop.name not in (co.name, ci.name)]
+        stage.reorder(loops[0], co, *loops[1:], ci)
+        stage.vectorize(ci)
+    else:
+        _, wi = stage.split(width, lanes)
+        stage.vectorize(wi)
+    if at_root:
+        stage.parallel(stage.fuse(*stage.loops[:2]))

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from loopwright.templates.cpu import (
+    conv2d_columns,
     conv2d_direct,
+    conv2d_grouped,
     conv2d_winograd,
     depthwise,
     generic,
@@ -15,8 +17,13 @@ from loopwright.templates.cpu import (
 from loopwright.templates.template import Template
 
 TEMPLATES: Mapping[str, tuple[Template, ...]] = {
-    "conv2d": (conv2d_winograd.TEMPLATE, conv2d_direct.TEMPLATE),
-    "depthwise_conv2d": (depthwise.TEMPLATE,),
+    "conv2d": (
+        conv2d_winograd.TEMPLATE,
+        conv2d_columns.TEMPLATE,
+        conv2d_grouped.TEMPLATE,
+        conv2d_direct.TEMPLATE,
+    ),
+    "depthwise_conv2d": (conv2d_columns.TEMPLATE, depthwise.TEMPLATE),
     "separable_conv2d": (separable.TEMPLATE,),
     "dense": (matmul.TEMPLATE,),
     "matmul": (matmul.TEMPLATE,),
