@@ -74,8 +74,14 @@ def test_no_row_has_an_empty_cell(name: str) -> None:
     assert not row.forms or row.kind is OpKind.CONTRACTION
 
 
+NOT_IN_ONNX = {"expm1", "log1p"}
+
+
 @pytest.mark.parametrize("name", OPS)
 def test_an_operator_is_called_in_onnx_as_its_row_says(name: str) -> None:
+    if name in NOT_IN_ONNX:
+        assert OPS[name].onnx == ""
+        return
     assert onnx.defs.has(OPS[name].onnx)
     assert OPS[name].onnx in RULES
 

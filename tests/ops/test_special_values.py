@@ -29,8 +29,8 @@ from loopwright.templates.apply import good_config
 Attrs = Mapping[str, NodeAttr]
 COUNT = 12
 SPECIAL = (np.nan, np.inf, -np.inf, 0.0, -0.0, 1e-42, -1e-42, 3e38, -3e38, 1.0, -1.5, 0.3)
-LOGICAL = {"and", "or", "xor", "not"}
-"""Operators on truth values, of which none is special."""
+LOGICAL = {"and", "or", "xor", "not", "bitwise_and"}
+"""Operators on truth values and bits, of which none is special."""
 WAYS: Mapping[str, tuple[Attrs, ...]] = {
     "leaky_relu": ({"alpha": 0.1}, {"alpha": 1.5}, {"alpha": -2.0}, {"alpha": 0.0}),
     "elu": ({"alpha": 1.0}, {"alpha": 2.5}),
@@ -47,7 +47,10 @@ WAYS: Mapping[str, tuple[Attrs, ...]] = {
 CASES = [
     (name, attrs)
     for name, row in OPS.items()
-    if row.kind is OpKind.ELEMENTWISE and row.element is not None and name not in LOGICAL
+    if row.kind is OpKind.ELEMENTWISE
+    and row.element is not None
+    and row.onnx
+    and name not in LOGICAL
     for attrs in WAYS.get(name, ({},))
 ]
 EXCEPT: Mapping[str, Callable[..., Array]] = {

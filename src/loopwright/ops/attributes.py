@@ -115,6 +115,15 @@ def number(attrs: NodeAttrs, name: str, default: float | None = None) -> float:
     return float(value)
 
 
+def exact(attrs: NodeAttrs, name: str, default: float) -> float:
+    """The attribute `name`, a number that stays an integer if it is one: int64 has more digits.
+
+    Raises: ShapeError when it is something else.
+    """
+    value = attrs.get(name, default)
+    return value if isinstance(value, int) else number(attrs, name, default)
+
+
 def text(attrs: NodeAttrs, name: str, default: str | None = None) -> str:
     """The attribute `name`, a string. Raises: ShapeError when it is missing or something else."""
     value = attrs.get(name, default)

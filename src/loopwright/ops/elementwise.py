@@ -17,6 +17,7 @@ from loopwright.ir.bounds import dtype_range
 from loopwright.ir.expr import Binary, Call, Expr, Fn, Op, binary, cast, const
 from loopwright.ops import inverse
 from loopwright.ops.attributes import NodeAttrs, integer, number, text
+from loopwright.ops.exponential import cosh, expm1, log1p, sinh, softplus
 from loopwright.ops.opdef import (
     Channels,
     Element,
@@ -51,11 +52,6 @@ def _sign(x: Expr) -> Expr:
     return te.if_then_else(x > 0, const(1, x.dtype), te.if_then_else(x < 0, minus, x))
 
 
-def _softplus(x: Expr) -> Expr:
-    """`log(1 + exp(x))`, which does not overflow."""
-    return te.maximum(x, 0.0) + te.log(te.exp(-te.abs(x)) + 1.0)
-
-
 def _leaky_relu(x: Expr, attrs: NodeAttrs) -> Expr:
     slope = number(attrs, "alpha")
     if 0 < slope <= 1:
@@ -68,7 +64,7 @@ def _prelu(x: Expr, slope: Expr, _: NodeAttrs) -> Expr:
 
 
 def _elu(x: Expr, attrs: NodeAttrs) -> Expr:
-    below = te.exp(te.minimum(x, 0.0)) - 1.0
+    below = expm1(te.minimum(x, 0.0))
     return te.maximum(x, 0.0) + below * number(attrs, "alpha")
 
 
@@ -78,7 +74,7 @@ def _selu(x: Expr, attrs: NodeAttrs) -> Expr:
 
 def _celu(x: Expr, attrs: NodeAttrs) -> Expr:
     alpha = number(attrs, "alpha")
-    return te.if_then_else(x > 0, x, alpha * (te.exp(x * (1.0 / alpha)) - 1.0))
+    return te.if_then_else(x > 0, x, alpha * expm1(x / alpha))
 
 
 def _bounded(x: Expr) -> Expr:
@@ -297,13 +293,17 @@ OPS: tuple[OpDef, ...] = (
     _row("asinh", _function(inverse.asinh), "Asinh", "asinh"),
     _row("acosh", _function(inverse.acosh), "Acosh", "acosh"),
     _row("atanh", _function(inverse.atanh), "Atanh", "atanh"),
+    _row("sinh", _function(sinh), "Sinh", "sinh"),
+    _row("cosh", _function(cosh), "Cosh", "cosh"),
+    _row("expm1", _function(expm1), "", "expm1"),
+    _row("log1p", _function(log1p), "", "log1p"),
     _row("tan", _function(lambda x: te.sin(x) / te.cos(x)), "Tan", "tan"),
     _row("tanh", _function(te.tanh), "Tanh", "tanh", fuses=True),
     _row("erf", _function(te.erf), "Erf", "erf", fuses=True),
     _row("sigmoid", _function(te.sigmoid), "Sigmoid", "sigmoid", fuses=True),
-    _row("softplus", _function(_softplus), "Softplus", "softplus", fuses=True),
+    _row("softplus", _function(softplus), "Softplus", "softplus", fuses=True),
     _row("softsign", _function(lambda x: x / (1.0 + te.abs(x))), "Softsign", ""),
-    _row("mish", _function(lambda x: x * te.tanh(_softplus(x))), "Mish", "mish", fuses=True),
+    _row("mish", _function(lambda x: x * te.tanh(softplus(x))), "Mish", "mish", fuses=True),
     _row("silu", _function(lambda x: x / (te.exp(-x) + 1.0)), "Swish", "silu", fuses=True),
     _row("hard_swish", _function(_hard_swish), "HardSwish", "hardswish", fuses=True),
     _row("leaky_relu", _float(_leaky_relu), "LeakyRelu", "leaky_relu", fuses=True, alpha=0.01),

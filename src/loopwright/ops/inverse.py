@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 
 from loopwright.ir.expr import Expr, const
+from loopwright.ops.exponential import log1p
 from loopwright.te import functions as te
 
 _LARGE = 1e10
@@ -17,17 +18,6 @@ _LARGE = 1e10
 def _like(size: Expr, x: Expr) -> Expr:
     """`size`, which is not negative, with the sign of `x`; a zero stays as it is."""
     return te.if_then_else(x < 0, -size, te.if_then_else(x.equal(0.0), x, size))
-
-
-def _log1p(x: Expr) -> Expr:
-    """`log(1 + x)` of what is not between -1 and 0, with what `1 + x` was rounded by.
-
-    Source: D. Goldberg, What every computer scientist should know about floating-point arithmetic
-    (1991), theorem 4.
-    """
-    total = x + 1.0
-    lost = (x - (total - 1.0)) / total
-    return te.log(total) + te.if_then_else(te.abs(x) < 1.0, lost, const(0.0, x.dtype))
 
 
 def atan(x: Expr) -> Expr:
@@ -63,7 +53,7 @@ def asinh(x: Expr) -> Expr:
     """`log(x + sqrt(x * x + 1))`, with the sign of `x`."""
     size = te.abs(x)
     square = size * size
-    near = _log1p(size + square / (te.sqrt(square + 1.0) + 1.0))
+    near = log1p(size + square / (te.sqrt(square + 1.0) + 1.0))
     far = te.log(size) + math.log(2.0)
     return _like(te.if_then_else(size < _LARGE, near, far), x)
 
@@ -71,11 +61,11 @@ def asinh(x: Expr) -> Expr:
 def acosh(x: Expr) -> Expr:
     """`log(x + sqrt(x * x - 1))`."""
     above = x - 1.0
-    near = _log1p(above + te.sqrt(above) * te.sqrt(x + 1.0))
+    near = log1p(above + te.sqrt(above) * te.sqrt(x + 1.0))
     return te.if_then_else(x < _LARGE, near, te.log(x) + math.log(2.0))
 
 
 def atanh(x: Expr) -> Expr:
     """`log((1 + x) / (1 - x)) / 2`."""
     size = te.abs(x)
-    return _like(_log1p(size * 2.0 / (1.0 - size)) * 0.5, x)
+    return _like(log1p(size * 2.0 / (1.0 - size)) * 0.5, x)

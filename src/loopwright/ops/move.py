@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from loopwright.errors import ShapeError, UnsupportedError
 from loopwright.ir.dtype import I64
 from loopwright.ir.expr import Expr, const
-from loopwright.ops.attributes import NodeAttrs, integer, integers, number, text
+from loopwright.ops.attributes import NodeAttrs, exact, integer, integers, text
 from loopwright.ops.opdef import (
     Channels,
     Define,
@@ -167,7 +167,7 @@ def _pad(inputs: Inputs, attrs: NodeAttrs, prefix: str) -> Outputs:
     if any(n < 1 for n in shape):
         raise ShapeError(f"pads leave the shape {shape}")
     if mode == "constant":
-        made = padded(x, around, number(attrs, "value", 0.0), prefix)
+        made = padded(x, around, exact(attrs, "value", 0.0), prefix)
         return (compute(x.shape, lambda *i: read(x, i), prefix) if made is x else made,)
     if mode not in _SOURCES:
         raise UnsupportedError(f"pad mode {mode!r}: use constant, {', '.join(_SOURCES)}")

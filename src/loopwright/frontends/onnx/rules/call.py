@@ -87,11 +87,15 @@ class OnnxCall:
         return tuple(int(v) for v in self.array(place, what).reshape(-1))
 
     def scalar(self, place: int, what: str) -> float:
-        """The one number at input `place`, which must be constant, as `array` says."""
+        """The one number at input `place`, which must be constant, as `array` says.
+
+        One of an integer dtype stays an integer.
+        """
         found = self.array(place, what)
         if found.size != 1:
             raise self.wrong(f"{what} has {found.size} elements instead of one")
-        return float(found.reshape(-1).astype(np.float64)[0])
+        one = found.reshape(-1)[0]
+        return int(one) if found.dtype.kind in "biu" else float(one)
 
     # attributes
 

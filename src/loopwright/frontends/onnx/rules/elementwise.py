@@ -140,17 +140,6 @@ def _shrink(call: OnnxCall) -> tuple[str]:
     return (call.emit("where", low, call.emit("add", x, bias), inner),)
 
 
-def _hyperbolic(sign: str) -> Rule:
-    """`(exp(x) + exp(-x)) / 2`, or with a minus."""
-
-    def rule(call: OnnxCall) -> tuple[str]:
-        grown, shrunk = call.emit("exp", call.x()), call.emit("exp", call.emit("neg", call.x()))
-        total = call.emit(sign, grown, shrunk)
-        return (call.emit("mul", total, call.constant(0.5, call.dtype())),)
-
-    return rule
-
-
 def _bitwise_or(call: OnnxCall) -> tuple[str]:
     """What either has is their sum less what both have."""
     total = call.emit("add", call.x(0), call.x(1))
@@ -201,7 +190,7 @@ def _quick_gelu(call: OnnxCall) -> tuple[str]:
 _SELU = {"alpha": 1.67326319217681884765625, "gamma": 1.05070102214813232421875}
 
 RULES: Mapping[str, Rule] = {
-    **{row.onnx: _same(row.name) for row in OPS if not row.attrs},
+    **{row.onnx: _same(row.name) for row in OPS if row.onnx and not row.attrs},
     "BitShift": _bit_shift,
     "BitwiseNot": _bitwise_not,
     "BitwiseOr": _bitwise_or,
@@ -210,7 +199,6 @@ RULES: Mapping[str, Rule] = {
     "CastLike": _cast_like,
     "Celu": _numbers("celu", alpha=1.0),
     "Clip": _clip,
-    "Cosh": _hyperbolic("add"),
     "Dropout": _dropout,
     "Elu": _numbers("elu", alpha=1.0),
     "Gelu": _gelu,
@@ -224,7 +212,6 @@ RULES: Mapping[str, Rule] = {
     "Mod": _mod,
     "Selu": _numbers("selu", **_SELU),
     "Shrink": _shrink,
-    "Sinh": _hyperbolic("sub"),
     "Sum": _chain("add"),
     "Swish": _swish,
     "ThresholdedRelu": _numbers("thresholded_relu", alpha=1.0),

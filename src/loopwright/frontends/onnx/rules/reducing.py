@@ -108,9 +108,14 @@ def _average_pool(call: OnnxCall) -> tuple[str]:
 
 
 def _lp_pool(call: OnnxCall) -> tuple[str]:
-    """The p-th root of the sum of p-th powers, from the average with padding counted."""
+    """The p-th root of the sum of p-th powers, from the average with padding counted.
+
+    There is padding wherever a window reaches, so that each average counts all of its window.
+    """
     kernel = call.integers("kernel_shape")
     strides, pads, dilations = windows(call, kernel)
+    if call.integer("ceil_mode", 0):
+        pads = _reached(call.shape()[2:], kernel, strides, pads, dilations)
     powers = _powers(call)
     mean = call.emit(
         "average_pool",
@@ -119,11 +124,31 @@ def _lp_pool(call: OnnxCall) -> tuple[str]:
         strides=strides,
         pads=pads,
         dilations=dilations,
-        ceil_mode=call.integer("ceil_mode", 0),
         count_include_pad=1,
     )
     total = call.emit("mul", mean, call.constant(math.prod(kernel), call.dtype()))
     return (_root(call, total),)
+
+
+def _reached(
+    image: Sequence[int],
+    kernel: Sequence[int],
+    strides: Sequence[int],
+    pads: Sequence[int],
+    dilations: Sequence[int],
+) -> tuple[int, ...]:
+    """Pads up to the end of the last window, when windows may reach beyond the pads there are.
+
+    A window that would start behind the image is left out.   Source: ONNX, LpPool-22.
+    """
+    rank = len(kernel)
+    begins, ends = tuple(pads[:rank]), list(pads[rank:])
+    for d, (extent, size, step) in enumerate(zip(image, kernel, strides, strict=True)):
+        room = extent + begins[d] + ends[d] - dilations[d] * (size - 1) - 1
+        last = -(-room // step) * step
+        if last < extent + begins[d]:
+            ends[d] += max(0, last - room)
+    return (*begins, *ends)
 
 
 def _powers(call: OnnxCall) -> str:

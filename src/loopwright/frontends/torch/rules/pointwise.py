@@ -10,7 +10,8 @@ from loopwright.ir.dtype import BOOL
 from loopwright.ops.attributes import NodeAttr
 
 _UNARY = (
-    *("exp", "log", "sqrt", "reciprocal", "sin", "cos", "tan", "tanh", "erf", "sigmoid", "silu"),
+    *("exp", "expm1", "log", "log1p", "sqrt", "reciprocal", "erf", "sigmoid", "silu"),
+    *("sin", "cos", "tan", "sinh", "cosh", "tanh"),
     *("asin", "acos", "atan", "asinh", "acosh", "atanh"),
 )
 """Functions of one float that are called the same in both vocabularies."""
@@ -115,16 +116,6 @@ def _pow(make: NodeMaker, call: TorchCall) -> Ref:
 def _rsqrt(make: NodeMaker, call: TorchCall) -> Ref:
     root = make.node("sqrt", [make.operand(call, "self", call.dtype)])
     return make.node("reciprocal", [root])
-
-
-def _log1p(make: NodeMaker, call: TorchCall) -> Ref:
-    x = make.operand(call, "self", call.dtype)
-    return make.node("log", [make.node("add", [x, make.scalar(1.0, call.dtype)])])
-
-
-def _expm1(make: NodeMaker, call: TorchCall) -> Ref:
-    power = make.node("exp", [make.operand(call, "self", call.dtype)])
-    return make.node("sub", [power, make.scalar(1.0, call.dtype)])
 
 
 def _log_to(base: float) -> Handler:
@@ -344,8 +335,6 @@ TABLE: Mapping[str, Handler] = _table() | {
     "aten.pow.Tensor_Tensor": _pow,
     "aten.pow.Scalar": _pow,
     "aten.rsqrt.default": _rsqrt,
-    "aten.log1p.default": _log1p,
-    "aten.expm1.default": _expm1,
     "aten.log2.default": _log_to(2.0),
     "aten.log10.default": _log_to(10.0),
     "aten.exp2.default": _exp2,
