@@ -99,8 +99,10 @@ def main(arguments: Sequence[str]) -> int:
     for file in options.files or chosen_files():
         if not (PACKAGE / file).is_file():
             parser.error(f"there is no {file} below {PACKAGE}")
-        verdicts += judge(file, options.mutants, options.seed, options.jobs)
-        show(file, verdicts, Console(stderr=options.output == "json", highlight=False))
+        console = Console(stderr=options.output == "json", highlight=False)
+        for verdict in judge(file, options.mutants, options.seed, options.jobs):
+            show(verdict, console)
+            verdicts.append(verdict)
     if options.output == "json":
         print(json.dumps([as_json(verdict) for verdict in verdicts], indent=1))
     else:
@@ -114,8 +116,8 @@ def chosen_files() -> list[str]:
     return [str(path.relative_to(PACKAGE)) for path in found if path.name != "__init__.py"]
 
 
-def judge(file: str, count: int, seed: int, jobs: int) -> list[Verdict]:
-    """The verdicts over `count` mutants of `file`, or over all if there are fewer.
+def judge(file: str, count: int, seed: int, jobs: int) -> Iterator[Verdict]:
+    """The verdicts over `count` mutants of `file`, or over all if there are fewer, as they come.
 
     Raises: SystemExit when the tests fail on the file as it is.
     """
@@ -140,7 +142,7 @@ def judge(file: str, count: int, seed: int, jobs: int) -> list[Verdict]:
                 copies.put(copy)
 
         with ThreadPoolExecutor(jobs) as pool:
-            return list(pool.map(try_one, mutants))
+            yield from pool.map(try_one, mutants)
 
 
 def verdict_on(
@@ -257,11 +259,11 @@ def share(verdicts: Sequence[Verdict], file: str) -> float:
     return sum(judged) / len(judged) if judged else 1.0
 
 
-def show(file: str, verdicts: Sequence[Verdict], console: Console) -> None:
-    """Print the mutants of `file` that live for no known reason."""
-    for verdict in verdicts:
-        if verdict.mutant.file == file and not verdict.killed and verdict.why is None:
-            console.print(f"{file}:{verdict.mutant.line}\n{verdict.diff}\n", markup=False)
+def show(verdict: Verdict, console: Console) -> None:
+    """Print a mutant that lives for no known reason."""
+    if not verdict.killed and verdict.why is None:
+        mutant = verdict.mutant
+        console.print(f"{mutant.file}:{mutant.line}\n{verdict.diff}\n", markup=False)
 
 
 def table(verdicts: Sequence[Verdict]) -> Table:
