@@ -232,7 +232,7 @@ def in_annotation(node: NodeOrLeaf) -> bool:
 
 
 def _is_alias(annotated: NodeOrLeaf) -> bool:
-    return "TypeAlias" in annotated.children[1].get_code()  # type: ignore[attr-defined]  # a node
+    return bool(annotated.get_code().lstrip(": ").startswith("TypeAlias"))
 
 
 def changed_lines(before: str, after: str) -> str:
